@@ -1,0 +1,169 @@
+"""The blocking client of the control socket, and how to find the masters of this host.
+
+No event loop and nothing beyond the standard library's cheapest modules: a deploy tool may start this every second.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from . import protocol
+
+
+class NoMaster(RuntimeError):
+    """Nobody answers there; the message says where we looked."""
+
+
+class MasterGone(RuntimeError):
+    """The master closed the connection before the last reply."""
+
+
+class TimedOut(RuntimeError):
+    """The deadline passed before the next reply."""
+
+
+class Failed(RuntimeError):
+    """The master's answer was no. `code` as in `protocol.BadRequest`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A master that answered: its name, control socket and pid."""
+
+    name: str
+    path: str
+    pid: int
+
+
+class Client:
+    """One connection to one master. A context manager."""
+
+    def __init__(self, path: str, timeout: float | None = 10.0) -> None:
+        """Connect to the control socket at `path`. `timeout`: seconds for everything that follows; None: no limit.
+
+        Raises:
+            NoMaster: nobody listens there.
+        """
+        self.path = path
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._framer = protocol.Framer(longest=None)
+        self._lines: list[bytes] = []
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._limit()
+            self._socket.connect(path)
+        except TimeoutError:
+            self._socket.close()
+            raise NoMaster(f"no answer from the master at {path}: its queue is full") from None
+        except OSError as error:
+            self._socket.close()
+            raise NoMaster(f"no master at {path}: {error.strerror or error}") from None
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._socket.close()
+
+    def _limit(self) -> None:
+        left = None if self._deadline is None else self._deadline - time.monotonic()
+        if left is not None and left <= 0:
+            raise TimedOut("no answer in time")
+        self._socket.settimeout(left)
+
+    def replies(self, command: str, **args: Any) -> Iterator[dict[str, Any]]:
+        """Send a command; yield each reply, the last one without `wait`.
+
+        Raises:
+            Failed: the master refused; MasterGone: it hung up; TimedOut: the deadline passed.
+        """
+        try:
+            self._limit()
+            self._socket.sendall(protocol.encode(protocol.request(command, args)))
+            while True:
+                reply = self._next()
+                if not reply.get("ok") and "error" in reply:
+                    raise Failed(reply["error"].get("code", "failed"), reply["message"])
+                yield reply
+                if not reply.get("wait"):
+                    return
+        except TimeoutError:
+            raise TimedOut("no answer in time") from None
+        except (BrokenPipeError, ConnectionResetError):
+            raise MasterGone("the master closed the connection") from None
+
+    def ask(self, command: str, **args: Any) -> dict[str, Any]:
+        """Send a command and return its last reply. Raises as `replies` does."""
+        last: dict[str, Any] = {}
+        for last in self.replies(command, **args):
+            pass
+        return last
+
+    def _next(self) -> dict[str, Any]:
+        import json
+
+        while not self._lines:
+            self._limit()
+            data = self._socket.recv(1 << 18)
+            if not data:
+                raise MasterGone("the master closed the connection")
+            self._lines.extend(self._framer.feed(data))
+        reply = json.loads(self._lines.pop(0))
+        assert isinstance(reply, dict)
+        return reply
+
+
+def find(name: str | None, path: str | None) -> str:
+    """Return the path of the control socket that is meant: `path`, the one of master `name`, or the only one.
+
+    Raises:
+        NoMaster: there is none, or there are several and neither is named.
+    """
+    if path is not None:
+        return path
+    masters = running()
+    chosen = [master for master in masters if name is None or master.name == name]
+    if len(chosen) == 1:
+        return chosen[0].path
+    known = ", ".join(f"{master.name} (pid {master.pid})" for master in masters)
+    if not masters:
+        places = ", ".join(protocol.socket_directories(os.environ, os.geteuid()))
+        raise NoMaster(f"no master{f' named {name}' if name else ''} runs here: looked in {places}; "
+                       "-d PATH names a control socket elsewhere")
+    if not chosen:
+        raise NoMaster(f"no master named {name} runs here: found {known}")
+    where = "".join(f"; {master.name} at {master.path}" for master in chosen)
+    raise NoMaster(f"several masters run here: choose one with -c NAME or -d PATH{where}")
+
+
+def running() -> list[Found]:
+    """The masters of this user (for root: and of the system) that answer, by name. Each is asked once, briefly."""
+    found = []
+    for directory in protocol.socket_directories(os.environ, os.geteuid()):
+        try:
+            names = sorted(os.listdir(directory))
+            if not stat.S_ISDIR(os.lstat(directory).st_mode):
+                continue
+        except OSError:
+            continue
+        for file in names:
+            if not file.endswith(".sock"):
+                continue
+            path = f"{directory}/{file}"
+            try:
+                with Client(path, timeout=2.0) as client:
+                    result = client.ask("ping")["result"]
+            except (NoMaster, MasterGone, TimedOut, Failed):
+                continue
+            found.append(Found(result["name"], path, result["pid"]))
+    return found

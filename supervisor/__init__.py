@@ -1,0 +1,1 @@
+"""The master: the one process that holds the listening sockets and keeps the workers ready."""

@@ -1,0 +1,285 @@
+"""Listening sockets: parse addresses, bind or adopt them, say how full their queues are, remove what was made.
+
+It opens sockets and touches the file system; it decides nothing about workers. Sockets made here outlive every
+worker; a worker only ever gets duplicates of their descriptors.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import stat
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+DEFAULT_BACKLOG = 2048
+
+
+class BadAddress(ValueError):
+    """The text is no address; the message says what was expected."""
+
+
+class CannotListen(RuntimeError):
+    """The address is fine, but it can't be listened on; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """`kind`: tcp4, tcp6, unix or fd. `backlog`: connections. `mode`: permission bits of a UNIX socket."""
+
+    text: str
+    kind: str
+    host: str = ""
+    port: int = 0
+    path: str = ""
+    fd: int = -1
+    nonblocking: bool = False
+    backlog: int = DEFAULT_BACKLOG
+    mode: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """`made`: (device, inode) of a UNIX socket that this process made and will remove; None for anything else."""
+
+    address: Address
+    socket: socket.socket
+    made: tuple[int, int] | None = None
+
+    @property
+    def name(self) -> str:
+        """The address that a client would use, with the real port."""
+        bound = self.socket.getsockname()
+        match self.socket.family:
+            case socket.AF_UNIX:
+                return f"unix:{bound}"
+            case socket.AF_INET6:
+                return f"[{bound[0]}]:{bound[1]}"
+            case _:
+                return f"{bound[0]}:{bound[1]}"
+
+
+def parse_address(text: str) -> Address:
+    """Parse `HOST:PORT`, `[V6]:PORT`, `:PORT`, `unix:PATH` or `fd://N`, with options after commas.
+
+    Raises:
+        BadAddress: it is none of these, or an option is unknown or out of range.
+    """
+    base, *options = text.split(",")
+    fields: dict[str, bool | int] = {}
+    for option in options:
+        key, _, value = option.partition("=")
+        if option in ("r", ""):
+            continue
+        if option == "n":
+            fields["nonblocking"] = True
+        elif key == "backlog" and value.isdecimal() and 1 <= int(value) <= 65535:
+            fields["backlog"] = int(value)
+        elif key == "mode" and re.fullmatch("0?[0-7]{3}", value) and base.startswith("unix:"):
+            fields["mode"] = int(value, 8)
+        else:
+            raise BadAddress(f"{text!r}: {option!r} is none of the options r, n, backlog=1…65535, mode=OCTAL (for "
+                             "UNIX sockets)")
+    nonblocking, backlog = bool(fields.get("nonblocking")), int(fields.get("backlog", DEFAULT_BACKLOG))
+    if base.startswith("unix:") and len(base) > 5:
+        mode = int(fields["mode"]) if "mode" in fields else None
+        return Address(text, "unix", path=base[5:], nonblocking=nonblocking, backlog=backlog, mode=mode)
+    if match := re.fullmatch(r"fd://([0-9]{1,6})", base):
+        return Address(text, "fd", fd=int(match[1]), nonblocking=nonblocking, backlog=backlog)
+    if (match := re.fullmatch(r"(?:\[([0-9A-Fa-f:.%a-z]+)\]|([^\s:\[\]/]*)):([0-9]{1,5})", base)) and int(match[3]) < 65536:
+        kind = "tcp6" if match[1] else "tcp4"
+        return Address(text, kind, host=match[1] or match[2], port=int(match[3]), nonblocking=nonblocking,
+                       backlog=backlog)
+    raise BadAddress(f"{text!r} is no address: expected HOST:PORT, [V6]:PORT, :PORT, unix:PATH or fd://N")
+
+
+def open_all(addresses: Sequence[Address]) -> list[Listener]:
+    """Open every address, or none: what was opened before an error is closed and removed again.
+
+    Raises:
+        CannotListen: one of them can't be opened.
+    """
+    opened: list[Listener] = []
+    try:
+        for address in addresses:
+            opened.append(_open(address))
+    except CannotListen:
+        close_all(opened)
+        raise
+    return opened
+
+
+def close_all(listeners: Sequence[Listener]) -> None:
+    """Close them, and remove the UNIX sockets that this process made and nobody has replaced since."""
+    for listener in listeners:
+        if listener.made is not None:
+            try:
+                found = os.lstat(listener.address.path)
+                if (found.st_dev, found.st_ino) == listener.made:
+                    os.unlink(listener.address.path)
+            except OSError:
+                pass
+        listener.socket.close()
+
+
+def queue(listener: Listener) -> tuple[int | None, int | None]:
+    """Return (connections waiting to be accepted, the most that may wait), as the kernel counts them.
+
+    None, None where the kernel doesn't say. TCP: `tcpi_unacked` and `tcpi_sacked` of a listening socket (tcp(7),
+    inet_diag in the kernel). UNIX: `UNIX_DIAG_RQLEN` of sock_diag(7).
+    """
+    try:
+        if listener.socket.family == socket.AF_UNIX:
+            return _unix_queue(os.fstat(listener.socket.fileno()).st_ino)
+        info = listener.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+        return struct.unpack_from("=8B24I", info)[12], struct.unpack_from("=8B24I", info)[13]
+    except (OSError, struct.error):
+        return None, None
+
+
+def _open(address: Address) -> Listener:
+    match address.kind:
+        case "fd":
+            listener = _adopt(address)
+        case "unix":
+            listener = _bind_unix(address)
+        case _:
+            listener = _bind_tcp(address)
+    # The flag belongs to the open socket, not to the descriptor: every worker that shares it shares the flag.
+    if address.nonblocking:
+        listener.socket.setblocking(False)
+    return listener
+
+
+def _adopt(address: Address) -> Listener:
+    try:
+        adopted = socket.socket(fileno=os.dup(address.fd))
+    except OSError as error:
+        raise CannotListen(f"cannot listen on {address.text}: descriptor {address.fd} is no open socket "
+                           f"({error.strerror})") from None
+    if adopted.type != socket.SOCK_STREAM or not adopted.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        try:
+            adopted.listen(address.backlog)
+        except OSError as error:
+            adopted.close()
+            raise CannotListen(f"cannot listen on {address.text}: {error.strerror} (expected a bound or listening "
+                               "stream socket)") from None
+    os.set_inheritable(address.fd, False)
+    return Listener(address, adopted)
+
+
+def _bind_tcp(address: Address) -> Listener:
+    family = socket.AF_INET6 if address.kind == "tcp6" else socket.AF_INET
+    try:
+        found = socket.getaddrinfo(address.host or "0.0.0.0", address.port, family, socket.SOCK_STREAM,
+                                   flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise CannotListen(f"cannot bind {address.text}: {error.strerror} ({address.host!r} is no address of this "
+                           "host)") from None
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind(found[0][4])
+        bound.listen(address.backlog)
+    except OSError as error:
+        bound.close()
+        raise CannotListen(f"cannot bind {address.text}: {_why(error, address.port)}") from None
+    return Listener(address, bound)
+
+
+def _why(error: OSError, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"the address is in use{_by_whom(port)}"
+    if error.errno == errno.EACCES:
+        return "permission denied (ports below 1024 need root or CAP_NET_BIND_SERVICE)"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "no interface of this host has this address"
+    return str(error.strerror)
+
+
+def _by_whom(port: int) -> str:
+    # psutil reads the kernel's socket tables and matches them to processes; only needed on the way out.
+    import psutil
+
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+                return f" by pid {connection.pid} ({psutil.Process(connection.pid).name()})"
+    except (psutil.Error, OSError):
+        pass
+    return ""
+
+
+def _bind_unix(address: Address) -> Listener:
+    path = address.path
+    if len(os.fsencode(path)) > 107:
+        raise CannotListen(f"cannot bind {address.text}: the path is longer than the 107 bytes that the kernel allows")
+    clear_stale_socket(path)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    umask = None if address.mode is None else os.umask(0o777 & ~address.mode)
+    try:
+        bound.bind(path)
+        bound.listen(address.backlog)
+        made = os.lstat(path)
+    except OSError as error:
+        bound.close()
+        raise CannotListen(f"cannot bind {address.text}: {error.strerror}") from None
+    finally:
+        if umask is not None:
+            os.umask(umask)
+    return Listener(address, bound, made=(made.st_dev, made.st_ino))
+
+
+def clear_stale_socket(path: str) -> None:
+    """Remove a socket that nobody listens on any more.
+
+    Raises:
+        CannotListen: somebody does listen there, or it is something else than a socket.
+    """
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise CannotListen(f"cannot bind unix:{path}: it exists and is no socket")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            probe.connect(path)
+        raise CannotListen(f"cannot bind unix:{path}: another process is listening there")
+    except FileNotFoundError:
+        return
+    except BlockingIOError:
+        raise CannotListen(f"cannot bind unix:{path}: another process is listening there, with a full queue") from None
+    except ConnectionRefusedError:
+        os.unlink(path)
+    except OSError as error:
+        raise CannotListen(f"cannot bind unix:{path}: {error.strerror}") from None
+
+
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_NLM_F_REQUEST = 1
+_UDIAG_SHOW_RQLEN = 0x10
+_UNIX_DIAG_RQLEN = 4
+
+
+def _unix_queue(inode: int) -> tuple[int | None, int | None]:
+    """Ask the kernel for one UNIX socket by inode: struct unix_diag_req in, unix_diag_msg with attributes out."""
+    header = struct.Struct("=IHHII")
+    request = struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, 1 << 10, inode, _UDIAG_SHOW_RQLEN, 0xFFFFFFFF, 0xFFFFFFFF)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
+        netlink.settimeout(1.0)
+        netlink.send(header.pack(header.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 1, 0) + request)
+        answer = netlink.recv(8192)
+    if header.unpack_from(answer)[1] != _SOCK_DIAG_BY_FAMILY:
+        return None, None
+    position = header.size + 16
+    while position + 4 <= len(answer):
+        length, kind = struct.unpack_from("=HH", answer, position)
+        if kind == _UNIX_DIAG_RQLEN and length >= 12:
+            waiting, most = struct.unpack_from("=II", answer, position + 4)
+            return waiting, most
+        position += max(4, (length + 3) & ~3)
+    return None, None

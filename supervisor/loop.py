@@ -1,0 +1,73 @@
+"""The loop: one selector and one deadline; signals arrive as a set. No thread, no tick.
+
+It knows nothing of workers or commands: it calls back whoever watches a descriptor, and hands out signals.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+from collections.abc import Callable, Iterable
+from types import FrameType
+
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+
+
+class Loop:
+    """A selector with a wake-up descriptor for signals. Handlers are restored by `close`."""
+
+    def __init__(self, signals: Iterable[signal.Signals]) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._pending: set[signal.Signals] = set()
+        self._wakeup, self._wakeup_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._selector.register(self._wakeup, READ, self._drain)
+        # The descriptor wakes the selector even where a signal lands between two instructions just before it
+        # sleeps; a flag alone would be seen only at the next event.
+        self._old_wakeup = signal.set_wakeup_fd(self._wakeup_end, warn_on_full_buffer=False)
+        self._old_handlers = {number: signal.signal(number, self._note) for number in signals}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._pending.add(signal.Signals(number))
+
+    def _drain(self, events: int) -> None:
+        try:
+            while os.read(self._wakeup, 4096):
+                pass
+        except BlockingIOError:
+            pass
+
+    def watch(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
+        """Call `callback(events)` whenever `fd` is ready for any of `events`; a second call changes both."""
+        if fd in self._selector.get_map():
+            self._selector.modify(fd, events, callback)
+        else:
+            self._selector.register(fd, events, callback)
+
+    def unwatch(self, fd: int) -> None:
+        """Forget `fd`; nothing happens where it isn't watched."""
+        try:
+            self._selector.unregister(fd)
+        except (KeyError, ValueError):
+            pass
+
+    def wait(self, timeout: float | None) -> set[signal.Signals]:
+        """Sleep until something is ready, a signal comes or `timeout` seconds have passed; call back; return the
+        signals that came."""
+        if self._pending:
+            timeout = 0.0
+        for key, events in self._selector.select(None if timeout is None else max(0.0, timeout)):
+            # An earlier callback of this round may have closed it.
+            if self._selector.get_map().get(key.fd) is key:
+                key.data(events)
+        came, self._pending = self._pending, set()
+        return came
+
+    def close(self) -> None:
+        """Restore the signal handlers and close the descriptors."""
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        signal.set_wakeup_fd(self._old_wakeup)
+        self._selector.close()
+        os.close(self._wakeup)
+        os.close(self._wakeup_end)

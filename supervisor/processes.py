@@ -1,0 +1,200 @@
+"""Processes: fork, exec, signal, reap: the only place that knows pids as things to act on.
+
+Everybody else names a worker by its id. No pidfd is needed for that to be safe: a child's pid stays taken until this
+module has reaped it, and it forgets the pid in the same step. It decides nothing; it reports exits.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+FIRST_FD = 3
+PR_SET_PDEATHSIG = 1
+
+
+class CannotStart(RuntimeError):
+    """The process could not be forked, or what it should run can't be found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What a child is made of.
+
+    `descriptors` become 3, 4, … in the child; everything else above 2 is closed. `parent_death_signal`: sent to the
+    child when this process dies (None: nothing is). `stdout`: a descriptor for its standard output and error, or
+    None to share ours.
+    """
+
+    command: Sequence[str]
+    directory: str
+    environment: Mapping[str, str]
+    descriptors: Sequence[int] = ()
+    parent_death_signal: int | None = None
+    stdout: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """`status`: exit code, or minus a signal number. `error`: why the program never ran, where that is known."""
+
+    pid: int
+    status: int
+    error: str | None
+
+
+class Processes:
+    """This process's children."""
+
+    def __init__(self) -> None:
+        # Children write here why exec failed; the pipe closes by itself where it succeeds.
+        self._errors, self._errors_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._failed: dict[int, str] = {}
+        self._ours: set[int] = set()
+        self._limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def raise_descriptor_limit(self) -> int:
+        """Raise this process's own limit of open descriptors as far as it may; children keep the old one."""
+        soft, hard = self._limits
+        most = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+        return max(soft, most)
+
+    def start(self, launch: Launch) -> int:
+        """Fork and exec; return the pid. That exec failed is learnt from the child's exit.
+
+        Raises:
+            CannotStart: the kernel refused to fork.
+        """
+        # Blocked until the child has given up our handlers: a signal that reaches it before is kept, not lost in them.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._become(launch)
+        except OSError as error:
+            raise CannotStart(f"cannot fork: {error.strerror}") from None
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        try:
+            os.setpgid(pid, pid)  # the child does so too; whoever comes first
+        except OSError:
+            pass
+        self._ours.add(pid)
+        return pid
+
+    def _become(self, launch: Launch) -> None:
+        try:
+            parent = os.getppid()
+            os.setpgid(0, 0)
+            if launch.parent_death_signal is not None:
+                _die_with_parent(launch.parent_death_signal, parent)
+            os.chdir(launch.directory)
+            environment = dict(launch.environment)
+            if "LISTEN_FDS" in environment:
+                environment["LISTEN_PID"] = str(os.getpid())
+            if "WATCHDOG_USEC" in environment:
+                environment["WATCHDOG_PID"] = str(os.getpid())
+            program = find_program(launch.command[0], environment.get("PATH", os.defpath), launch.directory)
+            _arrange_descriptors([*launch.descriptors, self._errors_end], launch.stdout)
+            resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
+            for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            self._errors_end = FIRST_FD + len(launch.descriptors)
+            os.execve(program, list(launch.command), environment)
+        except BaseException as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            message = f"{os.getpid()}\t{launch.command[0]}: {reason}\n"
+            os.write(self._errors_end, message.encode(errors="replace")[:512])
+        finally:
+            os._exit(127)
+
+    def signal(self, pid: int, number: int, group: bool = False) -> bool:
+        """Send a signal to a child, or to its whole process group; return whether there was anybody to take it."""
+        if pid not in self._ours:
+            return False
+        try:
+            (os.killpg if group else os.kill)(pid, number)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # it has become another user
+            return False
+        return True
+
+    def reap(self) -> list[Exit]:
+        """Collect every child that has exited, strangers too (as PID 1 we inherit orphans); never waits."""
+        exits = []
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            if pid in self._ours:
+                self._ours.discard(pid)
+                exits.append((pid, os.waitstatus_to_exitcode(status)))
+        if exits:
+            self._read_errors()
+        return [Exit(pid, status, self._failed.pop(pid, None)) for pid, status in exits]
+
+    def _read_errors(self) -> None:
+        try:
+            data = os.read(self._errors, 1 << 20)
+        except BlockingIOError:
+            return
+        for line in data.decode(errors="replace").splitlines():
+            pid, _, reason = line.partition("\t")
+            if pid.isdecimal():
+                self._failed[int(pid)] = reason
+
+    def close(self) -> None:
+        os.close(self._errors)
+        os.close(self._errors_end)
+
+
+def find_program(name: str, search_path: str, directory: str) -> str:
+    """Return the absolute path of the program that `name` means in `directory`.
+
+    Raises:
+        OSError: there is none (ENOENT), or it may not be run (EACCES).
+    """
+    places = [""] if "/" in name else search_path.split(os.pathsep)
+    found = [os.path.join(directory, place, name) for place in places]
+    files = [each for each in found if os.path.isfile(each)]
+    for each in files:
+        if os.access(each, os.X_OK):
+            return each
+    if files:
+        raise PermissionError(errno.EACCES, "permission denied (it is not executable)")
+    raise FileNotFoundError(errno.ENOENT, "command not found")
+
+
+def _die_with_parent(number: int, parent: int) -> None:
+    """Ask the kernel to send us `number` when our parent dies (prctl(2)); leave at once if it has died already."""
+    # prctl isn't in the standard library; ctypes in the parent would weigh on it for ever, so the child pays.
+    import ctypes
+
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def _arrange_descriptors(descriptors: Sequence[int], stdout: int | None) -> None:
+    """Move `descriptors` to 3, 4, … (inheritable, but for the last one) and close all others above 2."""
+    import fcntl
+
+    if stdout is not None:
+        os.dup2(stdout, 1)
+        os.dup2(stdout, 2)
+    last = FIRST_FD + len(descriptors)
+    # First out of the way, since a target may be the source of another.
+    parked = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, last) for fd in descriptors]
+    for target, fd in enumerate(parked, FIRST_FD):
+        os.dup2(fd, target, inheritable=target < last - 1)
+    os.closerange(last, os.sysconf("SC_OPEN_MAX"))

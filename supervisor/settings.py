@@ -1,0 +1,328 @@
+"""Settings: one frozen `Settings` from the command line, `EINHORNPY_*`, a TOML file and defaults, in that order.
+
+The table `OPTIONS` is the one place that knows every setting: flags, parser, default and help. It only reads; nothing
+is bound, opened for writing or started here. Every value remembers the place it came from.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shlex
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+ENVIRONMENT_PREFIX = "EINHORNPY_"
+# Given to workers by a master; a master started by a worker must not take them for settings.
+NOT_SETTINGS = {"EINHORNPY_GENERATION", "EINHORNPY_PAGE", "EINHORNPY_ADAPTER"}
+
+
+class BadSetting(ValueError):
+    """One line: where the value stands, what it is, what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting. `parse` takes the text (or, from TOML, the value) and returns the value or raises ValueError with
+    what was expected. `many`: may be given several times, each parsed alone. `switch`: takes no value."""
+
+    name: str
+    flags: tuple[str, ...]
+    parse: Callable[[Any], Any]
+    default: Any
+    help: str
+    metavar: str = "TEXT"
+    many: bool = False
+    switch: bool = False
+
+
+def whole(least: int) -> Callable[[Any], int]:
+    """A parser of whole numbers of at least `least`."""
+
+    def parse(value: Any) -> int:
+        text = str(value).strip()
+        if isinstance(value, bool) or not re.fullmatch(r"[+-]?[0-9]{1,9}", text) or int(text) < least:
+            raise ValueError(f"a whole number of at least {least}")
+        return int(text)
+
+    return parse
+
+
+def seconds(value: Any) -> float:
+    """Parse a time: a number of seconds, not negative."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number < 1e9:
+        raise ValueError("a number of seconds, 0 or more")
+    return number
+
+
+def ack_mode(value: Any) -> str | float:
+    """Parse an ack mode: `auto`, `manual`, `notify` or a number of seconds."""
+    if isinstance(value, str) and value in ("auto", "manual", "notify"):
+        return value
+    try:
+        return seconds(value)
+    except ValueError:
+        raise ValueError("auto, manual, notify or a number of seconds") from None
+
+
+def signal_name(value: Any) -> str:
+    """Parse a signal: `USR2`, `SIGUSR2` or `12` all give `SIGUSR2`."""
+    text = str(value).strip().upper()
+    try:
+        number = int(text) if text.isdigit() else signal.Signals[text if text.startswith("SIG") else f"SIG{text}"].value
+        return signal.Signals(number).name
+    except (KeyError, ValueError):
+        raise ValueError("a signal such as TERM, SIGUSR2 or 15") from None
+
+
+def text(value: Any) -> str:
+    """Parse a text that isn't empty."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError("a text that is not empty")
+    return value
+
+
+def name(value: Any) -> str:
+    """Parse a master's name: it becomes a file name."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}", value):
+        raise ValueError("up to 64 letters, digits and _.@-, not starting with one of .@-")
+    return value
+
+
+def path(value: Any) -> str:
+    """Parse a path; relative ones are made absolute later, against the directory of whoever gave it."""
+    return os.path.expanduser(text(value))
+
+
+def request_path(value: Any) -> str:
+    """Parse the path of a warm-up request."""
+    if not isinstance(value, str) or not value.startswith("/") or re.search(r"[\s\0]", value):
+        raise ValueError("a path such as /health, with an optional query")
+    return value
+
+
+def pair(value: Any) -> tuple[str, str]:
+    """Parse `K=V`."""
+    key, equals, rest = value.partition("=") if isinstance(value, str) else ("", "", "")
+    if not equals or not key or "\0" in value:
+        raise ValueError("KEY=VALUE")
+    return key, rest
+
+
+def yes_or_no(value: Any) -> bool:
+    """Parse a switch."""
+    if isinstance(value, bool):
+        return value
+    if str(value).lower() in ("1", "true", "yes", "on"):
+        return True
+    if str(value).lower() in ("0", "false", "no", "off"):
+        return False
+    raise ValueError("true or false")
+
+
+OPTIONS = (
+    Option("number", ("-n", "--number"), whole(1), None,
+           "How many workers to keep ready. Default: the number of CPUs.", "N"),
+    Option("bind", ("-b", "--bind"), text, (),
+           "Listen here: HOST:PORT, [V6]:PORT, :PORT, unix:PATH or fd://N, with options after commas: r (SO_REUSEADDR, "
+           "always on), n (non-blocking), backlog=N, mode=OCTAL. May be given several times.", "ADDR", many=True),
+    Option("ack_mode", ("-m", "--ack-mode"), ack_mode, "auto",
+           "How a worker says that it is ready: manual (Einhorn's ack), notify (READY=1 to NOTIFY_SOCKET), a number "
+           "of SECONDS that it must have lived, or auto: gunicorn says so itself, anything else gets 1 second.", "MODE"),
+    Option("max_surge", ("--max-surge",), whole(1), 1,
+           "How many workers more than N may stand during an exchange.", "N"),
+    Option("ready_timeout", ("--ready-timeout",), seconds, 60.0,
+           "A worker that isn't ready after this long is killed, and its start has failed.", "SECONDS"),
+    Option("min_ready_seconds", ("--min-ready-seconds",), seconds, 0.0,
+           "A new worker must have been ready for this long before an old one goes.", "SECONDS"),
+    Option("graceful_timeout", ("--graceful-timeout",), seconds, 30.0,
+           "A worker asked to go is killed if it is still there after this long.", "SECONDS"),
+    Option("timeout", ("--timeout",), seconds, 0.0,
+           "Kill and replace a worker whose last heartbeat is older; 0: never. Default: gunicorn's own timeout, "
+           "else 0.", "SECONDS"),
+    Option("max_failures", ("--max-failures",), whole(0), 3,
+           "An upgrade with this many failed starts goes back; a first start with this many gives up. 0 and 1 both "
+           "mean: at the first one.", "N"),
+    Option("stop_signal", ("--stop-signal",), signal_name, None,
+           "What asks a worker to finish and leave. Default: USR2 with -m manual (as Einhorn does), else TERM.",
+           "SIGNAL"),
+    Option("command_name", ("-c", "--command-name"), name, None,
+           "The master's name, in `ps` and for its control socket. Default: the command's.", "NAME"),
+    Option("socket_path", ("-d", "--socket-path"), path, None,
+           "The control socket. Default: NAME.sock in a private directory (see `einhornpy list`).", "PATH"),
+    Option("pidfile", ("-e", "--pidfile"), path, None, "Write the master's pid here.", "PATH"),
+    Option("kill_children_on_exit", ("-k", "--kill-children-on-exit"), yes_or_no, True,
+           "If the master dies, its workers leave gracefully (the default).", switch=True),
+    Option("chdir", ("--chdir",), path, None,
+           "Start workers here. A symbolic link on the way is followed again at every upgrade. Default: the current "
+           "directory.", "DIR"),
+    Option("env", ("--env",), pair, (), "Add K=V to the workers' environment. May be given several times.", "K=V",
+           many=True),
+    Option("warm_up", ("--warm-up",), request_path, (),
+           "gunicorn only: before a worker says ready, its app must answer this path with 2xx or 3xx. May be given "
+           "several times.", "PATH", many=True),
+    Option("release", ("--release",), text, None, "A label for the first generation.", "NAME"),
+    Option("quiet", ("-q", "--quiet"), yes_or_no, False, "Log only what needs attention.", switch=True),
+    Option("verbose", ("-v", "--verbose"), yes_or_no, False, "Log details too.", switch=True),
+)
+BY_NAME = {option.name: option for option in OPTIONS}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the master was told. Times in seconds, paths absolute. `origin`: setting → where its value came from
+    ("default" where nobody gave one)."""
+
+    command: tuple[str, ...]
+    number: int
+    bind: tuple[str, ...]
+    ack_mode: str | float
+    max_surge: int
+    ready_timeout: float
+    min_ready_seconds: float
+    graceful_timeout: float
+    timeout: float
+    max_failures: int
+    stop_signal: str
+    command_name: str
+    socket_path: str | None
+    pidfile: str | None
+    kill_children_on_exit: bool
+    chdir: str
+    env: tuple[tuple[str, str], ...]
+    warm_up: tuple[str, ...]
+    release: str | None
+    quiet: bool
+    verbose: bool
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+    def given(self, setting: str) -> bool:
+        """Whether somebody gave this setting a value."""
+        return self.origin.get(setting, "default") != "default"
+
+
+def load(flags: Mapping[str, Any], command: Sequence[str], environ: Mapping[str, str], directory: str) -> Settings:
+    """Merge every source into `Settings`.
+
+    Args:
+        flags: setting → text (or list of texts, or bool), as given on the command line; `config` names the TOML file.
+        command: the worker's command line; empty to take it from the environment or the file.
+        environ: the process environment.
+        directory: the absolute directory that relative paths and the default `--chdir` start from.
+
+    Raises:
+        BadSetting: a key or value is wrong, or no command was given anywhere.
+    """
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    config = flags.get("config") or environ.get(f"{ENVIRONMENT_PREFIX}CONFIG")
+    for source in (_from_file(config, directory), _from_environment(environ), _from_flags(flags)):
+        for key, (value, place) in source.items():
+            values[key], origin[key] = value, place
+    if command:
+        values["command"], origin["command"] = tuple(command), "command line"
+    if not values.get("command"):
+        raise BadSetting("no command: expected one to run as a worker, after -- (einhornpy -- gunicorn app:wsgi)")
+    for option in OPTIONS:
+        values.setdefault(option.name, option.default)
+    if values["number"] is None:
+        values["number"] = len(os.sched_getaffinity(0))
+    if values["stop_signal"] is None:
+        values["stop_signal"] = "SIGUSR2" if values["ack_mode"] == "manual" else "SIGTERM"
+    if values["command_name"] is None:
+        basename = os.path.basename(values["command"][0])
+        values["command_name"] = re.sub(r"[^A-Za-z0-9_.@-]", "_", basename).lstrip(".@-")[:64] or "worker"
+    for key in ("socket_path", "pidfile", "chdir"):
+        if values[key] is not None:
+            values[key] = os.path.join(directory, values[key])
+    values["chdir"] = values["chdir"] or directory
+    if isinstance(values["ack_mode"], float) and values["ack_mode"] >= values["ready_timeout"]:
+        raise BadSetting(
+            f"{origin['ack_mode']}: {values['ack_mode']:g} is not shorter than the ready timeout of "
+            f"{values['ready_timeout']:g} s, so no worker could ever become ready"
+        )
+    return Settings(**values, origin=origin)
+
+
+_Source = dict[str, tuple[Any, str]]
+
+
+def _parse(option: Option, value: Any, place: str) -> Any:
+    try:
+        if not option.many:
+            return option.parse(value)
+        items = value if isinstance(value, list | tuple) else [value]
+        return tuple(option.parse(item) for item in items)
+    except ValueError as error:
+        raise BadSetting(f"{place}: got {value!r}, expected {error}") from None
+
+
+def _from_flags(flags: Mapping[str, Any]) -> _Source:
+    return {
+        key: (_parse(BY_NAME[key], value, BY_NAME[key].flags[-1]), BY_NAME[key].flags[-1])
+        for key, value in flags.items() if key != "config"
+    }
+
+
+def _from_environment(environ: Mapping[str, str]) -> _Source:
+    found: _Source = {}
+    for variable, value in environ.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in NOT_SETTINGS:
+            continue
+        key = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if key == "config":
+            continue
+        if key != "command" and key not in BY_NAME:
+            raise BadSetting(f"{variable}: no such setting; expected one of {_known()}")
+        try:
+            words = shlex.split(value)
+        except ValueError as error:
+            raise BadSetting(f"{variable}: got {value!r}, expected words as a shell would read them: {error}") from None
+        if key == "command":
+            if words:
+                found[key] = (tuple(words), variable)
+        else:
+            found[key] = (_parse(BY_NAME[key], words if BY_NAME[key].many else value, variable), variable)
+    return found
+
+
+def _from_file(config: str | None, directory: str) -> _Source:
+    if config is None:
+        return {}
+    import tomllib
+
+    place = os.path.join(directory, os.path.expanduser(config))
+    try:
+        with open(place, "rb") as file:
+            document = tomllib.load(file)
+    except OSError as error:
+        raise BadSetting(f"cannot read the configuration {config}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSetting(f"cannot read the configuration {config}: not TOML: {error}") from None
+    found: _Source = {}
+    for key, value in document.items():
+        where, setting = f"{config}: {key}", key.replace("-", "_")
+        if setting == "command":
+            if isinstance(value, str):
+                value = shlex.split(value)
+            if not isinstance(value, list) or not value or not all(isinstance(word, str) for word in value):
+                raise BadSetting(f"{where}: got {value!r}, expected a list of words")
+            found[setting] = (tuple(value), where)
+            continue
+        if setting not in BY_NAME:
+            raise BadSetting(f"{where}: no such setting; expected one of {_known()}")
+        if setting == "env" and isinstance(value, dict):
+            value = [f"{variable}={content}" for variable, content in value.items()]
+        found[setting] = (_parse(BY_NAME[setting], value, where), where)
+    return found
+
+
+def _known() -> str:
+    return ", ".join(["command", *(option.name.replace("_", "-") for option in OPTIONS)])
