@@ -127,15 +127,22 @@ class Processes:
         return True
 
     def reap(self) -> list[Exit]:
-        """Collect every child that has exited, strangers too (as PID 1 we inherit orphans); never waits."""
+        """Collect every child that has exited, strangers too (as PID 1 we inherit orphans); never waits.
+
+        What an exited child leaves behind in its process group is asked to go with SIGTERM: `sh -c 'server'` must not
+        leave a server with old code behind.
+        """
         exits = []
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 break
-            if pid == 0:
+            if found is None:
                 break
+            # Signalled before it is reaped: until then nobody else can have this pid.
+            self.signal(found.si_pid, signal.SIGTERM, group=True)
+            pid, status = os.waitpid(found.si_pid, 0)
             if pid in self._ours:
                 self._ours.discard(pid)
                 exits.append((pid, os.waitstatus_to_exitcode(status)))

@@ -1,0 +1,44 @@
+# Two targets do everything: `make run` shows it, `make test` proves it. Both set up what they need first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find supervisor control worker -name '*.py' -o -name py.typed)
+
+.PHONY: run test lint types soak bench clean
+
+$(VENV)/.dependencies: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "expected Python 3.11 or newer: make PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print("\n".join(p["dependencies"] + p["optional-dependencies"]["test"]))' > $(VENV)/requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r $(VENV)/requirements.txt
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.dependencies $(SOURCES)
+	rm -rf build *.egg-info
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall .
+	rm -rf build *.egg-info
+	touch $@
+
+run: $(VENV)/.installed
+	@echo "The example app on http://127.0.0.1:8000 under einhornpy. In another terminal:"
+	@echo "    curl http://127.0.0.1:8000/"
+	@echo "    $(BIN)/einhornpy status"
+	@echo "    $(BIN)/einhornpy upgrade"
+	@echo "^C here stops it."
+	@PATH="$(CURDIR)/$(BIN):$$PATH" einhornpy -n 4 -b 127.0.0.1:8000 -c example --chdir examples/wsgi_app -- gunicorn app:wsgi
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed
+	$(BIN)/mypy -p einhornpy.supervisor -p einhornpy.control
+	$(BIN)/mypy tests bench
+
+test: lint types
+	$(BIN)/pytest -m "not soak"
+
+soak: $(VENV)/.installed
+	$(BIN)/pytest -m soak -s
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,339 @@
+"""The command line: each command a few lines over client and gate. The master is never imported, only exec'ed.
+
+`einhornpy status` is started every second by deploy tools, so nothing is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from . import client, gate
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Group(click.Group):
+    """Knows `run` too, whose options come from the master's own table of settings and are read only for it."""
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        return run_command() if name == "run" else super().get_command(context, name)
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return ["run", *super().list_commands(context)]
+
+
+class Exit(Exception):
+    """Leave with this code, after one line on standard error if there is one."""
+
+    def __init__(self, code: int, message: str | None = None) -> None:
+        super().__init__(message or "")
+        self.code = code
+        self.message = message
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
+def cli() -> None:
+    """Keep an app's workers ready on one host, and replace their code without anyone noticing.
+
+    \b
+      einhornpy -n 4 -b 127.0.0.1:8000 -- gunicorn app:wsgi    run it
+      einhornpy status                                         is this host done?
+      einhornpy upgrade                                        roll it
+
+    Without a command's name, `run` is meant.
+    """
+
+
+def which_master(function: Function) -> Function:
+    """Add the options that choose a master."""
+    for option in (
+        click.option("-d", "--socket-path", metavar="PATH", help="The master's control socket."),
+        click.option("-c", "--command-name", metavar="NAME", help="The master's name, where several run."),
+    ):
+        function = option(function)
+    return function
+
+
+def connect(name: str | None, path: str | None, timeout: float | None = 10.0) -> client.Client:
+    """Connect to the master that is meant; what the environment says counts where the command line is silent."""
+    if name is None and path is None:
+        name, path = os.environ.get("EINHORNPY_COMMAND_NAME"), os.environ.get("EINHORNPY_SOCKET_PATH")
+    return client.Client(client.find(name, path), timeout)
+
+
+@cli.command()
+@which_master
+@click.option("--json", "as_json", is_flag=True, help="Print the status document.")
+@click.option("--wait", is_flag=True, help="Return as soon as the answer is final.")
+@click.option("--timeout", type=click.FloatRange(0), metavar="SECONDS", help="With --wait: exit 124 after this long.")
+@click.option("--generation", type=click.IntRange(1), metavar="N", help="Ready means: this generation is ready.")
+@click.option("--release", metavar="NAME", help="Ready means: this release is ready.")
+def status(
+    command_name: str | None, socket_path: str | None, as_json: bool, wait: bool, timeout: float | None,
+    generation: int | None, release: str | None,
+) -> None:
+    """Say whether this host is done, by table and by exit code.
+
+    Exit codes: 0 ready, 3 starting, upgrading or paused (or another generation or release than the one asked for),
+    4 degraded, 5 rolled back, 6 stopping, 69 no master there, 124 no final answer in time, 2 wrong usage.
+    """
+    if timeout is not None and not wait:
+        raise click.UsageError("--timeout goes with --wait")
+    document: dict[str, Any] | None = None
+    verdict = None
+    late = False
+    try:
+        with connect(command_name, socket_path, timeout if wait else 10.0) as master:
+            for reply in master.replies("status", follow=wait):
+                document = reply["result"]
+                verdict = gate.verdict(document, generation, release)
+                if verdict.final or not wait:
+                    break
+    except client.TimedOut:
+        if document is None:
+            raise
+        late = True
+    except client.MasterGone:
+        if document is None or document["gate"] != "stopping":
+            raise
+    assert document is not None
+    assert verdict is not None
+    from . import show
+
+    click.echo(json.dumps(document, indent=2) if as_json else show.status(document))
+    if late:
+        raise Exit(gate.TIMED_OUT, f"no final answer within {timeout:g} s: {verdict.reason}")
+    if verdict.code and verdict.reason != document["reason"]:
+        raise Exit(verdict.code, verdict.reason)
+    raise Exit(verdict.code)
+
+
+@cli.command()
+@which_master
+@click.option("--release", metavar="NAME", help="Label the new generation.")
+@click.option("--fleet", is_flag=True, help="Start all new workers first, then let all old ones go.")
+@click.option("--no-wait", is_flag=True, help="Return as soon as the upgrade is accepted.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON instead of lines.")
+def upgrade(
+    command_name: str | None, socket_path: str | None, release: str | None, fleet: bool, no_wait: bool, as_json: bool
+) -> None:
+    """Replace every worker by one of the new code, and say how it ended.
+
+    Exit codes: 0 done, 5 refused and rolled back, 7 superseded by a newer upgrade, 6 the master stopped, 69 no master
+    there, 2 wrong usage. ^C leaves the upgrade running.
+    """
+    arguments: dict[str, Any] = {"kind": "fleet" if fleet else "rolling", "wait": not no_wait}
+    if release is not None:
+        arguments["release"] = release
+    with connect(command_name, socket_path, 10.0 if no_wait else None) as master:
+        if no_wait:
+            reply = master.ask("upgrade", **arguments)
+            click.echo(json.dumps(reply["result"]) if as_json else reply["message"])
+            return
+        last = follow(master, arguments, as_json)
+    result = last["result"]
+    ended, code = result["upgrade"], gate.OUTCOMES.get(result["outcome"], gate.ROLLED_BACK)
+    if as_json:
+        click.echo(json.dumps(result))
+        raise Exit(code)
+    if code == gate.READY:
+        from . import show
+
+        click.echo(f"upgrade done: generation {ended['to']} is ready after {show.duration(ended['took_seconds'])}")
+        return
+    why = ": ".join(text for text in (result["reason"], result["error"]) if text)
+    if result["outcome"] == "superseded":
+        raise Exit(code, f"upgrade superseded by generation {ended['to']}")
+    raise Exit(code, f"upgrade rolled back{f': {why}' if why else ''}")
+
+
+def follow(master: client.Client, arguments: dict[str, Any], quiet: bool) -> dict[str, Any]:
+    """Ask for an upgrade, show its course, return the last reply."""
+    from . import show
+
+    last: dict[str, Any] = {}
+    try:
+        with show.PlainProgress() if quiet else show.progress() as progress:
+            for last in master.replies("upgrade", **arguments):
+                if "event" in last["result"] and not quiet:
+                    progress.step(last["result"]["event"])
+    except KeyboardInterrupt:
+        raise Exit(gate.INTERRUPTED, "the upgrade goes on without you; einhornpy status --wait follows it") from None
+    return last
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@which_master
+@click.argument("number", metavar="N|+N|-N")
+def scale(command_name: str | None, socket_path: str | None, number: str) -> None:
+    """Change how many workers are kept ready: to N, or by +N or -N."""
+    if not number.lstrip("+-").isdecimal() or len(number) - len(number.lstrip("+-")) > 1 or len(number) > 7:
+        raise click.UsageError(f"scale: got {number!r}, expected N, +N or -N")
+    key = "by" if number[0] in "+-" else "to"
+    with connect(command_name, socket_path) as master:
+        click.echo(master.ask("scale", **{key: int(number)})["message"])
+
+
+@cli.command("signal")
+@which_master
+@click.argument("name", metavar="SIGNAL")
+def send_signal(command_name: str | None, socket_path: str | None, name: str) -> None:
+    """Send a signal to every worker."""
+    with connect(command_name, socket_path) as master:
+        click.echo(master.ask("signal", signal=name)["message"])
+
+
+@cli.command()
+@which_master
+@click.option("--now", is_flag=True, help="Kill the workers at once.")
+@click.option("--no-wait", is_flag=True, help="Return as soon as the master has agreed.")
+def stop(command_name: str | None, socket_path: str | None, now: bool, no_wait: bool) -> None:
+    """Stop the master and its workers; by default gracefully, waiting until it is gone."""
+    with connect(command_name, socket_path, timeout=None) as master:
+        replies = master.replies("events")
+        next(replies)
+        with connect(command_name, socket_path) as speaker:
+            message = speaker.ask("stop", how="now" if now else "graceful")["message"]
+        if no_wait:
+            click.echo(message)
+            return
+        try:
+            for _ in replies:
+                pass
+        except client.MasterGone:
+            pass
+        except KeyboardInterrupt:
+            raise Exit(gate.INTERRUPTED, "the stop goes on without you") from None
+    click.echo("stopped")
+
+
+@cli.command()
+@which_master
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def events(command_name: str | None, socket_path: str | None, as_json: bool) -> None:
+    """Print every event as it happens, until ^C or the master's end."""
+    from . import show
+
+    with connect(command_name, socket_path, timeout=None) as master:
+        try:
+            for reply in master.replies("events"):
+                if "event" in reply["result"]:
+                    event = reply["result"]["event"]
+                    print(json.dumps(event) if as_json else show.event(event), flush=True)
+        except KeyboardInterrupt:
+            return
+        except client.MasterGone:
+            raise Exit(gate.STOPPING, "the master is gone") from None
+
+
+@cli.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def list_masters(as_json: bool) -> None:
+    """List the masters of this host that this user may ask."""
+    masters = client.running()
+    if as_json:
+        click.echo(json.dumps([{"name": each.name, "pid": each.pid, "socket": each.path} for each in masters]))
+        return
+    for each in masters:
+        click.echo(f"{each.name:<20} pid {each.pid:<8} {each.path}")
+    if not masters:
+        raise Exit(gate.NO_MASTER, "no master runs here")
+
+
+@cli.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as installed
+
+    click.echo(f"einhornpy {installed('einhornpy')}")
+
+
+def run_command() -> click.Command:
+    """`run`: hand everything over to a fresh process that is the master and nothing else."""
+    from ..supervisor.settings import OPTIONS
+
+    parameters: list[click.Parameter] = [
+        click.Option(["--config"], metavar="FILE", help="Read settings from this TOML file too."),
+    ]
+    for option in OPTIONS:
+        names = [*option.flags]
+        if option.name == "kill_children_on_exit":
+            names = ["-k/ ", "--kill-children-on-exit/--keep-children-on-exit"]
+        shown = "" if option.default in (None, ()) or option.switch else f"  Default: {option.default:g}." \
+            if isinstance(option.default, int | float) else f"  Default: {option.default}."
+        about = option.help if "Default:" in option.help else option.help + shown
+        parameters.append(
+            click.Option([option.name, *names], is_flag=option.switch, default=None, multiple=option.many,
+                         metavar=None if option.switch else option.metavar, help=about))
+    parameters.append(click.Argument(["command"], nargs=-1, type=click.UNPROCESSED))
+
+    def run(command: tuple[str, ...], **given: Any) -> NoReturn:
+        flags = {key: value for key, value in given.items() if value not in (None, ())}
+        handed_over = json.dumps({"flags": flags, "command": command, "directory": logical_directory()})
+        os.execv(sys.executable, [sys.executable, "-m", "einhornpy.supervisor", handed_over])
+
+    return click.Command(
+        "run", params=parameters, callback=run, context_settings={"allow_interspersed_args": False},
+        options_metavar="[OPTIONS] --", short_help="Run a command's workers; the master stays in the foreground.",
+        help="Run COMMAND's workers under a master that stays in the foreground.\n\n"
+             "Every option can also be set as EINHORNPY_NAME in the environment (EINHORNPY_MAX_SURGE=2) or as a key of "
+             "a TOML file (max-surge = 2); the command line wins, then the environment, then the file.\n\n"
+             "Exit codes: 0 after an asked-for stop, 1 it could not start, 2 wrong usage, 3 no worker ever became ready.",
+    )
+
+
+def logical_directory() -> str:
+    """The current directory by the name that the shell gave it, so that a symbolic link in it can be followed anew."""
+    named = os.environ.get("PWD", "")
+    try:
+        if named.startswith("/") and os.path.samefile(named, "."):
+            return named
+    except OSError:
+        pass
+    return os.getcwd()
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """The entry point of `einhornpy`; leaves by SystemExit."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words:
+        words = ["--help"]
+    elif words[0] == "--version":
+        words = ["version"]
+    elif words[0] not in (*cli.commands, "run", "-h", "--help"):
+        words = ["run", *words]
+    code, message = 0, None
+    try:
+        cli.main(words, prog_name="einhornpy", standalone_mode=False)
+    except Exit as left:
+        code, message = left.code, left.message
+    except click.UsageError as error:
+        where = f" (see einhornpy {error.ctx.info_name} --help)" if error.ctx and error.ctx.parent else ""
+        code, message = gate.USAGE, f"{error.format_message()}{where}"
+    except click.ClickException as error:
+        code, message = 1, error.format_message()
+    except client.NoMaster as error:
+        code, message = gate.NO_MASTER, str(error)
+    except client.MasterGone as error:
+        code, message = gate.STOPPING, str(error)
+    except client.TimedOut as error:
+        code, message = gate.TIMED_OUT, str(error)
+    except client.Failed as error:
+        code, message = {"bad-argument": gate.USAGE, "stopping": gate.STOPPING}.get(error.code, 1), str(error)
+    except (KeyboardInterrupt, click.Abort):
+        code = gate.INTERRUPTED
+    except BrokenPipeError:  # whoever read us has left; say nothing more, to anyone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if message is not None:
+        print(f"einhornpy: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""How people see it: tables and lines for a terminal of 80 columns, colours where they are wanted.
+
+Text in, text out; nothing here asks the master anything. rich is imported only for the moving display of an upgrade.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+_COLOURS = {
+    "ready": "32", "starting": "33", "upgrading": "33", "paused": "33", "degraded": "31", "rolled-back": "31",
+    "stopping": "33", "retiring": "33", "done": "32", "superseded": "33", "aborted": "31",
+}
+
+
+def coloured(word: str, width: int = 0) -> str:
+    """A state or gate in its colour, where standard output is a terminal and NO_COLOR isn't set."""
+    padded = word.ljust(width)
+    if word not in _COLOURS or not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return padded
+    return f"\x1b[{_COLOURS[word]}m{padded}\x1b[0m"
+
+
+def duration(seconds: float | None) -> str:
+    """`2.3 s`, `12 s`, `5 min 3 s`, `2 h 5 min`, `3 d 4 h`."""
+    if seconds is None:
+        return "-"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = int(seconds)
+    for size, unit, smaller, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // smaller} {small}"
+    return f"{whole} s"
+
+
+def size(count: int | None) -> str:
+    return "-" if count is None else f"{count / (1 << 20):.0f} MiB"
+
+
+def status(document: Mapping[str, Any]) -> str:
+    """The status document as a short table."""
+    master = document["master"]
+    release = f" ({document['release']})" if document["release"] else ""
+    lines = [
+        f"{document['name']}: {coloured(document['gate'])}: {document['reason']}",
+        f"  master      pid {master['pid']}, einhornpy {master['version']}, up {duration(document['uptime_seconds'])}",
+        f"  generation  {document['generation']}{release}",
+    ]
+    for listener in document["listeners"]:
+        queue = "?" if listener["queue"] is None else listener["queue"]
+        lines.append(f"  listening   {listener['address']} (queue {queue} of {listener['backlog'] or '?'})")
+    upgrade = document["upgrade"]
+    if upgrade is not None:
+        lines.append(f"  upgrade     {upgrade_line(upgrade)}")
+        if upgrade["error"] and upgrade["outcome"] != "done":
+            lines.append(f"  error       {upgrade['error']}")
+    lines += ["", "  INDEX      PID  GENERATION  STATE         AGE  READY AFTER  RESTARTS   MEMORY"]
+    for worker in document["workers"]:
+        lines.append(
+            f"  {worker['index']:>5} {worker['pid']:>8} {worker['generation']:>11}  {coloured(worker['state'], 8)} "
+            f"{duration(worker['age_seconds']):>8} {duration(worker['ready_after_seconds']):>12} "
+            f"{worker['restarts']:>9} {size(worker['memory_bytes']):>8}"
+        )
+    if not document["workers"]:
+        lines.append("  no workers")
+    return "\n".join(lines)
+
+
+def upgrade_line(upgrade: Mapping[str, Any]) -> str:
+    """One line on the running or the last upgrade."""
+    outcome = upgrade["outcome"] or "under way"
+    text = f"{upgrade['from']} -> {upgrade['to']}, {upgrade['kind']}, {coloured(outcome)}"
+    text += f" after {duration(upgrade['took_seconds'])}, asked for by {upgrade['requested_by']}"
+    if upgrade["failures"]:
+        text += f", {upgrade['failures']} failed"
+    return text
+
+
+def event(document: Mapping[str, Any]) -> str:
+    """One event as a line."""
+    hidden = {"event", "time", "ready", "live", "target", "gate", "gate_reason", "replaced"}
+    fields = " ".join(f"{key}={value}" for key, value in document.items() if key not in hidden and value is not None)
+    counts = f"[{document['ready']}/{document['target']} ready]"
+    return f"{document['time']} {document['event']:<18} {counts} {fields}".rstrip()
+
+
+class PlainProgress:
+    """One line a change: for pipes, logs and dumb terminals. A context manager, as its moving sister is."""
+
+    def __enter__(self) -> PlainProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def step(self, document: Mapping[str, Any]) -> None:
+        line = progress_line(document)
+        if line is not None:
+            print(line, flush=True)
+
+
+class MovingProgress:
+    """The same lines above a bar that shows how many workers are replaced."""
+
+    def __init__(self) -> None:
+        # rich draws well on every terminal and knows when not to.
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._progress = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                                  TimeElapsedColumn(), console=Console(highlight=False), transient=True)
+        self._task = self._progress.add_task("upgrading", total=None)
+
+    def __enter__(self) -> MovingProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def step(self, document: Mapping[str, Any]) -> None:
+        line = progress_line(document)
+        if line is not None:
+            self._progress.console.print(line, markup=False)
+        self._progress.update(self._task, total=document["target"], completed=document.get("replaced", 0))
+
+
+def progress_line(document: Mapping[str, Any]) -> str | None:
+    """What an event means for somebody who waits for an upgrade; None if it means nothing."""
+    done = f"{document.get('replaced', 0)} of {document['target']}"
+    who = f"worker {document.get('index')} (pid {document.get('pid')}, generation {document.get('generation')})"
+    match document["event"]:
+        case "upgrade-started":
+            return f"upgrade from generation {document['from']} to {document['to']} ({document['kind']})"
+        case "worker-starting":
+            return f"{who} starting"
+        case "worker-ready":
+            return f"{who} ready after {document['took']} - {done} replaced"
+        case "worker-retiring":
+            return f"{who} retiring: {document['reason']}"
+        case "worker-gone":
+            return f"{who} gone"
+        case "worker-failed" | "worker-died" | "worker-killed":
+            why = document.get("error") or document.get("reason") or f"status {document.get('status')}"
+            return f"{who} {document['event'].removeprefix('worker-')}: {why}"
+        case "start-failed":
+            return f"start failed ({document['in_a_row']} in a row), next try in {document['next_try_in']}"
+        case "upgrade-refused":
+            return f"generation {document['generation']} refused, going back to {document['back_to']}"
+        case _:
+            return None
+
+
+def progress() -> PlainProgress | MovingProgress:
+    """The display that suits standard output."""
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb":
+        return MovingProgress()
+    return PlainProgress()

@@ -1,0 +1,222 @@
+"""The commands of the control socket: each reads its arguments, asks the master, and answers its session.
+
+A command never waits: a long one leaves its session in `Audience`, which tells it what happens.
+"""
+
+from __future__ import annotations
+
+import pwd
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from ..control import protocol
+from ..control.protocol import BadRequest, Request
+from .journal import Entry
+from .readiness import Notice, from_command
+from .settings import signal_name
+
+
+class Session(Protocol):
+    """What a command needs of a client's session."""
+
+    uid: int
+    pid: int
+    long_running: bool
+    closed: bool
+    close_handlers: list[Callable[[], None]]
+
+    def send(self, message: Mapping[str, Any]) -> None: ...
+    def send_newest(self, make: Callable[[], Mapping[str, Any]]) -> None: ...
+    def finish(self, message: Mapping[str, Any] | None = None) -> None: ...
+
+
+class Master(Protocol):
+    """What a command may ask of the master."""
+
+    def identity(self) -> dict[str, Any]: ...
+    def status(self) -> dict[str, Any]: ...
+    def request_upgrade(self, kind: str, release: str | None, requested_by: str) -> int: ...
+    def scale(self, target: int) -> None: ...
+    def target(self) -> int: ...
+    def signal_workers(self, name: str) -> int: ...
+    def stop(self, how: str) -> None: ...
+    def notice(self, notice: Notice) -> None: ...
+    def log(self, entry: Entry) -> None: ...
+
+
+class Audience:
+    """The sessions that want to hear what happens: every event, every new status, or the course of one upgrade."""
+
+    def __init__(self) -> None:
+        self._events: dict[Session, Any] = {}
+        self._status: dict[Session, Any] = {}
+        self._upgrades: dict[Session, tuple[Any, int]] = {}
+
+    def _admit(self, session: Session, place: dict[Session, Any], value: Any) -> None:
+        session.long_running = True
+        place[session] = value
+        session.close_handlers.append(lambda: place.pop(session, None) and None)
+
+    def follow_events(self, session: Session, request_id: Any) -> None:
+        self._admit(session, self._events, request_id)
+
+    def follow_status(self, session: Session, request_id: Any) -> None:
+        self._admit(session, self._status, request_id)
+
+    def follow_upgrade(self, session: Session, request_id: Any, number: int) -> None:
+        self._admit(session, self._upgrades, (request_id, number))
+
+    def tell(self, entry: Entry, document: Mapping[str, Any], upgrade: Mapping[str, Any] | None) -> None:
+        """Pass one event on. `upgrade`: the upgrade's document where the event ends one."""
+        for session, request_id in list(self._events.items()):
+            session.send(protocol.reply(request_id, entry.name, {"event": dict(document)}, wait=True))
+        for session, (request_id, number) in list(self._upgrades.items()):
+            if entry.name == "upgrade ended" and entry.fields["generation"] == number:
+                self._upgrades.pop(session)
+                session.long_running = False
+                result = {"upgrade": dict(upgrade or {}), "outcome": entry.fields["outcome"],
+                          "reason": entry.fields.get("reason"), "error": entry.fields.get("error")}
+                session.send(protocol.reply(request_id, f"upgrade {entry.fields['outcome']}", result))
+            elif entry.name == "stopping":
+                self._upgrades.pop(session)
+                session.long_running = False
+                session.send(protocol.failure(request_id, "stopping", "the master stops"))
+            else:
+                session.send(protocol.reply(request_id, entry.name, {"event": dict(document)}, wait=True))
+
+    def status_changed(self, make: Callable[[], Mapping[str, Any]]) -> None:
+        """Send the new status to those who follow it; one that reads slowly gets only the newest."""
+        for session, request_id in list(self._status.items()):
+
+            def newest(request_id: Any = request_id) -> Mapping[str, Any]:
+                return protocol.reply(request_id, "status", make(), wait=True)
+
+            session.send_newest(newest)
+
+
+class Commands:
+    """The table of commands."""
+
+    def __init__(self, master: Master, audience: Audience) -> None:
+        self._master = master
+        self._audience = audience
+        self._table: dict[str, tuple[Callable[[Session, Request], None], tuple[str, ...], str]] = {
+            "ping": (self._ping, (), "answer with the master's name, pid and version"),
+            "help": (self._help, (), "list the commands"),
+            "status": (self._status, ("follow",), "the status document; follow: again at every change"),
+            "upgrade": (self._upgrade, ("kind", "release", "wait"), "replace every worker; kind: rolling or fleet"),
+            "scale": (self._scale, ("to", "by"), "change how many workers are kept ready"),
+            "signal": (self._signal, ("signal",), "send a signal to every worker"),
+            "stop": (self._stop, ("how",), "stop; how: graceful, terminate or now"),
+            "events": (self._events, (), "stream every event"),
+        }
+
+    def handle(self, session: Session, request: Request) -> None:
+        """Carry out one request.
+
+        Raises:
+            BadRequest: the command or an argument is wrong; nothing was done.
+        """
+        if request.command in protocol.WORKER_COMMANDS:
+            self._worker(session, request)
+            return
+        if request.command not in self._table:
+            raise BadRequest("unknown-command", f"no such command: {request.command[:100]!r}; expected one of "
+                             f"{', '.join(self._table)}", request.id)
+        command, arguments, _ = self._table[request.command]
+        for key in request.args:
+            if key not in arguments:
+                raise BadRequest("bad-argument", f"{request.command} takes no {key[:100]!r}; expected "
+                                 f"{', '.join(arguments) or 'no arguments'}", request.id)
+        try:
+            command(session, request)
+        except ValueError as error:
+            raise BadRequest("bad-argument", str(error), request.id) from None
+
+    def _worker(self, session: Session, request: Request) -> None:
+        notice = from_command(request.command, request.args, session.pid)
+        if isinstance(notice, Notice):
+            self._master.notice(notice)
+        else:
+            self._master.log(Entry("worker's word ignored", {"from_pid": session.pid, "reason": notice}))
+        session.finish()
+
+    def _ping(self, session: Session, request: Request) -> None:
+        session.send(protocol.reply(request.id, "pong", self._master.identity()))
+
+    def _help(self, session: Session, request: Request) -> None:
+        listing = {name: about for name, (_, _, about) in self._table.items()}
+        session.send(protocol.reply(request.id, ", ".join(listing), {"commands": listing}))
+
+    def _status(self, session: Session, request: Request) -> None:
+        follow = _boolean(request, "follow", False)
+        document = self._master.status()
+        message = f"{document['gate']}: {document['reason']}"
+        session.send(protocol.reply(request.id, message, document, wait=follow))
+        if follow:
+            self._audience.follow_status(session, request.id)
+
+    def _upgrade(self, session: Session, request: Request) -> None:
+        kind = request.args.get("kind", "rolling")
+        release = request.args.get("release")
+        if kind not in ("rolling", "fleet"):
+            raise ValueError(f"kind: got {kind!r}, expected rolling or fleet")
+        if release is not None and (not isinstance(release, str) or not release or len(release) > 200
+                                    or not release.isprintable()):
+            raise ValueError("release: expected a label of 1 to 200 printable characters")
+        if not _boolean(request, "wait", True):
+            number = self._master.request_upgrade(kind, release, who(session.uid))
+            session.send(protocol.reply(request.id, f"upgrade to generation {number} accepted", {"generation": number}))
+            return
+        # Followed before it begins, since it may be refused at once.
+        number = self._master.status()["newest_generation"] + 1
+        self._audience.follow_upgrade(session, request.id, number)
+        self._master.request_upgrade(kind, release, who(session.uid))
+
+    def _scale(self, session: Session, request: Request) -> None:
+        old = self._master.target()
+        if ("to" in request.args) == ("by" in request.args):
+            raise ValueError("scale: expected either to or by")
+        key = "to" if "to" in request.args else "by"
+        number = request.args[key]
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise ValueError(f"{key}: got {number!r}, expected a whole number")
+        target = number if key == "to" else old + number
+        if not 1 <= target <= 10000:
+            raise ValueError(f"scale: {target} workers asked for, expected 1 to 10000")
+        self._master.scale(target)
+        session.send(protocol.reply(request.id, f"{target} workers wanted, {old} before", {"from": old, "to": target}))
+
+    def _signal(self, session: Session, request: Request) -> None:
+        try:
+            name = signal_name(request.args.get("signal"))
+        except ValueError as error:
+            raise ValueError(f"signal: got {request.args.get('signal')!r}, expected {error}") from None
+        count = self._master.signal_workers(name)
+        session.send(protocol.reply(request.id, f"{name} sent to {count} workers", {"signal": name, "workers": count}))
+
+    def _stop(self, session: Session, request: Request) -> None:
+        how = request.args.get("how", "graceful")
+        if how not in ("graceful", "terminate", "now"):
+            raise ValueError(f"how: got {how!r}, expected graceful, terminate or now")
+        session.send(protocol.reply(request.id, f"stopping ({how})", {"how": how}))
+        self._master.stop(how)
+
+    def _events(self, session: Session, request: Request) -> None:
+        session.send(protocol.reply(request.id, "following", {"status": self._master.status()}, wait=True))
+        self._audience.follow_events(session, request.id)
+
+
+def who(uid: int) -> str:
+    """The name of a user, or its number where it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _boolean(request: Request, key: str, default: bool) -> bool:
+    value = request.args.get(key, default)
+    if not isinstance(value, bool):
+        raise ValueError(f"{key}: got {value!r}, expected true or false")
+    return value

@@ -1,0 +1,62 @@
+"""What a worker is given: its environment, by every convention at once. Pure.
+
+Einhorn's variables, systemd's socket activation (sd_listen_fds(3)) and notification (sd_notify(3)), and our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from .pool import Generation
+
+FIRST_FD = 3
+# What the master was itself given in these words is its own business.
+_NOT_INHERITED = (
+    "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "EINHORNPY_",
+    "EINHORN_",
+)
+
+
+def inherited(environ: Mapping[str, str]) -> dict[str, str]:
+    """The part of the master's environment that workers get too."""
+    return {key: value for key, value in environ.items() if not key.startswith(_NOT_INHERITED)}
+
+
+def environment(
+    generation: Generation, *, index: int, master: int, control_socket: str, notify_socket: str,
+    families: Sequence[str], adapter: str | None,
+) -> dict[str, str]:
+    """The environment of one worker.
+
+    Args:
+        index: the worker's seat. master: the master's pid. families: the address family of each listener, such as
+            AF_INET, in the order of their descriptors from 3. adapter: the gunicorn adapter's own instructions.
+
+    `LISTEN_PID` and `WATCHDOG_PID` are added by the child, which alone knows its pid.
+    """
+    recipe = generation.recipe
+    descriptors = [str(FIRST_FD + position) for position in range(len(families))]
+    built = dict(recipe.environment)
+    built |= {
+        "PWD": recipe.directory,
+        "EINHORN_FD_COUNT": str(len(families)),
+        "EINHORN_FDS": " ".join(descriptors),
+        "EINHORN_CHILD_INDEX": str(index),
+        "EINHORN_MASTER_PID": str(master),
+        "EINHORN_SOCK_PATH": control_socket,
+        "NOTIFY_SOCKET": notify_socket,
+        "EINHORNPY_GENERATION": str(generation.number),
+    }
+    if recipe.release is not None:
+        built["EINHORNPY_RELEASE"] = recipe.release
+    for position, (descriptor, family) in enumerate(zip(descriptors, families, strict=True)):
+        built[f"EINHORN_FD_{position}"] = descriptor
+        built[f"EINHORN_FD_FAMILY_{position}"] = family
+    if families:
+        built["LISTEN_FDS"] = str(len(families))
+        built["LISTEN_FDNAMES"] = ":".join(f"listener{position}" for position in range(len(families)))
+    if recipe.timeout > 0:
+        built["WATCHDOG_USEC"] = str(int(recipe.timeout * 1_000_000))
+    if adapter is not None:
+        built["EINHORNPY_ADAPTER"] = adapter
+    return built

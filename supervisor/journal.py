@@ -1,0 +1,138 @@
+"""What happened, as events with fields: computed from the pool before and after a fact, for the log and for listeners.
+
+Pure but for `write_line`, which writes one line to a descriptor and never raises: a lost log must not cost a worker.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import pool as facts
+from .pool import Pool, State, Worker
+from .report import gate, replaced, timestamp
+
+DETAIL, NORMAL, ATTENTION = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing that happened. `name` in words (`worker ready`); `weight`: DETAIL, NORMAL or ATTENTION."""
+
+    name: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    weight: int = NORMAL
+
+
+def changes(before: Pool, event: facts.Event, after: Pool, now: float) -> Iterator[Entry]:
+    """Yield what `event` changed between two pools, in the order in which it is to be told."""
+    match event:
+        case facts.Spawned():
+            yield Entry("worker starting", _worker(after.workers[event.worker]))
+        case facts.SpawnFailed():
+            yield Entry("worker cannot be started", {"index": event.index, "generation": event.generation,
+                                                     "error": event.error}, ATTENTION)
+        case facts.SaidReady():
+            if after.workers[event.worker] != before.workers[event.worker]:
+                worker = after.workers[event.worker]
+                yield Entry("worker ready", _worker(worker) | {"took": f"{now - worker.spawned_at:.2f}s"})
+            else:
+                yield Entry("late ack ignored", _worker(after.workers[event.worker]), DETAIL)
+        case facts.SaidFailed():
+            yield Entry("worker failed", _worker(after.workers[event.worker]) | {"error": event.error}, ATTENTION)
+        case facts.Retired():
+            if after.workers[event.worker] != before.workers[event.worker]:
+                yield Entry("worker retiring", _worker(after.workers[event.worker]) | {"reason": event.reason})
+        case facts.Killed():
+            yield Entry("worker killed", _worker(after.workers[event.worker]) | {"reason": event.reason}, ATTENTION)
+        case facts.Exited():
+            yield _exit(before.workers[event.worker], event, now)
+        case facts.Scaled():
+            yield Entry("scaled", {"from": before.target, "to": after.target})
+        case facts.StopRequested():
+            yield Entry("stopping", {"how": event.how, "workers": len(after.workers)})
+        case facts.UpgradePrepared():
+            if after.target != before.target:
+                yield Entry("scaled", {"from": before.target, "to": after.target})
+            yield Entry("generation prepared", {"generation": event.number, "directory": event.recipe.directory})
+        case facts.UpgradeRefused():
+            yield Entry("upgrade refused", {"generation": event.number, "back_to": after.current,
+                                            "reason": event.reason, "error": event.error}, ATTENTION)
+        case facts.RolledBack():
+            yield Entry("upgrade refused", {"generation": before.current, "back_to": after.current,
+                                            "reason": event.reason, "error": event.error}, ATTENTION)
+    yield from _failures(before, after, now)
+    yield from _upgrade(before, after, now)
+
+
+def _worker(worker: Worker) -> dict[str, Any]:
+    return {"index": worker.index, "pid": worker.pid, "generation": worker.generation}
+
+
+def _exit(worker: Worker, event: facts.Exited, now: float) -> Entry:
+    fields = _worker(worker) | {"status": event.status, "age": f"{now - worker.spawned_at:.2f}s"}
+    if worker.error or event.error:
+        fields["error"] = worker.error or event.error
+    expected = worker.state is State.RETIRING
+    return Entry("worker gone" if expected else "worker died", fields, NORMAL if expected else ATTENTION)
+
+
+def _failures(before: Pool, after: Pool, now: float) -> Iterator[Entry]:
+    for number, generation in after.generations.items():
+        old = before.generations.get(number)
+        if old is not None and generation.not_before > old.not_before:
+            yield Entry("start failed", {"generation": number, "in_a_row": generation.failures_in_a_row,
+                                         "next_try_in": f"{generation.not_before - now:.1f}s",
+                                         "error": generation.error}, ATTENTION)
+
+
+def _upgrade(before: Pool, after: Pool, now: float) -> Iterator[Entry]:
+    old, new = before.upgrade, after.upgrade
+    if old is not None and old.running and new is not None and new.to_generation != old.to_generation:
+        outcome = "rolled-back" if old.rolling_back else "superseded"
+        yield Entry("upgrade ended", {"generation": old.to_generation, "release": old.release, "outcome": outcome,
+                                      "by": new.to_generation, "reason": old.reason, "error": old.error})
+    if new is not None and (old is None or new.to_generation != old.to_generation):
+        yield Entry("upgrade started", {"from": new.from_generation, "to": new.to_generation, "kind": new.kind,
+                                        "release": new.release, "requested_by": new.requested_by})
+    if new is not None and not new.running and (old is None or old.running or old.to_generation != new.to_generation):
+        yield Entry(
+            "upgrade ended",
+            {"generation": new.to_generation, "release": new.release, "outcome": new.outcome,
+             "took": f"{now - new.started_at:.2f}s", "reason": new.reason, "error": new.error},
+            NORMAL if new.outcome == "done" else ATTENTION,
+        )
+
+
+def event_document(entry: Entry, pool: Pool, wall: float) -> dict[str, Any]:
+    """What listeners get: the entry, and the pool's counts right after it."""
+    verdict, reason = gate(pool)
+    document = {"event": entry.name.replace(" ", "-"), "time": timestamp(wall)} | entry.fields | {
+        "ready": pool.ready, "live": pool.live, "target": pool.target, "gate": verdict, "gate_reason": reason,
+    }
+    if pool.running_upgrade is not None:
+        document["replaced"] = replaced(pool, pool.running_upgrade)
+    return document
+
+
+def text_line(entry: Entry, name: str, wall: float) -> str:
+    """One log line: `2026-01-02T03:04:05Z web worker ready index=2 pid=4711 generation=7 took=2.31s`."""
+    parts = [str(timestamp(wall)), name, entry.name]
+    for key, value in entry.fields.items():
+        if value is None:
+            continue
+        text = str(value)
+        if not text or any(character in text for character in ' "=\n') or not text.isprintable():
+            text = '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+        parts.append(f"{key}={text}")
+    return " ".join(parts)
+
+
+def write_line(fd: int, line: str) -> None:
+    """Write a line, whole; a descriptor that takes nothing any more is ignored."""
+    try:
+        os.write(fd, line.encode(errors="replace") + b"\n")
+    except OSError:
+        pass

@@ -1,0 +1,149 @@
+"""Where a master lives: its private directory, the lock on its name, its control socket and pidfile.
+
+Everything made here is removed by `Place.close`, by the process that made it, and only while it is still its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..control.protocol import socket_directories
+
+
+class NoPlace(RuntimeError):
+    """One line: what can't be made, and why."""
+
+
+@dataclass(slots=True)
+class Place:
+    """`path`: the control socket; `notify_path`: the one for sd_notify; `listener`: the bound control socket."""
+
+    path: str
+    notify_path: str
+    listener: socket.socket
+    _lock: int
+    _lock_path: str
+
+    def close(self) -> None:
+        for path in (self.path, self._lock_path):
+            try:
+                os.unlink(path)
+            except OSError:
+                pass
+        os.close(self._lock)
+
+
+def claim(name: str, socket_path: str | None, environ: Mapping[str, str]) -> Place:
+    """Take the name: make the directory, lock, and bind the control socket.
+
+    Raises:
+        NoPlace: another master holds the name, or the place can't be made or trusted.
+    """
+    path = socket_path or f"{_private_directory(environ)}/{name}.sock"
+    base = path.removesuffix(".sock")
+    if len(os.fsencode(f"{base}.notify")) > 107:
+        raise NoPlace(f"cannot make the control socket {path}: the path is longer than the 100 bytes that fit")
+    lock = _lock(f"{base}.lock", name)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    umask = os.umask(0o177)
+    try:
+        if os.path.lexists(path):
+            if not stat.S_ISSOCK(os.lstat(path).st_mode):
+                raise OSError(errno.EEXIST, "it exists and is no socket")
+            os.unlink(path)  # stale: whoever made it no longer holds the lock
+        listener.bind(path)
+        listener.listen(1024)
+    except OSError as error:
+        os.close(lock)
+        raise NoPlace(f"cannot make the control socket {path}: {error.strerror}") from None
+    finally:
+        os.umask(umask)
+    return Place(path, f"{base}.notify", listener, lock, f"{base}.lock")
+
+
+def _private_directory(environ: Mapping[str, str]) -> str:
+    uid = os.geteuid()
+    tried = []
+    for directory in socket_directories(environ, uid):
+        try:
+            os.mkdir(directory, 0o700)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            tried.append(f"{directory} ({error.strerror})")
+            continue
+        found = os.lstat(directory)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or found.st_mode & 0o077:
+            tried.append(f"{directory} (it is not a directory that only user {uid} can enter)")
+            continue
+        if not os.access(directory, os.W_OK):
+            tried.append(f"{directory} (read-only)")
+            continue
+        return directory
+    raise NoPlace(f"no place for the control socket: tried {', '.join(tried)}; --socket-path names another")
+
+
+def _lock(path: str, name: str) -> int:
+    try:
+        while True:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pid = os.read(lock, 20).decode(errors="replace").strip()
+                os.close(lock)
+                raise NoPlace(f"another master named {name} is running{f' (pid {pid})' if pid else ''}: "
+                              "stop it, or choose another name with -c NAME") from None
+            # Its last holder may have removed the file between our open and our lock.
+            if os.path.exists(path) and os.stat(path).st_ino == os.fstat(lock).st_ino:
+                break
+            os.close(lock)
+        os.ftruncate(lock, 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
+    except OSError as error:
+        raise NoPlace(f"cannot make {path}: {error.strerror}") from None
+    return lock
+
+
+def write_pidfile(path: str) -> None:
+    """Write our pid, whole or not at all.
+
+    Raises:
+        NoPlace: it can't be written, or names another process that is alive.
+    """
+    try:
+        with open(path, encoding="ascii") as file:
+            old = file.read().strip()
+        if old.isdecimal() and int(old) != os.getpid() and os.path.exists(f"/proc/{int(old)}"):
+            raise NoPlace(f"cannot write the pidfile {path}: it names pid {old}, which is alive")
+    except (FileNotFoundError, UnicodeDecodeError):
+        pass
+    except OSError as error:
+        raise NoPlace(f"cannot read the pidfile {path}: {error.strerror}") from None
+    partial = f"{path}.{os.getpid()}"
+    try:
+        with open(partial, "w", encoding="ascii") as file:
+            file.write(f"{os.getpid()}\n")
+        os.replace(partial, path)
+    except OSError as error:
+        try:
+            os.unlink(partial)
+        except OSError:
+            pass
+        raise NoPlace(f"cannot write the pidfile {path}: {error.strerror}") from None
+
+
+def remove_pidfile(path: str) -> None:
+    """Remove it if it is still ours."""
+    try:
+        with open(path, encoding="ascii") as file:
+            if file.read().strip() == str(os.getpid()):
+                os.unlink(path)
+    except (OSError, UnicodeDecodeError):
+        pass

@@ -1,0 +1,264 @@
+"""Making a generation: resolve the directory and the program, and ask gunicorn's own Python for gunicorn's settings.
+
+The settings are read by a short-lived process, since a configuration file is a program; the master never waits for it.
+A recipe that can't be made is refused here, before anything of the running generation is touched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import contract
+from .loop import READ, Loop
+from .pool import Recipe
+from .processes import CannotStart, Exit, Launch, Processes, find_program
+from .settings import Settings
+
+ADAPTER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "worker", "gunicorn_adapter.py")
+GUESSED_ACK_SECONDS = 1.0
+SETTINGS_TIMEOUT = 30.0
+
+
+class Refused(RuntimeError):
+    """`error`: what the program that was asked said itself, if anything."""
+
+    def __init__(self, reason: str, error: str | None = None) -> None:
+        super().__init__(reason)
+        self.error = error
+
+
+@dataclass(frozen=True, slots=True)
+class Gunicorn:
+    """gunicorn's settings, as its own Python read them. `given`: those that somebody set. `hooks`: the server hooks
+    that somebody wrote. `python`, `arguments`: how to run the adapter."""
+
+    python: str
+    arguments: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def given(self, name: str) -> bool:
+        return name in self.settings.get("given", ())
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A recipe, and where it is gunicorn's the settings that it was made from. `guessed`: nothing is known about how
+    the command says that it is ready."""
+
+    recipe: Recipe
+    gunicorn: Gunicorn | None = None
+    guessed: bool = False
+
+
+class Preparation:
+    """One generation in the making. Ends by exactly one call of `done`, unless it is cancelled."""
+
+    def __init__(
+        self, processes: Processes, loop: Loop, settings: Settings, release: str | None,
+        environ: Mapping[str, str], done: Callable[[Prepared | Refused], None],
+    ) -> None:
+        self._processes = processes
+        self._loop = loop
+        self._settings = settings
+        self._release = release
+        self._done = done
+        self._environment = contract.inherited(environ) | dict(settings.env)
+        self._output = bytearray()
+        self._reader: int | None = None
+        self._gunicorn: Gunicorn | None = None
+        self._directory = ""
+        self.pid: int | None = None
+        self.deadline: float | None = None
+
+    def begin(self, now: float, hook: str) -> None:
+        """Start. `hook`: the gunicorn server hook that runs on the way, on_starting or on_reload."""
+        try:
+            self._directory = _resolve(self._settings.chdir)
+            self._environment["PWD"] = self._directory
+            program = self._find(self._settings.command[0])
+            self._gunicorn = recognise(self._settings.command, program, self._environment)
+            if self._gunicorn is None:
+                self._end(self._plain())
+                return
+            self._ask_gunicorn(self._gunicorn, hook)
+            self.deadline = now + SETTINGS_TIMEOUT
+        except Refused as refused:
+            self._end(refused)
+
+    def _find(self, name: str) -> str:
+        try:
+            return find_program(name, self._environment.get("PATH", os.defpath), self._directory)
+        except OSError as error:
+            raise Refused(f"cannot run {name!r}: {error.strerror} (looked in "
+                          f"{self._directory if '/' in name else 'PATH'})") from None
+
+    def _plain(self) -> Prepared:
+        mode = self._settings.ack_mode
+        guessed = mode == "auto"
+        seconds = GUESSED_ACK_SECONDS if guessed else mode if isinstance(mode, float) else None
+        return Prepared(self._recipe(seconds, self._settings.graceful_timeout, self._settings.timeout), guessed=guessed)
+
+    def _recipe(self, ack_seconds: float | None, graceful_timeout: float, timeout: float) -> Recipe:
+        return Recipe(self._settings.command, self._directory, self._environment, self._release, ack_seconds,
+                      graceful_timeout, timeout)
+
+    def _ask_gunicorn(self, gunicorn: Gunicorn, hook: str) -> None:
+        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        os.set_blocking(writer, True)
+        instructions = json.dumps({"mode": "settings", "hook": hook, "result_fd": contract.FIRST_FD})
+        launch = Launch(
+            [gunicorn.python, ADAPTER, *gunicorn.arguments], self._directory,
+            self._environment | {"EINHORNPY_ADAPTER": instructions}, [writer], signal.SIGKILL,
+        )
+        try:
+            self.pid = self._processes.start(launch)
+        except CannotStart as error:
+            os.close(reader)
+            raise Refused(str(error)) from None
+        finally:
+            os.close(writer)
+        self._reader = reader
+        self._loop.watch(reader, READ, self._read)
+
+    def _read(self, events: int) -> None:
+        if self._reader is None:
+            return
+        try:
+            data = os.read(self._reader, 65536)
+        except BlockingIOError:
+            return
+        self._output += data
+        if not data:
+            self._loop.unwatch(self._reader)
+
+    def on_exit(self, exit: Exit) -> None:
+        """The process that was asked is gone: its answer is whole, or it is none."""
+        if self._reader is None:
+            return
+        self._read(READ)
+        while self._reader is not None:
+            before = len(self._output)
+            self._read(READ)
+            if len(self._output) == before:
+                break
+        try:
+            answer = json.loads(self._output)
+        except ValueError:
+            answer = {}
+        if exit.status != 0 or "settings" not in answer:
+            how = f"signal {-exit.status}" if exit.status < 0 else f"exit code {exit.status}"
+            error = answer.get("error") or exit.error or how
+            self._end(Refused("gunicorn's settings cannot be read", error))
+            return
+        assert self._gunicorn is not None
+        read = Gunicorn(self._gunicorn.python, self._gunicorn.arguments, answer["settings"])
+        settings = self._settings
+        patience = settings.graceful_timeout if settings.given("graceful_timeout") else read.settings["graceful_timeout"]
+        timeout = settings.timeout if settings.given("timeout") else read.settings["timeout"]
+        seconds = settings.ack_mode if isinstance(settings.ack_mode, float) else None
+        self._end(Prepared(self._recipe(seconds, float(patience), float(timeout)), read))
+
+    def on_time(self, now: float) -> None:
+        """Give up if the deadline has passed."""
+        if self.deadline is not None and now >= self.deadline:
+            self.cancel()
+            self._end(Refused("gunicorn's settings cannot be read", f"no answer within {SETTINGS_TIMEOUT:g} s"))
+
+    def cancel(self) -> None:
+        """Stop without a word; a process that is still there is killed."""
+        if self.pid is not None:
+            self._processes.signal(self.pid, signal.SIGKILL, group=True)
+        self._close()
+
+    def _close(self) -> None:
+        self.deadline = None
+        if self._reader is not None:
+            self._loop.unwatch(self._reader)
+            os.close(self._reader)
+            self._reader = None
+
+    def _end(self, result: Prepared | Refused) -> None:
+        self._close()
+        self._done(result)
+
+
+def _resolve(directory: str) -> str:
+    try:
+        resolved = os.path.realpath(directory, strict=True)
+        os.stat(f"{resolved}/.")
+    except OSError as error:
+        raise Refused(f"cannot start workers in {directory}: {error.strerror}") from None
+    return resolved
+
+
+def recognise(command: tuple[str, ...], program: str, environment: Mapping[str, str]) -> Gunicorn | None:
+    """Tell whether a command runs gunicorn, and in which Python; None if it is something else.
+
+    `gunicorn …` names a script whose first line names its Python; `PYTHON -m gunicorn …` says it itself.
+
+    Raises:
+        Refused: it is called gunicorn, but its Python can't be told.
+    """
+    if len(command) > 2 and command[1:3] == ("-m", "gunicorn") and re.match(r"(python|pypy)[0-9.]*$",
+                                                                            os.path.basename(program)):
+        return Gunicorn(program, command[3:])
+    if os.path.basename(command[0]) != "gunicorn":
+        return None
+    try:
+        with open(program, "rb") as file:
+            head = file.read(4096).decode(errors="replace").splitlines()
+    except OSError as error:
+        raise Refused(f"cannot read {program}: {error.strerror}") from None
+    python = _python_of(head, environment)
+    if python is None:
+        first = head[0] if head else ""
+        raise Refused(f"cannot tell which Python {program} belongs to, its first line is {first[:80]!r}: "
+                      "use PYTHON -m gunicorn …")
+    return Gunicorn(python, command[1:])
+
+
+def _python_of(head: list[str], environment: Mapping[str, str]) -> str | None:
+    if not head or not head[0].startswith("#!"):
+        return None
+    words = head[0][2:].split()
+    # Where the path is too long or has blanks, installers write a shell line that execs the Python.
+    if words and os.path.basename(words[0]) == "sh" and len(head) > 1:
+        match = re.match(r"""'''exec'\s+(?:"([^"]+)"|(\S+))\s""", head[1])
+        words = [match[1] or match[2]] if match else []
+    if words and os.path.basename(words[0]) == "env":
+        words = [word for word in words[1:] if not word.startswith("-")]
+        try:
+            words = [find_program(words[0], environment.get("PATH", os.defpath), "/")] if words else []
+        except OSError:
+            return None
+    return words[0] if words and re.match(r"(python|pypy)[0-9.]*$", os.path.basename(words[0])) else None
+
+
+def adapter_instructions(prepared: Prepared, settings: Settings, target: int, page: tuple[int, int]) -> str:
+    """What the adapter in a worker is told, as JSON. `page`: descriptor and offset of its heartbeat slot."""
+    recipe = prepared.recipe
+    return json.dumps({
+        "mode": "worker",
+        "page": page,
+        "workers": target,
+        "timeout": recipe.timeout,
+        # A little less than the master's patience, so that a worker that keeps its own time leaves by itself.
+        "graceful_timeout": recipe.graceful_timeout - min(1.0, recipe.graceful_timeout / 10),
+        "warm_up": list(settings.warm_up),
+        "outlive_master": not settings.kill_children_on_exit,
+    })
+
+
+def hook_launch(prepared: Prepared, gunicorn: Gunicorn, name: str, arguments: list[Any], target: int) -> Launch:
+    """How to run one of the arbiter's server hooks in a process of its own."""
+    instructions = json.dumps({"mode": "hook", "hook": name, "arguments": arguments, "master": os.getpid(),
+                               "workers": target})
+    environment = dict(prepared.recipe.environment) | {"EINHORNPY_ADAPTER": instructions}
+    return Launch([gunicorn.python, ADAPTER, *gunicorn.arguments], prepared.recipe.directory, environment, (),
+                  signal.SIGKILL)

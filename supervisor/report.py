@@ -1,0 +1,119 @@
+"""What people and scripts are told: the gate, its reason and the status document, all computed from a pool.
+
+It decides nothing and reads nothing but its arguments. The form of the document is a promise: keys are only added.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .pool import Pool, State, Upgrade
+
+VERSION = 1
+
+
+def timestamp(wall: float | None) -> str | None:
+    """Seconds since the epoch as ISO 8601 in UTC."""
+    return None if wall is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(wall))
+
+
+def gate(pool: Pool) -> tuple[str, str]:
+    """Return the one-word verdict on this host and the sentence that explains it.
+
+    starting, upgrading, stopping: not final. ready, degraded, rolled-back: final until something else happens.
+    """
+    upgrade, ready, target = pool.upgrade, pool.ready, pool.target
+    have = f"{ready} of {target} workers ready"
+    if pool.stopping is not None:
+        return "stopping", f"{len(pool.workers)} workers still there"
+    if upgrade is not None and upgrade.running:
+        if upgrade.preparing:
+            return "upgrading", f"generation {upgrade.to_generation} is being prepared"
+        if upgrade.rolling_back:
+            return "upgrading", f"going back to generation {upgrade.from_generation}: {_why(upgrade)}"
+        return "upgrading", f"{replaced(pool, upgrade)} of {target} workers on generation {upgrade.to_generation}"
+    if upgrade is not None and upgrade.outcome == "rolled-back":
+        short = "" if ready >= target else f"; {have}"
+        return "rolled-back", f"generation {upgrade.to_generation} was refused: {_why(upgrade)}{short}"
+    if ready >= target:
+        return "ready", f"{have} on generation {pool.current}"
+    current = pool.generations[pool.current]
+    failing = current.failures_in_a_row >= max(1, pool.policy.max_failures)
+    if not pool.settled and not failing:
+        return "starting", have
+    return "degraded", f"{have}: {current.error}" if current.error and current.failures_in_a_row else have
+
+
+def _why(upgrade: Upgrade) -> str:
+    reason = upgrade.reason or "it failed"
+    return reason if not upgrade.error or upgrade.error in reason else f"{reason}: {upgrade.error}"
+
+
+def replaced(pool: Pool, upgrade: Upgrade) -> int:
+    """How many workers of the upgrade's generation are ready, at most the target."""
+    on_it = sum(
+        worker.generation == upgrade.to_generation and worker.state is State.READY for worker in pool.workers.values()
+    )
+    return min(on_it, pool.target)
+
+
+def upgrade_document(pool: Pool, upgrade: Upgrade, now: float) -> dict[str, Any]:
+    """The `upgrade` part of the status document."""
+    return {
+        "from": upgrade.from_generation,
+        "to": upgrade.to_generation,
+        "kind": upgrade.kind,
+        "release": upgrade.release,
+        "outcome": upgrade.outcome,
+        "replaced": replaced(pool, upgrade),
+        "failures": upgrade.failures,
+        "reason": upgrade.reason,
+        "error": upgrade.error,
+        "requested_by": upgrade.requested_by,
+        "started_at": timestamp(upgrade.started_wall),
+        "ended_at": timestamp(upgrade.ended_wall),
+        "took_seconds": round((now if upgrade.ended_at is None else upgrade.ended_at) - upgrade.started_at, 3),
+    }
+
+
+def worker_documents(pool: Pool, now: float, memory: Mapping[int, int | None]) -> list[dict[str, Any]]:
+    """The `workers` part of the status document. `memory`: pid → resident bytes."""
+    return [
+        {
+            "index": worker.index,
+            "pid": worker.pid,
+            "generation": worker.generation,
+            "state": worker.state.value,
+            "age_seconds": round(now - worker.spawned_at, 3),
+            "ready_after_seconds": None if worker.ready_at is None else round(worker.ready_at - worker.spawned_at, 3),
+            "restarts": pool.restarts.get(worker.index, 0),
+            "memory_bytes": memory.get(worker.pid),
+        }
+        for worker in sorted(pool.workers.values(), key=lambda worker: (worker.index, worker.id))
+    ]
+
+
+def status_document(
+    pool: Pool, now: float, *, name: str, started_at: float, master: Mapping[str, Any],
+    listeners: Iterable[Mapping[str, Any]], memory: Mapping[int, int | None],
+) -> dict[str, Any]:
+    """The whole status document."""
+    verdict, reason = gate(pool)
+    return {
+        "version": VERSION,
+        "gate": verdict,
+        "reason": reason,
+        "name": name,
+        "generation": pool.current,
+        "newest_generation": pool.newest,
+        "release": pool.generations[pool.current].recipe.release,
+        "target": pool.target,
+        "ready": pool.ready,
+        "uptime_seconds": round(now - started_at, 3),
+        "master": dict(master),
+        "workers": worker_documents(pool, now, memory),
+        "listeners": [dict(each) for each in listeners],
+        "upgrade": None if pool.upgrade is None else upgrade_document(pool, pool.upgrade, now),
+    }

@@ -1,0 +1,508 @@
+"""Runs one gunicorn worker in this process, without gunicorn's arbiter; run as a file, in gunicorn's own Python.
+
+Plain standard library from Python 3.9 on, besides gunicorn itself; it may not import asyncio before gunicorn does,
+since the gevent worker patches the world first. gunicorn has no API for this: everything here that leans on its
+insides stands in this one file and is tested against the installed version (written against 27.0).
+
+The master says what to do in EINHORNPY_ADAPTER, a JSON object: `mode` is `settings` (read gunicorn's settings, write
+them to `result_fd`, leave), `hook` (run one of the arbiter's server hooks, leave) or `worker`.
+"""
+
+import json
+import logging
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+import traceback
+
+# Python put this file's own directory first: nothing beside it may shadow a module of the app's.
+_HERE = os.path.dirname(os.path.abspath(__file__))
+if sys.path and os.path.abspath(sys.path[0]) == _HERE:
+    del sys.path[0]
+
+BOOT_ERROR = 3
+# Hooks of the arbiter, which isn't there: those that make sense without it run in a short-lived process of their own.
+ARBITER_HOOKS = ("on_starting", "on_reload", "when_ready", "child_exit", "nworkers_changed", "on_exit")
+
+
+def main():
+    instructions = json.loads(os.environ.pop("EINHORNPY_ADAPTER"))
+    sys.argv[0] = "gunicorn"
+    mode = instructions["mode"]
+    if mode == "settings":
+        return tell_settings(instructions)
+    if mode == "hook":
+        return run_hook(instructions)
+    return run_worker(instructions)
+
+
+# --- gunicorn's settings ---------------------------------------------------------------------------------------------
+
+
+def make_app():
+    """Return gunicorn's application object with every setting read, and the names of those that somebody set."""
+    from gunicorn.app.wsgiapp import WSGIApplication
+    from gunicorn.config import Config
+
+    given = set()
+
+    class RecordingConfig(Config):
+        def set(self, name, value):
+            super().set(name, value)
+            given.add(name)
+
+    class App(WSGIApplication):
+        def load_default_config(self):
+            self.cfg = RecordingConfig(self.usage, prog=self.prog)
+
+        # Errors belong to the caller, not to a sys.exit in between.
+        def do_load_config(self):
+            self.load_default_config()
+            self.load_config()
+            if hasattr(self.cfg, "validate"):
+                self.cfg.validate()
+
+    app = App("%(prog)s [OPTIONS] [APP_MODULE]", prog="gunicorn")
+    cfg = app.cfg
+    if "WEB_CONCURRENCY" in os.environ and cfg.workers != 1:
+        given.add("workers")
+    if "PORT" in os.environ:
+        given.add("bind")
+    if cfg.pythonpath:
+        for path in cfg.pythonpath.split(","):
+            if os.path.abspath(path) not in sys.path:
+                sys.path.insert(0, os.path.abspath(path))
+    return app, sorted(given)
+
+
+class StderrTail:
+    """A standard error that also remembers its end: gunicorn prints its reasons and exits."""
+
+    def __init__(self, stream):
+        self.stream = stream
+        self.tail = ""
+
+    def write(self, text):
+        self.tail = (self.tail + text)[-4000:]
+        return self.stream.write(text)
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+
+def tell_settings(instructions):
+    stderr = sys.stderr = StderrTail(sys.stderr)
+    result = os.fdopen(instructions["result_fd"], "w")
+    try:
+        app, given = make_app()
+        cfg = app.cfg
+        for name in ("daemon", "check_config", "print_config"):
+            if getattr(cfg, name, False):
+                raise ValueError("%s makes no sense under einhornpy: run gunicorn itself for it" % name)
+        if getattr(cfg, "dirty_apps", None):
+            raise ValueError("dirty_apps need gunicorn's own arbiter, which einhornpy replaces")
+        import gunicorn
+
+        settings = {
+            "version": gunicorn.__version__,
+            "given": given,
+            "bind": [format_address(address) for address in cfg.address],
+            "backlog": cfg.backlog,
+            "workers": cfg.workers,
+            "timeout": cfg.timeout,
+            "graceful_timeout": cfg.graceful_timeout,
+            "pidfile": cfg.pidfile and os.path.abspath(cfg.pidfile),
+            "proc_name": cfg.settings["proc_name"].get(),
+            "worker_class": cfg.worker_class_str,
+            "max_requests": cfg.max_requests,
+            "reuse_port": cfg.reuse_port,
+            "preload_app": cfg.preload_app,
+            "hooks": [name for name in ARBITER_HOOKS if name in given],
+        }
+        # A class that can't be loaded would fail in every worker: better here, before any is touched.
+        cfg.worker_class
+        hook = instructions.get("hook")
+        if hook in settings["hooks"]:
+            getattr(cfg, hook)(Arbiter(app, instructions))
+        json.dump({"settings": settings}, result)
+        return 0
+    except SystemExit as exit:
+        lines = [line.strip() for line in stderr.tail.splitlines() if line.strip()]
+        json.dump({"error": lines[-1] if lines else "gunicorn exited with %s" % exit.code}, result)
+        return 1
+    except BaseException as error:
+        json.dump({"error": describe(error)}, result)
+        return 1
+    finally:
+        result.close()
+
+
+def format_address(address):
+    if isinstance(address, int):
+        return "fd://%d" % address
+    if isinstance(address, (str, bytes)):
+        return "unix:%s" % os.path.abspath(os.fsdecode(address))
+    host, port = address[:2]
+    return "[%s]:%d" % (host, port) if ":" in host else "%s:%d" % (host, port)
+
+
+def describe(error):
+    """One line: the exception, and the last place of the app's that it came through."""
+    while error.__cause__ is not None and type(error).__module__.startswith("gunicorn"):
+        error = error.__cause__
+    last = traceback.format_exception_only(type(error), error)[-1].strip()
+    if isinstance(error, SyntaxError) and error.filename:
+        return "%s (%s, line %s)" % (last, error.filename, error.lineno)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__)
+              if os.sep + "gunicorn" + os.sep not in frame.filename and not frame.filename.startswith("<frozen")
+              and frame.filename != os.path.abspath(__file__) and "importlib" not in frame.filename]
+    if not frames:
+        return last
+    where = frames[-1]
+    return "%s (%s, line %d, in %s)" % (last, where.filename, where.lineno, where.name)
+
+
+class Arbiter:
+    """What server hooks get in place of gunicorn's arbiter: its settings and names, none of its powers."""
+
+    def __init__(self, app, instructions, log=None):
+        self.app = app
+        self.cfg = app.cfg
+        self.log = log or app.cfg.logger_class(app.cfg)
+        self.pid = instructions.get("master", os.getppid())
+        self.num_workers = instructions.get("workers", app.cfg.workers)
+        self.address = app.cfg.address
+        self.timeout = app.cfg.timeout
+        self.proc_name = app.cfg.proc_name
+        self.worker_class = app.cfg.worker_class
+        self.LISTENERS = []
+        self.WORKERS = {}
+        self.master_name = "Master"
+        self.master_pid = 0
+
+
+class GoneWorker:
+    """The worker that the child_exit hook gets: it is gone, so only its pid and age are left."""
+
+    def __init__(self, pid, age):
+        self.pid = pid
+        self.age = age
+
+
+def run_hook(instructions):
+    app, _ = make_app()
+    name, arguments = instructions["hook"], instructions["arguments"]
+    arbiter = Arbiter(app, instructions)
+    if name == "child_exit":
+        arguments = [GoneWorker(*arguments)]
+    getattr(app.cfg, name)(arbiter, *arguments)
+    return 0
+
+
+# --- one worker ------------------------------------------------------------------------------------------------------
+
+
+class Master:
+    """The way to the master: one connection to its control socket, made while we are still its user."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.settimeout(10)
+        try:
+            self.socket.connect(path)
+        except OSError as error:
+            print("einhornpy: cannot reach the master at %s: %s" % (path, error), file=sys.stderr)
+            self.socket = None
+
+    def say(self, command, **arguments):
+        if self.socket is None:
+            return
+        message = json.dumps(dict(arguments, command=command, pid=os.getpid()))
+        try:
+            self.socket.sendall(message.encode() + b"\n")
+            self.socket.close()
+        except OSError:
+            pass
+        self.socket = None
+
+
+class Heartbeat:
+    """Stands in for gunicorn's temporary file: `notify` writes the time to our slot of the master's page, without a
+    system call. The first one comes when the worker really serves, in every worker class; `first` is called then."""
+
+    def __init__(self, fd, offset, first):
+        import mmap
+
+        self.first = first
+        self.fd = fd
+        os.set_inheritable(fd, False)
+        start = offset - offset % mmap.ALLOCATIONGRANULARITY
+        self.page = mmap.mmap(fd, offset - start + 64, offset=start)
+        self.position = offset - start
+
+    def notify(self):
+        if self.first is not None:
+            first, self.first = self.first, None
+            first()
+        struct.pack_into("=d", self.page, self.position, time.monotonic())
+
+    def last_update(self):
+        return struct.unpack_from("=d", self.page, self.position)[0]
+
+    def fileno(self):
+        return self.fd
+
+    def close(self):
+        pass
+
+
+class SharedListener(socket.socket):
+    """A listening socket that is the master's: asyncio would set its backlog anew, for everybody."""
+
+    def listen(self, *_):
+        pass
+
+
+def adopt_listeners(cfg, log):
+    """gunicorn's socket objects around the descriptors that we were given."""
+    from gunicorn import sock
+
+    classes = {socket.AF_INET: sock.TCPSocket, socket.AF_INET6: sock.TCP6Socket, socket.AF_UNIX: sock.UnixSocket}
+    listeners = []
+    for fd in range(3, 3 + int(os.environ.get("EINHORN_FD_COUNT", "0"))):
+        with socket.socket(fileno=os.dup(fd)) as probe:
+            family, address = probe.family, probe.getsockname()
+        listener = classes[family](address, cfg, log, fd=fd)
+        listener.sock = SharedListener(fileno=listener.sock.detach())
+        listeners.append(listener)
+    return listeners
+
+
+class LastError(logging.Handler):
+    """Remembers the last error that gunicorn logged: some workers log their reason and then just exit."""
+
+    def __init__(self):
+        super().__init__(logging.ERROR)
+        self.message = None
+
+    def emit(self, record):
+        self.message = record.getMessage().splitlines()[0] if record.getMessage() else None
+
+
+class OutlivingParent(int):
+    """A parent pid that never differs from os.getppid(): the worker is to outlive its master."""
+
+    def __ne__(self, other):
+        return False
+
+    __hash__ = int.__hash__
+
+
+def run_worker(instructions):
+    master = Master(os.environ["EINHORN_SOCK_PATH"])
+    state = {"ready": False, "lifespan": None}
+    last_error = LastError()
+    worker = None
+    arbiter = None
+    log = None
+    try:
+        from gunicorn import SERVER_SOFTWARE, util
+
+        os.environ["SERVER_SOFTWARE"] = SERVER_SOFTWARE
+        app, _ = make_app()
+        cfg = app.cfg
+        for name, value in (("workers", instructions["workers"]), ("graceful_timeout", instructions["graceful_timeout"]),
+                            ("max_requests", 0), ("max_requests_jitter", 0), ("reuse_port", False)):
+            # graceful_timeout may be a fraction here, which the setting's own check would refuse.
+            cfg.settings[name].value = value
+        os.environ.update(cfg.env)
+        log = cfg.logger_class(cfg)
+        log.error_log.addHandler(last_error)
+        worker_class = cfg.worker_class
+        if hasattr(worker_class, "check_config"):
+            worker_class.check_config(cfg, log)
+        arbiter = Arbiter(app, dict(instructions, master=os.getppid()), log)
+        parent = OutlivingParent(os.getppid()) if instructions["outlive_master"] else os.getppid()
+        listeners = adopt_listeners(cfg, log)
+        arbiter.LISTENERS = listeners
+        worker = worker_class(int(os.environ["EINHORN_CHILD_INDEX"]) + 1, parent, listeners, app,
+                              (instructions["timeout"] or 60) / 2.0, cfg, log)
+        worker.pid = os.getpid()
+
+        def say_ready():
+            if not state["ready"]:
+                state["ready"] = True
+                log.error_log.removeHandler(last_error)
+                master.say("worker:ack")
+
+        worker.tmp.close()
+        worker.tmp = Heartbeat(*instructions["page"], lambda: warm_up(worker, state, instructions, say_ready, fail))
+
+        def fail(error):
+            master.say("worker:failed", error=error)
+            os._exit(BOOT_ERROR)
+
+        take_usr2_for_term(worker)
+        remember_lifespan(worker, state)
+        util._setproctitle("worker [%s]" % cfg.proc_name)
+        log.info("Booting worker with pid: %s", worker.pid)
+        cfg.pre_fork(arbiter, worker)
+        cfg.post_fork(arbiter, worker)
+        worker.init_process()
+        return 0
+    except SystemExit as exit:
+        if not state["ready"] and exit.code not in (0, None):
+            master.say("worker:failed", error=last_error.message or "exited with code %s" % exit.code)
+        raise
+    except BaseException as error:
+        if not state["ready"]:
+            master.say("worker:failed", error=describe(error))
+        if log is not None:
+            log.exception("Exception in worker process")
+        else:
+            traceback.print_exc()
+        return BOOT_ERROR if worker is None or not worker.booted else 1
+    finally:
+        if worker is not None:
+            log.info("Worker exiting (pid: %s)", worker.pid)
+            try:
+                worker.cfg.worker_exit(arbiter, worker)
+            except Exception:
+                log.warning("Exception during worker exit:\n%s", traceback.format_exc())
+
+
+def take_usr2_for_term(worker):
+    """Einhorn's stop signal means what SIGTERM means; without this, sync and gthread workers die of it."""
+    init_signals = worker.init_signals
+
+    def init_signals_and_usr2():
+        init_signals()
+        signal.signal(signal.SIGUSR2, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+
+    worker.init_signals = init_signals_and_usr2
+
+
+def remember_lifespan(worker, state):
+    """uvicorn keeps the state of an app's lifespan where only its server sees it; the warm-up needs it too."""
+    config = getattr(worker, "config", None)
+    if not hasattr(config, "lifespan_class") and not hasattr(config, "load"):
+        return
+    load = config.load
+
+    def load_and_wrap():
+        load()
+        made = config.lifespan_class
+
+        def make(config):
+            state["lifespan"] = made(config)
+            return state["lifespan"]
+
+        config.lifespan_class = make
+
+    config.load = load_and_wrap
+
+
+# --- warm-up ---------------------------------------------------------------------------------------------------------
+
+
+class WarmUpFailed(Exception):
+    pass
+
+
+def warm_up(worker, state, instructions, ready, fail):
+    """Let the app answer every warm-up request, then say ready. WSGI at once, ASGI as a task of the running loop."""
+    paths = instructions["warm_up"]
+    asyncio = sys.modules.get("asyncio")
+    loop = asyncio._get_running_loop() if asyncio is not None else None
+    if not paths:
+        ready()
+    elif loop is None:
+        try:
+            for path in paths:
+                warm_up_wsgi(worker, path)
+        except BaseException as error:
+            fail("warm-up %s: %s" % (path, describe(error)))
+        ready()
+    else:
+        app = getattr(getattr(worker, "config", None), "loaded_app", None) or getattr(worker, "asgi", None) or worker.wsgi
+        lifespan = state["lifespan"]
+        shared = lifespan.state if lifespan is not None else getattr(worker, "state", {})
+
+        async def all_paths():
+            path = None
+            try:
+                for path in paths:
+                    await warm_up_asgi(app, path, dict(shared))
+            except BaseException as error:
+                fail("warm-up %s: %s" % (path, describe(error)))
+            ready()
+
+        state["task"] = loop.create_task(all_paths())
+
+
+def check_status(status):
+    if not 200 <= status < 400:
+        raise WarmUpFailed("the app answered %d" % status)
+
+
+def warm_up_wsgi(worker, path):
+    import io
+
+    path_info, _, query = path.partition("?")
+    environ = {
+        "REQUEST_METHOD": "GET", "SCRIPT_NAME": "", "PATH_INFO": path_info, "QUERY_STRING": query, "RAW_URI": path,
+        "SERVER_NAME": "localhost", "SERVER_PORT": "80", "SERVER_PROTOCOL": "HTTP/1.1", "REMOTE_ADDR": "127.0.0.1",
+        "HTTP_HOST": "localhost", "HTTP_USER_AGENT": "einhornpy-warm-up", "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http", "wsgi.input": io.BytesIO(), "wsgi.errors": sys.stderr, "wsgi.multithread": False,
+        "wsgi.multiprocess": True, "wsgi.run_once": False,
+    }
+    answered = []
+
+    def start_response(status, headers, exc_info=None):
+        answered.append(int(status.split()[0]))
+        return lambda data: None
+
+    body = worker.wsgi(environ, start_response)
+    try:
+        for _ in body:
+            pass
+    finally:
+        if hasattr(body, "close"):
+            body.close()
+    if not answered:
+        raise WarmUpFailed("the app never called start_response")
+    check_status(answered[-1])
+
+
+async def warm_up_asgi(app, path, shared):
+    path_info, _, query = path.partition("?")
+    scope = {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "GET",
+        "scheme": "http", "path": path_info, "raw_path": path_info.encode(), "query_string": query.encode(),
+        "root_path": "", "headers": [(b"host", b"localhost"), (b"user-agent", b"einhornpy-warm-up")],
+        "client": ("127.0.0.1", 0), "server": ("localhost", 80), "state": shared,
+    }
+    answered = []
+    sent = []
+
+    async def receive():
+        if sent:
+            return {"type": "http.disconnect"}
+        sent.append(True)
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        if message["type"] == "http.response.start":
+            answered.append(message["status"])
+
+    await app(scope, receive, send)
+    if not answered:
+        raise WarmUpFailed("the app never started a response")
+    check_status(answered[-1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
