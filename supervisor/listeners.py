@@ -14,6 +14,7 @@ import stat
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 DEFAULT_BACKLOG = 2048
 
@@ -206,11 +207,17 @@ def _by_whom(port: int) -> str:
     # psutil reads the kernel's socket tables and matches them to processes; only needed on the way out.
     import psutil
 
+    def listens(connection: Any) -> bool:
+        return connection.status == psutil.CONN_LISTEN and connection.laddr[1:2] == (port,)
+
     try:
-        for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:2] == (port,) and connection.pid:
-                return f" by pid {connection.pid} ({psutil.Process(connection.pid).name()})"
-    except (psutil.Error, OSError):
+        pid = next(each.pid for each in psutil.net_connections("tcp") if each.pid and listens(each))
+        process = psutil.Process(pid)
+        # A server and its workers share the socket; the one to name is the one that started the others.
+        while (parent := process.parent()) is not None and any(map(listens, parent.net_connections("tcp"))):
+            process = parent
+        return f" by pid {process.pid} ({process.name()})"
+    except (psutil.Error, OSError, StopIteration):
         pass
     return ""
 

@@ -61,7 +61,7 @@ class Master:
         self._next_worker = 1
         self._hooks: dict[int, float] = {}  # pid → deadline
         self._listeners: list[listeners.Listener] = []
-        self._wake_at: float | None = None
+        self._wake_at: float | None = self._started_at  # the first plan is due at once
         self._changed = False
         self._exit_code: int | None = None
         self._name = settings.command_name
@@ -265,8 +265,11 @@ class Master:
                 self._signal_all(signal.SIGUSR1, only_ready=True)
             case signal.SIGTTIN:
                 self.scale(self._pool.target + 1)
-            case signal.SIGTTOU if self._pool.target > 1:
-                self.scale(self._pool.target - 1)
+            case signal.SIGTTOU:
+                if self._pool.target > 1:
+                    self.scale(self._pool.target - 1)
+                else:
+                    self.log(Entry("signal ignored", {"signal": "TTOU", "reason": "one worker is the least"}))
 
     def _reap(self) -> None:
         for exit in self._processes.reap():

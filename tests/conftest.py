@@ -1,0 +1,63 @@
+"""Fixtures: a factory of masters, and the proof that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .harness import Master, adopt_orphans, reap_leftovers, wait_until
+
+adopt_orphans()
+
+
+def open_descriptors() -> set[str]:
+    """Every open descriptor of this process and what it is."""
+    found = set()
+    for name in os.listdir("/dev/fd"):
+        try:
+            found.add(f"{name} {os.readlink(f'/dev/fd/{name}')}")
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory with a short path, since the path of a UNIX socket has room for 107 bytes."""
+    directory = Path(tempfile.mkdtemp(prefix="eh", dir="/tmp"))
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def start(place: Path) -> Iterator[Callable[..., Master]]:
+    """Start masters; afterwards everything is gone, or the test fails."""
+    masters: list[Master] = []
+    before = open_descriptors()
+
+    def factory(*arguments: str, environment: dict[str, str] | None = None, cwd: Path | None = None,
+                directory: Path | None = None) -> Master:
+        master = Master(directory or place, list(arguments), environment, cwd)
+        masters.append(master)
+        return master
+
+    yield factory
+    stopped = [master for master in masters if master.process.poll() is None]
+    for master in stopped:
+        master.process.terminate()
+    for master in masters:
+        try:
+            master.process.wait(60)
+        finally:
+            master.close()
+    left = reap_leftovers()
+    assert not left, f"processes left behind: {left}\n" + "\n".join(master.log() for master in masters)
+    sockets = [str(path) for path in place.glob("run/einhornpy/*")]
+    unclean = any(master.process.returncode < 0 for master in masters)
+    assert unclean or not sockets, f"files left behind: {sockets}"
+    wait_until(lambda: open_descriptors() <= before or open_descriptors() == before, "our descriptors closed again")
