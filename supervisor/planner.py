@@ -208,7 +208,7 @@ def _on_trial(pool: Pool) -> bool:
     upgrade = pool.running_upgrade
     return (
         upgrade is not None and not upgrade.rolling_back and upgrade.from_generation != pool.current
-        and not pool.generations[pool.current].proven
+        and not pool.generations[pool.current].proven and pool.generations[upgrade.from_generation].proven
     )
 
 
@@ -298,7 +298,7 @@ def _spare(pool: Pool, view: _View, now: float, candidates: list[Worker], reason
         counted = worker.available(now, pool.policy.min_ready_seconds)
         if ready - 1 < pool.target:
             break
-        if counted and available - 1 < pool.target:
+        if available - counted < pool.target:
             continue
         ready -= 1
         available -= counted

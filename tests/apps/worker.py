@@ -26,14 +26,20 @@ def leave(number, frame):
 
 
 wake = os.pipe()
-at_exec = {
-    name: int(value, 16) for name, _, value in
-    (line.partition(":\t") for line in open("/proc/self/status").read().splitlines()) if name in ("SigIgn", "SigBlk", "SigCgt")
-}
+with open("/proc/self/status") as status:
+    lines = [line.strip().partition(":\t") for line in status]
+at_exec = {name: int(value, 16) for name, _, value in lines if name in ("SigIgn", "SigBlk", "SigCgt")}
+
+
+def note(number, frame):
+    with open(options["usr1"], "a") as file:
+        file.write(f"{os.getpid()}\n")
+
+
 for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT):
     signal.signal(number, signal.SIG_IGN if "deaf" in options else leave)
 if "usr1" in options:
-    signal.signal(signal.SIGUSR1, lambda *_: open(options["usr1"], "a").write(f"{os.getpid()}\n"))
+    signal.signal(signal.SIGUSR1, note)
 child = None
 if "child" in options:
     code = "import signal, time; signal.signal(15, 1); print(flush=True); time.sleep(1000)"
