@@ -339,6 +339,8 @@ class Master:
                 self.log(Entry("giving up", {"reason": action.reason, "error": action.error}, journal.ATTENTION))
                 self._exit_code = 3
             case planner.Leave():
+                self._run_hook(self._prepared[self._pool.current], "on_exit", [])
+                self._wait_for_hooks()
                 self.log(Entry("master stopped", {"pid": os.getpid()}))
                 self._exit_code = 0
 
@@ -387,6 +389,14 @@ class Master:
             self._hooks[self._processes.start(launch)] = time.monotonic() + HOOK_TIMEOUT
         except CannotStart as error:
             self.log(Entry("hook failed", {"hook": name, "error": str(error)}, journal.ATTENTION))
+
+    def _wait_for_hooks(self) -> None:
+        """Let the last hooks finish; whoever asks us to stop once more doesn't want to wait for them."""
+        deadline = time.monotonic() + HOOK_TIMEOUT
+        while self._hooks and time.monotonic() < deadline:
+            if self._loop.wait(deadline - time.monotonic()) & STOPS.keys():
+                return
+            self._reap()
 
     # --- what commands may ask ---
 

@@ -273,7 +273,7 @@ def test_start_errors_are_one_line(start: Start, place: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up a capability")
-@pytest.mark.skipif(int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 80, reason="80 is free to all")
+@pytest.mark.skipif(int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 80, reason="80 is free")
 def test_a_port_without_the_right_to_it(place: Path) -> None:
     result = subprocess.run(["setpriv", "--bounding-set=-net_bind_service", EINHORNPY, "-b", "127.0.0.1:80", "--", "sleep",
                              "1000"], cwd=place, text=True, capture_output=True, env=base_environment(place), timeout=60,

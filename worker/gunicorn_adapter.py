@@ -197,7 +197,7 @@ def run_hook(instructions):
     name, arguments = instructions["hook"], instructions["arguments"]
     arbiter = Arbiter(app, instructions)
     if name == "child_exit":
-        arguments = [GoneWorker(*arguments)]
+        arguments = [GoneWorker(*arguments[0])]
     getattr(app.cfg, name)(arbiter, *arguments)
     return 0
 
