@@ -276,7 +276,8 @@ def run_command() -> click.Command:
     def run(command: tuple[str, ...], **given: Any) -> NoReturn:
         flags = {key: value for key, value in given.items() if value not in (None, ())}
         handed_over = json.dumps({"flags": flags, "command": command, "directory": logical_directory()})
-        os.execv(sys.executable, [sys.executable, "-m", "einhornpy.supervisor", handed_over])
+        # -P: a file of the app's in the current directory must not shadow a module of the master's.
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "einhornpy.supervisor", handed_over])
 
     return click.Command(
         "run", params=parameters, callback=run, context_settings={"allow_interspersed_args": False},

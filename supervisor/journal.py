@@ -1,11 +1,12 @@
 """What happened, as events with fields: computed from the pool before and after a fact, for the log and for listeners.
 
-Pure but for `write_line`, which writes one line to a descriptor and never raises: a lost log must not cost a worker.
+Pure but for `Log`, which writes lines to a descriptor without ever waiting: a lost log must not cost a worker.
 """
 
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -130,9 +131,24 @@ def text_line(entry: Entry, name: str, wall: float) -> str:
     return " ".join(parts)
 
 
-def write_line(fd: int, line: str) -> None:
-    """Write a line, whole; a descriptor that takes nothing any more is ignored."""
-    try:
-        os.write(fd, line.encode(errors="replace") + b"\n")
-    except OSError:
-        pass
+class Log:
+    """Lines to one descriptor. A reader that has stopped reading must not stop the master: lines that can't be written
+    at once are dropped, and counted in the next one that can."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._dropped = 0
+
+    def write(self, line: str) -> None:
+        """Write a line, whole or not at all; never waits, never raises."""
+        note = f"{self._dropped} log lines were dropped: nobody read them in time\n" if self._dropped else ""
+        # A pipe that polls as writable has room for PIPE_BUF bytes (pipe(7)): a line of that size can't block.
+        data = f"{note}{line}\n".encode(errors="replace")
+        data = data if len(data) <= select.PIPE_BUF else data[: select.PIPE_BUF - 1] + b"\n"
+        try:
+            if not select.select([], [self._fd], [], 0)[1]:
+                raise BlockingIOError
+            os.write(self._fd, data)
+            self._dropped = 0
+        except OSError:
+            self._dropped += 1

@@ -65,6 +65,7 @@ class Master:
         self._changed = False
         self._exit_code: int | None = None
         self._name = settings.command_name
+        self._log = journal.Log(2)
         self._place: Place | None = None
         self._notify: NotifySocket | None = None
         self._server: Server | None = None
@@ -242,7 +243,7 @@ class Master:
         wall = time.time()
         least = journal.ATTENTION if self.settings.quiet else journal.DETAIL if self.settings.verbose else journal.NORMAL
         if entry.weight >= least:
-            journal.write_line(2, journal.text_line(entry, self._name, wall))
+            self._log.write(journal.text_line(entry, self._name, wall))
         if entry.weight > journal.DETAIL:
             upgrade = self._pool.upgrade
             ended = None

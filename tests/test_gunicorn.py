@@ -238,9 +238,11 @@ def test_server_hooks_run(start: Start, site: Path) -> None:
     master.wait_ready()
     assert master.stop() == 0
     told = (site / "hooks").read_text().splitlines()
-    for line in ["on_starting -", "on_reload -", "when_ready -", "pre_fork -", f"post_fork {pid}",
-                 f"post_worker_init {pid}", "pre_request /x", "post_request 200 OK", f"worker_exit {pid}", f"child_exit {pid}", "nworkers_changed 1-2",
-                 f"on_exit {master.pid}"]:
+    for line in [
+        "on_starting -", "on_reload -", "when_ready -", "pre_fork -", f"post_fork {pid}", f"post_worker_init {pid}",
+        "pre_request /x", "post_request 200 OK", f"worker_exit {pid}", f"child_exit {pid}", "nworkers_changed 1-2",
+        f"on_exit {master.pid}",
+    ]:
         assert line in told, (line, told)
     assert {line.split()[0] for line in told} <= set(hooks)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from einhornpy.control.client import Client
 
 from .harness import APPS, EINHORNPY, Master, base_environment, get, wait_gone, wait_until
 
@@ -354,3 +355,57 @@ def test_a_stale_master_makes_room(start: Start, place: Path) -> None:
     second.wait_ready()
     assert second.stop() == 0
     assert not list(place.glob("run/einhornpy/*"))
+
+
+def test_a_log_that_nobody_reads_stops_nothing(place: Path) -> None:
+    reader, writer = os.pipe()
+    process = subprocess.Popen([EINHORNPY, "-n", "1", "-d", f"{place}/x.sock", "-m", "notify", "--", *WORKER, "notify"],
+                               cwd=place, env=base_environment(place), stdout=subprocess.DEVNULL, stderr=writer)
+    os.set_blocking(writer, False)
+    try:
+        wait_until(lambda: (place / "x.sock").exists(), "a control socket")
+        with Client(f"{place}/x.sock", timeout=60) as client:
+            while fill(writer):
+                pass
+            os.set_blocking(writer, True)
+            assert client.ask("upgrade")["result"]["outcome"] == "done"
+        os.set_blocking(reader, False)
+        while drain(reader):
+            pass
+        os.set_blocking(reader, True)
+        with Client(f"{place}/x.sock", timeout=60) as client:
+            client.ask("scale", to=2)
+        os.close(writer)
+        writer = -1
+        process.terminate()
+        assert process.wait(60) == 0
+        with open(reader, errors="replace", closefd=False) as log:
+            assert "log lines were dropped" in log.read()
+    finally:
+        process.kill()
+        process.wait()
+        os.close(reader)
+        if writer >= 0:
+            os.close(writer)
+
+
+def fill(fd: int) -> bool:
+    try:
+        os.write(fd, b"x" * 4096)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def drain(fd: int) -> bool:
+    try:
+        return bool(os.read(fd, 65536))
+    except BlockingIOError:
+        return False
+
+
+def test_files_of_the_app_do_not_shadow_the_masters_modules(start: Start, place: Path) -> None:
+    for name in ("json", "signal", "selectors", "settings", "click", "queue"):
+        (place / f"{name}.py").write_text("raise RuntimeError('the wrong module')\n")
+    master = start("-n", "1", "-m", "notify", "--", sys.executable, "-P", str(APPS / "worker.py"), "notify")
+    assert master.wait_ready()["ready"] == 1
