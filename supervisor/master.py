@@ -224,7 +224,8 @@ class Master:
             if not plan.actions:
                 return
             for action in plan.actions:
-                self._carry_out(action)
+                if not self._carry_out(action):
+                    break
                 if time.monotonic() >= until:
                     self._wake_at = until
                     return
@@ -319,10 +320,11 @@ class Master:
 
     # --- actions ---
 
-    def _carry_out(self, action: planner.Action) -> None:
+    def _carry_out(self, action: planner.Action) -> bool:
+        """Do it and observe that it was done; return whether the rest of the plan still holds."""
         match action:
             case planner.Spawn():
-                self._spawn(action)
+                return self._spawn(action)
             case planner.AssumeReady():
                 self._observe(pool.SaidReady(action.worker))
             case planner.Retire():
@@ -344,8 +346,9 @@ class Master:
                 self._wait_for_hooks()
                 self.log(Entry("master stopped", {"pid": os.getpid()}))
                 self._exit_code = 0
+        return True
 
-    def _spawn(self, action: planner.Spawn) -> None:
+    def _spawn(self, action: planner.Spawn) -> bool:
         assert self._place is not None
         assert self._notify is not None
         generation, prepared = self._pool.generations[action.generation], self._prepared[action.generation]
@@ -370,9 +373,10 @@ class Master:
         except CannotStart as error:
             self._page.give_back(worker)
             self._observe(pool.SpawnFailed(action.index, action.generation, str(error)))
-            return
+            return False
         self._workers[pid] = worker
         self._observe(pool.Spawned(worker, action.index, action.generation, pid))
+        return True
 
     def _signal_all(self, number: signal.Signals, only_ready: bool = False) -> int:
         return sum(

@@ -268,15 +268,17 @@ def _retire_outdated(pool: Pool, view: _View, now: float) -> Iterable[Action]:
     """As many outdated ready workers as there are ready workers too many: this rule is the airbag."""
     upgrade = pool.running_upgrade
     fleet = upgrade is not None and upgrade.kind == "fleet" and not upgrade.rolling_back
-    if fleet and view.wanted_available < pool.target:
-        return []
     successors = {worker.index for worker in view.wanted_ready}
 
     def order(worker: Worker) -> tuple[bool, int, float, int]:
         succeeded = worker.index in successors or worker.index >= pool.target
         return (not succeeded, worker.generation, worker.spawned_at, worker.id)
 
-    return _spare(pool, view, now, sorted(view.outdated_ready, key=order), "it is replaced")
+    candidates = sorted(view.outdated_ready, key=order)
+    if fleet and view.wanted_available < pool.target:
+        # Until all new ones are there, only what scaling down has made too many may go.
+        candidates = candidates[: max(0, len(candidates) - pool.target)]
+    return _spare(pool, view, now, candidates, "it is replaced")
 
 
 def _retire_surplus(pool: Pool, view: _View, now: float) -> Iterable[Action]:

@@ -322,7 +322,7 @@ def observe(pool: Pool, event: Event, now: float) -> Pool:
         case Killed():
             return _killed(pool, _worker(pool, event), event.reason, now)
         case Exited():
-            return _exited(pool, _worker(pool, event), event, now)
+            return _tidy(_exited(pool, _worker(pool, event), event, now))
         case UpgradeRequested():
             return replace(
                 pool,
@@ -425,7 +425,7 @@ def _killed(pool: Pool, worker: Worker, reason: str, now: float) -> Pool:
 
 
 def _exited(pool: Pool, worker: Worker, event: Exited, now: float) -> Pool:
-    pool = _tidy(replace(pool, workers={key: each for key, each in pool.workers.items() if key != worker.id}))
+    pool = replace(pool, workers={key: each for key, each in pool.workers.items() if key != worker.id})
     if worker.state is State.RETIRING or pool.stopping:
         return pool
     pool = _count_restart(pool, worker)

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 # Servers close connections that idle for 2 s (gunicorn's default); a sane client stops reusing them well before that.
@@ -54,7 +55,7 @@ class Report:
         """The longest time in the window in which no request was answered well, in seconds."""
         ends = sorted(finished for _, finished in self.answers if since <= finished < until)
         edges = [since, *ends, until] if since > 0 and until < float("inf") else ends
-        return max((later - earlier for earlier, later in zip(edges, edges[1:], strict=False)), default=float("inf"))
+        return max((later - earlier for earlier, later in pairwise(edges)), default=float("inf"))
 
     def why(self) -> str:
         """The failures in words."""
@@ -69,8 +70,8 @@ class Load:
     use a connection again.
     """
 
-    def __init__(self, address: tuple[str, int] | str, rate: float = 100.0, *, path: str = "/", slow_path: str = "/slow/0.2",
-                 slow: float = 0.1, keep_alive: float = 0.5, seed: int = 1) -> None:
+    def __init__(self, address: tuple[str, int] | str, rate: float = 100.0, *, path: str = "/",
+                 slow_path: str = "/slow/0.2", slow: float = 0.1, keep_alive: float = 0.5, seed: int = 1) -> None:
         self._settings = {"address": address, "rate": rate, "path": path, "slow_path": slow_path, "slow": slow,
                           "keep_alive": keep_alive, "seed": seed}
         self.report: Report

@@ -26,8 +26,8 @@ CLASSES = {
 
 
 def start_example(start: Start, arguments: list[str], number: int, import_seconds: str) -> Master:
-    master = start("-n", str(number), "-b", "127.0.0.1:0", "--chdir", str(EXAMPLE), "--", "gunicorn", "--log-level", "warning",
-                   *arguments, environment={"IMPORT_SECONDS": import_seconds})
+    master = start("-n", str(number), "-b", "127.0.0.1:0", "--chdir", str(EXAMPLE), "--", "gunicorn", "--log-level",
+                   "warning", *arguments, environment={"IMPORT_SECONDS": import_seconds})
     master.wait_ready()
     return master
 

@@ -1,0 +1,431 @@
+"""The planner against every order of events that we can think of: a state machine, an exhaustive search, and bugs
+planted on purpose, each of which one of the two must find."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from einhornpy.supervisor import planner
+from einhornpy.supervisor import pool as facts
+from einhornpy.supervisor.pool import Impossible, Policy, Pool, Recipe, State, Worker, delay_after, observe
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from .world import World, recipe
+
+EXAMPLES = int(os.environ.get("EINHORN_PLANNER_EXAMPLES", "300"))
+steps_taken = 0
+
+
+class PlannerMachine(RuleBasedStateMachine):
+    """Everything that can happen to a master, in any order. Even generations are good code, odd ones after 1 are bad
+    only in that they may fail; whether they do is drawn."""
+
+    world: World
+
+    @initialize(
+        number=st.integers(1, 4), surge=st.integers(1, 3), min_ready=st.sampled_from([0.0, 5.0]),
+        failures=st.integers(0, 3), ack=st.sampled_from([None, 1.0]), timeout=st.sampled_from([0.0, 20.0]),
+    )
+    def begin(self, number: int, surge: int, min_ready: float, failures: int, ack: float | None, timeout: float) -> None:
+        self.recipe = recipe(ack, timeout)
+        policy = Policy(max_surge=surge, min_ready_seconds=min_ready, max_failures=failures)
+        self.world = World.new(number, policy, self.recipe)
+
+    @precondition(lambda self: self.world.ended is not None)
+    @rule()
+    def starts_again(self) -> None:
+        steps, pool = self.world.steps, self.world.pool
+        self.world = World.new(pool.target, pool.policy, self.recipe)
+        self.world.steps = steps
+
+    def workers(self, *states: State) -> list[Worker]:
+        return [worker for worker in self.world.pool.workers.values() if worker.state in states]
+
+    def alive(self) -> bool:
+        return self.world.ended is None
+
+    @precondition(lambda self: self.alive() and self.workers(State.STARTING))
+    @rule(data=st.data())
+    def becomes_ready(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(self.workers(State.STARTING)))
+        self.world.fact(facts.SaidReady(worker.id))
+        if worker.id in self.world.pool.workers and self.recipe.timeout:
+            self.world.fact(facts.Heartbeat(worker.id, self.world.now))
+
+    @precondition(lambda self: self.alive() and self.workers(State.READY, State.RETIRING))
+    @rule(data=st.data())
+    def says_ready_again_or_too_late(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(self.workers(State.READY, State.RETIRING)))
+        before = self.world.pool
+        self.world.fact(facts.SaidReady(worker.id))
+        assert self.world.pool == before
+
+    @precondition(lambda self: self.alive() and self.world.pool.workers)
+    @rule(data=st.data(), status=st.sampled_from([0, 1, -9]))
+    def dies(self, data: st.DataObject, status: int) -> None:
+        worker = data.draw(st.sampled_from(self.workers(*State)))
+        self.world.fact(facts.Exited(worker.id, status))
+
+    @precondition(lambda self: self.alive() and self.workers(State.RETIRING))
+    @rule()
+    def all_retiring_leave(self) -> None:
+        for worker in self.workers(State.RETIRING):
+            self.world.fact(facts.Exited(worker.id, 0))
+
+    @precondition(lambda self: self.alive() and self.workers(State.STARTING))
+    @rule(data=st.data())
+    def says_failed(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(self.workers(State.STARTING)))
+        self.world.fact(facts.SaidFailed(worker.id, "ImportError: no"))
+
+    @precondition(lambda self: self.alive())
+    @rule(seconds=st.sampled_from([0.1, 1.0, 5.0, 31.0, 61.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.world.pass_time(seconds)
+
+    @precondition(lambda self: self.alive() and self.world.wake_at is not None)
+    @rule()
+    def the_deadline_comes(self) -> None:
+        wake_at = self.world.wake_at
+        assert wake_at is not None
+        self.world.pass_time(wake_at - self.world.now)
+
+    @precondition(lambda self: self.alive() and self.world.pool.stopping is None)
+    @rule(kind=st.sampled_from(["rolling", "fleet"]), at_once=st.booleans())
+    def upgrade_is_asked_for(self, kind: str, at_once: bool) -> None:
+        self.world.fact(facts.UpgradeRequested(kind, None, "test", 0.0))
+        if at_once:
+            self.world.fact(facts.UpgradePrepared(self.world.pool.newest, self.recipe))
+
+    @precondition(lambda self: self.alive() and self.preparing())
+    @rule(scale=st.sampled_from([None, 1, 3]))
+    def upgrade_is_prepared(self, scale: int | None) -> None:
+        self.world.fact(facts.UpgradePrepared(self.world.pool.newest, self.recipe, scale))
+
+    @precondition(lambda self: self.alive() and self.preparing())
+    @rule()
+    def upgrade_cannot_be_prepared(self) -> None:
+        self.world.fact(facts.UpgradeRefused(self.world.pool.newest, "its settings cannot be read", None, 0.0))
+
+    def preparing(self) -> bool:
+        upgrade = self.world.pool.running_upgrade
+        return upgrade is not None and upgrade.preparing
+
+    @precondition(lambda self: self.alive() and self.world.pool.stopping is None)
+    @rule(number=st.integers(1, 5))
+    def scales(self, number: int) -> None:
+        self.world.fact(facts.Scaled(number))
+
+    @precondition(lambda self: self.alive())
+    @rule()
+    def the_host_runs_out_of_processes_or_recovers(self) -> None:
+        self.world.spawn_fails = not self.world.spawn_fails
+
+    @precondition(lambda self: self.alive() and self.world.steps > 25)
+    @rule(how=st.sampled_from(["graceful", "terminate", "now"]))
+    def stops(self, how: str) -> None:
+        self.world.fact(facts.StopRequested(how))
+
+    def teardown(self) -> None:
+        global steps_taken
+        if not hasattr(self, "world"):
+            return
+        steps_taken += self.world.steps
+        bad_newest, all_good = self.world.copy(), self.world.copy()
+        all_good.come_to_rest(lambda generation: True)
+        upgrade = bad_newest.pool.running_upgrade
+        trusted = upgrade is not None and bad_newest.pool.generations[upgrade.from_generation].proven
+        if trusted and upgrade is not None and not bad_newest.pool.generations.get(
+                upgrade.to_generation, facts.Generation(0, self.recipe)).proven:
+            bad = upgrade.to_generation
+            fresh = all(worker.generation != bad for worker in bad_newest.pool.workers.values())
+            bad_newest.come_to_rest(lambda generation: generation != bad)
+            if bad_newest.ended is None and fresh and bad_newest.pool.upgrade is not None and not upgrade.rolling_back:
+                assert bad_newest.pool.upgrade.outcome == "rolled-back"
+                assert bad_newest.pool.current == upgrade.from_generation
+
+
+def run_machine(examples: int) -> None:
+    run_state_machine_as_test(
+        PlannerMachine,
+        settings=settings(max_examples=examples, stateful_step_count=50, deadline=None, derandomize=True, database=None,
+                          suppress_health_check=list(HealthCheck)),
+    )
+
+
+def test_state_machine() -> None:
+    before = steps_taken
+    run_machine(EXAMPLES)
+    print(f"\n{steps_taken - before} steps")
+    assert steps_taken - before >= min(10_000, EXAMPLES * 30)
+
+
+# --- the exhaustive search ---
+
+
+def canonical(world: World, deaths: int) -> Any:
+    """The state without what makes no difference: absolute time, ids, words."""
+    pool, now = world.pool, world.now
+
+    settled = max(facts.SETTLE_SECONDS, pool.policy.min_ready_seconds)
+
+    def ago(at: float | None, most: float = 70.0) -> float | None:
+        return None if at is None else round(min(now - at, most), 3)
+
+    workers = tuple(sorted(
+        (worker.index, worker.generation, worker.state.value, ago(worker.spawned_at) if worker.state is State.STARTING else 0,
+         ago(worker.ready_at, settled) if worker.state is State.READY else 0, ago(worker.retired_at) or 0, worker.killed_at is not None)
+        for worker in pool.workers.values()))
+    generations = tuple(sorted(
+        (generation.number, generation.proven, generation.failures_in_a_row, round(max(0.0, generation.not_before - now), 3))
+        for generation in pool.generations.values()))
+    upgrade = pool.upgrade and (pool.upgrade.outcome, pool.upgrade.rolling_back, pool.upgrade.failures, pool.upgrade.preparing)
+    return pool.current, workers, generations, upgrade, pool.ever_ready, pool.settled, deaths, world.ended
+
+
+def next_worlds(world: World, deaths: int) -> list[tuple[World, int]]:
+    """Every event that can come next."""
+    found = []
+
+    def then(event: facts.Event, deaths: int) -> None:
+        after = world.copy()
+        after.fact(event)
+        found.append((after, deaths))
+
+    upgrade = world.pool.upgrade
+    if upgrade is None and world.pool.ever_ready:
+        then(facts.UpgradeRequested(world_kind, None, "test", 0.0), deaths)
+    if upgrade is not None and upgrade.running and upgrade.preparing:
+        then(facts.UpgradePrepared(upgrade.to_generation, recipe()), deaths)
+        then(facts.UpgradeRefused(upgrade.to_generation, "no", None, 0.0), deaths)
+    for worker in world.pool.workers.values():
+        if worker.state is State.STARTING:
+            then(facts.SaidReady(worker.id), deaths)
+        if worker.state is State.RETIRING:
+            then(facts.Exited(worker.id, 0), deaths)
+        elif deaths:
+            then(facts.Exited(worker.id, 1), deaths - 1)
+    if world.wake_at is not None:
+        after = world.copy()
+        after.pass_time(world.wake_at - world.now)
+        # A start that takes too long is a death too; without a bound on them there would be no end of states.
+        more = failures(after.pool) - failures(world.pool)
+        if more <= deaths:
+            found.append((after, deaths - max(0, more)))
+    return found
+
+
+def failures(pool: Pool) -> int:
+    return sum(generation.failures_in_a_row for generation in pool.generations.values())
+
+
+world_kind = "rolling"
+
+
+def search(target: int, kind: str, deaths: int, min_ready: float = 0.0) -> int:
+    """Visit every reachable state; return how many there are."""
+    global world_kind
+    world_kind = kind
+    first = World.new(target, Policy(max_failures=2, min_ready_seconds=min_ready))
+    seen = {canonical(first, deaths)}
+    todo = [(first, deaths)]
+    while todo:
+        world, left = todo.pop()
+        if world.ended is not None:
+            continue
+        for after, deaths_left in next_worlds(world, left):
+            key = canonical(after, deaths_left)
+            if key in seen:
+                continue
+            seen.add(key)
+            todo.append((after, deaths_left))
+            if len(seen) % 7 == 0:  # the way to rest passes through states that are visited anyway
+                after.copy().come_to_rest(lambda generation: True)
+                if after.pool.upgrade is None or after.pool.upgrade.outcome != "done":
+                    after.copy().come_to_rest(lambda generation: generation == 1)
+    return len(seen)
+
+
+@pytest.mark.parametrize(("target", "kind", "deaths", "min_ready", "least"), [
+    (1, "rolling", 4, 0.0, 500), (1, "fleet", 4, 0.0, 500), (1, "rolling", 4, 5.0, 500), (2, "rolling", 2, 0.0, 2000),
+    (2, "fleet", 2, 0.0, 2000),
+])
+def test_every_order_of_events(target: int, kind: str, deaths: int, min_ready: float, least: int) -> None:
+    states = search(target, kind, deaths, min_ready)
+    print(f"\n{states} states: N = {target}, one {kind} upgrade, two failures allowed, {deaths} deaths, "
+          f"min ready seconds {min_ready:g}")
+    assert states >= least
+
+
+# --- planted bugs ---
+
+Rule = Callable[[Pool, Any, float], Any]
+
+
+def no_airbag(pool: Pool, view: Any, now: float, candidates: list[Worker], reason: str) -> list[planner.Action]:
+    return [planner.Retire(worker.id, reason) for worker in candidates[: max(0, view.live - pool.target)]]
+
+
+def impatient_airbag(pool: Pool, view: Any, now: float, candidates: list[Worker], reason: str) -> list[planner.Action]:
+    return [planner.Retire(worker.id, reason) for worker in candidates[: max(0, view.ready - pool.target)]]
+
+
+def greedy_spawn(pool: Pool, view: Any, now: float) -> list[planner.Action]:
+    missing = pool.target - view.wanted
+    seats = planner._free_seats(pool, view, pool.generations[pool.current], max(0, missing))
+    return [planner.Spawn(index, pool.current) for index in seats]
+
+
+def hot_spawn(pool: Pool, view: Any, now: float) -> Any:
+    cold = {number: replace(each, not_before=0.0) for number, each in pool.generations.items()}
+    return original_spawn(replace(pool, generations=cold), view, now)
+
+
+def early_finish(pool: Pool, view: Any, now: float) -> list[planner.Action]:
+    upgrade = pool.running_upgrade
+    return [planner.Finish()] if upgrade is not None and not upgrade.preparing and view.wanted_ready else []
+
+
+def same_seat(pool: Pool, view: Any, generation: Any, count: int) -> list[int]:
+    return [0] * count
+
+
+original_spawn = planner._spawn
+BUGS: dict[str, tuple[str, Any]] = {
+    "retires without looking at who is ready": ("_spare", no_airbag),
+    "retires without min ready seconds": ("_spare", impatient_airbag),
+    "starts without room": ("_spawn", greedy_spawn),
+    "starts without delay": ("_spawn", hot_spawn),
+    "never gives a release up": ("_roll_back", lambda pool, view, now: []),
+    "never finishes": ("_finish", lambda pool, view, now: []),
+    "says done too early": ("_finish", early_finish),
+    "fills gaps with unproven code": ("_on_trial", lambda pool: False),
+    "puts everybody on seat 0": ("_free_seats", same_seat),
+    "never gives up a first start": ("_hopeless", lambda pool: False),
+}
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_planted_bug_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner, *BUGS[bug])
+    with pytest.raises(AssertionError):
+        if bug == "never gives up a first start":
+            story_of_a_first_start_that_fails()
+        search(1, "rolling", 3, 5.0)
+        search(2, "rolling", 2)
+        run_machine(100)
+
+
+# --- stories ---
+
+
+def ready_pool(target: int, policy: Policy | None = None) -> World:
+    world = World.new(target, policy or Policy())
+    for worker in list(world.pool.workers.values()):
+        world.fact(facts.SaidReady(worker.id))
+    world.pass_time(10.0)
+    return world
+
+
+def upgrade(world: World, kind: str = "rolling") -> None:
+    world.fact(facts.UpgradeRequested(kind, None, "test", 0.0))
+    world.fact(facts.UpgradePrepared(world.pool.newest, recipe()))
+
+
+def only(world: World, state: State) -> Worker:
+    (worker,) = [worker for worker in world.pool.workers.values() if worker.state is state]
+    return worker
+
+
+def test_a_rolling_upgrade_goes_one_at_a_time_and_keeps_the_seats() -> None:
+    world = ready_pool(4)
+    upgrade(world)
+    for seat in range(4):
+        new = only(world, State.STARTING)
+        assert new.index == seat
+        world.fact(facts.SaidReady(new.id))
+        old = only(world, State.RETIRING)
+        assert (old.index, old.generation) == (seat, 1)
+        world.fact(facts.Exited(old.id, 0))
+    assert world.pool.upgrade is not None
+    assert world.pool.upgrade.outcome == "done"
+    assert sorted(worker.index for worker in world.pool.workers.values()) == [0, 1, 2, 3]
+
+
+def test_a_failing_upgrade_touches_no_old_worker() -> None:
+    world = ready_pool(3)
+    old = set(world.pool.workers)
+    upgrade(world)
+    for _ in range(3):
+        if world.wake_at is not None and not [w for w in world.pool.workers.values() if w.state is State.STARTING]:
+            world.pass_time(world.wake_at - world.now)
+        world.fact(facts.Exited(only(world, State.STARTING).id, 1))
+    assert world.pool.upgrade is not None
+    assert (world.pool.upgrade.outcome, world.pool.upgrade.failures) == ("rolled-back", 3)
+    assert set(world.pool.workers) == old
+    assert all(worker.state is State.READY for worker in world.pool.workers.values())
+
+
+def test_delays_grow_and_are_bounded() -> None:
+    assert [round(delay_after(failures), 3) for failures in range(5)] == [0.0, 1.0, 1.5, 2.25, 3.375]
+    assert delay_after(1000) == 30.0
+    world = ready_pool(1)
+    world.spawned.clear()
+    world.fact(facts.Exited(only(world, State.READY).id, 1))
+    start = world.now
+    while world.now < start + 60:
+        starting = [worker for worker in world.pool.workers.values() if worker.state is State.STARTING]
+        if starting:
+            world.fact(facts.Exited(starting[0].id, 1))
+        else:
+            assert world.wake_at is not None
+            world.pass_time(world.wake_at - world.now)
+    assert len(world.spawned) <= 10
+
+
+def story_of_a_first_start_that_fails() -> None:
+    world = World.new(2, Policy(max_failures=3))
+    for _ in range(20):
+        if world.ended is not None:
+            break
+        starting = [worker for worker in world.pool.workers.values() if worker.state is State.STARTING]
+        if starting:
+            world.fact(facts.Exited(starting[0].id, 1))
+        elif world.wake_at is not None:
+            world.pass_time(world.wake_at - world.now)
+    assert world.ended == "gave up"
+    assert len(world.spawned) <= 4
+
+
+def test_a_first_start_that_fails_is_given_up() -> None:
+    story_of_a_first_start_that_fails()
+
+
+def test_impossible_facts_are_refused() -> None:
+    pool = ready_pool(2).pool
+    for event in [facts.SaidReady(99), facts.Exited(99, 0), facts.Spawned(1, 0, 1, 5), facts.Spawned(50, 0, 9, 5),
+                  facts.UpgradePrepared(2, Recipe(("x",), "/")), facts.Finished(0.0), facts.RolledBack("x", None),
+                  facts.Scaled(0), facts.SpawnFailed(0, 9, "x")]:
+        with pytest.raises(Impossible):
+            observe(pool, event, 1.0)
+
+
+def test_a_plan_for_a_thousand_workers_is_quick() -> None:
+    world = World.new(1000, Policy(max_surge=50))
+    for worker in list(world.pool.workers.values()):
+        world.pool = observe(world.pool, facts.SaidReady(worker.id), world.now)
+    upgrade(world)
+    taken = []
+    for _ in range(20):
+        before = time.perf_counter()
+        planner.plan(world.pool, world.now)
+        taken.append(time.perf_counter() - before)
+    assert statistics.median(taken) < 0.002, taken

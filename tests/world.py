@@ -1,0 +1,210 @@
+"""A world for the planner without processes: it carries plans out as facts, with a fake clock, and checks the promises
+at every step. The state machine and the exhaustive search both drive it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from einhornpy.supervisor import planner
+from einhornpy.supervisor import pool as facts
+from einhornpy.supervisor.pool import Policy, Pool, Recipe, State, Worker
+
+Now = float
+PlanFunction = Callable[[Pool, Now], planner.Plan]
+
+
+def recipe(ack_seconds: float | None = None, timeout: float = 0.0) -> Recipe:
+    return Recipe(("app",), "/", ack_seconds=ack_seconds, timeout=timeout, graceful_timeout=30.0)
+
+
+@dataclass
+class World:
+    """One pool and its clock. `ended`: why the master has left, if it has. `spawned`: (time, generation) of each."""
+
+    pool: Pool
+    now: float = 0.0
+    next_id: int = 1
+    ended: str | None = None
+    spawn_fails: bool = False
+    steps: int = 0
+    spawned: list[tuple[float, int]] = field(default_factory=list)
+
+    @classmethod
+    def new(cls, target: int, policy: Policy, first: Recipe | None = None) -> World:
+        world = cls(facts.new_pool(first or recipe(), target, policy))
+        world.settle()
+        return world
+
+    def copy(self) -> World:
+        return copy.copy(replace(self, spawned=list(self.spawned)))
+
+    def fact(self, event: facts.Event) -> None:
+        """Something happens; everything that is due because of it is done."""
+        self.steps += 1
+        self.pool = facts.observe(self.pool, event, self.now)
+        self.settle()
+
+    def pass_time(self, seconds: float) -> None:
+        self.steps += 1
+        self.now += seconds
+        self.settle()
+
+    def settle(self) -> None:
+        """Plan and act until nothing is due. That it comes to an end is promise and bound at once."""
+        bound = 20 + 6 * (len(self.pool.workers) + 3 * self.pool.target + self.pool.policy.max_surge)
+        for _ in range(bound):
+            plan = planner.plan(self.pool, self.now)
+            if not plan.actions:
+                assert plan.wake_at is None or plan.wake_at > self.now, f"it would spin: {plan} at {self.now}"
+                self.check_rest()
+                return
+            for action in plan.actions:
+                before = self.pool.generations
+                self.carry_out(action)
+                if self.ended is not None:
+                    return
+                if isinstance(action, planner.Spawn) and self.spawn_fails:
+                    assert self.pool.generations != before
+                    break
+        raise AssertionError(f"it never comes to rest: {plan}")
+
+    @property
+    def wake_at(self) -> float | None:
+        return planner.plan(self.pool, self.now).wake_at
+
+    # --- acting, as the master does ---
+
+    def carry_out(self, action: planner.Action) -> None:
+        match action:
+            case planner.Spawn():
+                self.check_spawn(action)
+                self.spawned.append((self.now, action.generation))
+                if self.spawn_fails:
+                    self.observe(facts.SpawnFailed(action.index, action.generation, "no more processes"))
+                else:
+                    self.observe(facts.Spawned(self.next_id, action.index, action.generation, 1000 + self.next_id))
+                    self.next_id += 1
+            case planner.AssumeReady():
+                self.observe(facts.SaidReady(action.worker))
+            case planner.Retire():
+                self.check_retire(self.pool.workers[action.worker])
+                self.observe(facts.Retired(action.worker, action.reason))
+            case planner.Kill():
+                self.check_kill(self.pool.workers[action.worker])
+                self.observe(facts.Killed(action.worker, action.reason))
+            case planner.RollBack():
+                self.observe(facts.RolledBack(action.reason, action.error))
+            case planner.Finish():
+                self.check_finish()
+                self.observe(facts.Finished(0.0))
+            case planner.GiveUp():
+                assert not self.pool.ever_ready, "it gives up an app that has served"
+                self.ended = "gave up"
+            case planner.Leave():
+                assert self.pool.stopping is not None
+                assert not self.pool.workers
+                self.ended = "left"
+
+    def observe(self, event: facts.Event) -> None:
+        self.pool = facts.observe(self.pool, event, self.now)
+
+    # --- the promises ---
+
+    def available(self) -> int:
+        return sum(worker.available(self.now, self.pool.policy.min_ready_seconds) for worker in self.pool.workers.values())
+
+    def check_retire(self, worker: Worker) -> None:
+        """The airbag: nobody ready goes unless enough ready ones, long enough ready, remain."""
+        if self.pool.stopping is not None or worker.state is not State.READY:
+            return
+        counted = worker.available(self.now, self.pool.policy.min_ready_seconds)
+        assert self.pool.ready - 1 >= self.pool.target, f"the airbag: {self.pool.ready} ready, {worker} is asked to go"
+        assert self.available() - counted >= self.pool.target, f"the airbag, with min ready seconds: {worker}"
+
+    def check_kill(self, worker: Worker) -> None:
+        if worker.state is State.READY and self.pool.stopping is None:
+            timeout = self.pool.generations[worker.generation].recipe.timeout
+            assert worker.heartbeat_at is not None
+            assert timeout > 0
+            assert self.now - worker.heartbeat_at >= timeout, f"{worker} is killed though it is well"
+
+    def check_spawn(self, action: planner.Spawn) -> None:
+        pool, upgrade = self.pool, self.pool.running_upgrade
+        assert pool.stopping is None, "a start while the master stops"
+        fleet = upgrade is not None and upgrade.kind == "fleet" and not upgrade.rolling_back
+        surge = max(pool.target, pool.policy.max_surge) if fleet else pool.policy.max_surge
+        assert pool.live + 1 <= pool.target + surge, f"more than N + surge: {action}"
+        generation = pool.generations[action.generation]
+        assert self.now >= generation.not_before, f"{action} before its delay is over"
+        for worker in pool.workers.values():
+            if worker.generation == action.generation and worker.state is not State.RETIRING:
+                assert worker.index != action.index, f"two workers on one seat: {action}, {worker}"
+        # A gap is filled from what is known to work, while there is such a generation.
+        if upgrade is not None and action.generation == upgrade.to_generation and not generation.proven:
+            back = pool.generations[upgrade.from_generation]
+            trusted = [worker for worker in pool.workers.values() if worker.state is not State.RETIRING
+                       and (worker.state is State.READY or worker.generation == back.number)]
+            assert not back.proven or len(trusted) >= pool.target, f"a gap is filled with unproven code: {action}"
+
+    def check_finish(self) -> None:
+        upgrade = self.pool.running_upgrade
+        assert upgrade is not None
+        if upgrade.rolling_back and self.pool.generations[self.pool.current].failures_in_a_row:
+            return
+        assert all(worker.generation == self.pool.current for worker in self.pool.workers.values()), "old code is left"
+        assert self.available() >= self.pool.target, "it says done with too few ready workers"
+
+    def check_rest(self) -> None:
+        pool, upgrade = self.pool, self.pool.running_upgrade
+        wanted = [worker.index for worker in pool.workers.values()
+                  if worker.generation == pool.current and worker.state is not State.RETIRING]
+        assert len(wanted) == len(set(wanted)), f"a seat is taken twice: {wanted}"
+        if upgrade is not None and not upgrade.preparing and not upgrade.rolling_back and pool.stopping is None:
+            assert upgrade.failures < max(1, pool.policy.max_failures), "too many failures, and it still goes on"
+
+    # --- a kind ending ---
+
+    def come_to_rest(self, good: Callable[[int], bool]) -> None:
+        """From now on good generations become ready, others fail, who is asked to go leaves, and time passes.
+
+        Asserts that then everything ends where it should.
+        """
+        self.spawn_fails = False
+        for _ in range(600):
+            if self.ended is not None:
+                return
+            upgrade = self.pool.running_upgrade
+            if upgrade is not None and upgrade.preparing:
+                self.fact(facts.UpgradePrepared(upgrade.to_generation, recipe()))
+                continue
+            starting = [worker for worker in self.pool.workers.values() if worker.state is State.STARTING]
+            retiring = [worker for worker in self.pool.workers.values() if worker.state is State.RETIRING]
+            beating = [worker for worker in self.pool.workers.values() if worker.heartbeat_at not in (None, self.now)]
+            if beating:
+                for worker in beating:
+                    self.observe(facts.Heartbeat(worker.id, self.now))
+                self.settle()
+            elif starting:
+                worker = starting[0]
+                self.fact(facts.SaidReady(worker.id) if good(worker.generation) else facts.Exited(worker.id, 1))
+            elif retiring:
+                self.fact(facts.Exited(retiring[0].id, 0))
+            elif (wake_at := self.wake_at) is not None and not self.resting():
+                self.pass_time(wake_at - self.now)
+            else:
+                break
+        pool = self.pool
+        if pool.stopping is not None:
+            raise AssertionError("it was to stop, and didn't")
+        assert self.resting(), f"at rest, but {pool.ready} of {pool.target} ready, upgrade {pool.running_upgrade}"
+        if pool.upgrade is not None and pool.upgrade.outcome == "done":
+            assert pool.current == pool.upgrade.to_generation
+
+    def resting(self) -> bool:
+        pool = self.pool
+        return (
+            pool.running_upgrade is None and pool.ready == pool.target == len(pool.workers)
+            and all(worker.generation == pool.current for worker in pool.workers.values())
+        )
