@@ -149,9 +149,12 @@ def progress_line(document: Mapping[str, Any]) -> str | None:
             return f"{who} retiring: {document['reason']}"
         case "worker-gone":
             return f"{who} gone"
-        case "worker-failed" | "worker-died" | "worker-killed":
-            why = document.get("error") or document.get("reason") or f"status {document.get('status')}"
-            return f"{who} {document['event'].removeprefix('worker-')}: {why}"
+        case "worker-failed":
+            return f"{who} failed: {document['error']}"
+        case "worker-died":
+            return f"{who} died: status {document['status']}"
+        case "worker-killed":
+            return f"{who} killed: it {document['reason']}"
         case "start-failed":
             return f"start failed ({document['in_a_row']} in a row), next try in {document['next_try_in']}"
         case "upgrade-refused":

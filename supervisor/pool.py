@@ -443,6 +443,9 @@ def _exited(pool: Pool, worker: Worker, event: Exited, now: float) -> Pool:
 
 
 def _count_restart(pool: Pool, worker: Worker) -> Pool:
+    upgrade = pool.running_upgrade
+    if upgrade is not None and upgrade.to_generation == worker.generation and worker.ready_at is None:
+        return pool  # a start that fails on trial is the upgrade's failure; the seat has its old worker still
     return replace(pool, restarts={**pool.restarts, worker.index: pool.restarts.get(worker.index, 0) + 1})
 
 
