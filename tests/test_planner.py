@@ -424,9 +424,12 @@ def test_a_first_start_that_fails_is_given_up() -> None:
 
 def test_impossible_facts_are_refused() -> None:
     pool = ready_pool(2).pool
-    for event in [facts.SaidReady(99), facts.Exited(99, 0), facts.Spawned(1, 0, 1, 5), facts.Spawned(50, 0, 9, 5),
-                  facts.UpgradePrepared(2, Recipe(("x",), "/")), facts.Finished(0.0), facts.RolledBack("x", None),
-                  facts.Scaled(0), facts.SpawnFailed(0, 9, "x")]:
+    impossible: list[facts.Event] = [
+        facts.SaidReady(99), facts.Exited(99, 0), facts.Spawned(1, 0, 1, 5), facts.Spawned(50, 0, 9, 5),
+        facts.UpgradePrepared(2, Recipe(("x",), "/")), facts.Finished(0.0), facts.RolledBack("x", None), facts.Scaled(0),
+        facts.SpawnFailed(0, 9, "x"),
+    ]
+    for event in impossible:
         with pytest.raises(Impossible):
             observe(pool, event, 1.0)
 
