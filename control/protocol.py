@@ -19,7 +19,7 @@ WORKER_COMMANDS = frozenset({"worker:ack", "worker:ping", "worker:failed"})
 
 
 class BadRequest(ValueError):
-    """`code` is for scripts: bad-json, bad-request, too-long, unknown-command, bad-argument, not-allowed, refused."""
+    """`code` is for scripts: bad-json, bad-request, too-long, unknown-command, bad-argument, not-allowed, stopping."""
 
     def __init__(self, code: str, message: str, request_id: Any = None) -> None:
         super().__init__(message)

@@ -130,6 +130,8 @@ class Commands:
                                  f"{', '.join(arguments) or 'no arguments'}", request.id)
         try:
             command(session, request)
+        except BadRequest as error:
+            raise BadRequest(error.code, str(error), request.id) from None
         except ValueError as error:
             raise BadRequest("bad-argument", str(error), request.id) from None
 

@@ -441,7 +441,7 @@ class Master:
             BadRequest: the master stops.
         """
         if self._pool.stopping is not None:
-            raise BadRequest("refused", "the master stops: no upgrade begins any more")
+            raise BadRequest("stopping", "the master stops: no upgrade begins any more")
         if self._preparation is not None:
             self._preparation.cancel()
         self._observe(pool.UpgradeRequested(kind, release, requested_by, time.time()))

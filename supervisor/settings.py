@@ -255,13 +255,15 @@ _Source = dict[str, tuple[Any, str]]
 
 
 def _parse(option: Option, value: Any, place: str) -> Any:
-    try:
-        if not option.many:
-            return option.parse(value)
-        items = value if isinstance(value, list | tuple) else [value]
-        return tuple(option.parse(item) for item in items)
-    except ValueError as error:
-        raise BadSetting(f"{place}: got {value!r}, expected {error}") from None
+    def parse(item: Any) -> Any:
+        try:
+            return option.parse(item)
+        except ValueError as error:
+            raise BadSetting(f"{place}: got {item!r}, expected {error}") from None
+
+    if not option.many:
+        return parse(value)
+    return tuple(parse(item) for item in (value if isinstance(value, list | tuple) else [value]))
 
 
 def _from_flags(flags: Mapping[str, Any]) -> _Source:

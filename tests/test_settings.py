@@ -1,0 +1,108 @@
+"""Settings from three sources: who wins, where each value came from, and one clear line for whatever is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from einhornpy.supervisor.settings import OPTIONS, BadSetting, Option, Settings, load
+from hypothesis import given
+from hypothesis import strategies as st
+
+# Per setting: a good text, what it means, and a bad text.
+SAMPLES: dict[str, tuple[str, Any, str]] = {
+    "number": ("3", 3, "0"), "bind": (":80", (":80",), ""), "ack_mode": ("notify", "notify", "soon"),
+    "max_surge": ("2", 2, "x"), "ready_timeout": ("9.5", 9.5, "-1"), "min_ready_seconds": ("1", 1.0, "nan"),
+    "graceful_timeout": ("7", 7.0, "inf"), "timeout": ("5", 5.0, ""), "max_failures": ("0", 0, "-1"),
+    "stop_signal": ("int", "SIGINT", "SIGNOTHING"), "command_name": ("web", "web", "a/b"), "socket_path": ("s", "/dir/s", ""),
+    "pidfile": ("/p", "/p", ""), "kill_children_on_exit": ("false", False, "maybe"), "chdir": ("sub", "/dir/sub", ""),
+    "env": ("A=b=c", (("A", "b=c"),), "A"), "warm_up": ("/x?y=1", ("/x?y=1",), "x"), "release": ("r1", "r1", ""),
+    "quiet": ("yes", True, "2"), "verbose": ("on", True, "2"),
+}
+each_option = pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+
+
+def from_flags(option: Option, text: str) -> Settings:
+    value: Any = [text] if option.many else text
+    return load({option.name: value}, ["app"], {}, "/dir")
+
+
+@each_option
+def test_every_setting_from_every_source(option: Option, tmp_path: Path) -> None:
+    good, meaning, _ = SAMPLES[option.name]
+    variable = f"EINHORNPY_{option.name.upper()}"
+    file = tmp_path / "f.toml"
+    file.write_text(f"{option.name.replace('_', '-')} = {json.dumps([good] if option.many else good)}\n")
+    for place, settings in [
+        (option.flags[-1], from_flags(option, good)),
+        (variable, load({}, ["app"], {variable: good}, "/dir")),
+        (f"{file}: {option.name.replace('_', '-')}", load({"config": str(file)}, ["app"], {}, "/dir")),
+    ]:
+        assert getattr(settings, option.name) == meaning
+        assert settings.origin[option.name] == place
+        assert settings.given(option.name)
+    assert not load({}, ["app"], {}, "/dir").given(option.name)
+
+
+@each_option
+def test_every_wrong_value_is_one_line_that_names_the_place(option: Option, tmp_path: Path) -> None:
+    bad = SAMPLES[option.name][2]
+    with pytest.raises(BadSetting) as caught:
+        from_flags(option, bad)
+    line = str(caught.value)
+    assert line.startswith(f"{option.flags[-1]}: got {bad!r}, expected ")
+    assert "\n" not in line
+    if bad:
+        variable = f"EINHORNPY_{option.name.upper()}"
+        with pytest.raises(BadSetting, match=f"^{variable}: got {bad!r}, expected "):
+            load({}, ["app"], {variable: bad}, "/dir")
+
+
+def test_command_line_then_environment_then_file(tmp_path: Path) -> None:
+    file = tmp_path / "f.toml"
+    file.write_text("number = 1\nmax_surge = 1\nready-timeout = 1\ncommand = 'from file'\n")
+    environment = {"EINHORNPY_NUMBER": "2", "EINHORNPY_MAX_SURGE": "2", "EINHORNPY_CONFIG": str(file)}
+    settings = load({"number": "3"}, [], environment, "/dir")
+    assert (settings.number, settings.max_surge, settings.ready_timeout) == (3, 2, 1.0)
+    assert settings.command == ("from", "file")
+    assert load({}, ["mine"], environment, "/dir").command == ("mine",)
+
+
+@pytest.mark.parametrize(("content", "line"), [
+    ("nonsense = 1\n", "f.toml: nonsense: no such setting"),
+    ("number = \n", "f.toml: not TOML"),
+    ("number = true\n", "f.toml: number: got True"),
+    ("command = 3\n", "f.toml: command: got 3, expected a list of words"),
+    ("bind = [3]\n", "f.toml: bind: got 3, expected"),
+])
+def test_wrong_files(tmp_path: Path, content: str, line: str) -> None:
+    (tmp_path / "f.toml").write_text(content)
+    with pytest.raises(BadSetting) as caught:
+        load({"config": "f.toml"}, ["app"], {}, str(tmp_path))
+    assert line in str(caught.value)
+
+
+def test_defaults_depend_on_the_command() -> None:
+    settings = load({}, ["/opt/My App/run.sh"], {}, "/dir")
+    assert (settings.command_name, settings.stop_signal, settings.chdir) == ("run.sh", "SIGTERM", "/dir")
+    assert load({"ack_mode": "manual"}, ["app"], {}, "/dir").stop_signal == "SIGUSR2"
+    assert load({}, ["/opt/my app"], {}, "/dir").command_name == "my_app"
+
+
+def test_an_ack_that_comes_after_its_timeout_is_refused() -> None:
+    with pytest.raises(BadSetting, match="no worker could ever become ready"):
+        load({"ack_mode": "60", "ready_timeout": "60"}, ["app"], {}, "/dir")
+
+
+values = st.one_of(st.text(max_size=20), st.integers(), st.floats(), st.booleans(), st.lists(st.text(max_size=5), max_size=3))
+
+
+@given(st.dictionaries(st.sampled_from([option.name for option in OPTIONS]), values, max_size=4),
+       st.dictionaries(st.sampled_from([f"EINHORNPY_{option.name.upper()}" for option in OPTIONS]), st.text(max_size=20), max_size=3))
+def test_any_values_are_taken_or_refused(flags: dict[str, Any], environment: dict[str, str]) -> None:
+    try:
+        assert isinstance(load(flags, ["app"], environment, "/dir"), Settings)
+    except BadSetting as error:
+        assert str(error)
