@@ -1,4 +1,6 @@
-"""Throughput of einhornpy over plain gunicorn with the same gthread workers, in alternating pairs, by wrk.
+"""Throughput of einhornpy over plain gunicorn with the same gthread worker, in alternating pairs, by wrk.
+
+One worker each: with several, how the kernel happens to deal wrk's connections out to them decides the figure.
 
     python -m bench.throughput
 """
@@ -27,7 +29,7 @@ def requests_a_second(address: tuple[str, int]) -> float:
 def main() -> None:
     if shutil.which("wrk") is None:
         sys.exit("wrk is missing: install Debian's package wrk")
-    with running("einhornpy, gunicorn gthread", 2, 0.0) as ours, running("gunicorn gthread, HUP", 2, 0.0) as theirs:
+    with running("einhornpy, gunicorn gthread", 1, 0.0) as ours, running("gunicorn gthread, HUP", 1, 0.0) as theirs:
         ratios = []
         for pair in range(PAIRS):
             order = (ours, theirs) if pair % 2 else (theirs, ours)
