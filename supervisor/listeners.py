@@ -208,7 +208,7 @@ def _by_whom(port: int) -> str:
     import psutil
 
     def listens(connection: Any) -> bool:
-        return connection.status == psutil.CONN_LISTEN and connection.laddr[1:2] == (port,)
+        return bool(connection.status == psutil.CONN_LISTEN and connection.laddr[1:2] == (port,))
 
     try:
         pid = next(each.pid for each in psutil.net_connections("tcp") if each.pid and listens(each))
