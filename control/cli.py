@@ -241,7 +241,7 @@ def list_masters(as_json: bool) -> None:
         click.echo(json.dumps([{"name": each.name, "pid": each.pid, "socket": each.path} for each in masters]))
         return
     for each in masters:
-        click.echo(f"{each.name:<20} pid {each.pid:<8} {each.path}")
+        click.echo(f"{each.name:<20} {f'pid {each.pid}' if each.pid else 'no answer':<12} {each.path}")
     if not masters:
         raise Exit(gate.NO_MASTER, "no master runs here")
 
@@ -324,7 +324,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except client.MasterGone as error:
         code, message = gate.STOPPING, str(error)
     except client.TimedOut as error:
-        code, message = gate.TIMED_OUT, str(error)
+        code, message = gate.TIMED_OUT, f"the master does not answer: {error}"
     except client.Failed as error:
         code, message = {"bad-argument": gate.USAGE, "stopping": gate.STOPPING}.get(error.code, 1), str(error)
     except (KeyboardInterrupt, click.Abort):

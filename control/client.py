@@ -38,7 +38,7 @@ class Failed(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A master that answered: its name, control socket and pid."""
+    """A master: its name, control socket and pid; pid 0 if it listens but doesn't answer."""
 
     name: str
     path: str
@@ -147,7 +147,7 @@ def find(name: str | None, path: str | None) -> str:
 
 
 def running() -> list[Found]:
-    """The masters of this user (for root: and of the system) that answer, by name. Each is asked once, briefly."""
+    """The masters of this user (for root: and of the system) that listen, by name. Each is asked once, briefly."""
     found = []
     for directory in protocol.socket_directories(os.environ, os.geteuid()):
         try:
@@ -163,7 +163,9 @@ def running() -> list[Found]:
             try:
                 with Client(path, timeout=2.0) as client:
                     result = client.ask("ping")["result"]
-            except (NoMaster, MasterGone, TimedOut, Failed):
+            except TimedOut:
+                result = {"name": file.removesuffix(".sock"), "pid": 0}
+            except (NoMaster, MasterGone, Failed):
                 continue
             found.append(Found(result["name"], path, result["pid"]))
     return found

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 
 from . import settings
@@ -15,8 +16,10 @@ from .master import CannotRun, Master, fail
 
 
 def main() -> int:
-    if sys.platform != "linux":
-        return fail(f"cannot run on {sys.platform}: expected Linux, kernel 5.4 or newer", 1)
+    system = os.uname()
+    kernel = tuple(int(number) for number in re.findall(r"[0-9]+", system.release)[:2])
+    if system.sysname != "Linux" or kernel < (5, 4):
+        return fail(f"cannot run on {system.sysname} {system.release}: expected Linux, kernel 5.4 or newer", 1)
     given = json.loads(sys.argv[1])
     try:
         wanted = settings.load(given["flags"], given["command"], os.environ, given["directory"])

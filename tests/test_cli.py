@@ -217,6 +217,17 @@ def test_scale_signal_stop_events_list_version(start: Start, place: Path) -> Non
     assert names[-1] == "master-stopped"
 
 
+def test_a_master_that_does_not_answer_is_not_taken_for_none(start: Start) -> None:
+    master = good(start, "-c", "web")
+    master.signal(signal.SIGSTOP)
+    try:
+        result = master.cli("status")
+        assert (result.returncode, result.stderr) == (124, "einhornpy: the master does not answer: no answer in time\n")
+        assert "no answer" in master.cli("list").stdout
+    finally:
+        master.signal(signal.SIGCONT)
+
+
 def test_several_masters_are_listed(start: Start, place: Path) -> None:
     first, second = good(start, "-c", "one"), good(start, "-c", "two")
     result = run(place, "status")

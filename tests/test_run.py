@@ -283,6 +283,14 @@ def test_a_port_without_the_right_to_it(place: Path) -> None:
     assert "permission denied (ports below 1024 need root or CAP_NET_BIND_SERVICE)" in result.stderr
 
 
+def test_an_old_kernel_is_refused(place: Path) -> None:
+    result = subprocess.run(["setarch", "--uname-2.6", EINHORNPY, "--", "sleep", "1000"], cwd=place, text=True, timeout=60,
+                            capture_output=True, env=base_environment(place), check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("einhornpy: cannot run on Linux 2.6.")
+    assert result.stderr.endswith("expected Linux, kernel 5.4 or newer\n")
+
+
 def test_unix_sockets_are_made_safely_and_removed(start: Start, place: Path) -> None:
     path = place / "app.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stale:
