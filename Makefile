@@ -31,7 +31,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 
 types: $(VENV)/.installed
-	$(BIN)/mypy -p einhornpy.supervisor -p einhornpy.control
+	$(BIN)/mypy -p einhornpy.supervisor -p einhornpy.control -p einhornpy.worker
 	$(BIN)/mypy tests bench
 
 test: lint types

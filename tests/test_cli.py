@@ -8,8 +8,10 @@ import pty
 import re
 import select
 import signal
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,6 +151,18 @@ def test_verdicts_of_every_gate() -> None:
     for word, code in gate.CODES.items():
         assert gate.verdict(document | {"gate": word}).code == code
         assert gate.verdict(document | {"gate": word}, generation=4).code == (3 if word == "ready" else code)
+
+
+def test_status_is_cheap(start: Start) -> None:
+    """Less than twice a bare `import click`, whole processes, interleaved."""
+    master = good(start)
+    seconds: dict[str, list[float]] = {"status": [], "click": []}
+    for _ in range(10):
+        for name, command in (("status", [EINHORNPY, "status"]), ("click", [sys.executable, "-c", "import click"])):
+            before = time.perf_counter()
+            subprocess.run(command, env=master.environment, stdout=subprocess.DEVNULL, check=True)
+            seconds[name].append(time.perf_counter() - before)
+    assert statistics.median(seconds["status"]) < 2 * statistics.median(seconds["click"]), seconds
 
 
 def test_people_see_80_columns_and_colour_only_where_they_want_it(start: Start) -> None:

@@ -58,6 +58,37 @@ def test_upgrades_and_scaling_lose_no_request(start: Start, worker_class: str) -
     check(recorder, 3, surge=3)
 
 
+@pytest.mark.parametrize("broken", ["import", "unhealthy", "hang"])
+def test_a_bad_release_loses_no_request(start: Start, place: Path, broken: str) -> None:
+    app = place / "app.py"
+    good = (EXAMPLE / "app.py").read_text()
+    app.write_text(good)
+    master = start("-n", "2", "-b", "127.0.0.1:0", "--max-failures", "1", "--warm-up", "/health", "--ready-timeout", "10", "--",
+                   "gunicorn", *CLASSES["gthread"])
+    master.wait_ready()
+    recorder = master.record()
+    with Load(master.address, 60) as load:
+        app.write_text(f'import os\nos.environ["BROKEN"] = "{broken}"\n{good}')
+        assert master.cli("upgrade", "--release", "bad").returncode == 5
+        assert master.cli("status").returncode == 5
+        app.write_text(good)
+        assert master.cli("upgrade", "--release", "good").returncode == 0
+        assert master.cli("status", "--release", "good").returncode == 0
+    assert not load.report.failures, load.report.why()
+    assert "bad" not in load.report.bodies
+    check(recorder, 2)
+
+
+@pytest.mark.soak
+def test_a_thousand_workers(start: Start) -> None:
+    master = start("-q", "-n", "1000", "--max-surge", "50", "-m", "0.2", "--ready-timeout", "300", "--", "sleep", "100000")
+    master.wait_ready()
+    recorder = master.record()
+    assert master.cli("upgrade").returncode == 0
+    check(recorder, 1000, surge=50)
+    assert master.stop() == 0
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("worker_class", CLASSES)
 def test_soak_of_the_example_app(start: Start, worker_class: str) -> None:

@@ -17,6 +17,7 @@ import struct
 import sys
 import time
 import traceback
+from typing import Any, Callable, Dict, List, Optional, Set, TextIO, Tuple
 
 # Python put this file's own directory first: nothing beside it may shadow a module of the app's.
 _HERE = os.path.dirname(os.path.abspath(__file__))
@@ -28,7 +29,7 @@ BOOT_ERROR = 3
 ARBITER_HOOKS = ("on_starting", "on_reload", "when_ready", "child_exit", "nworkers_changed", "on_exit")
 
 
-def main():
+def main() -> int:
     instructions = json.loads(os.environ.pop("EINHORNPY_ADAPTER"))
     sys.argv[0] = "gunicorn"
     mode = instructions["mode"]
@@ -42,24 +43,24 @@ def main():
 # --- gunicorn's settings ---------------------------------------------------------------------------------------------
 
 
-def make_app():
+def make_app() -> Tuple[Any, List[str]]:
     """Return gunicorn's application object with every setting read, and the names of those that somebody set."""
     from gunicorn.app.wsgiapp import WSGIApplication
     from gunicorn.config import Config
 
-    given = set()
+    given: Set[str] = set()
 
-    class RecordingConfig(Config):
-        def set(self, name, value):
+    class RecordingConfig(Config):  # type: ignore[misc]
+        def set(self, name: str, value: Any) -> None:
             super().set(name, value)
             given.add(name)
 
-    class App(WSGIApplication):
-        def load_default_config(self):
+    class App(WSGIApplication):  # type: ignore[misc]
+        def load_default_config(self) -> None:
             self.cfg = RecordingConfig(self.usage, prog=self.prog)
 
         # Errors belong to the caller, not to a sys.exit in between.
-        def do_load_config(self):
+        def do_load_config(self) -> None:
             self.load_default_config()
             self.load_config()
             if hasattr(self.cfg, "validate"):
@@ -81,20 +82,21 @@ def make_app():
 class StderrTail:
     """A standard error that also remembers its end: gunicorn prints its reasons and exits."""
 
-    def __init__(self, stream):
+    def __init__(self, stream: TextIO) -> None:
         self.stream = stream
         self.tail = ""
 
-    def write(self, text):
+    def write(self, text: str) -> int:
         self.tail = (self.tail + text)[-4000:]
         return self.stream.write(text)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
 
 
-def tell_settings(instructions):
-    stderr = sys.stderr = StderrTail(sys.stderr)
+def tell_settings(instructions: Dict[str, Any]) -> int:
+    stderr = StderrTail(sys.stderr)
+    sys.stderr = stderr
     result = os.fdopen(instructions["result_fd"], "w")
     try:
         app, given = make_app()
@@ -124,7 +126,7 @@ def tell_settings(instructions):
         }
         # A class that can't be loaded would fail in every worker: better here, before any is touched.
         cfg.worker_class
-        hook = instructions.get("hook")
+        hook = instructions["hook"]
         if hook in settings["hooks"]:
             getattr(cfg, hook)(Arbiter(app, instructions))
         json.dump({"settings": settings}, result)
@@ -140,7 +142,7 @@ def tell_settings(instructions):
         result.close()
 
 
-def format_address(address):
+def format_address(address: Any) -> str:
     if isinstance(address, int):
         return "fd://%d" % address
     if isinstance(address, (str, bytes)):
@@ -149,7 +151,7 @@ def format_address(address):
     return "[%s]:%d" % (host, port) if ":" in host else "%s:%d" % (host, port)
 
 
-def describe(error):
+def describe(error: BaseException) -> str:
     """One line: the exception, and the last place of the app's that it came through."""
     while error.__cause__ is not None and type(error).__module__.startswith("gunicorn"):
         error = error.__cause__
@@ -162,13 +164,13 @@ def describe(error):
     if not frames:
         return last
     where = frames[-1]
-    return "%s (%s, line %d, in %s)" % (last, where.filename, where.lineno, where.name)
+    return "%s (%s, line %s, in %s)" % (last, where.filename, where.lineno, where.name)
 
 
 class Arbiter:
     """What server hooks get in place of gunicorn's arbiter: its settings and names, none of its powers."""
 
-    def __init__(self, app, instructions, log=None):
+    def __init__(self, app: Any, instructions: Dict[str, Any], log: Any = None) -> None:
         self.app = app
         self.cfg = app.cfg
         self.log = log or app.cfg.logger_class(app.cfg)
@@ -178,8 +180,8 @@ class Arbiter:
         self.timeout = app.cfg.timeout
         self.proc_name = app.cfg.proc_name
         self.worker_class = app.cfg.worker_class
-        self.LISTENERS = []
-        self.WORKERS = {}
+        self.LISTENERS: List[Any] = []
+        self.WORKERS: Dict[int, Any] = {}
         self.master_name = "Master"
         self.master_pid = 0
 
@@ -187,12 +189,12 @@ class Arbiter:
 class GoneWorker:
     """The worker that the child_exit hook gets: it is gone, so only its pid and age are left."""
 
-    def __init__(self, pid, age):
+    def __init__(self, pid: int, age: int) -> None:
         self.pid = pid
         self.age = age
 
 
-def run_hook(instructions):
+def run_hook(instructions: Dict[str, Any]) -> int:
     app, _ = make_app()
     name, arguments = instructions["hook"], instructions["arguments"]
     arbiter = Arbiter(app, instructions)
@@ -208,8 +210,8 @@ def run_hook(instructions):
 class Master:
     """The way to the master: one connection to its control socket, made while we are still its user."""
 
-    def __init__(self, path):
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    def __init__(self, path: str) -> None:
+        self.socket: Optional[socket.socket] = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.settimeout(10)
         try:
             self.socket.connect(path)
@@ -217,7 +219,7 @@ class Master:
             print("einhornpy: cannot reach the master at %s: %s" % (path, error), file=sys.stderr)
             self.socket = None
 
-    def say(self, command, **arguments):
+    def say(self, command: str, **arguments: Any) -> None:
         if self.socket is None:
             return
         message = json.dumps(dict(arguments, command=command, pid=os.getpid()))
@@ -233,40 +235,40 @@ class Heartbeat:
     """Stands in for gunicorn's temporary file: `notify` writes the time to our slot of the master's page, without a
     system call. The first one comes when the worker really serves, in every worker class; `first` is called then."""
 
-    def __init__(self, fd, offset, first):
+    def __init__(self, fd: int, offset: int, first: Callable[[], None]) -> None:
         import mmap
 
-        self.first = first
+        self.first: Optional[Callable[[], None]] = first
         self.fd = fd
         os.set_inheritable(fd, False)
         start = offset - offset % mmap.ALLOCATIONGRANULARITY
         self.page = mmap.mmap(fd, offset - start + 64, offset=start)
         self.position = offset - start
 
-    def notify(self):
+    def notify(self) -> None:
         if self.first is not None:
             first, self.first = self.first, None
             first()
         struct.pack_into("=d", self.page, self.position, time.monotonic())
 
-    def last_update(self):
-        return struct.unpack_from("=d", self.page, self.position)[0]
+    def last_update(self) -> float:
+        return float(struct.unpack_from("=d", self.page, self.position)[0])
 
-    def fileno(self):
+    def fileno(self) -> int:
         return self.fd
 
-    def close(self):
+    def close(self) -> None:
         pass
 
 
 class SharedListener(socket.socket):
     """A listening socket that is the master's: asyncio would set its backlog anew, for everybody."""
 
-    def listen(self, *_):
+    def listen(self, *_: Any) -> None:
         pass
 
 
-def adopt_listeners(cfg, log):
+def adopt_listeners(cfg: Any, log: Any) -> List[Any]:
     """gunicorn's socket objects around the descriptors that we were given."""
     from gunicorn import sock
 
@@ -284,30 +286,30 @@ def adopt_listeners(cfg, log):
 class LastError(logging.Handler):
     """Remembers the last error that gunicorn logged: some workers log their reason and then just exit."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(logging.ERROR)
-        self.message = None
+        self.message: Optional[str] = None
 
-    def emit(self, record):
+    def emit(self, record: logging.LogRecord) -> None:
         self.message = record.getMessage().splitlines()[0] if record.getMessage() else None
 
 
 class OutlivingParent(int):
     """A parent pid that never differs from os.getppid(): the worker is to outlive its master."""
 
-    def __ne__(self, other):
+    def __ne__(self, other: object) -> bool:
         return False
 
     __hash__ = int.__hash__
 
 
-def run_worker(instructions):
+def run_worker(instructions: Dict[str, Any]) -> int:
     master = Master(os.environ["EINHORN_SOCK_PATH"])
-    state = {"ready": False, "lifespan": None}
+    state: Dict[str, Any] = {"ready": False, "lifespan": None}
     last_error = LastError()
-    worker = None
-    arbiter = None
-    log = None
+    worker: Any = None
+    arbiter: Optional[Arbiter] = None
+    log: Any = None
     try:
         from gunicorn import SERVER_SOFTWARE, util
 
@@ -332,16 +334,17 @@ def run_worker(instructions):
                               (instructions["timeout"] or 60) / 2.0, cfg, log)
         worker.pid = os.getpid()
 
-        def say_ready():
+        def say_ready() -> None:
             if not state["ready"]:
                 state["ready"] = True
                 log.error_log.removeHandler(last_error)
                 master.say("worker:ack")
 
         worker.tmp.close()
-        worker.tmp = Heartbeat(*instructions["page"], lambda: warm_up(worker, state, instructions, say_ready, fail))
+        fd, offset = instructions["page"]
+        worker.tmp = Heartbeat(fd, offset, lambda: warm_up(worker, state, instructions, say_ready, fail))
 
-        def fail(error):
+        def fail(error: str) -> None:
             master.say("worker:failed", error=error)
             os._exit(BOOT_ERROR)
 
@@ -374,29 +377,29 @@ def run_worker(instructions):
                 log.warning("Exception during worker exit:\n%s", traceback.format_exc())
 
 
-def take_usr2_for_term(worker):
+def take_usr2_for_term(worker: Any) -> None:
     """Einhorn's stop signal means what SIGTERM means; without this, sync and gthread workers die of it."""
     init_signals = worker.init_signals
 
-    def init_signals_and_usr2():
+    def init_signals_and_usr2() -> None:
         init_signals()
         signal.signal(signal.SIGUSR2, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
     worker.init_signals = init_signals_and_usr2
 
 
-def remember_lifespan(worker, state):
+def remember_lifespan(worker: Any, state: Dict[str, Any]) -> None:
     """uvicorn keeps the state of an app's lifespan where only its server sees it; the warm-up needs it too."""
-    config = getattr(worker, "config", None)
-    if not hasattr(config, "lifespan_class") and not hasattr(config, "load"):
+    config: Any = getattr(worker, "config", None)
+    if not hasattr(config, "load"):
         return
     load = config.load
 
-    def load_and_wrap():
+    def load_and_wrap() -> None:
         load()
         made = config.lifespan_class
 
-        def make(config):
+        def make(config: Any) -> Any:
             state["lifespan"] = made(config)
             return state["lifespan"]
 
@@ -412,7 +415,9 @@ class WarmUpFailed(Exception):
     pass
 
 
-def warm_up(worker, state, instructions, ready, fail):
+def warm_up(
+    worker: Any, state: Dict[str, Any], instructions: Dict[str, Any], ready: Callable[[], None], fail: Callable[[str], None]
+) -> None:
     """Let the app answer every warm-up request, then say ready. WSGI at once, ASGI as a task of the running loop."""
     paths = instructions["warm_up"]
     asyncio = sys.modules.get("asyncio")
@@ -431,7 +436,7 @@ def warm_up(worker, state, instructions, ready, fail):
         lifespan = state["lifespan"]
         shared = lifespan.state if lifespan is not None else getattr(worker, "state", {})
 
-        async def all_paths():
+        async def all_paths() -> None:
             path = None
             try:
                 for path in paths:
@@ -443,12 +448,12 @@ def warm_up(worker, state, instructions, ready, fail):
         state["task"] = loop.create_task(all_paths())
 
 
-def check_status(status):
+def check_status(status: int) -> None:
     if not 200 <= status < 400:
         raise WarmUpFailed("the app answered %d" % status)
 
 
-def warm_up_wsgi(worker, path):
+def warm_up_wsgi(worker: Any, path: str) -> None:
     import io
 
     path_info, _, query = path.partition("?")
@@ -459,9 +464,9 @@ def warm_up_wsgi(worker, path):
         "wsgi.url_scheme": "http", "wsgi.input": io.BytesIO(), "wsgi.errors": sys.stderr, "wsgi.multithread": False,
         "wsgi.multiprocess": True, "wsgi.run_once": False,
     }
-    answered = []
+    answered: List[int] = []
 
-    def start_response(status, headers, exc_info=None):
+    def start_response(status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], None]:
         answered.append(int(status.split()[0]))
         return lambda data: None
 
@@ -477,7 +482,7 @@ def warm_up_wsgi(worker, path):
     check_status(answered[-1])
 
 
-async def warm_up_asgi(app, path, shared):
+async def warm_up_asgi(app: Any, path: str, shared: Dict[str, Any]) -> None:
     path_info, _, query = path.partition("?")
     scope = {
         "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "GET",
@@ -485,16 +490,16 @@ async def warm_up_asgi(app, path, shared):
         "root_path": "", "headers": [(b"host", b"localhost"), (b"user-agent", b"einhornpy-warm-up")],
         "client": ("127.0.0.1", 0), "server": ("localhost", 80), "state": shared,
     }
-    answered = []
-    sent = []
+    answered: List[int] = []
+    sent: List[bool] = []
 
-    async def receive():
+    async def receive() -> Dict[str, Any]:
         if sent:
             return {"type": "http.disconnect"}
         sent.append(True)
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    async def send(message):
+    async def send(message: Dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
             answered.append(message["status"])
 
