@@ -210,7 +210,9 @@ class Master:
 
     def cli(self, *arguments: str, timeout: float = DEADLINE, environment: dict[str, str] | None = None
             ) -> subprocess.CompletedProcess[str]:
-        """Run a client command against the masters of this directory."""
+        """Run a client command against this master, whatever others run on this host."""
+        if self._path is not None:
+            environment = {"EINHORNPY_SOCKET_PATH": self._path} | (environment or {})
         return subprocess.run([EINHORNPY, *arguments], env=self.environment | (environment or {}), timeout=timeout,
                               capture_output=True, text=True, cwd=self.directory, check=False)
 
