@@ -331,7 +331,6 @@ def test_a_planted_bug_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def look_for_bugs() -> None:
-    story_of_a_first_start_that_fails()
     search(1, "rolling", 3, 5.0)
     search(2, "rolling", 2)
     run_machine(100)
@@ -404,7 +403,7 @@ def test_delays_grow_and_are_bounded() -> None:
     assert len(world.spawned) <= 10
 
 
-def story_of_a_first_start_that_fails() -> None:
+def test_a_first_start_that_fails_is_given_up() -> None:
     world = World.new(2, Policy(max_failures=3))
     for _ in range(20):
         if world.ended is not None:
@@ -416,10 +415,6 @@ def story_of_a_first_start_that_fails() -> None:
             world.pass_time(world.wake_at - world.now)
     assert world.ended == "gave up"
     assert len(world.spawned) <= 4
-
-
-def test_a_first_start_that_fails_is_given_up() -> None:
-    story_of_a_first_start_that_fails()
 
 
 def test_impossible_facts_are_refused() -> None:

@@ -138,6 +138,8 @@ class World:
         assert pool.live + 1 <= pool.target + surge, f"more than N + surge: {action}"
         generation = pool.generations[action.generation]
         assert self.now >= generation.not_before, f"{action} before its delay is over"
+        if upgrade is None and not pool.ever_ready:
+            assert generation.failures_in_a_row < max(1, pool.policy.max_failures), "a first start that never ends"
         for worker in pool.workers.values():
             if worker.generation == action.generation and worker.state is not State.RETIRING:
                 assert worker.index != action.index, f"two workers on one seat: {action}, {worker}"
