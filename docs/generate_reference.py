@@ -6,37 +6,55 @@ from pathlib import Path
 
 import click
 from einhornpy.control.cli import cli
-from einhornpy.supervisor.settings import ENVIRONMENT_PREFIX, OPTIONS
+from einhornpy.supervisor.settings import ENVIRONMENT_PREFIX, OPTIONS, Option
+
+WIDTH = 80
 
 
-def command_help(name: str) -> str:
-    """The help text of one command at 80 columns."""
-    parent = click.Context(cli, info_name="einhornpy", terminal_width=80, max_content_width=80)
+def help_of(name: str | None) -> str:
+    """The help text of one command, or of einhornpy itself, at 80 columns."""
+    width = {"terminal_width": WIDTH, "max_content_width": WIDTH}
+    parent = click.Context(cli, info_name="einhornpy", **(cli.context_settings | width))
+    if name is None:
+        return cli.get_help(parent)
     command = cli.get_command(parent, name)
     assert command is not None
-    context = click.Context(command, info_name=name, parent=parent, terminal_width=80, max_content_width=80)
-    return command.get_help(context)
+    return command.get_help(click.Context(command, info_name=name, parent=parent, **(command.context_settings | width)))
+
+
+def default_of(option: Option) -> str:
+    """The default as somebody would type it; where it is computed, what the help says of it."""
+    if "Default: " in option.help:
+        return option.help.rpartition("Default: ")[2].rstrip(".").replace("|", "\\|")
+    if option.default in (None, ()):
+        return "none"
+    if isinstance(option.default, bool):
+        return str(option.default).lower()
+    return f"{option.default:g}" if isinstance(option.default, float) else str(option.default)
 
 
 def settings_table() -> str:
     """Every setting with its three names and its default."""
-    rows = ["| flag | environment | TOML key | default |", "| --- | --- | --- | --- |"]
+    rows = ["| flag | environment | TOML key | default |", "| --- | --- | --- | --- |",
+            f"| `--config` | `{ENVIRONMENT_PREFIX}CONFIG` | | none |"]
     for option in OPTIONS:
         flags = ", ".join(f"`{flag}`" for flag in option.flags)
-        default = "" if option.default in (None, ()) else str(option.default).lower()
         key = option.name.replace("_", "-")
-        rows.append(f"| {flags} | `{ENVIRONMENT_PREFIX}{option.name.upper()}` | `{key}` | {default} |")
-    rows.append(f"| after `--` | `{ENVIRONMENT_PREFIX}COMMAND` | `command` | |")
+        rows.append(f"| {flags} | `{ENVIRONMENT_PREFIX}{option.name.upper()}` | `{key}` | {default_of(option)} |")
+    rows.append(f"| after `--` | `{ENVIRONMENT_PREFIX}COMMAND` | `command` | must be given somewhere |")
     return "\n".join(rows)
 
 
 def reference() -> str:
     """The whole page."""
-    context = click.Context(cli)
     parts = ["# Reference", "Generated from the program; `python docs/generate_reference.py` writes it anew.",
-             "## Settings of `run`", settings_table()]
-    for name in cli.list_commands(context):
-        parts += [f"## einhornpy {name}", f"```\n{command_help(name)}\n```"]
+             "## Settings of `run`", settings_table(),
+             "Times are seconds. Settings that may be given several times are lists in TOML and words, as a shell reads them, in "
+             "the\nenvironment; `env` may be a table in TOML. More on each in [running](running.md) and "
+             "[readiness](readiness.md).",
+             "## einhornpy", f"```\n{help_of(None)}\n```"]
+    for name in cli.list_commands(click.Context(cli)):
+        parts += [f"## einhornpy {name}", f"```\n{help_of(name)}\n```"]
     return "\n\n".join(parts) + "\n"
 
 
