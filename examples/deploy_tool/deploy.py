@@ -1,40 +1,66 @@
 """A minimal deploy tool: upgrades one host after the other, and goes on only when a host says that it is done.
 
-    python deploy.py RELEASE HOST [HOST ...]
+    python deploy.py [--timeout SECONDS] RELEASE HOST [HOST ...]
 
-Each HOST is the control socket of a master. On real hosts each command would go through ssh; the exit codes stay the same.
+Each HOST is the control socket of a master on this machine (/run/einhornpy/shop.sock), or words to put before `einhornpy`
+("ssh web1"), or both ("ssh web1 /run/einhornpy/shop.sock"). Exit code: 0, or that of the first host that isn't done.
 """
 
+import argparse
+import json
+import re
+import shlex
 import subprocess
 import sys
 
-TIMEOUT = 600
 REASONS = {
     3: "it is not done", 4: "it is degraded", 5: "it refused the release", 6: "its master stops",
-    69: "no master is there", 124: f"it was not done within {TIMEOUT} s",
+    69: "no master is there", 124: "it was not done in time",
 }
 
 
-def einhornpy(host: str, *arguments: str) -> int:
-    return subprocess.run(["einhornpy", *arguments, "-d", host], stdout=subprocess.DEVNULL, check=False).returncode
+def einhornpy(host: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run one einhornpy command for a host."""
+    words = shlex.split(host)
+    place = ["-d", words.pop()] if words[-1].startswith("/") else []
+    try:
+        return subprocess.run([*words, "einhornpy", *arguments, *place], stdin=subprocess.DEVNULL, capture_output=True,
+                              text=True, check=False)
+    except OSError as error:
+        return subprocess.CompletedProcess([], 127, "", str(error))
 
 
-def deploy(release: str, hosts: list[str]) -> int:
-    """Upgrade the hosts in order; return 0, or the exit code of the first that isn't done. Later ones stay untouched."""
+def upgrade(host: str, release: str, timeout: float) -> tuple[int, str]:
+    """Upgrade one host; return the exit code of its last answer, and why it isn't done."""
+    asked = einhornpy(host, "upgrade", "--no-wait", "--release", release)
+    if asked.returncode != 0:
+        return asked.returncode, asked.stderr.strip()
+    ended = einhornpy(host, "status", "--wait", "--timeout", f"{timeout:g}", "--release", release, "--json")
+    try:
+        return ended.returncode, json.loads(ended.stdout)["reason"]
+    except ValueError:
+        return ended.returncode, ended.stderr.strip()
+
+
+def deploy(release: str, hosts: list[str], timeout: float) -> int:
+    """Upgrade the hosts in order, up to the first that isn't done; later ones stay untouched."""
     for number, host in enumerate(hosts, 1):
         print(f"{host}: upgrading to {release}", flush=True)
-        code = einhornpy(host, "upgrade", "--no-wait", "--release", release)
-        if code == 0:
-            code = einhornpy(host, "status", "--wait", "--timeout", str(TIMEOUT), "--release", release)
+        code, why = upgrade(host, release, timeout)
         if code != 0:
-            left = len(hosts) - number
-            print(f"{host}: {REASONS.get(code, f'exit code {code}')}; {left} hosts left untouched", file=sys.stderr)
+            untouched = ", ".join(hosts[number:]) or "no host"
+            print(f"{host}: {REASONS.get(code, f'exit code {code}')}: {why}; left untouched: {untouched}", file=sys.stderr)
             return code
         print(f"{host}: done", flush=True)
     return 0
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
-        sys.exit("usage: deploy.py RELEASE HOST [HOST ...]")
-    sys.exit(deploy(sys.argv[1], sys.argv[2:]))
+    parser = argparse.ArgumentParser(usage=__doc__)
+    parser.add_argument("--timeout", type=float, default=600.0)
+    parser.add_argument("release")
+    parser.add_argument("hosts", nargs="+")
+    given = parser.parse_args()
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+@-]*", given.release) or not all(shlex.split(host) for host in given.hosts):
+        parser.error("a release is letters, digits and _.+@- (a shell on the other side reads it too), and a host isn't empty")
+    sys.exit(deploy(given.release, given.hosts, given.timeout))
