@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 from einhornpy.control.cli import cli
@@ -13,13 +14,13 @@ WIDTH = 80
 
 def help_of(name: str | None) -> str:
     """The help text of one command, or of einhornpy itself, at 80 columns."""
-    width = {"terminal_width": WIDTH, "max_content_width": WIDTH}
-    parent = click.Context(cli, info_name="einhornpy", **(cli.context_settings | width))
+    width: dict[str, Any] = {"terminal_width": WIDTH, "max_content_width": WIDTH}
+    parent = click.Context(cli, info_name="einhornpy", **{**cli.context_settings, **width})
     if name is None:
         return cli.get_help(parent)
     command = cli.get_command(parent, name)
     assert command is not None
-    return command.get_help(click.Context(command, info_name=name, parent=parent, **(command.context_settings | width)))
+    return command.get_help(click.Context(command, info_name=name, parent=parent, **{**command.context_settings, **width}))
 
 
 def default_of(option: Option) -> str:
