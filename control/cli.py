@@ -71,7 +71,7 @@ def connect(name: str | None, path: str | None, timeout: float | None = 10.0) ->
 @which_master
 @click.option("--json", "as_json", is_flag=True, help="Print the status document.")
 @click.option("--wait", is_flag=True, help="Return as soon as the answer is final.")
-@click.option("--timeout", type=click.FloatRange(0), metavar="SECONDS", help="With --wait: exit 124 after this long.")
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="With --wait: exit 124 after this long.")
 @click.option("--generation", type=click.IntRange(1), metavar="N", help="Ready means: this generation is ready.")
 @click.option("--release", metavar="NAME", help="Ready means: this release is ready.")
 def status(
@@ -131,7 +131,7 @@ def upgrade(
     arguments: dict[str, Any] = {"kind": "fleet" if fleet else "rolling", "wait": not no_wait}
     if release is not None:
         arguments["release"] = release
-    with connect(command_name, socket_path, 10.0 if no_wait else None) as master:
+    with connect(command_name, socket_path) as master:
         if no_wait:
             reply = master.ask("upgrade", **arguments)
             click.echo(json.dumps(reply["result"]) if as_json else reply["message"])
@@ -161,6 +161,7 @@ def follow(master: client.Client, arguments: dict[str, Any], quiet: bool) -> dic
     try:
         with show.PlainProgress() if quiet else show.progress() as progress:
             for last in master.replies("upgrade", **arguments):
+                master.wait_for_ever()
                 if "event" in last["result"] and not quiet:
                     progress.step(last["result"]["event"])
     except KeyboardInterrupt:
@@ -195,9 +196,10 @@ def send_signal(command_name: str | None, socket_path: str | None, name: str) ->
 @click.option("--no-wait", is_flag=True, help="Return as soon as the master has agreed.")
 def stop(command_name: str | None, socket_path: str | None, now: bool, no_wait: bool) -> None:
     """Stop the master and its workers; by default gracefully, waiting until it is gone."""
-    with connect(command_name, socket_path, timeout=None) as master:
+    with connect(command_name, socket_path) as master:
         replies = master.replies("events")
         next(replies)
+        master.wait_for_ever()
         with connect(command_name, socket_path) as speaker:
             message = speaker.ask("stop", how="now" if now else "graceful")["message"]
         if no_wait:
@@ -220,9 +222,10 @@ def events(command_name: str | None, socket_path: str | None, as_json: bool) -> 
     """Print every event as it happens, until ^C or the master's end."""
     from . import show
 
-    with connect(command_name, socket_path, timeout=None) as master:
+    with connect(command_name, socket_path) as master:
         try:
             for reply in master.replies("events"):
+                master.wait_for_ever()
                 if "event" in reply["result"]:
                     event = reply["result"]["event"]
                     print(json.dumps(event) if as_json else show.event(event), flush=True)

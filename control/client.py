@@ -62,6 +62,9 @@ class Client:
         try:
             self._limit()
             self._socket.connect(path)
+        except TimedOut:
+            self._socket.close()
+            raise
         except TimeoutError:
             self._socket.close()
             raise NoMaster(f"no answer from the master at {path}: its queue is full") from None
@@ -74,6 +77,10 @@ class Client:
 
     def __exit__(self, *exception: object) -> None:
         self._socket.close()
+
+    def wait_for_ever(self) -> None:
+        """From now on no reply is too late: the master has answered once, and what follows takes its time."""
+        self._deadline = None
 
     def _limit(self) -> None:
         left = None if self._deadline is None else self._deadline - time.monotonic()

@@ -32,7 +32,7 @@ def main() -> int:
     try:
         return Master(wanted, os.environ).run()
     except CannotRun as error:
-        return fail(str(error), 1)
+        return fail(str(error), error.code)
 
 
 if __name__ == "__main__":

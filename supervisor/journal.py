@@ -61,9 +61,13 @@ def changes(before: Pool, event: facts.Event, after: Pool, now: float) -> Iterat
         case facts.UpgradeRefused():
             yield Entry("upgrade refused", {"generation": event.number, "back_to": after.current,
                                             "reason": event.reason, "error": event.error}, ATTENTION)
+            if after.target != before.target:
+                yield Entry("scaled", {"from": before.target, "to": after.target})
         case facts.RolledBack():
             yield Entry("upgrade refused", {"generation": before.current, "back_to": after.current,
                                             "reason": event.reason, "error": event.error}, ATTENTION)
+            if after.target != before.target:
+                yield Entry("scaled", {"from": before.target, "to": after.target})
     yield from _failures(before, after, now)
     yield from _upgrade(before, after, now)
 

@@ -6,6 +6,7 @@ worker; a worker only ever gets duplicates of their descriptors.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -214,8 +215,9 @@ def _by_whom(port: int) -> str:
         pid = next(each.pid for each in psutil.net_connections("tcp") if each.pid and listens(each))
         process = psutil.Process(pid)
         # A server and its workers share the socket; the one to name is the one that started the others.
-        while (parent := process.parent()) is not None and any(map(listens, parent.net_connections("tcp"))):
-            process = parent
+        with contextlib.suppress(psutil.Error):  # the parent may be somebody else's
+            while (parent := process.parent()) is not None and any(map(listens, parent.net_connections("tcp"))):
+                process = parent
         return f" by pid {process.pid} ({process.name()})"
     except (psutil.Error, OSError, StopIteration):
         pass

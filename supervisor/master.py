@@ -39,7 +39,11 @@ HOOK_TIMEOUT = 30.0
 
 
 class CannotRun(RuntimeError):
-    """The master can't start; the message is one line."""
+    """The master can't start; the message is one line, `code` the exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Master:
@@ -89,7 +93,8 @@ class Master:
             return self._exit_code
         except (listeners.CannotListen, listeners.BadAddress, NoPlace, recipes.Refused) as error:
             detail = getattr(error, "error", None)
-            raise CannotRun(f"{error}: {detail}" if detail else str(error)) from None
+            code = 2 if getattr(error, "bad_input", False) else 1
+            raise CannotRun(f"{error}: {detail}" if detail else str(error), code) from None
         finally:
             self._clean_up()
 
@@ -104,7 +109,7 @@ class Master:
         self._place = claim(self._name, settings.socket_path, self._environ)
         binds = list(settings.bind)
         if not binds and gunicorn:
-            binds = [f"{bind},backlog={min(65535, gunicorn['backlog'])}" for bind in gunicorn["bind"]]
+            binds = [recipes.bind_of(bind, gunicorn) for bind in gunicorn["bind"]]
         self._listeners = listeners.open_all([listeners.parse_address(bind) for bind in binds])
         pidfile = settings.pidfile or gunicorn.get("pidfile")
         if pidfile:
@@ -162,12 +167,12 @@ class Master:
         ]
         if overruled:
             self.log(Entry("gunicorn settings overruled", {"settings": ", ".join(overruled)}))
-        if gunicorn.get("max_requests"):
+        self._say_what_is_ignored(first)
+
+    def _say_what_is_ignored(self, prepared: recipes.Prepared) -> None:
+        if prepared.gunicorn is not None and prepared.gunicorn.settings["max_requests"]:
             self.log(Entry("gunicorn setting ignored", {
                 "setting": "max_requests", "reason": "workers are not recycled by count yet"}, journal.ATTENTION))
-        if self.settings.warm_up and first.gunicorn is None:
-            raise recipes.Refused("--warm-up: only gunicorn's workers can be warmed up from inside",
-                                  f"{self.settings.command[0]} is not gunicorn")
 
     def _clean_up(self) -> None:
         if self._preparation is not None:
@@ -456,8 +461,12 @@ class Master:
             self._prepared[number] = result
             target = self._target_of(result)
             changed = target is not None and target != self._target_of(old)
+            before = self._pool.target
             self._observe(pool.UpgradePrepared(number, result.recipe, target if changed else None))
             self._say_what_cannot_change(old, result)
+            self._say_what_is_ignored(result)
+            if changed:
+                self._run_hook(result, "nworkers_changed", [target, before])
 
         self._preparation = recipes.Preparation(self._processes, self._loop, self.settings, release, self._environ, done)
         self._preparation.begin(time.monotonic(), "on_reload")

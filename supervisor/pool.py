@@ -107,6 +107,7 @@ class Upgrade:
     started_at: float
     started_wall: float
     preparing: bool = True
+    target_before: int | None = None
     rolling_back: bool = False
     failures: int = 0
     reason: str | None = None
@@ -327,8 +328,10 @@ def observe(pool: Pool, event: Event, now: float) -> Pool:
             return replace(
                 pool,
                 newest=pool.newest + 1,
-                upgrade=Upgrade(_way_back(pool), pool.newest + 1, event.kind, event.release, event.requested_by,
-                                started_at=now, started_wall=event.wall),
+                upgrade=Upgrade(
+                    _way_back(pool), pool.newest + 1, event.kind, event.release, event.requested_by, started_at=now,
+                    started_wall=event.wall,
+                    target_before=pool.running_upgrade.target_before if pool.running_upgrade is not None else None),
             )
         case UpgradePrepared():
             upgrade = _running(pool, event)
@@ -337,7 +340,11 @@ def observe(pool: Pool, event: Event, now: float) -> Pool:
             generations = {**pool.generations, event.number: Generation(event.number, event.recipe)}
             prepared = replace(pool, upgrade=replace(upgrade, preparing=False), current=event.number,
                                generations=generations)
-            return prepared if event.target is None else _scaled(prepared, event.target)
+            if event.target is None:
+                return prepared
+            before = pool.target if upgrade.target_before is None else upgrade.target_before
+            noted = replace(upgrade, preparing=False, target_before=before)
+            return _scaled(replace(prepared, upgrade=noted), event.target)
         case UpgradeRefused():
             upgrade = replace(_running(pool, event), preparing=False, rolling_back=True, reason=event.reason,
                               error=event.error)
@@ -354,6 +361,8 @@ def observe(pool: Pool, event: Event, now: float) -> Pool:
         case Scaled():
             if event.target < 1:
                 raise Impossible(f"{event}: a pool has at least one worker")
+            if pool.running_upgrade is not None:
+                pool = replace(pool, upgrade=replace(pool.running_upgrade, target_before=None))
             return _scaled(pool, event.target)
         case StopRequested():
             return replace(pool, stopping=event.how)
@@ -384,7 +393,10 @@ def _way_back(pool: Pool) -> int:
 def _go_back(pool: Pool, upgrade: Upgrade) -> Pool:
     """Want the old generation again; what failed of it long ago doesn't count against the way back."""
     fresh = replace(pool.generations[upgrade.from_generation], failures_in_a_row=0)
-    return _with_generation(replace(pool, upgrade=upgrade, current=upgrade.from_generation), fresh)
+    back = replace(upgrade, target_before=None)
+    pool = _with_generation(replace(pool, upgrade=back, current=upgrade.from_generation), fresh)
+    # The number of workers that the refused release asked for goes with it, unless somebody has scaled since.
+    return pool if upgrade.target_before is None else _scaled(pool, upgrade.target_before)
 
 
 def _with_worker(pool: Pool, worker: Worker) -> Pool:

@@ -26,11 +26,12 @@ SETTINGS_TIMEOUT = 30.0
 
 
 class Refused(RuntimeError):
-    """`error`: what the program that was asked said itself, if anything."""
+    """`error`: what the program that was asked said itself, if anything. `bad_input`: the settings can't be meant so."""
 
-    def __init__(self, reason: str, error: str | None = None) -> None:
+    def __init__(self, reason: str, error: str | None = None, bad_input: bool = False) -> None:
         super().__init__(reason)
         self.error = error
+        self.bad_input = bad_input
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,13 @@ class Preparation:
     def _plain(self) -> Prepared:
         mode = self._settings.ack_mode
         guessed = mode == "auto"
+        if guessed and self._settings.ready_timeout <= GUESSED_ACK_SECONDS:
+            raise Refused(f"--ready-timeout: {self._settings.ready_timeout:g} s is not longer than the {GUESSED_ACK_SECONDS:g} s "
+                          "after which a worker is guessed to be ready: expected more, or -m notify, manual or SECONDS",
+                          bad_input=True)
+        if self._settings.warm_up:
+            raise Refused("--warm-up: only gunicorn's workers can be warmed up from inside, and "
+                          f"{self._settings.command[0]} is not gunicorn", bad_input=True)
         seconds = GUESSED_ACK_SECONDS if guessed else mode if isinstance(mode, float) else None
         return Prepared(self._recipe(seconds, self._settings.graceful_timeout, self._settings.timeout), guessed=guessed)
 
@@ -253,6 +261,13 @@ def adapter_instructions(prepared: Prepared, settings: Settings, target: int, pa
         "warm_up": list(settings.warm_up),
         "outlive_master": not settings.kill_children_on_exit,
     })
+
+
+def bind_of(bind: str, settings: Mapping[str, Any]) -> str:
+    """One of gunicorn's addresses in our form. gunicorn makes UNIX sockets with its own umask (0 unless somebody set it),
+    so that a proxy of another user can connect."""
+    mode = f",mode={0o777 & ~settings['umask']:03o}" if bind.startswith("unix:") else ""
+    return f"{bind},backlog={min(65535, settings['backlog'])}{mode}"
 
 
 def hook_launch(prepared: Prepared, gunicorn: Gunicorn, name: str, arguments: list[Any], target: int) -> Launch:

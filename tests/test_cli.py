@@ -238,6 +238,8 @@ def test_a_master_that_does_not_answer_is_not_taken_for_none(start: Start) -> No
         result = master.cli("status")
         assert (result.returncode, result.stderr) == (124, "einhornpy: the master does not answer: no answer in time\n")
         assert "no answer" in master.cli("list").stdout
+        for command in ("upgrade", "stop", "events"):
+            assert master.cli(command).returncode == 124
     finally:
         master.signal(signal.SIGCONT)
 
@@ -270,7 +272,8 @@ def test_after_two_dashes_a_subcommand_is_a_command(start: Start, place: Path) -
 
 
 @pytest.mark.parametrize("arguments", [
-    ["status", "--nonsense"], ["status", "--timeout", "5"], ["status", "--wait", "--timeout", "x"], ["status", "--generation", "0"],
+    ["status", "--nonsense"], ["status", "--timeout", "5"], ["status", "--wait", "--timeout", "0"],
+    ["status", "--wait", "--timeout", "x"], ["status", "--generation", "0"],
     ["status", "extra"], ["scale"], ["scale", "x"], ["scale", "++1"], ["signal"], ["upgrade", "--release"],
     ["-n"], ["-n", "x", "--", "true"], ["--max-failures", "-1", "--", "true"],
 ])

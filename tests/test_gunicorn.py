@@ -283,3 +283,29 @@ def test_a_gunicorn_whose_python_cannot_be_told(start: Start, site: Path) -> Non
     master = start("-n", "1", "--", "./gunicorn", "app:wsgi")
     assert master.wait_exit() == 1
     assert master.log().strip().endswith("use PYTHON -m gunicorn …")
+
+
+def test_a_refused_release_takes_its_number_of_workers_back(start: Start, site: Path) -> None:
+    conf, app = site / "gunicorn.conf.py", site / "app.py"
+    conf.write_text("workers = 1\nbind = '127.0.0.1:0'\n")
+    master = start("--max-failures", "1", "--", "gunicorn", "app:wsgi")
+    master.wait_ready()
+    good = app.read_text()
+    conf.write_text("workers = 3\nmax_requests = 9\n")
+    app.write_text("raise RuntimeError('broken')\n" + good)
+    assert master.cli("upgrade").returncode == 5
+    document = master.status()
+    assert (document["target"], document["ready"]) == (1, 1)
+    master.wait_log("gunicorn setting ignored setting=max_requests")
+    app.write_text(good)
+    assert master.cli("upgrade").returncode == 0
+    assert master.wait_ready()["target"] == 3
+
+
+def test_unix_sockets_are_made_with_gunicorns_umask(start: Start, site: Path) -> None:
+    for umask, mode in (("0", 0o777), ("0o027", 0o750)):
+        (site / "gunicorn.conf.py").write_text(f"workers = 1\nbind = 'unix:g.unix'\numask = {umask}\n")
+        master = start("-d", str(site / "m.sock"), "--", "gunicorn", "app:wsgi")
+        master.wait_ready()
+        assert (site / "g.unix").stat().st_mode & 0o777 == mode
+        assert master.stop() == 0

@@ -440,3 +440,15 @@ def test_a_plan_for_a_thousand_workers_is_quick() -> None:
         planner.plan(world.pool, world.now)
         taken.append(time.perf_counter() - before)
     assert statistics.median(taken) < 0.002, taken
+
+
+def test_going_back_takes_the_number_of_workers_along() -> None:
+    for operator_scales in (False, True):
+        world = ready_pool(2)
+        world.fact(facts.UpgradeRequested("rolling", None, "test", 0.0))
+        world.fact(facts.UpgradePrepared(2, recipe(), target=4))
+        world.fact(facts.UpgradeRequested("rolling", None, "test", 0.0))
+        if operator_scales:
+            world.fact(facts.Scaled(3))
+        world.fact(facts.UpgradeRefused(3, "its settings cannot be read", None, 0.0))
+        assert world.pool.target == (3 if operator_scales else 2)

@@ -266,6 +266,8 @@ def test_start_errors_are_one_line(start: Start, place: Path) -> None:
         (["-n", "0", *sleeping], 2, "--number: got '0', expected a whole number of at least 1"),
         (["-n", "2"], 2, "no command: expected one to run as a worker"),
         (["--nonsense", *sleeping], 2, "No such option"),
+        (["--ready-timeout", "1", *sleeping], 2, "--ready-timeout: 1 s is not longer than the 1 s after which a worker is guessed"),
+        (["--warm-up", "/", *sleeping], 2, "--warm-up: only gunicorn's workers can be warmed up from inside"),
         (["-m", "soon", *sleeping], 2, "--ack-mode: got 'soon', expected auto, manual, notify or a number of seconds"),
     ]:
         result = attempt(place, *arguments)

@@ -112,6 +112,7 @@ def tell_settings(instructions: Dict[str, Any]) -> int:
             "version": gunicorn.__version__,
             "given": given,
             "bind": [format_address(address) for address in cfg.address],
+            "umask": cfg.umask,
             "backlog": cfg.backlog,
             "workers": cfg.workers,
             "timeout": cfg.timeout,
