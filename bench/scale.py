@@ -14,6 +14,7 @@ from pathlib import Path
 
 from einhornpy.supervisor import planner
 from einhornpy.supervisor import pool as facts
+from einhornpy.supervisor.observe import new_pool, observe
 
 from .servers import BIN
 
@@ -23,12 +24,12 @@ WORKERS = 1000
 def time_plans() -> tuple[float, float]:
     """Median and worst seconds of one plan in the middle of an upgrade."""
     recipe = facts.Recipe(("sleep",), "/")
-    pool = facts.new_pool(recipe, WORKERS, facts.Policy(max_surge=50))
+    pool = new_pool(recipe, WORKERS, facts.Policy(max_surge=50))
     for number in range(WORKERS):
-        pool = facts.observe(pool, facts.Spawned(number, number, 1, 1000 + number), 0.0)
-        pool = facts.observe(pool, facts.SaidReady(number), 0.0)
-    pool = facts.observe(pool, facts.UpgradeRequested("rolling", None, "bench", 0.0), 0.0)
-    pool = facts.observe(pool, facts.UpgradePrepared(2, recipe), 0.0)
+        pool = observe(pool, facts.Spawned(number, number, 1, 1000 + number), 0.0)
+        pool = observe(pool, facts.SaidReady(number), 0.0)
+    pool = observe(pool, facts.UpgradeRequested(facts.Terms(), "bench", 0.0), 0.0)
+    pool = observe(pool, facts.UpgradePrepared(2, recipe), 0.0)
     taken = []
     for _ in range(200):
         before = time.perf_counter()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
@@ -118,26 +119,109 @@ def status(
 @which_master
 @click.option("--release", metavar="NAME", help="Label the new generation.")
 @click.option("--fleet", is_flag=True, help="Start all new workers first, then let all old ones go.")
+@click.option("--canary", type=click.IntRange(1), metavar="N", help="Let N new workers serve first, beside the old ones.")
+@click.option("--hold", metavar="SECONDS|until-resume", help="How long the canaries are watched.  Default: 60.")
+@click.option("--check", metavar="COMMAND", help="Run during the hold; if it fails, the release is refused.")
+@click.option("--max-failures", type=click.IntRange(0), metavar="N", help="Go back at so many failures, this time.")
 @click.option("--no-wait", is_flag=True, help="Return as soon as the upgrade is accepted.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON instead of lines.")
 def upgrade(
-    command_name: str | None, socket_path: str | None, release: str | None, fleet: bool, no_wait: bool, as_json: bool
+    command_name: str | None, socket_path: str | None, release: str | None, fleet: bool, canary: int | None, hold: str | None,
+    check: str | None, max_failures: int | None, no_wait: bool, as_json: bool,
 ) -> None:
     """Replace every worker by one of the new code, and say how it ended.
 
-    Exit codes: 0 done, 5 refused and rolled back, 7 superseded by a newer upgrade, 6 the master stopped, 69 no master
-    there, 2 wrong usage. ^C leaves the upgrade running.
+    Exit codes: 0 done, 5 refused, aborted or rolled back, 7 superseded by a newer upgrade, 6 the master stopped, 69 no
+    master there, 2 wrong usage. ^C leaves the upgrade running.
     """
-    arguments: dict[str, Any] = {"kind": "fleet" if fleet else "rolling", "wait": not no_wait}
-    if release is not None:
-        arguments["release"] = release
+    given = {"release": release, "canary": canary, "hold": hold, "check": check, "max_failures": max_failures}
+    arguments = {"kind": "fleet" if fleet else "rolling"} | {key: value for key, value in given.items() if value is not None}
+    with connect(command_name, socket_path) as master:
+        begin(master, "upgrade", arguments, no_wait, as_json)
+
+
+@cli.command()
+@which_master
+@click.option("--to", metavar="N|RELEASE", help="This generation, or the newest one of this release.")
+@click.option("--no-wait", is_flag=True, help="Return as soon as it is accepted.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON instead of lines.")
+def rollback(command_name: str | None, socket_path: str | None, to: str | None, no_wait: bool, as_json: bool) -> None:
+    """Upgrade to the recipe of an earlier generation; by default of the newest proven one before the current.
+
+    Command, directory and environment are those of that generation. A number means a generation; a release that is a
+    number must be named by its generation. Exit codes as those of upgrade.
+    """
+    wanted = {} if to is None else {"to": int(to) if re.fullmatch("[0-9]{1,9}", to) else to}
+    with connect(command_name, socket_path) as master:
+        begin(master, "rollback", wanted, no_wait, as_json)
+
+
+@cli.command()
+@which_master
+def pause(command_name: str | None, socket_path: str | None) -> None:
+    """Let the running upgrade stand still: nobody is exchanged until resume or abort."""
+    with connect(command_name, socket_path) as master:
+        click.echo(master.ask("pause")["message"])
+
+
+@cli.command()
+@which_master
+def resume(command_name: str | None, socket_path: str | None) -> None:
+    """Let a paused upgrade go on, or end a canary's hold."""
+    with connect(command_name, socket_path) as master:
+        click.echo(master.ask("resume")["message"])
+
+
+@cli.command()
+@which_master
+@click.option("--no-wait", is_flag=True, help="Return as soon as the upgrade goes back.")
+def abort(command_name: str | None, socket_path: str | None, no_wait: bool) -> None:
+    """Let the running upgrade go back to the last proven generation, and wait until it is there.
+
+    Exit codes: 0 it is back, 1 no upgrade runs, 6 the master stopped, 69 no master there. Status says rolled-back then.
+    """
     with connect(command_name, socket_path) as master:
         if no_wait:
-            reply = master.ask("upgrade", **arguments)
-            click.echo(json.dumps(reply["result"]) if as_json else reply["message"])
+            click.echo(master.ask("abort", wait=False)["message"])
             return
-        last = follow(master, arguments, as_json)
-    result = last["result"]
+        ended = follow(master, "abort", {}, quiet=False)["result"]["upgrade"]
+    if ended["outcome"] != "aborted":
+        raise Exit(gate.OUTCOMES.get(ended["outcome"], gate.ROLLED_BACK), f"upgrade {ended['outcome']}: {ended['reason']}")
+    click.echo(f"upgrade to generation {ended['to']} aborted: generation {ended['from']} serves")
+
+
+@cli.command()
+@which_master
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def history(command_name: str | None, socket_path: str | None, as_json: bool) -> None:
+    """List the last 50 upgrades and rollbacks, the newest last."""
+    from . import show
+
+    with connect(command_name, socket_path) as master:
+        upgrades = master.ask("history")["result"]["upgrades"]
+    click.echo(json.dumps(upgrades, indent=2) if as_json else show.history(upgrades))
+
+
+@cli.command("show")
+@which_master
+@click.argument("generation", type=click.IntRange(1), metavar="GENERATION")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+def show_generation(command_name: str | None, socket_path: str | None, generation: int, as_json: bool) -> None:
+    """Print what a generation was made of, and what differs from the one before. What looks secret is masked."""
+    from . import show
+
+    with connect(command_name, socket_path) as master:
+        document = master.ask("show", generation=generation)["result"]
+    click.echo(json.dumps(document, indent=2) if as_json else show.generation(document))
+
+
+def begin(master: client.Client, command: str, arguments: dict[str, Any], no_wait: bool, as_json: bool) -> None:
+    """Ask for an upgrade or rollback and, unless told otherwise, leave with how it ended."""
+    if no_wait:
+        reply = master.ask(command, wait=False, **arguments)
+        click.echo(json.dumps(reply["result"]) if as_json else reply["message"])
+        return
+    result = follow(master, command, arguments, as_json)["result"]
     ended, code = result["upgrade"], gate.OUTCOMES.get(result["outcome"], gate.ROLLED_BACK)
     if as_json:
         click.echo(json.dumps(result))
@@ -147,20 +231,20 @@ def upgrade(
 
         click.echo(f"upgrade done: generation {ended['to']} is ready after {show.duration(ended['took_seconds'])}")
         return
-    why = ": ".join(text for text in (result["reason"], result["error"]) if text)
     if result["outcome"] == "superseded":
-        raise Exit(code, f"upgrade superseded by generation {ended['to']}")
+        raise Exit(code, f"upgrade superseded by generation {result['by']}")
+    why = ": ".join(text for text in (result["reason"], result["error"]) if text)
     raise Exit(code, f"upgrade rolled back{f': {why}' if why else ''}")
 
 
-def follow(master: client.Client, arguments: dict[str, Any], quiet: bool) -> dict[str, Any]:
-    """Ask for an upgrade, show its course, return the last reply."""
+def follow(master: client.Client, command: str, arguments: dict[str, Any], quiet: bool) -> dict[str, Any]:
+    """Ask for something that changes an upgrade, show its course, return the last reply."""
     from . import show
 
     last: dict[str, Any] = {}
     try:
         with show.PlainProgress() if quiet else show.progress() as progress:
-            for last in master.replies("upgrade", **arguments):
+            for last in master.replies(command, **arguments):
                 master.wait_for_ever()
                 if "event" in last["result"] and not quiet:
                     progress.step(last["result"]["event"])

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 LONGEST_LINE = 1 << 20
-# What a worker says about itself; answered by closing the connection, as Einhorn does.
-WORKER_COMMANDS = frozenset({"worker:ack", "worker:ping", "worker:failed"})
+# What a worker says about itself; answered by closing the connection, as Einhorn does. worker:upgrade alone has a reply.
+WORKER_COMMANDS = frozenset({"worker:ack", "worker:ping", "worker:failed", "worker:upgrade"})
 
 
 class BadRequest(ValueError):

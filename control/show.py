@@ -59,16 +59,61 @@ def status(document: Mapping[str, Any]) -> str:
         lines.append(f"  upgrade     {upgrade_line(upgrade)}")
         if upgrade["error"] and upgrade["outcome"] != "done":
             lines.append(f"  error       {upgrade['error']}")
-    lines += ["", "  INDEX      PID  GENERATION  STATE         AGE  READY AFTER  RESTARTS   MEMORY"]
+    lines += ["", " INDEX      PID  GEN STATE         AGE READY IN RESTARTS   MEMORY REQUESTS BUSY"]
     for worker in document["workers"]:
+        busy = "-" if worker["busy_share"] is None else f"{worker['busy_share']:.0%}"
+        requests = "-" if worker["requests"] is None else f"{worker['requests']}+{worker['in_flight']}"
         lines.append(
-            f"  {worker['index']:>5} {worker['pid']:>8} {worker['generation']:>11}  {coloured(worker['state'], 8)} "
-            f"{duration(worker['age_seconds']):>8} {duration(worker['ready_after_seconds']):>12} "
-            f"{worker['restarts']:>9} {size(worker['memory_bytes']):>8}"
+            f" {worker['index']:>5} {worker['pid']:>8} {worker['generation']:>4} {coloured(worker['state'], 8)} "
+            f"{duration(worker['age_seconds']):>8} {duration(worker['ready_after_seconds']):>8} "
+            f"{worker['restarts']:>8} {size(worker['memory_bytes']):>8} {requests:>8} {busy:>4}"
         )
+        if worker["waits_for"]:
+            lines.append(f"        waits for {worker['waits_for']}")
+        elif worker["recycled_for"]:
+            lines.append(f"        due for recycling: it {worker['recycled_for']}")
     if not document["workers"]:
         lines.append("  no workers")
     return "\n".join(lines)
+
+
+def history(upgrades: list[dict[str, Any]]) -> str:
+    """The upgrades as a table; what was wrong on a line of its own."""
+    lines = ["STARTED               FROM    TO OUTCOME       TOOK       BY           RELEASE"]
+    for each in upgrades:
+        release = each["release"] or "-"
+        if each["recipe_of"]:
+            release += f" (recipe of {each['recipe_of']})"
+        lines.append(
+            f"{each['started_at']:<20} {each['from']:>5} {each['to']:>5} {coloured(each['outcome'] or 'under way', 13)} "
+            f"{duration(each['took_seconds']):<10} {each['requested_by']:<12} {release}")
+        why = ": ".join(text for text in (each["reason"], each["error"]) if text)
+        if why and each["outcome"] != "done":
+            lines.append(f"    {why}")
+    return "\n".join(lines) if upgrades else "no upgrade so far"
+
+
+def generation(document: Mapping[str, Any]) -> str:
+    """A generation's recipe and its differences from the one before."""
+    marks = "".join(f", {word}" for word in ("current", "proven") if document[word])
+    lines = [
+        f"generation {document['generation']}{marks}",
+        f"  release    {document['release'] or '-'}",
+        f"  command    {' '.join(document['command'])}",
+        f"  directory  {document['directory']}",
+        "  environment",
+        *(f"    {name}={value}" for name, value in document["environment"].items()),
+    ]
+    if document["before"] is None:
+        return "\n".join([*lines, "no generation before it is remembered"])
+    lines.append(f"what differs from generation {document['before']}{'' if document['changes'] else ': nothing'}")
+    for change in document["changes"]:
+        lines.append(f"  {change['what']}: {_value(change['before'])} -> {_value(change['after'])}")
+    return "\n".join(lines)
+
+
+def _value(value: Any) -> str:
+    return "(none)" if value is None else " ".join(value) if isinstance(value, list) else str(value)
 
 
 def upgrade_line(upgrade: Mapping[str, Any]) -> str:
@@ -157,6 +202,17 @@ def progress_line(document: Mapping[str, Any]) -> str | None:
             return f"{who} killed: it {document['reason']}"
         case "start-failed":
             return f"start failed ({document['in_a_row']} in a row), next try in {document['next_try_in']}"
+        case "hold-begun":
+            check = f", check: {document['check']}" if document["check"] else ""
+            return f"hold begun: {document['canaries']} new workers serve, {document['hold']}{check}"
+        case "check-passed" | "hold-ended":
+            return str(document["event"]).replace("-", " ")
+        case "check-failed":
+            return f"check failed: {document['reason']}"
+        case "upgrade-paused" | "upgrade-resumed" | "upgrade-aborted":
+            return f"{document['event'].replace('-', ' ')} by {document['by']}"
+        case "worker-hung":
+            return f"{who} hung: it {document['reason']}"
         case "upgrade-refused":
             return f"generation {document['generation']} refused, going back to {document['back_to']}"
         case _:

@@ -12,8 +12,12 @@ from typing import Any, Protocol
 from ..control import protocol
 from ..control.protocol import BadRequest, Request
 from .journal import Entry
+from .pool import Terms
 from .readiness import Notice, from_command
-from .settings import signal_name
+from .settings import seconds, signal_name
+
+DEFAULT_HOLD = 60.0
+UNTIL_RESUME = "until-resume"
 
 
 class Session(Protocol):
@@ -35,7 +39,16 @@ class Master(Protocol):
 
     def identity(self) -> dict[str, Any]: ...
     def status(self) -> dict[str, Any]: ...
-    def request_upgrade(self, kind: str, release: str | None, requested_by: str) -> int: ...
+    def request_upgrade(self, terms: Terms, requested_by: str) -> int: ...
+    def request_rollback(self, to: int | str | None, requested_by: str) -> int: ...
+    def next_generation(self) -> int: ...
+    def upgrade_for_worker(self, pid: int, release: str | None) -> int: ...
+    def pause(self, by: str) -> str: ...
+    def resume(self, by: str) -> str: ...
+    def abort(self, by: str) -> None: ...
+    def steerable(self) -> int: ...
+    def history(self) -> list[dict[str, Any]]: ...
+    def generation(self, number: int) -> dict[str, Any]: ...
     def scale(self, target: int) -> None: ...
     def target(self) -> int: ...
     def signal_workers(self, name: str) -> int: ...
@@ -66,6 +79,11 @@ class Audience:
     def follow_upgrade(self, session: Session, request_id: Any, number: int) -> None:
         self._admit(session, self._upgrades, (request_id, number))
 
+    def forget(self, session: Session) -> None:
+        """Nothing came of the upgrade that it was to follow."""
+        self._upgrades.pop(session, None)
+        session.long_running = False
+
     def tell(self, entry: Entry, document: Mapping[str, Any], upgrade: Mapping[str, Any] | None) -> None:
         """Pass one event on. `upgrade`: the upgrade's document where the event ends one."""
         for session, request_id in list(self._events.items()):
@@ -75,7 +93,8 @@ class Audience:
                 self._upgrades.pop(session)
                 session.long_running = False
                 result = {"upgrade": dict(upgrade or {}), "outcome": entry.fields["outcome"],
-                          "reason": entry.fields.get("reason"), "error": entry.fields.get("error")}
+                          "reason": entry.fields.get("reason"), "error": entry.fields.get("error"),
+                          "by": entry.fields.get("by")}
                 session.send(protocol.reply(request_id, f"upgrade {entry.fields['outcome']}", result))
             elif entry.name == "stopping":
                 self._upgrades.pop(session)
@@ -104,7 +123,14 @@ class Commands:
             "ping": (self._ping, (), "answer with the master's name, pid and version"),
             "help": (self._help, (), "list the commands"),
             "status": (self._status, ("follow",), "the status document; follow: again at every change"),
-            "upgrade": (self._upgrade, ("kind", "release", "wait"), "replace every worker; kind: rolling or fleet"),
+            "upgrade": (self._upgrade, ("kind", "release", "canary", "hold", "check", "max_failures", "wait"),
+                        "replace every worker; kind: rolling or fleet"),
+            "rollback": (self._rollback, ("to", "wait"), "upgrade to a remembered recipe; to: a generation or a release"),
+            "pause": (self._pause, (), "let the running upgrade stand still"),
+            "resume": (self._resume, (), "let it go on, or end its hold"),
+            "abort": (self._abort, ("wait",), "let the running upgrade go back"),
+            "history": (self._history, (), "the last upgrades, the newest last"),
+            "show": (self._show, ("generation",), "what a generation was made of"),
             "scale": (self._scale, ("to", "by"), "change how many workers are kept ready"),
             "signal": (self._signal, ("signal",), "send a signal to every worker"),
             "stop": (self._stop, ("how",), "stop; how: graceful, terminate or now"),
@@ -118,7 +144,10 @@ class Commands:
             BadRequest: the command or an argument is wrong; nothing was done.
         """
         if request.command in protocol.WORKER_COMMANDS:
-            self._worker(session, request)
+            try:
+                self._worker(session, request)
+            except BadRequest as error:
+                raise BadRequest(error.code, str(error), request.id) from None
             return
         if request.command not in self._table:
             raise BadRequest("unknown-command", f"no such command: {request.command[:100]!r}; expected one of "
@@ -136,6 +165,10 @@ class Commands:
             raise BadRequest("bad-argument", str(error), request.id) from None
 
     def _worker(self, session: Session, request: Request) -> None:
+        if request.command == "worker:upgrade":
+            number = self._master.upgrade_for_worker(session.pid, _label(request.args.get("release")))
+            session.finish(protocol.reply(request.id, f"upgrade to generation {number}", {"generation": number}))
+            return
         notice = from_command(request.command, request.args, session.pid)
         if isinstance(notice, Notice):
             self._master.notice(notice)
@@ -159,21 +192,50 @@ class Commands:
             self._audience.follow_status(session, request.id)
 
     def _upgrade(self, session: Session, request: Request) -> None:
-        kind = request.args.get("kind", "rolling")
-        release = request.args.get("release")
-        if kind not in ("rolling", "fleet"):
-            raise ValueError(f"kind: got {kind!r}, expected rolling or fleet")
-        if release is not None and (not isinstance(release, str) or not release or len(release) > 200
-                                    or not release.isprintable()):
-            raise ValueError("release: expected a label of 1 to 200 printable characters")
+        terms = _terms(request.args)
+        self._begin(session, request, lambda: self._master.request_upgrade(terms, who(session.uid)))
+
+    def _rollback(self, session: Session, request: Request) -> None:
+        to = request.args.get("to")
+        if isinstance(to, bool) or not isinstance(to, int | str | None):
+            raise ValueError(f"to: got {to!r}, expected the number of a generation or a release")
+        self._begin(session, request, lambda: self._master.request_rollback(to, who(session.uid)))
+
+    def _begin(self, session: Session, request: Request, begin: Callable[[], int]) -> None:
         if not _boolean(request, "wait", True):
-            number = self._master.request_upgrade(kind, release, who(session.uid))
+            number = begin()
             session.send(protocol.reply(request.id, f"upgrade to generation {number} accepted", {"generation": number}))
             return
         # Followed before it begins, since it may be refused at once.
-        number = self._master.status()["newest_generation"] + 1
-        self._audience.follow_upgrade(session, request.id, number)
-        self._master.request_upgrade(kind, release, who(session.uid))
+        self._audience.follow_upgrade(session, request.id, self._master.next_generation())
+        try:
+            begin()
+        except (BadRequest, ValueError):
+            self._audience.forget(session)
+            raise
+
+    def _pause(self, session: Session, request: Request) -> None:
+        session.send(protocol.reply(request.id, self._master.pause(who(session.uid))))
+
+    def _resume(self, session: Session, request: Request) -> None:
+        session.send(protocol.reply(request.id, self._master.resume(who(session.uid))))
+
+    def _abort(self, session: Session, request: Request) -> None:
+        number = self._master.steerable()
+        if _boolean(request, "wait", True):
+            self._audience.follow_upgrade(session, request.id, number)
+        self._master.abort(who(session.uid))
+        if not _boolean(request, "wait", True):
+            session.send(protocol.reply(request.id, f"upgrade to generation {number} goes back", {"generation": number}))
+
+    def _history(self, session: Session, request: Request) -> None:
+        session.send(protocol.reply(request.id, "history", {"upgrades": self._master.history()}))
+
+    def _show(self, session: Session, request: Request) -> None:
+        number = request.args.get("generation")
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise ValueError(f"generation: got {number!r}, expected its number")
+        session.send(protocol.reply(request.id, f"generation {number}", self._master.generation(number)))
 
     def _scale(self, session: Session, request: Request) -> None:
         old = self._master.target()
@@ -207,6 +269,35 @@ class Commands:
     def _events(self, session: Session, request: Request) -> None:
         session.send(protocol.reply(request.id, "following", {"status": self._master.status()}, wait=True))
         self._audience.follow_events(session, request.id)
+
+
+def _terms(args: Mapping[str, Any]) -> Terms:
+    """Read how an upgrade is to go."""
+    kind, canary, check = args.get("kind", "rolling"), args.get("canary", 0), args.get("check")
+    if kind not in ("rolling", "fleet"):
+        raise ValueError(f"kind: got {kind!r}, expected rolling or fleet")
+    for key in ("canary", "max_failures"):
+        value = args.get(key, 0)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ValueError(f"{key}: got {value!r}, expected a whole number, 0 or more")
+    for key in ("hold", "check"):
+        if key in args and not canary:
+            raise ValueError(f"{key}: goes with a canary")
+    if check is not None and (not isinstance(check, str) or not check.strip() or "\0" in check):
+        raise ValueError("check: expected a shell command")
+    hold = args.get("hold", DEFAULT_HOLD)
+    try:
+        hold = None if hold == UNTIL_RESUME else seconds(hold)
+    except ValueError as error:
+        raise ValueError(f"hold: got {hold!r}, expected {error}, or {UNTIL_RESUME}") from None
+    return Terms(kind, _label(args.get("release")), canary, hold if canary else 0.0, check, args.get("max_failures"))
+
+
+def _label(release: Any) -> str | None:
+    if release is not None and (not isinstance(release, str) or not release or len(release) > 200
+                                or not release.isprintable()):
+        raise BadRequest("bad-argument", "release: expected a label of 1 to 200 printable characters")
+    return release
 
 
 def who(uid: int) -> str:

@@ -24,13 +24,14 @@ def inherited(environ: Mapping[str, str]) -> dict[str, str]:
 
 def environment(
     generation: Generation, *, index: int, master: int, control_socket: str, notify_socket: str,
-    families: Sequence[str], adapter: str | None,
+    families: Sequence[str], stop_signal: str, adapter: str | None,
 ) -> dict[str, str]:
     """The environment of one worker.
 
     Args:
         index: the worker's seat. master: the master's pid. families: the address family of each listener, such as
-            AF_INET, in the order of their descriptors from 3. adapter: the gunicorn adapter's own instructions.
+            AF_INET, in the order of their descriptors from 3. stop_signal: what asks it to leave, such as SIGTERM.
+            adapter: the gunicorn adapter's own instructions.
 
     `LISTEN_PID` and `WATCHDOG_PID` are added by the child, which alone knows its pid.
     """
@@ -46,6 +47,7 @@ def environment(
         "EINHORN_SOCK_PATH": control_socket,
         "NOTIFY_SOCKET": notify_socket,
         "EINHORNPY_GENERATION": str(generation.number),
+        "EINHORNPY_RETIRE_SIGNAL": stop_signal,
     }
     if recipe.release is not None:
         built["EINHORNPY_RELEASE"] = recipe.release

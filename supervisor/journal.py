@@ -43,6 +43,15 @@ def changes(before: Pool, event: facts.Event, after: Pool, now: float) -> Iterat
                 yield Entry("late ack ignored", _worker(after.workers[event.worker]), DETAIL)
         case facts.SaidFailed():
             yield Entry("worker failed", _worker(after.workers[event.worker]) | {"error": event.error}, ATTENTION)
+        case facts.Due():
+            if after.workers[event.worker] != before.workers[event.worker]:
+                yield Entry("worker due", _worker(after.workers[event.worker]) | {"reason": event.reason})
+        case facts.HostMeasured():
+            yield Entry("host short of memory" if event.short else "host has memory again", {
+                "available": f"{event.available >> 20}MiB",
+                "so": "due workers leave before they are replaced" if event.short else None}, ATTENTION)
+        case facts.Aborted():
+            yield Entry("worker hung", _worker(after.workers[event.worker]) | {"reason": event.reason}, ATTENTION)
         case facts.Retired():
             if after.workers[event.worker] != before.workers[event.worker]:
                 yield Entry("worker retiring", _worker(after.workers[event.worker]) | {"reason": event.reason})
@@ -50,6 +59,18 @@ def changes(before: Pool, event: facts.Event, after: Pool, now: float) -> Iterat
             yield Entry("worker killed", _worker(after.workers[event.worker]) | {"reason": event.reason}, ATTENTION)
         case facts.Exited():
             yield _exit(before.workers[event.worker], event, now)
+        case facts.Paused():
+            yield Entry("upgrade paused", {"generation": after.newest, "by": event.by})
+        case facts.Resumed():
+            yield Entry("upgrade resumed", {"generation": after.newest, "by": event.by})
+        case facts.AbortRequested():
+            yield Entry("upgrade aborted", {"generation": after.newest, "by": event.by})
+        case facts.HoldBegun() | facts.HoldEnded():
+            yield from _hold(event, after)
+        case facts.Checked():
+            yield Entry("check passed" if event.reason is None else "check failed", {
+                "generation": after.newest, "reason": event.reason, "error": event.error},
+                NORMAL if event.reason is None else ATTENTION)
         case facts.Scaled():
             yield Entry("scaled", {"from": before.target, "to": after.target})
         case facts.StopRequested():
@@ -70,6 +91,17 @@ def changes(before: Pool, event: facts.Event, after: Pool, now: float) -> Iterat
                 yield Entry("scaled", {"from": before.target, "to": after.target})
     yield from _failures(before, after, now)
     yield from _upgrade(before, after, now)
+
+
+def _hold(event: facts.HoldBegun | facts.HoldEnded, after: Pool) -> Iterator[Entry]:
+    upgrade = after.upgrade
+    assert upgrade is not None
+    if isinstance(event, facts.HoldEnded):
+        yield Entry("hold ended", {"generation": upgrade.to_generation})
+        return
+    hold = upgrade.terms.hold
+    yield Entry("hold begun", {"generation": upgrade.to_generation, "canaries": upgrade.terms.canary,
+                               "hold": "until resume" if hold is None else f"{hold:g}s", "check": upgrade.terms.check})
 
 
 def _worker(worker: Worker) -> dict[str, Any]:
@@ -95,20 +127,20 @@ def _failures(before: Pool, after: Pool, now: float) -> Iterator[Entry]:
 
 def _upgrade(before: Pool, after: Pool, now: float) -> Iterator[Entry]:
     old, new = before.upgrade, after.upgrade
-    if old is not None and old.running and new is not None and new.to_generation != old.to_generation:
-        outcome = "rolled-back" if old.rolling_back else "superseded"
-        yield Entry("upgrade ended", {"generation": old.to_generation, "release": old.release, "outcome": outcome,
-                                      "by": new.to_generation, "reason": old.reason, "error": old.error})
-    if new is not None and (old is None or new.to_generation != old.to_generation):
-        yield Entry("upgrade started", {"from": new.from_generation, "to": new.to_generation, "kind": new.kind,
-                                        "release": new.release, "requested_by": new.requested_by})
-    if new is not None and not new.running and (old is None or old.running or old.to_generation != new.to_generation):
+    for ended in after.history[-1:] if after.history != before.history else ():
+        superseded = new is not None and new.to_generation != ended.to_generation
         yield Entry(
             "upgrade ended",
-            {"generation": new.to_generation, "release": new.release, "outcome": new.outcome,
-             "took": f"{now - new.started_at:.2f}s", "reason": new.reason, "error": new.error},
-            NORMAL if new.outcome == "done" else ATTENTION,
+            {"generation": ended.to_generation, "release": ended.terms.release, "outcome": ended.outcome,
+             "by": new.to_generation if superseded and new is not None else None,
+             "took": f"{now - ended.started_at:.2f}s", "reason": ended.reason, "error": ended.error},
+            NORMAL if ended.outcome in ("done", "superseded") else ATTENTION,
         )
+    if new is not None and (old is None or new.to_generation != old.to_generation):
+        terms = new.terms
+        yield Entry("upgrade started", {
+            "from": new.from_generation, "to": new.to_generation, "kind": terms.kind, "release": terms.release,
+            "requested_by": new.requested_by, "canary": terms.canary or None, "recipe_of": terms.recipe_of})
 
 
 def event_document(entry: Entry, pool: Pool, wall: float) -> dict[str, Any]:

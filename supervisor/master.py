@@ -6,24 +6,27 @@ does both, and it does nothing in between that could wait.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from ..control.protocol import BadRequest, Request, failure
 from ..control.server import Server
 from ..control.server import Session as ServerSession
-from . import contract, journal, listeners, planner, pool, recipes, report, watch
+from . import contract, journal, lineage, listeners, observe, planner, pool, recipes, report, watch
 from .commands import Audience, Commands
+from .errands import Ended, Errand, Errands
 from .journal import Entry
 from .loop import Loop
 from .place import NoPlace, Place, claim, remove_pidfile, write_pidfile
-from .processes import CannotStart, Launch, Processes
+from .processes import CannotStart, Exit, Launch, Processes
 from .readiness import Notice, NotifySocket
 from .settings import Settings
 
@@ -36,6 +39,12 @@ STOPS = {signal.SIGINT: "graceful", signal.SIGUSR2: "graceful", signal.SIGTERM: 
 # Starting a process takes a few milliseconds; after this long in one go the rest of the loop has its turn.
 LONGEST_TURN = 0.05
 HOOK_TIMEOUT = 30.0
+# How often memory is looked at, where somebody limits it; nothing wakes the master for it otherwise.
+MEMORY_INTERVAL = 5.0
+# A check runs at most as long as the hold, but has at least this long.
+SHORTEST_CHECK_TIMEOUT = 60.0
+# One environment variable has room for 128 KiB (execve(2), MAX_ARG_STRLEN).
+LONGEST_STATUS = 100_000
 
 
 class CannotRun(RuntimeError):
@@ -63,7 +72,10 @@ class Master:
         self._preparing = 0
         self._workers: dict[int, int] = {}  # pid → worker
         self._next_worker = 1
-        self._hooks: dict[int, float] = {}  # pid → deadline
+        self._errands = Errands(self._processes, self._loop)
+        self._check: Errand | None = None
+        self._start_hook: Errand | None = None
+        self._memory_at: float | None = None
         self._listeners: list[listeners.Listener] = []
         self._wake_at: float | None = self._started_at  # the first plan is due at once
         self._changed = False
@@ -118,8 +130,8 @@ class Master:
         self._notify = NotifySocket(self._loop, self._place.notify_path, self.notice)
         target = self._target_of(first) or settings.number
         policy = pool.Policy(settings.max_surge, settings.ready_timeout, settings.min_ready_seconds,
-                             settings.max_failures)
-        self._pool = pool.new_pool(first.recipe, target, policy)
+                             settings.max_failures, settings.progress_timeout, settings.reload_exit_code)
+        self._pool = observe.new_pool(first.recipe, target, policy)
         self._prepared[1] = first
         self._server = Server(self._loop, self._place.listener, self._handle, os.geteuid(), self._most_sessions)
         self._commands = Commands(self, self._audience)
@@ -131,8 +143,8 @@ class Master:
     def _prepare_first(self) -> recipes.Prepared | None:
         """Make the first generation; None if we were told to stop meanwhile."""
         results: list[recipes.Prepared | recipes.Refused] = []
-        preparation = recipes.Preparation(self._processes, self._loop, self.settings, self.settings.release,
-                                          self._environ, results.append)
+        blueprint = recipes.blueprint(self.settings, self._environ, self.settings.release)
+        preparation = recipes.Preparation(self._processes, self._loop, self.settings, blueprint, results.append)
         preparation.begin(time.monotonic(), "on_starting")
         while not results:
             left = None if preparation.deadline is None else preparation.deadline - time.monotonic()
@@ -167,18 +179,11 @@ class Master:
         ]
         if overruled:
             self.log(Entry("gunicorn settings overruled", {"settings": ", ".join(overruled)}))
-        self._say_what_is_ignored(first)
-
-    def _say_what_is_ignored(self, prepared: recipes.Prepared) -> None:
-        if prepared.gunicorn is not None and prepared.gunicorn.settings["max_requests"]:
-            self.log(Entry("gunicorn setting ignored", {
-                "setting": "max_requests", "reason": "workers are not recycled by count yet"}, journal.ATTENTION))
 
     def _clean_up(self) -> None:
         if self._preparation is not None:
             self._preparation.cancel()
-        for pid in self._hooks:
-            self._processes.signal(pid, signal.SIGKILL, group=True)
+        self._errands.close()
         if self._server is not None:
             self._server.close()
         if self._notify is not None:
@@ -197,23 +202,17 @@ class Master:
 
     def _turn(self) -> None:
         now = time.monotonic()
-        deadlines = [*self._hooks.values()]
-        if self._wake_at is not None:
-            deadlines.append(self._wake_at)
-        if self._preparation is not None and self._preparation.deadline is not None:
-            deadlines.append(self._preparation.deadline)
-        soonest = min(deadlines, default=None)
+        preparing = None if self._preparation is None else self._preparation.deadline
+        deadlines = (self._wake_at, preparing, self._errands.deadline, self._memory_at)
+        soonest = min((deadline for deadline in deadlines if deadline is not None), default=None)
         for number in sorted(self._loop.wait(None if soonest is None else soonest - now)):
             self._on_signal(number)
         now = time.monotonic()
         if self._preparation is not None:
             self._preparation.on_time(now)
-        for pid, deadline in list(self._hooks.items()):
-            if now >= deadline:
-                self._processes.signal(pid, signal.SIGKILL, group=True)
-                self._hooks[pid] = now + HOOK_TIMEOUT
-                self.log(Entry("hook killed", {"pid": pid, "after": f"{HOOK_TIMEOUT:g}s"}, journal.ATTENTION))
+        self._errands.on_time(now)
         self._look_at_heartbeats(now)
+        self._look_at_memory(now)
         self._advance(now + LONGEST_TURN)
         if self._changed:
             self._changed = False
@@ -237,8 +236,8 @@ class Master:
 
     def _observe(self, event: pool.Event) -> None:
         before, now = self._pool, time.monotonic()
-        self._pool = pool.observe(before, event, now)
-        if isinstance(event, pool.Heartbeat):
+        self._pool = observe.observe(before, event, now)
+        if isinstance(event, pool.Heartbeat | pool.Measured):
             return
         self._changed = True
         for entry in journal.changes(before, event, self._pool, now):
@@ -251,11 +250,12 @@ class Master:
         if entry.weight >= least:
             self._log.write(journal.text_line(entry, self._name, wall))
         if entry.weight > journal.DETAIL:
-            upgrade = self._pool.upgrade
             ended = None
-            if entry.name == "upgrade ended" and upgrade is not None:
-                ended = report.upgrade_document(self._pool, upgrade, time.monotonic())
-            self._audience.tell(entry, journal.event_document(entry, self._pool, wall), ended)
+            if entry.name == "upgrade ended":
+                ended = report.upgrade_document(self._pool, self._pool.history[-1], time.monotonic())
+            document = journal.event_document(entry, self._pool, wall)
+            self._audience.tell(entry, document, ended)
+            self._run_hook_for(entry, document)
 
     # --- facts ---
 
@@ -263,7 +263,7 @@ class Master:
         match number:
             case signal.SIGHUP:
                 if self._pool.stopping is None:
-                    self.request_upgrade("rolling", None, "signal HUP")
+                    self.request_upgrade(pool.Terms(), "signal HUP")
             case signal.SIGINT | signal.SIGTERM | signal.SIGUSR2 | signal.SIGQUIT:
                 # The second time somebody is in a hurry.
                 self.stop("now" if self._pool.stopping is not None else STOPS[number])
@@ -282,16 +282,22 @@ class Master:
         for exit in self._processes.reap():
             worker = self._workers.pop(exit.pid, None)
             if worker is not None:
-                age, generation = self._pool.workers[worker].index + 1, self._pool.workers[worker].generation
-                self._observe(pool.Exited(worker, exit.status, exit.error))
-                self._page.give_back(worker)
-                self._run_hook(self._prepared[generation], "child_exit", [[exit.pid, age]])
+                self._on_worker_exit(self._pool.workers[worker], exit)
             elif self._preparation is not None and exit.pid == self._preparation.pid:
                 self._preparation.on_exit(exit)
-            elif self._hooks.pop(exit.pid, None) is not None and exit.status != 0:
-                self.log(Entry("hook failed", {"pid": exit.pid, "status": exit.status}, journal.ATTENTION))
+            else:
+                self._errands.on_exit(exit)
         needed = {*self._pool.generations, self._preparing}
         self._prepared = {number: each for number, each in self._prepared.items() if number in needed}
+
+    def _on_worker_exit(self, worker: pool.Worker, exit: Exit) -> None:
+        asks = observe.asks_for_upgrade(self._pool, worker, exit.status) and self._pool.running_upgrade is None
+        self._observe(pool.Exited(worker.id, exit.status, exit.error))
+        self._page.give_back(worker.id)
+        self._run_hook(self._prepared[worker.generation], "child_exit", [[exit.pid, worker.index + 1]])
+        if asks:
+            asker = f"worker {worker.index} (pid {worker.pid}, exit code {exit.status})"
+            self.request_upgrade(pool.Terms(), asker, frozenset({worker.index}))
 
     def notice(self, notice: Notice) -> None:
         """A process said something about itself."""
@@ -306,6 +312,9 @@ class Master:
                     self._observe(pool.Heartbeat(worker, time.monotonic()))
             case "alive":
                 self._observe(pool.Heartbeat(worker, time.monotonic()))
+            case "due":
+                self._observe(pool.Due(worker, notice.error or ""))
+                self._memory_at = time.monotonic()  # is there room for its replacement?
             case "failed":
                 self._observe(pool.SaidFailed(worker, notice.error or ""))
 
@@ -323,6 +332,32 @@ class Master:
                 if at is not None and at > (worker.heartbeat_at or 0):
                     self._observe(pool.Heartbeat(worker.id, at))
 
+    def _look_at_memory(self, now: float) -> None:
+        """Measure the workers where somebody limits them, and the host where a worker is due."""
+        if self._memory_at is None or now < self._memory_at:
+            return
+        workers = [worker for worker in self._pool.workers.values() if worker.state is pool.State.READY]
+        limits = {worker.id: self._limit_of(worker) for worker in workers if self._limit_of(worker)}
+        if limits:
+            used = watch.group_memory((worker.pid for worker in workers), min(limits.values()))
+            self._observe(pool.Measured({worker.id: used[worker.pid] for worker in workers if worker.pid in used}))
+        due = [worker for worker in workers if worker.recycled_for is not None or 0 < self._limit_of(worker) <= (worker.memory or 0)]
+        if due or self._pool.short_of_memory:
+            self._look_at_host(due)
+        self._memory_at = now + MEMORY_INTERVAL if limits or due else None
+
+    def _limit_of(self, worker: pool.Worker) -> int:
+        recipe = self._pool.generations[worker.generation].recipe
+        return recipe.max_memory or recipe.max_memory_hard
+
+    def _look_at_host(self, due: list[pool.Worker]) -> None:
+        needed = self.settings.min_available_memory
+        if needed is None:
+            needed = max((watch.memory(worker.pid) or 0 for worker in due), default=0)
+        available = watch.available_memory()
+        if (available < needed) != self._pool.short_of_memory:
+            self._observe(pool.HostMeasured(available < needed, available))
+
     # --- actions ---
 
     def _carry_out(self, action: planner.Action) -> bool:
@@ -332,6 +367,18 @@ class Master:
                 return self._spawn(action)
             case planner.AssumeReady():
                 self._observe(pool.SaidReady(action.worker))
+            case planner.Recycle():
+                self._observe(pool.Due(action.worker, action.reason, action.memory))
+                self._look_at_host([self._pool.workers[action.worker]])
+                self._memory_at = time.monotonic() + MEMORY_INTERVAL
+            case planner.Abort():
+                self._processes.signal(self._pool.workers[action.worker].pid, signal.SIGABRT)
+                self._observe(pool.Aborted(action.worker, action.reason))
+            case planner.BeginHold():
+                self._observe(pool.HoldBegun())
+                self._begin_check()
+            case planner.EndHold():
+                self._observe(pool.HoldEnded())
             case planner.Retire():
                 number = "SIGTERM" if self._pool.stopping == "terminate" else self.settings.stop_signal
                 self._processes.signal(self._pool.workers[action.worker].pid, signal.Signals[number])
@@ -348,7 +395,7 @@ class Master:
                 self._exit_code = 3
             case planner.Leave():
                 self._run_hook(self._prepared[self._pool.current], "on_exit", [])
-                self._wait_for_hooks()
+                self._wait_for_errands()
                 self.log(Entry("master stopped", {"pid": os.getpid()}))
                 self._exit_code = 0
         return True
@@ -360,16 +407,17 @@ class Master:
         worker, self._next_worker = self._next_worker, self._next_worker + 1
         descriptors = [listener.socket.fileno() for listener in self._listeners]
         adapter, command = None, generation.recipe.command
+        jitter = int.from_bytes(os.urandom(4), "little") / (1 << 32)
         if prepared.gunicorn is not None:
             page = (contract.FIRST_FD + len(descriptors), self._page.take(worker))
-            adapter = recipes.adapter_instructions(prepared, self.settings, self._pool.target, page)
+            adapter = recipes.adapter_instructions(prepared, self.settings, self._pool.target, page, jitter)
             descriptors.append(self._page.fd)
             command = (prepared.gunicorn.python, recipes.ADAPTER, *prepared.gunicorn.arguments)
         environment = contract.environment(
             generation, index=action.index, master=os.getpid(), control_socket=self._place.path,
             notify_socket=self._notify.path,
             families=[socket.AddressFamily(listener.socket.family).name for listener in self._listeners],
-            adapter=adapter,
+            stop_signal=self.settings.stop_signal, adapter=adapter,
         )
         farewell = signal.Signals[self.settings.stop_signal] if self.settings.kill_children_on_exit else None
         try:
@@ -380,7 +428,9 @@ class Master:
             self._observe(pool.SpawnFailed(action.index, action.generation, str(error)))
             return False
         self._workers[pid] = worker
-        self._observe(pool.Spawned(worker, action.index, action.generation, pid))
+        self._observe(pool.Spawned(worker, action.index, action.generation, pid, jitter))
+        if self._memory_at is None and (generation.recipe.max_memory or generation.recipe.max_memory_hard):
+            self._memory_at = time.monotonic() + MEMORY_INTERVAL
         return True
 
     def _signal_all(self, number: signal.Signals, only_ready: bool = False) -> int:
@@ -395,17 +445,64 @@ class Master:
         if gunicorn is None or name not in gunicorn.settings["hooks"]:
             return
         launch = recipes.hook_launch(prepared, gunicorn, name, arguments, self._pool.target)
-        try:
-            self._hooks[self._processes.start(launch)] = time.monotonic() + HOOK_TIMEOUT
-        except CannotStart as error:
-            self.log(Entry("hook failed", {"hook": name, "error": str(error)}, journal.ATTENTION))
+        self._errands.send(Errand(name, launch, HOOK_TIMEOUT, lambda ended: self._hook_ended(name, ended)))
 
-    def _wait_for_hooks(self) -> None:
+    def _run_hook_for(self, entry: Entry, document: dict[str, Any]) -> None:
+        """Run the operator's hook for an event, if there is one. on_upgrade_start is no such one: it is waited for."""
+        well = entry.fields.get("outcome") in ("done", "superseded")
+        name = {"worker ready": "on_worker_ready", "worker gone": "on_worker_exit", "worker died": "on_worker_exit",
+                "upgrade ended": "on_upgrade_end" if well else "on_upgrade_failed"}.get(entry.name)
+        command = None if name is None else getattr(self.settings, name)
+        if name is not None and command is not None:
+            self._shell(name, command, self.settings.hook_timeout, lambda ended: self._hook_ended(name, ended), document)
+
+    def _hook_ended(self, name: str, ended: Ended) -> None:
+        if ended.reason is not None:
+            self.log(Entry("hook failed", {"hook": name, "reason": ended.reason, "last_line": ended.last_line},
+                           journal.ATTENTION))
+
+    def _shell(
+        self, name: str, command: str, limit: float, done: Callable[[Ended], None], document: Mapping[str, Any],
+        **variables: str,
+    ) -> Errand:
+        assert self._place is not None
+        recipe = self._pool.generations[self._pool.current].recipe
+        environment = dict(recipe.environment) | {"EINHORNPY_SOCKET_PATH": self._place.path, "PWD": recipe.directory} | variables
+        return self._errands.shell(name, command, recipe.directory, environment, limit, done, document)
+
+    def _begin_check(self) -> None:
+        """Run the check of the hold that has just begun, unless it ran already."""
+        upgrade = self._pool.running_upgrade
+        assert upgrade is not None
+        if upgrade.check != "running" or self._check is not None or upgrade.terms.check is None:
+            return
+        number, limit = upgrade.to_generation, max(upgrade.terms.hold or 0.0, SHORTEST_CHECK_TIMEOUT)
+
+        def done(ended: Ended) -> None:
+            self._check = None
+            running = self._pool.running_upgrade
+            if running is not None and running.to_generation == number and not running.rolling_back:
+                reason = None if ended.reason is None else f"the check {ended.reason}"
+                self._observe(pool.Checked(reason, ended.last_line if reason else None))
+
+        document = self.status()
+        if len(json.dumps(document)) > LONGEST_STATUS:
+            document["workers"] = []
+        self._check = self._shell("check", upgrade.terms.check, limit, done, document, EINHORNPY_STATUS=json.dumps(document),
+                                  EINHORNPY_GENERATION=str(number), EINHORNPY_RELEASE=upgrade.terms.release or "")
+
+    def _drop_check(self) -> None:
+        if self._check is not None:
+            self._errands.cancel(self._check)
+            self._check = None
+
+    def _wait_for_errands(self) -> None:
         """Let the last hooks finish; whoever asks us to stop once more doesn't want to wait for them."""
         deadline = time.monotonic() + HOOK_TIMEOUT
-        while self._hooks and time.monotonic() < deadline:
+        while self._errands and time.monotonic() < deadline:
             if self._loop.wait(deadline - time.monotonic()) & STOPS.keys():
                 return
+            self._errands.on_time(time.monotonic())
             self._reap()
 
     # --- what commands may ask ---
@@ -434,23 +531,60 @@ class Master:
                 for position, (listener, (queue, backlog)) in enumerate(zip(self._listeners, waiting, strict=True))
             ],
             memory={worker.pid: watch.memory(worker.pid) for worker in self._pool.workers.values()},
+            usage=self._usage(time.monotonic()),
         )
+
+    def _usage(self, now: float) -> dict[int, dict[str, Any]]:
+        found = {}
+        for worker in self._pool.workers.values():
+            counters = self._page.counters(worker.id, now, now - worker.spawned_at)
+            if counters is not None:
+                found[worker.id] = asdict(counters)
+        return found
 
     def target(self) -> int:
         return self._pool.target
 
-    def request_upgrade(self, kind: str, release: str | None, requested_by: str) -> int:
-        """Begin an upgrade; return the number of its generation.
+    def next_generation(self) -> int:
+        return self._pool.newest + 1
+
+    def request_upgrade(
+        self, terms: pool.Terms, requested_by: str, vacant: frozenset[int] = frozenset(),
+        blueprint: recipes.Blueprint | None = None,
+    ) -> int:
+        """Begin an upgrade; return the number of its generation. `blueprint`: what to make it of, if not new code.
 
         Raises:
             BadRequest: the master stops.
         """
         if self._pool.stopping is not None:
             raise BadRequest("stopping", "the master stops: no upgrade begins any more")
-        if self._preparation is not None:
-            self._preparation.cancel()
-        self._observe(pool.UpgradeRequested(kind, release, requested_by, time.time()))
+        self._stop_preparing()
+        self._drop_check()
+        self._observe(pool.UpgradeRequested(terms, requested_by, time.time(), vacant))
         number = self._preparing = self._pool.newest
+        blueprint = blueprint or recipes.blueprint(self.settings, self._environ, terms.release)
+        if self.settings.on_upgrade_start is None:
+            self._prepare(number, blueprint)
+            return number
+
+        def done(ended: Ended) -> None:
+            self._start_hook = None
+            if ended.reason is None:
+                self._prepare(number, blueprint)
+            else:
+                reason = f"--on-upgrade-start {ended.reason}"
+                self._observe(pool.UpgradeRefused(number, reason, ended.last_line, time.time()))
+
+        upgrade = self._pool.running_upgrade
+        assert upgrade is not None
+        document = {"event": "upgrade-start", "time": report.timestamp(time.time()), "name": self._name,
+                    "upgrade": report.upgrade_document(self._pool, upgrade, time.monotonic())}
+        self._start_hook = self._shell("on_upgrade_start", self.settings.on_upgrade_start, self.settings.hook_timeout, done,
+                                       document)
+        return number
+
+    def _prepare(self, number: int, blueprint: recipes.Blueprint) -> None:
         old = self._prepared[self._pool.current]
 
         def done(result: recipes.Prepared | recipes.Refused) -> None:
@@ -464,13 +598,87 @@ class Master:
             before = self._pool.target
             self._observe(pool.UpgradePrepared(number, result.recipe, target if changed else None))
             self._say_what_cannot_change(old, result)
-            self._say_what_is_ignored(result)
             if changed:
                 self._run_hook(result, "nworkers_changed", [target, before])
 
-        self._preparation = recipes.Preparation(self._processes, self._loop, self.settings, release, self._environ, done)
+        self._preparation = recipes.Preparation(self._processes, self._loop, self.settings, blueprint, done)
         self._preparation.begin(time.monotonic(), "on_reload")
-        return number
+
+    def _stop_preparing(self) -> None:
+        if self._start_hook is not None:
+            self._errands.cancel(self._start_hook)
+            self._start_hook = None
+        if self._preparation is not None:
+            self._preparation.cancel()
+            self._preparation = None
+
+    def request_rollback(self, to: int | str | None, requested_by: str) -> int:
+        """Begin an upgrade to the recipe of a remembered generation; return the number of the new one.
+
+        Raises:
+            BadRequest: the master stops. ValueError: there is no such recipe.
+        """
+        source = lineage.rollback_target(self._pool, to)
+        recipe = lineage.known(self._pool)[source].recipe
+        terms = pool.Terms(release=recipe.release, recipe_of=source)
+        return self.request_upgrade(terms, requested_by, blueprint=recipes.blueprint_of(recipe))
+
+    def upgrade_for_worker(self, pid: int, release: str | None) -> int:
+        """A worker asks for an upgrade: the one under way counts, if it will replace that worker; return its number.
+
+        Raises:
+            BadRequest: nobody of ours, or new code that has yet to prove itself, or the upgrade goes back.
+        """
+        worker = self._pool.workers.get(self._workers.get(pid, 0))
+        if worker is None:
+            raise BadRequest("not-allowed", f"pid {pid} is not a worker of this master")
+        upgrade = self._pool.running_upgrade
+        if upgrade is None:
+            return self.request_upgrade(pool.Terms(release=release), f"worker {worker.index} (pid {pid})")
+        if upgrade.rolling_back or upgrade.to_generation == worker.generation:
+            raise BadRequest("upgrading", f"the upgrade to generation {upgrade.to_generation} is not over yet")
+        return upgrade.to_generation
+
+    def steerable(self) -> int:
+        """The generation of the running upgrade.
+
+        Raises:
+            BadRequest: none runs that could be paused, resumed or aborted.
+        """
+        upgrade = self._pool.running_upgrade
+        if upgrade is None:
+            raise BadRequest("no-upgrade", "no upgrade is under way")
+        if upgrade.rolling_back:
+            raise BadRequest("no-upgrade", f"the upgrade to generation {upgrade.to_generation} goes back already")
+        return upgrade.to_generation
+
+    def pause(self, by: str) -> str:
+        number = self.steerable()
+        self._observe(pool.Paused(by))
+        return f"upgrade to generation {number} paused"
+
+    def resume(self, by: str) -> str:
+        number, upgrade = self.steerable(), self._pool.running_upgrade
+        if upgrade is None or (upgrade.paused_by is None and not upgrade.on_canary):
+            raise BadRequest("not-paused", f"the upgrade to generation {number} is neither paused nor held")
+        self._observe(pool.Resumed(by))
+        return f"upgrade to generation {number} goes on"
+
+    def abort(self, by: str) -> None:
+        number, upgrade = self.steerable(), self._pool.running_upgrade
+        self._drop_check()
+        if upgrade is not None and upgrade.preparing:
+            self._stop_preparing()
+            self._observe(pool.UpgradeRefused(number, f"aborted by {by}", None, time.time(), aborted=True))
+        else:
+            self._observe(pool.AbortRequested(by))
+
+    def history(self) -> list[dict[str, Any]]:
+        upgrades = [*self._pool.history, *([self._pool.running_upgrade] if self._pool.running_upgrade is not None else [])]
+        return [report.upgrade_document(self._pool, upgrade, time.monotonic()) for upgrade in upgrades]
+
+    def generation(self, number: int) -> dict[str, Any]:
+        return lineage.generation_document(self._pool, number)
 
     def _target_of(self, prepared: recipes.Prepared) -> int | None:
         """How many workers gunicorn's own settings ask for, where they are the ones that count."""
@@ -503,9 +711,8 @@ class Master:
         """Stop: `graceful`, `terminate` or `now`; a stop under way can only become faster."""
         if self._pool.stopping in ("now", how):
             return
-        if self._preparation is not None:
-            self._preparation.cancel()
-            self._preparation = None
+        self._stop_preparing()
+        self._drop_check()
         self._observe(pool.StopRequested(how))
 
 

@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .pool import Generation, Pool, State, Worker
+from .pool import Generation, Pool, Recipe, State, Upgrade, Worker
+
+# How long a hung worker has to say where it hangs, between SIGABRT and SIGKILL.
+ABORT_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,23 @@ class AssumeReady:
 
 
 @dataclass(frozen=True, slots=True)
+class Recycle:
+    """The worker is due: it counts as outdated from now on. `memory`: because it uses too much."""
+
+    worker: int
+    reason: str
+    memory: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """SIGABRT to a hung worker, so that it says where it hangs; SIGKILL follows."""
+
+    worker: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Retire:
     worker: int
     reason: str
@@ -38,6 +58,16 @@ class Kill:
 
     worker: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BeginHold:
+    """All canaries serve: the hold begins, and with it the check, if one waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndHold:
+    """The canaries have done well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +94,8 @@ class Leave:
     """The asked-for stop is complete."""
 
 
-Action = Spawn | AssumeReady | Retire | Kill | RollBack | Finish | GiveUp | Leave
+Action = (Spawn | AssumeReady | Recycle | Abort | Retire | Kill | BeginHold | EndHold | RollBack | Finish | GiveUp
+          | Leave)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +108,21 @@ class Plan:
 
 @dataclass(slots=True)
 class _View:
-    """The pool sorted once, since a plan over a thousand workers must stay far below the time of one fork."""
+    """The pool sorted once, since a plan over a thousand workers must stay far below the time of one fork.
+
+    wanted: of the current generation and not due. outdated: the others, of which `due` are of the current generation.
+    """
 
     wanted_ready: list[Worker] = field(default_factory=list)
     wanted_starting: list[Worker] = field(default_factory=list)
     outdated_ready: list[Worker] = field(default_factory=list)
     outdated_starting: list[Worker] = field(default_factory=list)
-    outdated_retiring: int = 0
+    due: int = 0
+    retiring: int = 0
+    old_retiring: int = 0
     available: int = 0
     wanted_available: int = 0
+    current_available: int = 0
     deadlines: list[float] = field(default_factory=list)
 
     @property
@@ -112,7 +149,8 @@ def plan(pool: Pool, now: float) -> Plan:
         return Plan(tuple(overdue))
     if pool.stopping is not None:
         return _stop(pool, view)
-    for rule in (_roll_back, _give_up, _retire_useless_starts, _spawn, _retire_outdated, _retire_surplus, _finish):
+    for rule in (_roll_back, _give_up, _hold, _retire_useless_starts, _spawn, _break_before_make, _retire_outdated,
+                 _retire_surplus, _finish):
         actions = rule(pool, view, now)
         if actions:
             return Plan(tuple(actions))
@@ -120,28 +158,25 @@ def plan(pool: Pool, now: float) -> Plan:
 
 
 def _look(pool: Pool, now: float) -> tuple[_View, list[Action]]:
-    """Sort the workers, and collect rule 1: whoever has overstayed is killed, whoever has lived long enough is ready.
+    """Sort the workers, and collect rule 1: whoever has overstayed is killed, whoever hangs is aborted, whoever is too
+    old or too big is due, whoever has lived long enough is ready.
 
     While the master stops, nobody is expected to become ready any more.
     """
     view = _View()
     overdue: list[Action] = []
-    deadlines = set()
+    deadlines: set[float] = set()
     current, policy, generations = pool.current, pool.policy, pool.generations
     for worker in pool.workers.values():
-        outdated = worker.generation != current
-        if worker.state is State.RETIRING:
-            view.outdated_retiring += outdated
-            if worker.killed_at is None and worker.retired_at is not None:
-                patience = generations[worker.generation].recipe.graceful_timeout
-                if now >= worker.retired_at + patience:
-                    overdue.append(Kill(worker.id, f"did not leave within {patience:g} s"))
-                else:
-                    deadlines.add(worker.retired_at + patience)
-            continue
         recipe = generations[worker.generation].recipe
+        old = worker.generation != current
+        if worker.state is State.RETIRING:
+            view.retiring += 1
+            view.old_retiring += old
+            _look_at_retiring(worker, recipe, now, overdue, deadlines)
+            continue
         if worker.state is State.STARTING:
-            (view.outdated_starting if outdated else view.wanted_starting).append(worker)
+            (view.outdated_starting if old else view.wanted_starting).append(worker)
             if pool.stopping is not None:
                 continue
             if recipe.ack_seconds is not None and now >= worker.spawned_at + recipe.ack_seconds:
@@ -153,19 +188,57 @@ def _look(pool: Pool, now: float) -> tuple[_View, list[Action]]:
                 if recipe.ack_seconds is not None:
                     deadlines.add(worker.spawned_at + recipe.ack_seconds)
             continue
+        outdated = old or worker.recycled_for is not None
         (view.outdated_ready if outdated else view.wanted_ready).append(worker)
+        view.due += outdated and not old
         if worker.available(now, policy.min_ready_seconds):
             view.available += 1
             view.wanted_available += not outdated
+            view.current_available += not old
         elif worker.ready_at is not None:
             deadlines.add(worker.ready_at + policy.min_ready_seconds)
-        if worker.heartbeat_at is not None and recipe.timeout > 0:
-            if now >= worker.heartbeat_at + recipe.timeout:
-                overdue.append(Kill(worker.id, f"gave no heartbeat for {recipe.timeout:g} s"))
-            else:
-                deadlines.add(worker.heartbeat_at + recipe.timeout)
+        action = _look_at_ready(worker, recipe, now, deadlines)
+        if action is not None:
+            overdue.append(action)
     view.deadlines.extend(deadlines)
     return view, overdue
+
+
+def _look_at_retiring(
+    worker: Worker, recipe: Recipe, now: float, overdue: list[Action], deadlines: set[float]
+) -> None:
+    if worker.killed_at is not None or worker.retired_at is None:
+        return
+    deadline = worker.retired_at + recipe.graceful_timeout
+    reason = f"did not leave within {recipe.graceful_timeout:g} s"
+    if worker.aborted_at is not None:
+        deadline, reason = worker.aborted_at + ABORT_SECONDS, "did not leave after SIGABRT"
+    if now >= deadline:
+        overdue.append(Kill(worker.id, reason))
+    else:
+        deadlines.add(deadline)
+
+
+def _look_at_ready(worker: Worker, recipe: Recipe, now: float, deadlines: set[float]) -> Action | None:
+    if worker.heartbeat_at is not None and recipe.timeout > 0:
+        if now >= worker.heartbeat_at + recipe.timeout:
+            return Abort(worker.id, f"gave no heartbeat for {recipe.timeout:g} s")
+        deadlines.add(worker.heartbeat_at + recipe.timeout)
+    if worker.memory is not None:
+        if 0 < recipe.max_memory_hard <= worker.memory:
+            return Kill(worker.id, f"used {_mebibytes(worker.memory)}, the most is {_mebibytes(recipe.max_memory_hard)}")
+        if 0 < recipe.max_memory <= worker.memory and worker.recycled_for is None:
+            used = f"used {_mebibytes(worker.memory)}, and is due from {_mebibytes(recipe.max_memory)} on"
+            return Recycle(worker.id, used, memory=True)
+    if worker.expires_at is not None and worker.recycled_for is None:
+        if now >= worker.expires_at:
+            return Recycle(worker.id, f"has lived for {worker.expires_at - worker.spawned_at:.0f} s")
+        deadlines.add(worker.expires_at)
+    return None
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / (1 << 20):.0f} MiB"
 
 
 def _stop(pool: Pool, view: _View) -> Plan:
@@ -184,15 +257,53 @@ def _roll_back(pool: Pool, view: _View, now: float) -> Iterable[Action]:
     upgrade = pool.running_upgrade
     if upgrade is None or upgrade.rolling_back or upgrade.preparing:
         return []
-    if upgrade.failures < max(1, pool.policy.max_failures):
+    if upgrade.refusal is not None:
+        return [RollBack(upgrade.refusal, upgrade.error)]
+    if upgrade.failures >= pool.failures_allowed:
+        return [RollBack(upgrade.reason or "too many failures", upgrade.error)]
+    if _stalled(pool, view, upgrade, now):
+        why = f": {upgrade.reason}" if upgrade.reason else ""
+        return [RollBack(f"it made no progress for {pool.policy.progress_timeout:g} s{why}", upgrade.error)]
+    return []
+
+
+def _stalled(pool: Pool, view: _View, upgrade: Upgrade, now: float) -> bool:
+    """Whether the upgrade has waited too long for a worker to become ready. Pauses, holds and draining may take long."""
+    if pool.policy.progress_timeout <= 0 or upgrade.paused_by is not None or upgrade.held_since is not None:
+        return False
+    if view.wanted_available >= _wanted_of_current(pool):
+        return False
+    deadline = upgrade.progress_at + pool.policy.progress_timeout
+    if now < deadline:
+        view.deadlines.append(deadline)
+    return now >= deadline
+
+
+def _wanted_of_current(pool: Pool) -> int:
+    """How many workers of the current generation are wanted by now: all, or the canaries."""
+    upgrade = pool.running_upgrade
+    return min(upgrade.terms.canary, pool.target) if upgrade is not None and upgrade.on_canary else pool.target
+
+
+def _hold(pool: Pool, view: _View, now: float) -> Iterable[Action]:
+    """The canary's hold: it begins when all canaries serve, and ends when its time is over and the check has passed."""
+    upgrade = pool.running_upgrade
+    if upgrade is None or not upgrade.on_canary or upgrade.preparing or upgrade.rolling_back:
         return []
-    return [RollBack(upgrade.reason or "too many failures", upgrade.error)]
+    if upgrade.held_since is None:
+        return [BeginHold()] if view.current_available >= _wanted_of_current(pool) else []
+    over = upgrade.hold_over
+    if not over and upgrade.terms.hold is not None:
+        over = now >= upgrade.held_since + upgrade.terms.hold
+        if not over:
+            view.deadlines.append(upgrade.held_since + upgrade.terms.hold)
+    return [EndHold()] if over and upgrade.check in (None, "passed") else []
 
 
 def _hopeless(pool: Pool) -> bool:
     """No worker has ever been ready, and the allowed number of starts has failed."""
     generation = pool.generations[pool.current]
-    return not pool.ever_ready and generation.failures_in_a_row >= max(1, pool.policy.max_failures)
+    return not pool.ever_ready and generation.failures_in_a_row >= pool.failures_allowed
 
 
 def _give_up(pool: Pool, view: _View, now: float) -> Iterable[Action]:
@@ -224,17 +335,16 @@ def _retire_useless_starts(pool: Pool, view: _View, now: float) -> Iterable[Acti
 
 def _spawn(pool: Pool, view: _View, now: float) -> Iterable[Action]:
     upgrade = pool.running_upgrade
-    number, missing = pool.current, pool.target - view.wanted
+    vacant = _vacant(pool, view)
+    number, missing = pool.current, _missing(pool, view, vacant)
     if _on_trial(pool) and upgrade is not None:
         # A gap left by a crash is filled from the generation that is known to work.
-        gap = pool.target - view.outdated - len(view.wanted_ready)
+        gap = pool.target - view.outdated - len(view.wanted_ready) - vacant
         if gap > 0:
             number, missing = upgrade.from_generation, gap
     if upgrade is not None and upgrade.preparing and not pool.generations[number].proven and pool.ever_ready:
         return []  # a newer generation is being made: don't start more of one that was never proven
-    fleet = upgrade is not None and upgrade.kind == "fleet" and not upgrade.rolling_back
-    room = pool.target + (max(pool.target, pool.policy.max_surge) if fleet else pool.policy.max_surge) - view.live
-    count = min(missing, room)
+    count = min(missing, _room(pool, view))
     if count < 1 or (_hopeless(pool) and upgrade is None):
         return []
     if now < pool.generations[number].not_before:
@@ -243,10 +353,58 @@ def _spawn(pool: Pool, view: _View, now: float) -> Iterable[Action]:
     return [Spawn(index, number) for index in _free_seats(pool, view, pool.generations[number], count)]
 
 
+def _missing(pool: Pool, view: _View, vacant: int) -> int:
+    """How many workers of the current generation are to be started, if there is room for them."""
+    upgrade = pool.running_upgrade
+    missing = pool.target - view.wanted
+    if upgrade is None or upgrade.rolling_back:
+        return missing
+    if upgrade.preparing:
+        return missing - vacant
+    # Whoever left to be replaced by the new code is replaced first.
+    if vacant > 0:
+        missing = min(missing, vacant - len(view.wanted_starting))
+    # Held or paused, the exchange stands still, but nobody is missed.
+    if upgrade.paused_by is not None:
+        return min(missing, max(vacant, pool.target - view.live))
+    if upgrade.on_canary:
+        return min(missing, max(_wanted_of_current(pool) - view.wanted, vacant, pool.target - view.live))
+    return missing
+
+
+def _vacant(pool: Pool, view: _View) -> int:
+    """How many seats wait for the new code alone, because their workers left for it. Once it has failed, none does."""
+    upgrade = pool.running_upgrade
+    if upgrade is None or upgrade.rolling_back or upgrade.failures:
+        return 0
+    held = [*view.wanted_ready, *view.outdated_ready, *view.outdated_starting, *(view.wanted_starting if upgrade.preparing else ())]
+    return sum(index < pool.target for index in upgrade.vacant - {worker.index for worker in held})
+
+
+def _room(pool: Pool, view: _View) -> int:
+    """How many workers more may stand."""
+    upgrade = pool.running_upgrade
+    if upgrade is None and pool.short_of_memory and view.due:
+        # Break before make: those that leave must be gone before others come.
+        return pool.target - view.live - view.retiring
+    return pool.target + _surge(pool) - view.live
+
+
+def _surge(pool: Pool) -> int:
+    fleet = _fleet(pool)
+    return max(pool.target, pool.policy.max_surge) if fleet else pool.policy.max_surge
+
+
+def _fleet(pool: Pool) -> bool:
+    upgrade = pool.running_upgrade
+    return upgrade is not None and upgrade.terms.kind == "fleet" and not upgrade.rolling_back
+
+
 def _free_seats(pool: Pool, view: _View, generation: Generation, count: int) -> list[int]:
     """Seats for new workers: empty ones first, then those of the outdated workers that they will replace."""
     live = [*view.wanted_ready, *view.wanted_starting, *view.outdated_ready, *view.outdated_starting]
-    same = {worker.index for worker in live if worker.generation == generation.number}
+    same = {worker.index for worker in live
+            if worker.generation == generation.number and worker.recycled_for is None}
     held = {worker.index for worker in live}
     seats = [index for index in range(pool.target) if index not in held][:count]
     if len(seats) < count:
@@ -264,10 +422,19 @@ def _free_seats(pool: Pool, view: _View, generation: Generation, count: int) -> 
     return seats
 
 
+def _break_before_make(pool: Pool, view: _View, now: float) -> Iterable[Action]:
+    """Where the host has no memory for a surge, a due worker goes first and its replacement comes after; one at a time."""
+    if not pool.short_of_memory or pool.running_upgrade is not None or not view.due:
+        return []
+    if view.retiring or view.wanted_starting or view.ready != pool.target or view.available < pool.target:
+        return []
+    due = min(view.outdated_ready, key=lambda worker: (worker.spawned_at, worker.id))
+    return [Retire(due.id, f"it is recycled before it is replaced, the host is short of memory: it {due.recycled_for}")]
+
+
 def _retire_outdated(pool: Pool, view: _View, now: float) -> Iterable[Action]:
     """As many outdated ready workers as there are ready workers too many: this rule is the airbag."""
     upgrade = pool.running_upgrade
-    fleet = upgrade is not None and upgrade.kind == "fleet" and not upgrade.rolling_back
     successors = {worker.index for worker in view.wanted_ready}
 
     def order(worker: Worker) -> tuple[bool, int, float, int]:
@@ -275,10 +442,25 @@ def _retire_outdated(pool: Pool, view: _View, now: float) -> Iterable[Action]:
         return (not succeeded, worker.generation, worker.spawned_at, worker.id)
 
     candidates = sorted(view.outdated_ready, key=order)
-    if fleet and view.wanted_available < pool.target:
+    if upgrade is not None and not upgrade.rolling_back and (upgrade.paused_by is not None or upgrade.on_canary):
+        candidates = _while_standing_still(pool, view, upgrade, candidates)
+    elif _fleet(pool) and view.wanted_available < pool.target:
         # Until all new ones are there, only what scaling down has made too many may go.
         candidates = candidates[: max(0, len(candidates) - pool.target)]
-    return _spare(pool, view, now, candidates, "it is replaced")
+    return _spare(pool, view, now, candidates)
+
+
+def _while_standing_still(pool: Pool, view: _View, upgrade: Upgrade, candidates: list[Worker]) -> list[Worker]:
+    """Paused or on canary, old workers go only where there would be too many, or no room for a canary that is missing;
+    a due canary goes when its replacement is there."""
+    paused = upgrade.paused_by is not None
+    due = [worker for worker in candidates if worker.generation == pool.current and not paused]
+    if paused or due:
+        missing = 0
+    else:
+        missing = max(0, _wanted_of_current(pool) - view.wanted)
+    excess = max(0, view.live + missing - pool.target - _surge(pool))
+    return due or candidates[:excess]
 
 
 def _retire_surplus(pool: Pool, view: _View, now: float) -> Iterable[Action]:
@@ -289,10 +471,10 @@ def _retire_surplus(pool: Pool, view: _View, now: float) -> Iterable[Action]:
     starting = sorted(view.wanted_starting, key=lambda worker: -worker.index)[:surplus]
     if starting:
         return [Retire(worker.id, "scaled down") for worker in starting]
-    return _spare(pool, view, now, sorted(view.wanted_ready, key=lambda worker: -worker.index)[:surplus], "scaled down")
+    return _spare(pool, view, now, sorted(view.wanted_ready, key=lambda worker: -worker.index)[:surplus])
 
 
-def _spare(pool: Pool, view: _View, now: float, candidates: list[Worker], reason: str) -> list[Action]:
+def _spare(pool: Pool, view: _View, now: float, candidates: list[Worker]) -> list[Action]:
     """Retire candidates in order, for as long as enough ready and enough available workers remain."""
     ready, available = view.ready, view.available
     actions: list[Action] = []
@@ -304,16 +486,22 @@ def _spare(pool: Pool, view: _View, now: float, candidates: list[Worker], reason
             continue
         ready -= 1
         available -= counted
-        actions.append(Retire(worker.id, reason))
+        actions.append(Retire(worker.id, _why(pool, worker)))
     return actions
+
+
+def _why(pool: Pool, worker: Worker) -> str:
+    if worker.generation != pool.current:
+        return "it is replaced"
+    return "scaled down" if worker.recycled_for is None else f"it is recycled: it {worker.recycled_for}"
 
 
 def _finish(pool: Pool, view: _View, now: float) -> Iterable[Action]:
     upgrade = pool.running_upgrade
-    if upgrade is None or upgrade.preparing:
+    if upgrade is None or upgrade.preparing or upgrade.on_canary or upgrade.paused_by is not None:
         return []
-    if view.outdated == 0 and view.outdated_retiring == 0 and view.wanted_available >= pool.target:
+    if view.outdated == view.due and view.old_retiring == 0 and view.current_available >= pool.target:
         return [Finish()]
     # Going back fails as well: say so now rather than never; the exchange goes on by the other rules.
-    failed = pool.generations[pool.current].failures_in_a_row >= max(1, pool.policy.max_failures)
-    return [Finish()] if upgrade.rolling_back and failed else []
+    failed = pool.generations[pool.current].failures_in_a_row >= pool.failures_allowed
+    return [Finish()] if upgrade.rolling_back and (failed or _stalled(pool, view, upgrade, now)) else []

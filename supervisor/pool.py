@@ -1,13 +1,12 @@
-"""What is: workers, generations and the running upgrade, as frozen data; `observe` makes the next pool from one fact.
+"""What is, and what can happen: workers, generations, upgrades and facts, as frozen data without any behaviour.
 
-Nothing here acts, reads a clock or does I/O. A `Pool` is only ever made by `new_pool` and `observe`; whoever holds
-one may read it for as long as it likes. A fact that can't be true of this pool is refused with `Impossible`.
-Times are seconds of one monotonic clock, handed in; wall-clock times are only carried along for people to read.
+A `Pool` is only ever made by `observe.py`; whoever holds one may read it for as long as it likes. Times are seconds of
+one monotonic clock, handed in; wall-clock times are only carried along for people to read.
 
     worker state   fact                     next state
     -              Spawned                  starting
     starting       SaidReady                ready
-    starting|ready Retired, Killed          retiring
+    starting|ready Retired, Aborted, Killed retiring
     retiring       Retired, SaidReady       retiring    (said twice, or too late: nothing changes)
     any            Exited                   gone
 """
@@ -16,18 +15,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-FIRST_DELAY = 1.0
-DELAY_GROWTH = 1.5
-LONGEST_DELAY = 30.0
 # A worker that says ready and dies within this time is held back like one that never became ready: otherwise a
 # worker that always dies just after its ready would be replaced in a hot loop.
 SETTLE_SECONDS = 1.0
-
-
-class Impossible(ValueError):
-    """A fact that can't be true of this pool: a mistake of the caller, never of a worker or a client."""
 
 
 class State(enum.Enum):
@@ -38,12 +30,18 @@ class State(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The operator's rules. Times in seconds; `max_surge` in workers; `max_failures` in failed starts."""
+    """The operator's rules. Times in seconds; `max_surge` in workers; `max_failures` in failed starts.
+
+    `progress_timeout`: an upgrade that makes no progress for so long goes back (0: never). `reload_exit_code`: a
+    ready worker that exits with it asks for an upgrade (None: no code does).
+    """
 
     max_surge: int = 1
     ready_timeout: float = 60.0
     min_ready_seconds: float = 0.0
     max_failures: int = 3
+    progress_timeout: float = 600.0
+    reload_exit_code: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +51,9 @@ class Recipe:
     `ack_seconds`: count a worker as ready once it has lived that long (None: it says so itself).
     `graceful_timeout`: seconds between being asked to go and SIGKILL. `timeout`: the oldest heartbeat, in seconds,
     of a worker that has ever sent one (0: not watched).
+
+    When a worker is due for recycling: `max_requests` served, `max_lifetime` seconds since its start, each plus a
+    share of its jitter; `max_memory` bytes of its process group. Beyond `max_memory_hard` it is killed. 0: never.
     """
 
     command: tuple[str, ...]
@@ -62,6 +63,12 @@ class Recipe:
     ack_seconds: float | None = None
     graceful_timeout: float = 30.0
     timeout: float = 0.0
+    max_requests: int = 0
+    max_requests_jitter: int = 0
+    max_lifetime: float = 0.0
+    max_lifetime_jitter: float = 0.0
+    max_memory: int = 0
+    max_memory_hard: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +84,22 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
+    """One process. `expires_at`: when it is due for recycling by age. `recycled_for`: why it is due, if it is."""
+
     id: int
     index: int
     generation: int
     pid: int
     spawned_at: float
     state: State = State.STARTING
+    expires_at: float | None = None
     ready_at: float | None = None
     retired_at: float | None = None
+    aborted_at: float | None = None
     killed_at: float | None = None
     heartbeat_at: float | None = None
+    memory: int | None = None
+    recycled_for: str | None = None
     error: str | None = None
     restarts: int = 0
 
@@ -96,18 +109,46 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """How an upgrade is to go. `kind`: rolling or fleet. `canary`: so many new workers serve first, for `hold` seconds
+    (None: until somebody says resume) and until `check`, a shell command, has passed. `max_failures`: instead of the
+    policy's. `recipe_of`: the remembered generation whose recipe it takes, where it is a rollback."""
+
+    kind: str = "rolling"
+    release: str | None = None
+    canary: int = 0
+    hold: float | None = 0.0
+    check: str | None = None
+    max_failures: int | None = None
+    recipe_of: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Upgrade:
-    """One change of generation. `outcome`: None while it runs, then done, rolled-back, aborted or superseded."""
+    """One change of generation. `outcome`: None while it runs, then done, rolled-back, aborted or superseded.
+
+    `on_canary`: the exchange waits for the canary's hold to end; `held_since`: since when all canaries are there.
+    `check`: None, waiting, running or passed. `refusal`: why it has to go back now. `vacant`: seats whose workers left
+    in order to be replaced by the new code.
+    """
 
     from_generation: int
     to_generation: int
-    kind: str
-    release: str | None
+    terms: Terms
     requested_by: str
     started_at: float
     started_wall: float
+    progress_at: float
     preparing: bool = True
     target_before: int | None = None
+    on_canary: bool = False
+    held_since: float | None = None
+    hold_over: bool = False
+    check: str | None = None
+    paused_by: str | None = None
+    vacant: frozenset[int] = frozenset()
+    refusal: str | None = None
+    aborted: bool = False
     rolling_back: bool = False
     failures: int = 0
     reason: str | None = None
@@ -123,6 +164,9 @@ class Upgrade:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
+    """Everything. `history`: upgrades that have ended, the newest last. `remembered`: generations that nothing runs any
+    more. `short_of_memory`: the host has no room for a surge."""
+
     policy: Policy
     target: int
     current: int
@@ -134,10 +178,19 @@ class Pool:
     settled: bool = False
     stopping: str | None = None
     restarts: Mapping[int, int] = field(default_factory=dict)
+    history: tuple[Upgrade, ...] = ()
+    remembered: Mapping[int, Generation] = field(default_factory=dict)
+    short_of_memory: bool = False
 
     @property
     def running_upgrade(self) -> Upgrade | None:
         return self.upgrade if self.upgrade is not None and self.upgrade.running else None
+
+    @property
+    def failures_allowed(self) -> int:
+        """With how many failed starts an upgrade, or a first start, is given up."""
+        own = self.running_upgrade.terms.max_failures if self.running_upgrade is not None else None
+        return max(1, self.policy.max_failures if own is None else own)
 
     @property
     def ready(self) -> int:
@@ -155,10 +208,13 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Spawned:
+    """`jitter`: 0 to 1, drawn for this worker."""
+
     worker: int
     index: int
     generation: int
     pid: int
+    jitter: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +244,38 @@ class Heartbeat:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """Bytes of each worker's process group."""
+
+    memory: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class HostMeasured:
+    """Whether the host has no room for one worker more; `available` bytes were found."""
+
+    short: bool
+    available: int
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """It is to be recycled. `memory`: because it uses too much."""
+
+    worker: int
+    reason: str
+    memory: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """SIGABRT went to it: it hangs, and is to say where."""
+
+    worker: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Retired:
     """It was asked to finish and leave."""
 
@@ -214,10 +302,12 @@ class Exited:
 
 @dataclass(frozen=True, slots=True)
 class UpgradeRequested:
-    kind: str
-    release: str | None
+    """`vacant`: seats whose workers have left for its sake."""
+
+    terms: Terms
     requested_by: str
     wall: float
+    vacant: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +325,40 @@ class UpgradeRefused:
     reason: str
     error: str | None
     wall: float
+    aborted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class AbortRequested:
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class HoldBegun:
+    """All canaries serve."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """The check of the hold has ended; `reason`: why it refuses the release, if it does."""
+
+    reason: str | None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HoldEnded:
+    """The canaries have done well: everybody follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,228 +390,24 @@ Event = (
     | SaidReady
     | SaidFailed
     | Heartbeat
+    | Measured
+    | HostMeasured
+    | Due
+    | Aborted
     | Retired
     | Killed
     | Exited
     | UpgradeRequested
     | UpgradePrepared
     | UpgradeRefused
+    | Paused
+    | Resumed
+    | AbortRequested
+    | HoldBegun
+    | Checked
+    | HoldEnded
     | RolledBack
     | Finished
     | Scaled
     | StopRequested
 )
-
-
-# --- from fact to pool -----------------------------------------------------------------------------------------------
-
-
-def new_pool(recipe: Recipe, target: int, policy: Policy) -> Pool:
-    """The pool of a fresh master: generation 1, no worker yet, `target` workers wanted."""
-    return Pool(policy=policy, target=target, current=1, generations={1: Generation(1, recipe)})
-
-
-def delay_after(failures: int) -> float:
-    """Seconds to wait before the next start, after so many failed ones in a row."""
-    return 0.0 if failures < 1 else min(LONGEST_DELAY, FIRST_DELAY * DELAY_GROWTH ** min(failures - 1, 32))
-
-
-def observe(pool: Pool, event: Event, now: float) -> Pool:
-    """Return the pool after `event`.
-
-    Raises:
-        Impossible: the event can't be true of this pool (an unknown worker, a second spawn under one id …).
-    """
-    match event:
-        case Spawned():
-            if event.worker in pool.workers or event.generation not in pool.generations:
-                raise Impossible(f"{event} in a pool of {len(pool.workers)} workers, generations {[*pool.generations]}")
-            worker = Worker(event.worker, event.index, event.generation, event.pid, spawned_at=now,
-                            restarts=pool.restarts.get(event.index, 0))
-            return replace(pool, workers={**pool.workers, event.worker: worker})
-        case SpawnFailed():
-            if event.generation not in pool.generations:
-                raise Impossible(f"{event} with generations {[*pool.generations]}")
-            return _count_failure(pool, event.generation, f"cannot be started: {event.error}", event.error, now)
-        case SaidReady():
-            return _said_ready(pool, _worker(pool, event), now)
-        case SaidFailed():
-            return _with_worker(pool, replace(_worker(pool, event), error=event.error))
-        case Heartbeat():
-            return _with_worker(pool, replace(_worker(pool, event), heartbeat_at=event.at))
-        case Retired():
-            worker = _worker(pool, event)
-            if worker.state is State.RETIRING:
-                return pool
-            return _with_worker(pool, replace(worker, state=State.RETIRING, retired_at=now))
-        case Killed():
-            return _killed(pool, _worker(pool, event), event.reason, now)
-        case Exited():
-            return _tidy(_exited(pool, _worker(pool, event), event, now))
-        case UpgradeRequested():
-            return replace(
-                pool,
-                newest=pool.newest + 1,
-                upgrade=Upgrade(
-                    _way_back(pool), pool.newest + 1, event.kind, event.release, event.requested_by, started_at=now,
-                    started_wall=event.wall,
-                    target_before=pool.running_upgrade.target_before if pool.running_upgrade is not None else None),
-            )
-        case UpgradePrepared():
-            upgrade = _running(pool, event)
-            if event.number != upgrade.to_generation or not upgrade.preparing:
-                raise Impossible(f"{event.number} is prepared, but the upgrade to {upgrade.to_generation} is under way")
-            generations = {**pool.generations, event.number: Generation(event.number, event.recipe)}
-            prepared = replace(pool, upgrade=replace(upgrade, preparing=False), current=event.number,
-                               generations=generations)
-            if event.target is None:
-                return prepared
-            before = pool.target if upgrade.target_before is None else upgrade.target_before
-            noted = replace(upgrade, preparing=False, target_before=before)
-            return _scaled(replace(prepared, upgrade=noted), event.target)
-        case UpgradeRefused():
-            upgrade = replace(_running(pool, event), preparing=False, rolling_back=True, reason=event.reason,
-                              error=event.error)
-            if pool.current == upgrade.from_generation:
-                upgrade = replace(upgrade, outcome="rolled-back", ended_at=now, ended_wall=event.wall)
-            return _tidy(_go_back(pool, upgrade))
-        case RolledBack():
-            upgrade = replace(_running(pool, event), rolling_back=True, reason=event.reason, error=event.error)
-            return _go_back(pool, upgrade)
-        case Finished():
-            upgrade = _running(pool, event)
-            outcome = "rolled-back" if upgrade.rolling_back else "done"
-            return _tidy(replace(pool, upgrade=replace(upgrade, outcome=outcome, ended_at=now, ended_wall=event.wall)))
-        case Scaled():
-            if event.target < 1:
-                raise Impossible(f"{event}: a pool has at least one worker")
-            if pool.running_upgrade is not None:
-                pool = replace(pool, upgrade=replace(pool.running_upgrade, target_before=None))
-            return _scaled(pool, event.target)
-        case StopRequested():
-            return replace(pool, stopping=event.how)
-
-
-def _worker(
-    pool: Pool, event: SaidReady | SaidFailed | Heartbeat | Retired | Killed | Exited
-) -> Worker:
-    try:
-        return pool.workers[event.worker]
-    except KeyError:
-        raise Impossible(f"{event}, but there is no such worker") from None
-
-
-def _running(pool: Pool, event: Event) -> Upgrade:
-    if pool.running_upgrade is None:
-        raise Impossible(f"{event}, but no upgrade is under way")
-    return pool.running_upgrade
-
-
-def _way_back(pool: Pool) -> int:
-    """The generation that a refused upgrade goes back to: the last proven one, if there is one."""
-    if not pool.generations[pool.current].proven and pool.running_upgrade is not None:
-        return pool.running_upgrade.from_generation
-    return pool.current
-
-
-def _go_back(pool: Pool, upgrade: Upgrade) -> Pool:
-    """Want the old generation again; what failed of it long ago doesn't count against the way back."""
-    fresh = replace(pool.generations[upgrade.from_generation], failures_in_a_row=0)
-    back = replace(upgrade, target_before=None)
-    pool = _with_generation(replace(pool, upgrade=back, current=upgrade.from_generation), fresh)
-    # The number of workers that the refused release asked for goes with it, unless somebody has scaled since.
-    return pool if upgrade.target_before is None else _scaled(pool, upgrade.target_before)
-
-
-def _with_worker(pool: Pool, worker: Worker) -> Pool:
-    return replace(pool, workers={**pool.workers, worker.id: worker})
-
-
-def _with_generation(pool: Pool, generation: Generation) -> Pool:
-    return replace(pool, generations={**pool.generations, generation.number: generation})
-
-
-def _scaled(pool: Pool, target: int) -> Pool:
-    return _prove(replace(pool, target=target, settled=False), pool.current)
-
-
-def _said_ready(pool: Pool, worker: Worker, now: float) -> Pool:
-    if worker.state is not State.STARTING:
-        return pool
-    pool = _with_worker(pool, replace(worker, state=State.READY, ready_at=now))
-    return _prove(replace(pool, ever_ready=True), worker.generation)
-
-
-def _prove(pool: Pool, number: int) -> Pool:
-    """Note what has now been reached: enough ready workers, and enough of this generation to have proven it."""
-    ready = [worker for worker in pool.workers.values() if worker.state is State.READY]
-    generation = pool.generations[number]
-    if not generation.proven and sum(worker.generation == number for worker in ready) >= pool.target:
-        pool = _with_generation(pool, replace(generation, proven=True))
-    return replace(pool, settled=pool.settled or len(ready) >= pool.target)
-
-
-def _killed(pool: Pool, worker: Worker, reason: str, now: float) -> Pool:
-    retired_at = now if worker.retired_at is None else worker.retired_at
-    pool = _with_worker(pool, replace(worker, state=State.RETIRING, retired_at=retired_at, killed_at=now))
-    if worker.state is State.RETIRING or pool.stopping:
-        return pool
-    # Counted now, not when it is gone: a process that can't be killed must not hide a failure.
-    return _count_failure(_count_restart(pool, worker), worker.generation, reason, worker.error, now)
-
-
-def _exited(pool: Pool, worker: Worker, event: Exited, now: float) -> Pool:
-    pool = replace(pool, workers={key: each for key, each in pool.workers.items() if key != worker.id})
-    if worker.state is State.RETIRING or pool.stopping:
-        return pool
-    pool = _count_restart(pool, worker)
-    how = f"was ended by signal {-event.status}" if event.status < 0 else f"exited with code {event.status}"
-    if worker.ready_at is None:
-        reason = f"{how} before it was ready"
-    else:
-        reason = f"{how} {now - worker.ready_at:.1f} s after it was ready"
-        upgrade = pool.running_upgrade
-        if now - worker.ready_at >= max(SETTLE_SECONDS, pool.policy.min_ready_seconds) and not (
-            upgrade is not None and upgrade.to_generation == worker.generation
-        ):
-            return pool
-    return _count_failure(pool, worker.generation, reason, worker.error or event.error, now)
-
-
-def _count_restart(pool: Pool, worker: Worker) -> Pool:
-    upgrade = pool.running_upgrade
-    if upgrade is not None and upgrade.to_generation == worker.generation and worker.ready_at is None:
-        return pool  # a start that fails on trial is the upgrade's failure; the seat has its old worker still
-    return replace(pool, restarts={**pool.restarts, worker.index: pool.restarts.get(worker.index, 0) + 1})
-
-
-def _count_failure(pool: Pool, number: int, reason: str, error: str | None, now: float) -> Pool:
-    """A start of this generation failed: hold its next one back, and charge the upgrade that wants it."""
-    generation = pool.generations[number]
-    settle = max(SETTLE_SECONDS, pool.policy.min_ready_seconds)
-    recovered = any(
-        worker.generation == number and worker.ready_at is not None and worker.ready_at >= generation.failed_at
-        and worker.state is State.READY and now - worker.ready_at >= settle
-        for worker in pool.workers.values()
-    )
-    failures = 1 if recovered else generation.failures_in_a_row + 1
-    pool = _with_generation(
-        pool,
-        replace(generation, failures_in_a_row=failures, failed_at=now, not_before=now + delay_after(failures),
-                error=error or reason),
-    )
-    upgrade = pool.running_upgrade
-    if upgrade is not None and upgrade.to_generation == number and not upgrade.rolling_back:
-        pool = replace(pool, upgrade=replace(upgrade, failures=upgrade.failures + 1, reason=f"a worker {reason}",
-                                             error=error))
-    return pool
-
-
-def _tidy(pool: Pool) -> Pool:
-    """Forget generations that nothing refers to any more."""
-    needed = {pool.current, *(worker.generation for worker in pool.workers.values())}
-    if pool.running_upgrade is not None:
-        needed |= {pool.running_upgrade.from_generation, pool.running_upgrade.to_generation}
-    if needed.issuperset(pool.generations):
-        return pool
-    return replace(pool, generations={number: each for number, each in pool.generations.items() if number in needed})

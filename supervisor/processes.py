@@ -26,8 +26,8 @@ class Launch:
     """What a child is made of.
 
     `descriptors` become 3, 4, … in the child; everything else above 2 is closed. `parent_death_signal`: sent to the
-    child when this process dies (None: nothing is). `stdout`: a descriptor for its standard output and error, or
-    None to share ours.
+    child when this process dies (None: nothing is). `stdin`, `stdout`: descriptors for its standard input, and for its
+    standard output and error, or None to share ours.
     """
 
     command: Sequence[str]
@@ -36,6 +36,7 @@ class Launch:
     descriptors: Sequence[int] = ()
     parent_death_signal: int | None = None
     stdout: int | None = None
+    stdin: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ class Processes:
             if "WATCHDOG_USEC" in environment:
                 environment["WATCHDOG_PID"] = str(os.getpid())
             program = find_program(launch.command[0], environment.get("PATH", os.defpath), launch.directory)
-            _arrange_descriptors([*launch.descriptors, self._errors_end], launch.stdout)
+            _arrange_descriptors([*launch.descriptors, self._errors_end], launch.stdin, launch.stdout)
             resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
             for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
                 signal.signal(number, signal.SIG_DFL)
@@ -192,10 +193,12 @@ def _die_with_parent(number: int, parent: int) -> None:
         os._exit(0)
 
 
-def _arrange_descriptors(descriptors: Sequence[int], stdout: int | None) -> None:
+def _arrange_descriptors(descriptors: Sequence[int], stdin: int | None, stdout: int | None) -> None:
     """Move `descriptors` to 3, 4, … (inheritable, but for the last one) and close all others above 2."""
     import fcntl
 
+    if stdin is not None:
+        os.dup2(stdin, 0)
     if stdout is not None:
         os.dup2(stdout, 1)
         os.dup2(stdout, 2)

@@ -21,10 +21,10 @@ LONGEST_ERROR = 4000
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """`said`: ready, alive (a heartbeat) or failed, with the reason in `error`."""
+    """`said`: ready, alive (a heartbeat), due (to be recycled) or failed; the last two with the reason in `error`."""
 
     pid: int
-    said: Literal["ready", "alive", "failed"]
+    said: Literal["ready", "alive", "due", "failed"]
     error: str | None = None
 
 
@@ -47,7 +47,8 @@ def from_command(command: str, args: Mapping[str, Any], peer: int) -> Notice | s
 
 
 class NotifySocket:
-    """The datagram socket behind NOTIFY_SOCKET: sd_notify(3)'s `READY=1` and `WATCHDOG=1`."""
+    """The datagram socket behind NOTIFY_SOCKET: sd_notify(3)'s `READY=1` and `WATCHDOG=1`, and our own `X_EINHORNPY_DUE=`,
+    by which a worker asks to be recycled, for the reason after it."""
 
     def __init__(self, loop: Loop, path: str, receive: Callable[[Notice], None]) -> None:
         self.path = path
@@ -84,6 +85,10 @@ class NotifySocket:
                 self._receive(Notice(pids[0], "ready"))
             if b"WATCHDOG=1" in lines:
                 self._receive(Notice(pids[0], "alive"))
+            for line in lines:
+                if line.startswith(b"X_EINHORNPY_DUE="):
+                    reason = line.partition(b"=")[2].decode(errors="replace")[:200]
+                    self._receive(Notice(pids[0], "due", reason or "asked for it"))
 
     def close(self) -> None:
         self._loop.unwatch(self._socket.fileno())

@@ -57,19 +57,41 @@ class Prepared:
     guessed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """What a generation is to be made of. `directory`: symbolic links in it are followed when it is made."""
+
+    command: tuple[str, ...]
+    directory: str
+    environment: Mapping[str, str]
+    release: str | None
+
+
+def blueprint(settings: Settings, environ: Mapping[str, str], release: str | None) -> Blueprint:
+    """The blueprint of new code."""
+    return Blueprint(settings.command, settings.chdir, contract.inherited(environ) | dict(settings.env), release)
+
+
+def blueprint_of(recipe: Recipe) -> Blueprint:
+    """The blueprint of a remembered recipe."""
+    return Blueprint(recipe.command, recipe.directory, recipe.environment, recipe.release)
+
+
 class Preparation:
     """One generation in the making. Ends by exactly one call of `done`, unless it is cancelled."""
 
     def __init__(
-        self, processes: Processes, loop: Loop, settings: Settings, release: str | None,
-        environ: Mapping[str, str], done: Callable[[Prepared | Refused], None],
+        self, processes: Processes, loop: Loop, settings: Settings, blueprint: Blueprint,
+        done: Callable[[Prepared | Refused], None],
     ) -> None:
         self._processes = processes
         self._loop = loop
         self._settings = settings
-        self._release = release
+        self._command = blueprint.command
+        self._named_directory = blueprint.directory
+        self._release = blueprint.release
+        self._environment = dict(blueprint.environment)
         self._done = done
-        self._environment = contract.inherited(environ) | dict(settings.env)
         self._output = bytearray()
         self._reader: int | None = None
         self._gunicorn: Gunicorn | None = None
@@ -80,10 +102,10 @@ class Preparation:
     def begin(self, now: float, hook: str) -> None:
         """Start. `hook`: the gunicorn server hook that runs on the way, on_starting or on_reload."""
         try:
-            self._directory = _resolve(self._settings.chdir)
+            self._directory = _resolve(self._named_directory)
             self._environment["PWD"] = self._directory
-            program = self._find(self._settings.command[0])
-            self._gunicorn = recognise(self._settings.command, program, self._environment)
+            program = self._find(self._command[0])
+            self._gunicorn = recognise(self._command, program, self._environment)
             if self._gunicorn is None:
                 self._end(self._plain())
                 return
@@ -109,12 +131,29 @@ class Preparation:
         if self._settings.warm_up:
             raise Refused("--warm-up: only gunicorn's workers can be warmed up from inside, and "
                           f"{self._settings.command[0]} is not gunicorn", bad_input=True)
+        if self._settings.max_requests:
+            raise Refused("--max-requests: only gunicorn's workers count their requests, and "
+                          f"{self._settings.command[0]} is not gunicorn", bad_input=True)
         seconds = GUESSED_ACK_SECONDS if guessed else mode if isinstance(mode, float) else None
-        return Prepared(self._recipe(seconds, self._settings.graceful_timeout, self._settings.timeout), guessed=guessed)
+        return Prepared(self._recipe(seconds, {}), guessed=guessed)
 
-    def _recipe(self, ack_seconds: float | None, graceful_timeout: float, timeout: float) -> Recipe:
-        return Recipe(self._settings.command, self._directory, self._environment, self._release, ack_seconds,
-                      graceful_timeout, timeout)
+    def _recipe(self, ack_seconds: float | None, gunicorn: Mapping[str, Any]) -> Recipe:
+        """`gunicorn`: the settings that count where nobody gave ours."""
+
+        def choose(name: str) -> Any:
+            ours = getattr(self._settings, name)
+            return ours if self._settings.given(name) or name not in gunicorn else gunicorn[name]
+
+        settings, requests = self._settings, int(choose("max_requests"))
+        jitter, longer = choose("max_requests_jitter"), settings.max_lifetime_jitter
+        return Recipe(
+            self._command, self._directory, self._environment, self._release, ack_seconds,
+            graceful_timeout=float(choose("graceful_timeout")), timeout=float(choose("timeout")),
+            max_requests=requests, max_requests_jitter=requests // 10 if jitter is None else int(jitter),
+            max_lifetime=settings.max_lifetime,
+            max_lifetime_jitter=settings.max_lifetime / 10 if longer is None else longer,
+            max_memory=settings.max_memory, max_memory_hard=settings.max_memory_hard,
+        )
 
     def _ask_gunicorn(self, gunicorn: Gunicorn, hook: str) -> None:
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -166,11 +205,11 @@ class Preparation:
             return
         assert self._gunicorn is not None
         read = Gunicorn(self._gunicorn.python, self._gunicorn.arguments, answer["settings"])
-        settings = self._settings
-        patience = settings.graceful_timeout if settings.given("graceful_timeout") else read.settings["graceful_timeout"]
-        timeout = settings.timeout if settings.given("timeout") else read.settings["timeout"]
-        seconds = settings.ack_mode if isinstance(settings.ack_mode, float) else None
-        self._end(Prepared(self._recipe(seconds, float(patience), float(timeout)), read))
+        theirs = dict(read.settings)
+        if not read.given("max_requests_jitter"):
+            theirs["max_requests_jitter"] = None
+        mode = self._settings.ack_mode
+        self._end(Prepared(self._recipe(mode if isinstance(mode, float) else None, theirs), read))
 
     def on_time(self, now: float) -> None:
         """Give up if the deadline has passed."""
@@ -248,14 +287,17 @@ def _python_of(head: list[str], environment: Mapping[str, str]) -> str | None:
     return words[0] if words and re.match(r"(python|pypy)[0-9.]*$", os.path.basename(words[0])) else None
 
 
-def adapter_instructions(prepared: Prepared, settings: Settings, target: int, page: tuple[int, int]) -> str:
-    """What the adapter in a worker is told, as JSON. `page`: descriptor and offset of its heartbeat slot."""
+def adapter_instructions(
+    prepared: Prepared, settings: Settings, target: int, page: tuple[int, int], jitter: float
+) -> str:
+    """What the adapter in a worker is told, as JSON. `page`: descriptor and offset of its slot. `jitter`: 0 to 1."""
     recipe = prepared.recipe
     return json.dumps({
         "mode": "worker",
         "page": page,
         "workers": target,
         "timeout": recipe.timeout,
+        "max_requests": recipe.max_requests and recipe.max_requests + round(jitter * recipe.max_requests_jitter),
         # A little less than the master's patience, so that a worker that keeps its own time leaves by itself.
         "graceful_timeout": recipe.graceful_timeout - min(1.0, recipe.graceful_timeout / 10),
         "warm_up": list(settings.warm_up),

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .pool import Pool, State, Upgrade
+from .pool import Pool, State, Upgrade, Worker
 
 VERSION = 1
 
@@ -29,21 +29,37 @@ def gate(pool: Pool) -> tuple[str, str]:
     if pool.stopping is not None:
         return "stopping", f"{len(pool.workers)} workers still there"
     if upgrade is not None and upgrade.running:
-        if upgrade.preparing:
-            return "upgrading", f"generation {upgrade.to_generation} is being prepared"
-        if upgrade.rolling_back:
-            return "upgrading", f"going back to generation {upgrade.from_generation}: {_why(upgrade)}"
-        return "upgrading", f"{replaced(pool, upgrade)} of {target} workers on generation {upgrade.to_generation}"
-    if upgrade is not None and upgrade.outcome == "rolled-back":
+        return _gate_of_upgrade(pool, upgrade)
+    if upgrade is not None and upgrade.outcome in ("rolled-back", "aborted"):
         short = "" if ready >= target else f"; {have}"
         return "rolled-back", f"generation {upgrade.to_generation} was refused: {_why(upgrade)}{short}"
     if ready >= target:
         return "ready", f"{have} on generation {pool.current}"
     current = pool.generations[pool.current]
-    failing = current.failures_in_a_row >= max(1, pool.policy.max_failures)
+    failing = current.failures_in_a_row >= pool.failures_allowed
     if not pool.settled and not failing:
         return "starting", have
+    if pool.short_of_memory:
+        have += "; the host is short of memory, so due workers leave before they are replaced"
     return "degraded", f"{have}: {current.error}" if current.error and current.failures_in_a_row else have
+
+
+def _gate_of_upgrade(pool: Pool, upgrade: Upgrade) -> tuple[str, str]:
+    if upgrade.rolling_back:
+        return "upgrading", f"going back to generation {upgrade.from_generation}: {_why(upgrade)}"
+    if upgrade.preparing:
+        course = f"generation {upgrade.to_generation} is being prepared"
+    else:
+        course = f"{replaced(pool, upgrade)} of {pool.target} workers on generation {upgrade.to_generation}"
+    if upgrade.paused_by is not None:
+        return "paused", f"{course}; paused by {upgrade.paused_by}"
+    if upgrade.held_since is None:
+        return "upgrading", course
+    if upgrade.check == "running":
+        return "upgrading", f"{course}; the check runs"
+    if upgrade.terms.hold is None:
+        return "paused", f"{course}; held until somebody says resume or abort"
+    return "upgrading", f"{course}; held for {upgrade.terms.hold:g} s"
 
 
 def _why(upgrade: Upgrade) -> str:
@@ -64,22 +80,29 @@ def upgrade_document(pool: Pool, upgrade: Upgrade, now: float) -> dict[str, Any]
     return {
         "from": upgrade.from_generation,
         "to": upgrade.to_generation,
-        "kind": upgrade.kind,
-        "release": upgrade.release,
+        "kind": upgrade.terms.kind,
+        "release": upgrade.terms.release,
         "outcome": upgrade.outcome,
         "replaced": replaced(pool, upgrade),
         "failures": upgrade.failures,
         "reason": upgrade.reason,
         "error": upgrade.error,
         "requested_by": upgrade.requested_by,
+        "canary": upgrade.terms.canary or None,
+        "check": upgrade.check,
+        "paused_by": upgrade.paused_by,
+        "recipe_of": upgrade.terms.recipe_of,
         "started_at": timestamp(upgrade.started_wall),
         "ended_at": timestamp(upgrade.ended_wall),
         "took_seconds": round((now if upgrade.ended_at is None else upgrade.ended_at) - upgrade.started_at, 3),
     }
 
 
-def worker_documents(pool: Pool, now: float, memory: Mapping[int, int | None]) -> list[dict[str, Any]]:
-    """The `workers` part of the status document. `memory`: pid → resident bytes."""
+def worker_documents(
+    pool: Pool, now: float, memory: Mapping[int, int | None], usage: Mapping[int, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The `workers` part of the status document. `memory`: pid → resident bytes. `usage`: worker → what the shared page
+    says of it: `requests`, `in_flight`, `busy_share`."""
     return [
         {
             "index": worker.index,
@@ -90,14 +113,32 @@ def worker_documents(pool: Pool, now: float, memory: Mapping[int, int | None]) -
             "ready_after_seconds": None if worker.ready_at is None else round(worker.ready_at - worker.spawned_at, 3),
             "restarts": pool.restarts.get(worker.index, 0),
             "memory_bytes": memory.get(worker.pid),
+            "requests": usage.get(worker.id, {}).get("requests"),
+            "in_flight": usage.get(worker.id, {}).get("in_flight"),
+            "busy_share": usage.get(worker.id, {}).get("busy_share"),
+            "recycled_for": worker.recycled_for,
+            "waits_for": _waits_for(pool, worker, now, usage.get(worker.id, {}).get("in_flight")),
         }
         for worker in sorted(pool.workers.values(), key=lambda worker: (worker.index, worker.id))
     ]
 
 
+def _waits_for(pool: Pool, worker: Worker, now: float, in_flight: int | None) -> str | None:
+    """What a retiring worker still has to do; None for the others."""
+    if worker.state is not State.RETIRING or worker.retired_at is None:
+        return None
+    if worker.killed_at is not None:
+        return "the end of its process, after SIGKILL"
+    if worker.aborted_at is not None:
+        return "the end of its process, after SIGABRT"
+    left = worker.retired_at + pool.generations[worker.generation].recipe.graceful_timeout - now
+    until = f"killed in {max(0.0, left):.0f} s"
+    return f"{in_flight} requests in flight, {until}" if in_flight else f"the end of its process, {until}"
+
+
 def status_document(
     pool: Pool, now: float, *, name: str, started_at: float, master: Mapping[str, Any],
-    listeners: Iterable[Mapping[str, Any]], memory: Mapping[int, int | None],
+    listeners: Iterable[Mapping[str, Any]], memory: Mapping[int, int | None], usage: Mapping[int, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """The whole status document."""
     verdict, reason = gate(pool)
@@ -113,7 +154,7 @@ def status_document(
         "ready": pool.ready,
         "uptime_seconds": round(now - started_at, 3),
         "master": dict(master),
-        "workers": worker_documents(pool, now, memory),
+        "workers": worker_documents(pool, now, memory, usage),
         "listeners": [dict(each) for each in listeners],
         "upgrade": None if pool.upgrade is None else upgrade_document(pool, pool.upgrade, now),
     }

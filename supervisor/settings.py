@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 ENVIRONMENT_PREFIX = "EINHORNPY_"
+_UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 # Given to workers by a master; a master started by a worker must not take them for settings.
-NOT_SETTINGS = {"EINHORNPY_GENERATION", "EINHORNPY_PAGE", "EINHORNPY_ADAPTER"}
+NOT_SETTINGS = {"EINHORNPY_GENERATION", "EINHORNPY_ADAPTER", "EINHORNPY_RETIRE_SIGNAL", "EINHORNPY_STATUS"}
 
 
 class BadSetting(ValueError):
@@ -52,14 +53,34 @@ def whole(least: int) -> Callable[[Any], int]:
 
 
 def seconds(value: Any) -> float:
-    """Parse a time: a number of seconds, not negative."""
+    """Parse a time: a number of seconds, not negative, or one with a unit: `90s`, `10min`, `6h`, `1d`."""
+    found = re.fullmatch(r"([0-9.eE+-]+)\s*(s|min|m|h|d)?", str(value).strip())
     try:
-        number = math.nan if isinstance(value, bool) else float(value)
+        number = math.nan if isinstance(value, bool) or not found else float(found[1]) * _UNITS[found[2] or "s"]
     except (TypeError, ValueError):
         number = math.nan
     if not 0 <= number < 1e9:
-        raise ValueError("a number of seconds, 0 or more")
+        raise ValueError("a number of seconds, 0 or more, or 90s, 10min, 6h, 1d")
     return number
+
+
+def size(value: Any) -> int:
+    """Parse a size in bytes: a whole number, or one with a binary unit: `400M`, `1.5G`."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:i?B)?", str(value).strip(), re.IGNORECASE)
+    if isinstance(value, bool) or not found:
+        raise ValueError("a size such as 400M or 1.5G")
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+
+
+def exit_code(value: Any) -> int:
+    """Parse an exit code that isn't success."""
+    try:
+        code = whole(1)(value)
+    except ValueError:
+        code = 256
+    if code > 255:
+        raise ValueError("an exit code from 1 to 255")
+    return code
 
 
 def ack_mode(value: Any) -> str | float:
@@ -150,6 +171,39 @@ OPTIONS = (
     Option("max_failures", ("--max-failures",), whole(0), 3,
            "An upgrade with this many failed starts goes back; a first start with this many gives up. 0 and 1 both "
            "mean: at the first one.", "N"),
+    Option("progress_timeout", ("--progress-timeout",), seconds, 600.0,
+           "An upgrade that makes no progress for this long goes back; 0: never. Pauses, holds and draining don't count.",
+           "SECONDS"),
+    Option("max_requests", ("--max-requests",), whole(0), 0,
+           "gunicorn only: replace a worker that has served so many requests; 0: never. Default: gunicorn's own "
+           "max_requests, else 0.", "N"),
+    Option("max_requests_jitter", ("--max-requests-jitter",), whole(0), None,
+           "Each worker may serve up to this many requests more, drawn at random. Default: gunicorn's own, else a tenth "
+           "of max requests.", "N"),
+    Option("max_lifetime", ("--max-lifetime",), seconds, 0.0, "Replace a worker of this age; 0: never.", "SECONDS"),
+    Option("max_lifetime_jitter", ("--max-lifetime-jitter",), seconds, None,
+           "Each worker may live up to this much longer, drawn at random. Default: a tenth of max lifetime.", "SECONDS"),
+    Option("max_memory", ("--max-memory",), size, 0,
+           "Replace a worker whose process group uses this much memory; 0: never.", "SIZE"),
+    Option("max_memory_hard", ("--max-memory-hard",), size, 0,
+           "Kill a worker whose process group uses this much memory; 0: never.", "SIZE"),
+    Option("min_available_memory", ("--min-available-memory",), size, None,
+           "Where less is available on the host, a due worker leaves before its replacement is started. Default: what "
+           "that worker uses.", "SIZE"),
+    Option("reload_exit_code", ("--reload-exit-code",), exit_code, None,
+           "A ready worker that exits with this code asks for an upgrade, and its seat is filled with new code first. "
+           "Default: none does.", "CODE"),
+    Option("on_upgrade_start", ("--on-upgrade-start",), text, None,
+           "Run this shell command before an upgrade; if it fails, the upgrade is refused.", "COMMAND"),
+    Option("on_upgrade_end", ("--on-upgrade-end",), text, None,
+           "Run this shell command when an upgrade is done or superseded.", "COMMAND"),
+    Option("on_upgrade_failed", ("--on-upgrade-failed",), text, None,
+           "Run this shell command when an upgrade went back.", "COMMAND"),
+    Option("on_worker_ready", ("--on-worker-ready",), text, None,
+           "Run this shell command when a worker is ready.", "COMMAND"),
+    Option("on_worker_exit", ("--on-worker-exit",), text, None,
+           "Run this shell command when a worker is gone.", "COMMAND"),
+    Option("hook_timeout", ("--hook-timeout",), seconds, 30.0, "A hook that takes longer is killed.", "SECONDS"),
     Option("stop_signal", ("--stop-signal",), signal_name, None,
            "What asks a worker to finish and leave. Default: USR2 with -m manual (as Einhorn does), else TERM.",
            "SIGNAL"),
@@ -190,6 +244,21 @@ class Settings:
     graceful_timeout: float
     timeout: float
     max_failures: int
+    progress_timeout: float
+    max_requests: int
+    max_requests_jitter: int | None
+    max_lifetime: float
+    max_lifetime_jitter: float | None
+    max_memory: int
+    max_memory_hard: int
+    min_available_memory: int | None
+    reload_exit_code: int | None
+    on_upgrade_start: str | None
+    on_upgrade_end: str | None
+    on_upgrade_failed: str | None
+    on_worker_ready: str | None
+    on_worker_exit: str | None
+    hook_timeout: float
     stop_signal: str
     command_name: str
     socket_path: str | None
@@ -248,6 +317,13 @@ def load(flags: Mapping[str, Any], command: Sequence[str], environ: Mapping[str,
             f"{origin['ack_mode']}: {values['ack_mode']:g} is not shorter than the ready timeout of "
             f"{values['ready_timeout']:g} s, so no worker could ever become ready"
         )
+    if 0 < values["progress_timeout"] <= values["min_ready_seconds"]:
+        raise BadSetting(
+            f"{origin.get('min_ready_seconds')}: {values['min_ready_seconds']:g} s is not shorter than the progress timeout of "
+            f"{values['progress_timeout']:g} s, so no upgrade could ever be done")
+    if 0 < values["max_memory_hard"] <= values["max_memory"]:
+        raise BadSetting(f"{origin['max_memory_hard']}: {values['max_memory_hard']} bytes are not more than max memory, "
+                         f"{values['max_memory']} bytes: expected more, or a worker is killed before it can be replaced")
     return Settings(**values, origin=origin)
 
 

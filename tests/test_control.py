@@ -222,6 +222,8 @@ def test_the_directory_is_private(master: Master, place: Path, start: Start) -> 
 
 def test_every_command_is_listed(master: Master) -> None:
     listing = master.ask("help")["result"]["commands"]
-    assert set(listing) == {"ping", "help", "status", "upgrade", "scale", "signal", "stop", "events"}
+    assert set(listing) == {
+        "ping", "help", "status", "upgrade", "rollback", "pause", "resume", "abort", "history", "show", "scale", "signal", "stop",
+        "events"}
     pong = master.ask("ping")
     assert (pong["request_id"], pong["ok"], pong["message"], "wait" in pong) == (1, True, "pong", False)

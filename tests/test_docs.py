@@ -95,13 +95,12 @@ def test_what_must_be_documented_is() -> None:
     pages = {page.stem: page.read_text() for page in PAGES}
     status = pages["status"]
     for word, code in gate.CODES.items():
-        if word != "paused":
-            assert f"| `{word}` | {code} |" in status
+        assert f"| `{word}` | {code} |" in status
     for code in (*gate.CODES.values(), *gate.OUTCOMES.values(), gate.USAGE, gate.NO_MASTER, gate.TIMED_OUT, gate.INTERRUPTED):
         assert re.search(rf"^\| {code} \|", status, re.MULTILINE), code
     recipe = Recipe(("true",), "/", release="r", timeout=1.0)
     given = contract.environment(Generation(1, recipe), index=0, master=1, control_socket="", notify_socket="",
-                                 families=["AF_INET"], adapter=None)
+                                 families=["AF_INET"], stop_signal="SIGTERM", adapter=None)
     for variable in (*given, "LISTEN_PID", "WATCHDOG_PID"):
         assert f"`{variable}`" in pages["running"], variable
     for hook in gunicorn_adapter.ARBITER_HOOKS:

@@ -13,30 +13,34 @@ from typing import Any
 import pytest
 from einhornpy.supervisor import planner
 from einhornpy.supervisor import pool as facts
-from einhornpy.supervisor.pool import Impossible, Policy, Pool, Recipe, State, Worker, delay_after, observe
-from hypothesis import HealthCheck, settings
+from einhornpy.supervisor.observe import Impossible, delay_after, observe
+from einhornpy.supervisor.pool import Policy, Pool, Recipe, State, Terms, Worker
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from .world import World, recipe
 
-EXAMPLES = int(os.environ.get("EINHORN_PLANNER_EXAMPLES", "300"))
+EXAMPLES = int(os.environ.get("EINHORN_PLANNER_EXAMPLES", "500"))
 steps_taken = 0
 
 
 class PlannerMachine(RuleBasedStateMachine):
-    """Everything that can happen to a master, in any order. Even generations are good code, odd ones after 1 are bad
-    only in that they may fail; whether they do is drawn."""
+    """Everything that can happen to a master, in any order: starts, deaths, upgrades, pauses, canaries, aborts, recycling,
+    hangs, workers that leave for new code. What fails is drawn."""
 
     world: World
 
     @initialize(
         number=st.integers(1, 4), surge=st.integers(1, 3), min_ready=st.sampled_from([0.0, 5.0]),
         failures=st.integers(0, 3), ack=st.sampled_from([None, 1.0]), timeout=st.sampled_from([0.0, 20.0]),
+        lifetime=st.sampled_from([0.0, 0.0, 100.0]), progress=st.sampled_from([0.0, 150.0]),
     )
-    def begin(self, number: int, surge: int, min_ready: float, failures: int, ack: float | None, timeout: float) -> None:
-        self.recipe = recipe(ack, timeout)
-        policy = Policy(max_surge=surge, min_ready_seconds=min_ready, max_failures=failures)
+    def begin(self, number: int, surge: int, min_ready: float, failures: int, ack: float | None, timeout: float,
+              lifetime: float, progress: float) -> None:
+        self.recipe = recipe(ack, timeout, lifetime, max_memory=100)
+        policy = Policy(max_surge=surge, min_ready_seconds=min_ready, max_failures=failures, progress_timeout=progress,
+                        reload_exit_code=75)
         self.world = World.new(number, policy, self.recipe)
 
     @precondition(lambda self: self.world.ended is not None)
@@ -69,10 +73,10 @@ class PlannerMachine(RuleBasedStateMachine):
         assert self.world.pool == before
 
     @precondition(lambda self: self.alive() and self.world.pool.workers)
-    @rule(data=st.data(), status=st.sampled_from([0, 1, -9]))
+    @rule(data=st.data(), status=st.sampled_from([0, 1, -9, 75, 75]))
     def dies(self, data: st.DataObject, status: int) -> None:
         worker = data.draw(st.sampled_from(self.workers(*State)))
-        self.world.fact(facts.Exited(worker.id, status))
+        self.world.exit(worker.id, status)
 
     @precondition(lambda self: self.alive() and self.workers(State.RETIRING))
     @rule()
@@ -99,9 +103,12 @@ class PlannerMachine(RuleBasedStateMachine):
         self.world.pass_time(wake_at - self.world.now)
 
     @precondition(lambda self: self.alive() and self.world.pool.stopping is None)
-    @rule(kind=st.sampled_from(["rolling", "fleet"]), at_once=st.booleans())
-    def upgrade_is_asked_for(self, kind: str, at_once: bool) -> None:
-        self.world.fact(facts.UpgradeRequested(kind, None, "test", 0.0))
+    @rule(kind=st.sampled_from(["rolling", "fleet"]), at_once=st.booleans(), canary=st.sampled_from([0, 0, 1, 2, 4]),
+          hold=st.sampled_from([0.0, 10.0, None]), check=st.sampled_from([None, "check"]), failures=st.sampled_from([None, 0]))
+    def upgrade_is_asked_for(self, kind: str, at_once: bool, canary: int, hold: float | None, check: str | None,
+                             failures: int | None) -> None:
+        terms = Terms(kind, None, canary, hold if canary else 0.0, check if canary else None, failures)
+        self.world.fact(facts.UpgradeRequested(terms, "test", 0.0))
         if at_once:
             self.world.fact(facts.UpgradePrepared(self.world.pool.newest, self.recipe))
 
@@ -118,6 +125,54 @@ class PlannerMachine(RuleBasedStateMachine):
     def preparing(self) -> bool:
         upgrade = self.world.pool.running_upgrade
         return upgrade is not None and upgrade.preparing
+
+    def running(self) -> bool:
+        upgrade = self.world.pool.running_upgrade
+        return self.alive() and upgrade is not None and not upgrade.rolling_back and self.world.pool.stopping is None
+
+    @precondition(lambda self: self.running() and self.world.pool.running_upgrade.paused_by is None)
+    @rule()
+    def is_paused(self) -> None:
+        self.world.fact(facts.Paused("test"))
+
+    def stands_still(self) -> bool:
+        upgrade = self.world.pool.running_upgrade
+        return self.running() and upgrade is not None and (upgrade.paused_by is not None or upgrade.on_canary)
+
+    @precondition(lambda self: self.stands_still())
+    @rule()
+    def is_resumed(self) -> None:
+        self.world.fact(facts.Resumed("test"))
+
+    @precondition(lambda self: self.running() and not self.preparing())
+    @rule()
+    def is_aborted(self) -> None:
+        self.world.fact(facts.AbortRequested("test"))
+        upgrade = self.world.pool.upgrade
+        assert upgrade is not None
+        assert upgrade.rolling_back or not upgrade.running
+
+    @precondition(lambda self: self.running() and self.world.pool.running_upgrade.check == "running")
+    @rule(reason=st.sampled_from([None, None, "the check said no"]))
+    def check_ends(self, reason: str | None) -> None:
+        self.world.fact(facts.Checked(reason))
+
+    @precondition(lambda self: self.alive() and self.workers(State.READY))
+    @rule(data=st.data(), memory=st.sampled_from([50, 150, 250]))
+    def uses_memory(self, data: st.DataObject, memory: int) -> None:
+        worker = data.draw(st.sampled_from(self.workers(State.READY)))
+        self.world.fact(facts.Measured({worker.id: memory}))
+
+    @precondition(lambda self: self.alive() and self.workers(State.READY))
+    @rule(data=st.data())
+    def has_served_enough(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(self.workers(State.READY)))
+        self.world.fact(facts.Due(worker.id, "served 500 requests"))
+
+    @precondition(lambda self: self.alive())
+    @rule()
+    def the_host_runs_short_of_memory_or_recovers(self) -> None:
+        self.world.fact(facts.HostMeasured(not self.world.pool.short_of_memory, 0))
 
     @precondition(lambda self: self.alive() and self.world.pool.stopping is None)
     @rule(number=st.integers(1, 5))
@@ -149,15 +204,16 @@ class PlannerMachine(RuleBasedStateMachine):
             fresh = all(worker.generation != bad for worker in bad_newest.pool.workers.values())
             bad_newest.come_to_rest(lambda generation: generation != bad)
             if bad_newest.ended is None and fresh and bad_newest.pool.upgrade is not None and not upgrade.rolling_back:
-                assert bad_newest.pool.upgrade.outcome == "rolled-back"
+                assert bad_newest.pool.upgrade.outcome in ("rolled-back", "aborted")
                 assert bad_newest.pool.current == upgrade.from_generation
 
 
 def run_machine(examples: int) -> None:
+    # Without shrinking, which can take minutes here: the trace of a failure is short enough to read.
     run_state_machine_as_test(
         PlannerMachine,
         settings=settings(max_examples=examples, stateful_step_count=50, deadline=None, derandomize=True, database=None,
-                          suppress_health_check=list(HealthCheck)),
+                          suppress_health_check=list(HealthCheck), phases=[Phase.generate]),
     )
 
 
@@ -212,7 +268,7 @@ def next_worlds(world: World, deaths: int) -> list[tuple[World, int]]:
 
     upgrade = world.pool.upgrade
     if upgrade is None and world.pool.ever_ready:
-        then(facts.UpgradeRequested(world_kind, None, "test", 0.0), deaths)
+        then(facts.UpgradeRequested(Terms(world_kind), "test", 0.0), deaths)
     if upgrade is not None and upgrade.running and upgrade.preparing:
         then(facts.UpgradePrepared(upgrade.to_generation, recipe()), deaths)
         then(facts.UpgradeRefused(upgrade.to_generation, "no", None, 0.0), deaths)
@@ -280,12 +336,12 @@ def test_every_order_of_events(target: int, kind: str, deaths: int, min_ready: f
 Rule = Callable[[Pool, Any, float], Any]
 
 
-def no_airbag(pool: Pool, view: Any, now: float, candidates: list[Worker], reason: str) -> list[planner.Action]:
-    return [planner.Retire(worker.id, reason) for worker in candidates[: max(0, view.live - pool.target)]]
+def no_airbag(pool: Pool, view: Any, now: float, candidates: list[Worker]) -> list[planner.Action]:
+    return [planner.Retire(worker.id, "bug") for worker in candidates[: max(0, view.live - pool.target)]]
 
 
-def impatient_airbag(pool: Pool, view: Any, now: float, candidates: list[Worker], reason: str) -> list[planner.Action]:
-    return [planner.Retire(worker.id, reason) for worker in candidates[: max(0, view.ready - pool.target)]]
+def impatient_airbag(pool: Pool, view: Any, now: float, candidates: list[Worker]) -> list[planner.Action]:
+    return [planner.Retire(worker.id, "bug") for worker in candidates[: max(0, view.ready - pool.target)]]
 
 
 def greedy_spawn(pool: Pool, view: Any, now: float) -> list[planner.Action]:
@@ -308,7 +364,23 @@ def same_seat(pool: Pool, view: Any, generation: Any, count: int) -> list[int]:
     return [0] * count
 
 
-original_spawn = planner._spawn
+def impatient_hold(pool: Pool, view: Any, now: float) -> Any:
+    upgrade = pool.running_upgrade
+    held = upgrade is not None and upgrade.on_canary and upgrade.held_since is not None
+    return [planner.EndHold()] if held else original_hold(pool, view, now)
+
+
+def deaf_to_aborts(pool: Pool, view: Any, now: float) -> Any:
+    upgrade = pool.upgrade
+    return original_roll_back(replace(pool, upgrade=None if upgrade is None else replace(upgrade, refusal=None)), view, now)
+
+
+def always_short(pool: Pool, view: Any, now: float) -> Any:
+    return original_break(replace(pool, short_of_memory=True), view, now)
+
+
+original_spawn, original_hold, original_roll_back = planner._spawn, planner._hold, planner._roll_back
+original_break = planner._break_before_make
 BUGS: dict[str, tuple[str, Any]] = {
     "retires without looking at who is ready": ("_spare", no_airbag),
     "retires without min ready seconds": ("_spare", impatient_airbag),
@@ -319,6 +391,11 @@ BUGS: dict[str, tuple[str, Any]] = {
     "says done too early": ("_finish", early_finish),
     "fills gaps with unproven code": ("_on_trial", lambda pool: False),
     "puts everybody on seat 0": ("_free_seats", same_seat),
+    "exchanges while it is paused or held": ("_while_standing_still", lambda pool, view, upgrade, candidates: candidates),
+    "ends a hold before its time and its check": ("_hold", impatient_hold),
+    "never ends a hold": ("_hold", lambda pool, view, now: []),
+    "is deaf to aborts": ("_roll_back", deaf_to_aborts),
+    "breaks before it makes without need": ("_break_before_make", always_short),
     "never gives up a first start": ("_hopeless", lambda pool: False),
 }
 
@@ -348,7 +425,7 @@ def ready_pool(target: int, policy: Policy | None = None) -> World:
 
 
 def upgrade(world: World, kind: str = "rolling") -> None:
-    world.fact(facts.UpgradeRequested(kind, None, "test", 0.0))
+    world.fact(facts.UpgradeRequested(Terms(kind), "test", 0.0))
     world.fact(facts.UpgradePrepared(world.pool.newest, recipe()))
 
 
@@ -442,12 +519,48 @@ def test_a_plan_for_a_thousand_workers_is_quick() -> None:
     assert statistics.median(taken) < 0.002, taken
 
 
+@pytest.mark.parametrize("good", [True, False])
+def test_a_seat_left_for_new_code_waits_for_it_unless_it_fails(good: bool) -> None:
+    world = ready_pool(3, Policy(reload_exit_code=75, max_failures=2))
+    world.exit(2, 75)
+    assert [worker.state for worker in world.pool.workers.values()] == [State.READY] * 2, "nothing until it is prepared"
+    world.fact(facts.UpgradePrepared(2, recipe()))
+    new = only(world, State.STARTING)
+    assert (new.generation, new.index) == (2, 1)
+    if good:
+        world.fact(facts.SaidReady(new.id))
+        assert only(world, State.STARTING).generation == 2
+        world.exit(1, 75)
+        assert world.pool.newest == 2, "one upgrade for all of them"
+    else:
+        world.fact(facts.Exited(new.id, 1))
+        assert (only(world, State.STARTING).generation, only(world, State.STARTING).index) == (1, 1)
+    world.come_to_rest(lambda generation: good or generation == 1)
+    assert world.pool.upgrade is not None
+    assert world.pool.upgrade.outcome == ("done" if good else "rolled-back")
+
+
+def test_recycling_keeps_the_seats_and_one_at_a_time() -> None:
+    world = World.new(3, Policy(), recipe(max_lifetime=100.0))
+    for worker in list(world.pool.workers.values()):
+        world.fact(facts.SaidReady(worker.id))
+    world.pass_time(111.0)
+    for _ in range(3):
+        new = only(world, State.STARTING)
+        world.fact(facts.SaidReady(new.id))
+        old = only(world, State.RETIRING)
+        assert old.index == new.index
+        assert world.pool.ready == 3
+        world.fact(facts.Exited(old.id, 0))
+    assert world.resting()
+
+
 def test_going_back_takes_the_number_of_workers_along() -> None:
     for operator_scales in (False, True):
         world = ready_pool(2)
-        world.fact(facts.UpgradeRequested("rolling", None, "test", 0.0))
+        world.fact(facts.UpgradeRequested(Terms("rolling"), "test", 0.0))
         world.fact(facts.UpgradePrepared(2, recipe(), target=4))
-        world.fact(facts.UpgradeRequested("rolling", None, "test", 0.0))
+        world.fact(facts.UpgradeRequested(Terms("rolling"), "test", 0.0))
         if operator_scales:
             world.fact(facts.Scaled(3))
         world.fact(facts.UpgradeRefused(3, "its settings cannot be read", None, 0.0))

@@ -19,6 +19,12 @@ SAMPLES: dict[str, tuple[str, Any, str]] = {
     "stop_signal": ("int", "SIGINT", "SIGNOTHING"), "command_name": ("web", "web", "a/b"), "socket_path": ("s", "/dir/s", ""),
     "pidfile": ("/p", "/p", ""), "kill_children_on_exit": ("false", False, "maybe"), "chdir": ("sub", "/dir/sub", ""),
     "env": ("A=b=c", (("A", "b=c"),), "A"), "warm_up": ("/x?y=1", ("/x?y=1",), "x"), "release": ("r1", "r1", ""),
+    "progress_timeout": ("10min", 600.0, "10x"), "max_requests": ("500", 500, "-1"), "max_requests_jitter": ("50", 50, "x"),
+    "max_lifetime": ("6h", 21600.0, "h"), "max_lifetime_jitter": ("90s", 90.0, "-5s"),
+    "max_memory": ("400M", 400 << 20, "much"), "max_memory_hard": ("1.5GiB", 3 << 29, "-1"),
+    "min_available_memory": ("64k", 65536, "1.2.3M"), "reload_exit_code": ("75", 75, "256"),
+    "on_upgrade_start": ("true", "true", ""), "on_upgrade_end": ("a b", "a b", ""), "on_upgrade_failed": ("x", "x", ""),
+    "on_worker_ready": ("x", "x", ""), "on_worker_exit": ("x", "x", ""), "hook_timeout": ("5", 5.0, "-1"),
     "quiet": ("yes", True, "2"), "verbose": ("on", True, "2"),
 }
 each_option = pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)

@@ -8,14 +8,13 @@ The master says what to do in EINHORNPY_ADAPTER, a JSON object: `mode` is `setti
 them to `result_fd`, leave), `hook` (run one of the arbiter's server hooks, leave) or `worker`.
 """
 
+import importlib.util
 import json
 import logging
 import os
 import signal
 import socket
-import struct
 import sys
-import time
 import traceback
 from typing import Any, Callable, Dict, List, Optional, Set, TextIO, Tuple
 
@@ -27,6 +26,16 @@ if sys.path and os.path.abspath(sys.path[0]) == _HERE:
 BOOT_ERROR = 3
 # Hooks of the arbiter, which isn't there: those that make sense without it run in a short-lived process of their own.
 ARBITER_HOOKS = ("on_starting", "on_reload", "when_ready", "child_exit", "nworkers_changed", "on_exit")
+
+
+def sibling(name: str) -> Any:
+    """Load a module that stands beside this file, which is no place to import from."""
+    spec = importlib.util.spec_from_file_location("einhornpy_" + name, os.path.join(_HERE, name + ".py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def main() -> int:
@@ -121,6 +130,7 @@ def tell_settings(instructions: Dict[str, Any]) -> int:
             "proc_name": cfg.settings["proc_name"].get(),
             "worker_class": cfg.worker_class_str,
             "max_requests": cfg.max_requests,
+            "max_requests_jitter": cfg.max_requests_jitter,
             "reuse_port": cfg.reuse_port,
             "preload_app": cfg.preload_app,
             "hooks": [name for name in ARBITER_HOOKS if name in given],
@@ -232,34 +242,22 @@ class Master:
         self.socket = None
 
 
-class Heartbeat:
-    """Stands in for gunicorn's temporary file: `notify` writes the time to our slot of the master's page, without a
-    system call. The first one comes when the worker really serves, in every worker class; `first` is called then."""
+class Notices:
+    """The datagrams of sd_notify(3), from a socket that stays connected when we have become another user."""
 
-    def __init__(self, fd: int, offset: int, first: Callable[[], None]) -> None:
-        import mmap
+    def __init__(self, path: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.setblocking(False)
+        try:
+            self.socket.connect(path)
+        except OSError as error:
+            print("einhornpy: cannot reach the master at %s: %s" % (path, error), file=sys.stderr)
 
-        self.first: Optional[Callable[[], None]] = first
-        self.fd = fd
-        os.set_inheritable(fd, False)
-        start = offset - offset % mmap.ALLOCATIONGRANULARITY
-        self.page = mmap.mmap(fd, offset - start + 64, offset=start)
-        self.position = offset - start
-
-    def notify(self) -> None:
-        if self.first is not None:
-            first, self.first = self.first, None
-            first()
-        struct.pack_into("=d", self.page, self.position, time.monotonic())
-
-    def last_update(self) -> float:
-        return float(struct.unpack_from("=d", self.page, self.position)[0])
-
-    def fileno(self) -> int:
-        return self.fd
-
-    def close(self) -> None:
-        pass
+    def send(self, text: str) -> None:
+        try:
+            self.socket.send(text.encode())
+        except OSError:
+            pass  # the master is gone, and so are we soon
 
 
 class SharedListener(socket.socket):
@@ -306,6 +304,8 @@ class OutlivingParent(int):
 
 def run_worker(instructions: Dict[str, Any]) -> int:
     master = Master(os.environ["EINHORN_SOCK_PATH"])
+    notices = Notices(os.environ["NOTIFY_SOCKET"])
+    counters = sibling("gunicorn_counters")
     state: Dict[str, Any] = {"ready": False, "lifespan": None}
     last_error = LastError()
     worker: Any = None
@@ -343,7 +343,14 @@ def run_worker(instructions: Dict[str, Any]) -> int:
 
         worker.tmp.close()
         fd, offset = instructions["page"]
-        worker.tmp = Heartbeat(fd, offset, lambda: warm_up(worker, state, instructions, say_ready, fail))
+        slot = counters.Slot(fd, offset, instructions["max_requests"],
+                             lambda reason: notices.send("X_EINHORNPY_DUE=" + reason))
+
+        def first_sign_of_life() -> None:
+            tell_where_it_hangs()
+            warm_up(worker, state, instructions, say_ready, fail)
+
+        worker.tmp = counters.Heartbeat(fd, slot, first_sign_of_life)
 
         def fail(error: str) -> None:
             master.say("worker:failed", error=error)
@@ -351,6 +358,7 @@ def run_worker(instructions: Dict[str, Any]) -> int:
 
         take_usr2_for_term(worker)
         remember_lifespan(worker, state)
+        counters.count_requests(worker, slot)
         util._setproctitle("worker [%s]" % cfg.proc_name)
         log.info("Booting worker with pid: %s", worker.pid)
         cfg.pre_fork(arbiter, worker)
@@ -387,6 +395,15 @@ def take_usr2_for_term(worker: Any) -> None:
         signal.signal(signal.SIGUSR2, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
     worker.init_signals = init_signals_and_usr2
+
+
+def tell_where_it_hangs() -> None:
+    """On SIGABRT, which the master sends to a worker that hangs, print what every thread is doing; then do what gunicorn
+    does. Called when the worker serves, since each class installs its own handlers until then."""
+    import faulthandler
+
+    if not faulthandler.is_enabled():
+        faulthandler.enable(file=2, all_threads=True)
 
 
 def remember_lifespan(worker: Any, state: Dict[str, Any]) -> None:

@@ -6,6 +6,8 @@ deaf                                 ignores the polite signals
 child                                starts a child process of its own that ignores them too
 report=PATH                          appends what it was given, as one JSON line, before it says ready
 serve                                answers HTTP on descriptor 3
+eat=N                                uses N MiB of memory
+code=N                               on SIGUSR1 exits with N
 """
 
 import json
@@ -40,6 +42,10 @@ for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT):
     signal.signal(number, signal.SIG_IGN if "deaf" in options else leave)
 if "usr1" in options:
     signal.signal(signal.SIGUSR1, note)
+if "code" in options:
+    signal.signal(signal.SIGUSR1, lambda number, frame: os._exit(int(options["code"])))
+if "eat" in options:
+    eaten = bytearray(os.urandom(1 << 20)) * int(options["eat"])
 child = None
 if "child" in options:
     code = "import signal, time; signal.signal(15, 1); print(flush=True); time.sleep(1000)"

@@ -1,0 +1,175 @@
+"""Errands: other people's commands (hooks, checks) run in processes of their own, with a time limit; nobody waits for them.
+
+It knows nothing of workers and upgrades. What a command prints is kept as far as its last line; how it ended is told
+to whoever sent it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .loop import READ, Loop
+from .processes import CannotStart, Exit, Launch, Processes
+
+# So many run at once, the others wait in line; beyond the longest line the newest are dropped.
+MOST_AT_ONCE = 8
+LONGEST_LINE = 1000
+_TAIL = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How an errand ended. `reason`: what was wrong ("exited with code 1", "took longer than 30 s"), None if nothing
+    was. `last_line`: the last line that it printed, if any."""
+
+    reason: str | None
+    last_line: str | None = None
+
+
+@dataclass(slots=True)
+class Errand:
+    """One command. `limit`: seconds."""
+
+    name: str
+    launch: Launch
+    limit: float
+    done: Callable[[Ended], None]
+    stdin: str | None = None
+    deadline: float = 0.0
+    timed_out: bool = False
+    output: int | None = None
+    tail: bytes = b""
+    cancelled: bool = False
+
+
+class Errands:
+    """All of them."""
+
+    def __init__(self, processes: Processes, loop: Loop) -> None:
+        self._processes = processes
+        self._loop = loop
+        self._running: dict[int, Errand] = {}
+        self._waiting: deque[Errand] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._running or self._waiting)
+
+    @property
+    def deadline(self) -> float | None:
+        """When `on_time` is due."""
+        return min((errand.deadline for errand in self._running.values()), default=None)
+
+    def shell(
+        self, name: str, command: str, directory: str, environment: Mapping[str, str], limit: float,
+        done: Callable[[Ended], None], document: Mapping[str, Any] | None = None,
+    ) -> Errand:
+        """Send a shell command on its way; `document` is its standard input, as JSON."""
+        launch = Launch(["/bin/sh", "-c", command], directory, environment, (), signal.SIGKILL)
+        return self.send(Errand(name, launch, limit, done, json.dumps({} if document is None else document) + "\n"))
+
+    def send(self, errand: Errand) -> Errand:
+        """Send an errand on its way, or put it in line."""
+        if len(self._running) < MOST_AT_ONCE:
+            self._start(errand)
+        elif len(self._waiting) < LONGEST_LINE:
+            self._waiting.append(errand)
+        else:
+            errand.done(Ended(f"was dropped: {LONGEST_LINE} others wait already"))
+        return errand
+
+    def cancel(self, errand: Errand) -> None:
+        """Kill it, if it still runs; it tells nobody how it ended."""
+        errand.cancelled = True
+        for pid, each in self._running.items():
+            if each is errand:
+                self._processes.signal(pid, signal.SIGKILL, group=True)
+
+    def _start(self, errand: Errand) -> None:
+        files: list[int] = []
+        try:
+            launch = errand.launch
+            if errand.stdin is not None:
+                stdin = os.memfd_create("einhornpy-errand", os.MFD_CLOEXEC)
+                files.append(stdin)
+                os.write(stdin, errand.stdin.encode())
+                os.lseek(stdin, 0, os.SEEK_SET)
+                errand.output, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+                os.set_blocking(writer, True)
+                files.append(writer)
+                launch = replace(launch, stdin=stdin, stdout=writer)
+            pid = self._processes.start(launch)
+        except (CannotStart, OSError) as error:
+            self._close(errand)
+            errand.done(Ended(f"cannot be started: {error}"))
+            return
+        finally:
+            for fd in files:
+                os.close(fd)
+        errand.deadline = time.monotonic() + errand.limit
+        self._running[pid] = errand
+        if errand.output is not None:
+            self._loop.watch(errand.output, READ, lambda events: self._read(errand))
+
+    def _read(self, errand: Errand, everything: bool = False) -> None:
+        while errand.output is not None:
+            try:
+                data = os.read(errand.output, 65536)
+            except BlockingIOError:
+                return
+            errand.tail = (errand.tail + data)[-_TAIL:]
+            if not data:
+                self._close(errand)
+            if not everything:
+                return
+
+    def _close(self, errand: Errand) -> None:
+        if errand.output is not None:
+            self._loop.unwatch(errand.output)
+            os.close(errand.output)
+            errand.output = None
+
+    def on_time(self, now: float) -> None:
+        """Kill what has overstayed."""
+        for pid, errand in self._running.items():
+            if now >= errand.deadline:
+                errand.timed_out = True
+                errand.deadline = now + errand.limit + 1.0
+                self._processes.signal(pid, signal.SIGKILL, group=True)
+
+    def on_exit(self, exit: Exit) -> bool:
+        """Note that a child has exited; return whether it was an errand."""
+        errand = self._running.pop(exit.pid, None)
+        if errand is None:
+            return False
+        self._read(errand, everything=True)
+        self._close(errand)
+        lines = [line.strip() for line in errand.tail.decode(errors="replace").splitlines() if line.strip()]
+        if not errand.cancelled:
+            errand.done(Ended(_reason(errand, exit), lines[-1][:500] if lines else None))
+        while self._waiting and len(self._running) < MOST_AT_ONCE:
+            self._start(self._waiting.popleft())
+        return True
+
+    def close(self) -> None:
+        """Kill them all."""
+        self._waiting.clear()
+        for pid, errand in self._running.items():
+            self._processes.signal(pid, signal.SIGKILL, group=True)
+            self._close(errand)
+
+
+def _reason(errand: Errand, exit: Exit) -> str | None:
+    if errand.timed_out:
+        return f"took longer than {errand.limit:g} s"
+    if exit.error is not None:
+        return f"cannot be started: {exit.error}"
+    if exit.status == 0:
+        return None
+    return f"was ended by signal {-exit.status}" if exit.status < 0 else f"exited with code {exit.status}"

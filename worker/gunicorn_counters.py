@@ -1,0 +1,147 @@
+"""A worker's own slot of the master's page: heartbeat and counters, written without a system call.
+
+The layout stands in supervisor/watch.py. Plain standard library from Python 3.9 on; loaded by the adapter.
+"""
+
+import _thread
+import mmap
+import os
+import time
+from typing import Any, Callable, Optional
+
+LAYOUT_VERSION = 1.0
+SLOT_SIZE = 256
+RING = 16
+
+
+class Slot:
+    """One slot. `limit`: after so many requests `reached` is called, once, with a sentence (0: never)."""
+
+    def __init__(self, fd: int, offset: int, limit: int, reached: Callable[[str], None]) -> None:
+        start = offset - offset % mmap.ALLOCATIONGRANULARITY
+        page = mmap.mmap(fd, offset - start + SLOT_SIZE, offset=start)
+        # Assigning to a view of doubles stores eight aligned bytes at once; struct.pack_into writes them one by one.
+        self.words = memoryview(page)[offset - start : offset - start + SLOT_SIZE].cast("d")
+        self.words[0] = LAYOUT_VERSION
+        # A lock that gevent has not patched: nothing below ever waits for another greenlet.
+        self.lock = _thread.allocate_lock()
+        self.limit = limit
+        self.reached = reached
+        self.now = time.monotonic
+
+    def beat(self) -> None:
+        """A sign of life."""
+        self.words[2] = self.now()
+
+    def begin(self) -> None:
+        """A request begins."""
+        words = self.words
+        with self.lock:
+            words[1] += 1.0
+            words[4] += 1.0
+            if words[4] == 1.0:
+                now = self.now()
+                self.fill_ring(now, 0.0)
+                words[6] = now
+            words[1] += 1.0
+
+    def end(self) -> None:
+        """A request is over, well or not."""
+        words = self.words
+        with self.lock:
+            words[1] += 1.0
+            words[3] += 1.0
+            words[4] -= 1.0
+            if words[4] == 0.0:
+                now, since = self.now(), words[6]
+                self.fill_ring(now, since)
+                words[5] += now - since
+                words[6] = 0.0
+            words[1] += 1.0
+            full = words[3] == self.limit
+        if full:
+            self.reached("served %d requests" % self.limit)
+
+    def fill_ring(self, now: float, since: float) -> None:
+        """Note the busy seconds at the beginning of every second up to `now`; `since`: when we became busy, 0.0 if idle."""
+        words = self.words
+        newest, second = int(words[7]), int(now)
+        if newest == second:
+            return
+        for each in range(max(newest + 1, second - RING + 1), second + 1):
+            words[8 + each % RING] = words[5] + (max(0.0, each - since) if since else 0.0)
+        words[7] = float(second)
+
+
+class Heartbeat:
+    """Stands in for gunicorn's temporary file, whose `notify` its workers call: the time goes to our slot. The first one
+    comes when the worker really serves, in every worker class; `first` is called then."""
+
+    def __init__(self, fd: int, slot: Slot, first: Callable[[], None]) -> None:
+        self.first: Optional[Callable[[], None]] = first
+        self.fd = fd
+        self.slot = slot
+        os.set_inheritable(fd, False)
+
+    def notify(self) -> None:
+        if self.first is not None:
+            first, self.first = self.first, None
+            first()
+        self.slot.beat()
+
+    def last_update(self) -> float:
+        return float(self.slot.words[2])
+
+    def fileno(self) -> int:
+        return self.fd
+
+    def close(self) -> None:
+        pass
+
+
+def count_requests(worker: Any, slot: Slot) -> None:
+    """Let a gunicorn worker count its requests, whatever its class: around `handle_request`, or around an ASGI app."""
+    config: Any = getattr(worker, "config", None)
+    if hasattr(config, "load"):  # uvicorn
+        load = config.load
+
+        def load_and_count() -> None:
+            load()
+            config.loaded_app = counted_asgi(config.loaded_app, slot)
+
+        config.load = load_and_count
+    elif hasattr(worker, "handle_request"):  # sync, gthread, gevent
+        handle_request = worker.handle_request
+
+        def handle_and_count(*arguments: Any) -> Any:
+            slot.begin()
+            try:
+                return handle_request(*arguments)
+            finally:
+                slot.end()
+
+        worker.handle_request = handle_and_count
+    else:  # gunicorn's own ASGI worker
+        load_wsgi = worker.load_wsgi
+
+        def load_wsgi_and_count() -> None:
+            load_wsgi()
+            worker.asgi = counted_asgi(worker.asgi, slot)
+
+        worker.load_wsgi = load_wsgi_and_count
+
+
+def counted_asgi(app: Any, slot: Slot) -> Any:
+    """An ASGI app around `app` whose requests and websockets are counted."""
+
+    async def counted(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await app(scope, receive, send)
+            return
+        slot.begin()
+        try:
+            await app(scope, receive, send)
+        finally:
+            slot.end()
+
+    return counted
