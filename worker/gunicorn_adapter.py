@@ -305,7 +305,7 @@ class OutlivingParent(int):
 def run_worker(instructions: Dict[str, Any]) -> int:
     master = Master(os.environ["EINHORN_SOCK_PATH"])
     notices = Notices(os.environ["NOTIFY_SOCKET"])
-    counters = sibling("gunicorn_counters")
+    counters, draining = sibling("gunicorn_counters"), sibling("gunicorn_draining")
     state: Dict[str, Any] = {"ready": False, "lifespan": None}
     last_error = LastError()
     worker: Any = None
@@ -358,7 +358,12 @@ def run_worker(instructions: Dict[str, Any]) -> int:
 
         take_usr2_for_term(worker)
         remember_lifespan(worker, state)
-        counters.count_requests(worker, slot)
+        leaving = draining.Draining(instructions["graceful_timeout"])
+        draining.mend(worker, leaving)
+        if hasattr(worker, "handle_request"):
+            counters.count_requests(worker, slot)
+        else:
+            wrap_asgi(worker, lambda asgi: counters.counted_asgi(leaving.around(asgi), slot))
         util._setproctitle("worker [%s]" % cfg.proc_name)
         log.info("Booting worker with pid: %s", worker.pid)
         cfg.pre_fork(arbiter, worker)
@@ -411,10 +416,8 @@ def remember_lifespan(worker: Any, state: Dict[str, Any]) -> None:
     config: Any = getattr(worker, "config", None)
     if not hasattr(config, "load"):
         return
-    load = config.load
 
-    def load_and_wrap() -> None:
-        load()
+    def remember() -> None:
         made = config.lifespan_class
 
         def make(config: Any) -> Any:
@@ -423,7 +426,27 @@ def remember_lifespan(worker: Any, state: Dict[str, Any]) -> None:
 
         config.lifespan_class = make
 
-    config.load = load_and_wrap
+    after(config, "load", remember)
+
+
+def wrap_asgi(worker: Any, around: Callable[[Any], Any]) -> None:
+    """Put `around(app)` in the place of the ASGI app, as soon as it is loaded."""
+    config: Any = getattr(worker, "config", None)
+    if hasattr(config, "load"):  # uvicorn
+        after(config, "load", lambda: setattr(config, "loaded_app", around(config.loaded_app)))
+    else:
+        after(worker, "load_wsgi", lambda: setattr(worker, "asgi", around(worker.asgi)))
+
+
+def after(owner: Any, method: str, then: Callable[[], None]) -> None:
+    """Call `then` whenever a method of `owner` has returned."""
+    original = getattr(owner, method)
+
+    def both() -> None:
+        original()
+        then()
+
+    setattr(owner, method, both)
 
 
 # --- warm-up ---------------------------------------------------------------------------------------------------------

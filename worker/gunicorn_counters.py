@@ -100,35 +100,17 @@ class Heartbeat:
 
 
 def count_requests(worker: Any, slot: Slot) -> None:
-    """Let a gunicorn worker count its requests, whatever its class: around `handle_request`, or around an ASGI app."""
-    config: Any = getattr(worker, "config", None)
-    if hasattr(config, "load"):  # uvicorn
-        load = config.load
+    """Let a WSGI worker (sync, gthread, gevent) count its requests."""
+    handle_request = worker.handle_request
 
-        def load_and_count() -> None:
-            load()
-            config.loaded_app = counted_asgi(config.loaded_app, slot)
+    def handle_and_count(*arguments: Any) -> Any:
+        slot.begin()
+        try:
+            return handle_request(*arguments)
+        finally:
+            slot.end()
 
-        config.load = load_and_count
-    elif hasattr(worker, "handle_request"):  # sync, gthread, gevent
-        handle_request = worker.handle_request
-
-        def handle_and_count(*arguments: Any) -> Any:
-            slot.begin()
-            try:
-                return handle_request(*arguments)
-            finally:
-                slot.end()
-
-        worker.handle_request = handle_and_count
-    else:  # gunicorn's own ASGI worker
-        load_wsgi = worker.load_wsgi
-
-        def load_wsgi_and_count() -> None:
-            load_wsgi()
-            worker.asgi = counted_asgi(worker.asgi, slot)
-
-        worker.load_wsgi = load_wsgi_and_count
+    worker.handle_request = handle_and_count
 
 
 def counted_asgi(app: Any, slot: Slot) -> Any:

@@ -1,0 +1,152 @@
+"""How a worker leaves well: the little that gunicorn's and uvicorn's own workers lack. Loaded by the adapter.
+
+They answer what was begun, and what still comes on a kept-alive connection, with `Connection: close`. But
+
+- gthread's main thread waits up to 2 s for each client to close after its last answer, and answers nobody else meanwhile;
+- uvicorn closes idle connections and websockets the moment it is asked to go, which resets whoever has just sent something;
+- gunicorn's ASGI worker looks for connections before the loop has shown it those that it accepted a moment ago;
+- neither of the ASGI workers ends websockets politely when the time is over.
+
+sync and gevent need nothing.
+
+Plain standard library from Python 3.9 on; asyncio is imported by the worker class before anything here needs it.
+"""
+
+import sys
+from typing import Any, Callable, Dict, Set
+
+# RFC 6455, section 7.4.1, as registered since: the service restarts.
+SERVICE_RESTART = 1012
+# Until so long after the listeners are closed, the loop may show connections that were accepted before.
+SETTLE_SECONDS = 0.05
+
+
+class Draining:
+    """One worker's. `timeout`: seconds that requests get; just before, websockets are closed."""
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self.retiring = False
+        self.deadline = 0.0
+        self.websockets: Set[Any] = set()
+
+    def around(self, app: Any) -> Any:
+        """An ASGI app around `app`: its answers announce the end while we retire, and its websockets are known."""
+
+        async def drained(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "websocket":
+                self.websockets.add(send)
+                try:
+                    await app(scope, receive, send)
+                finally:
+                    self.websockets.discard(send)
+            elif scope["type"] == "http":
+                await app(scope, receive, self.announcing(send))
+            else:
+                await app(scope, receive, send)
+
+        return drained
+
+    def announcing(self, send: Any) -> Any:
+        async def announce(message: Dict[str, Any]) -> None:
+            if self.retiring and message["type"] == "http.response.start":
+                headers = [(name, value) for name, value in message.get("headers", ()) if name.lower() != b"connection"]
+                message = dict(message, headers=[*headers, (b"connection", b"close")])
+            await send(message)
+
+        return announce
+
+    async def begin(self, servers: Any) -> None:
+        """Stop listening, and get to know whoever was accepted before."""
+        asyncio = sys.modules["asyncio"]
+        self.retiring = True
+        self.deadline = asyncio.get_running_loop().time() + self.timeout
+        for server in servers:
+            server.close()
+        await asyncio.sleep(SETTLE_SECONDS)
+        asyncio.get_running_loop().call_later(
+            self.timeout - min(1.0, self.timeout / 10), lambda: asyncio.ensure_future(self.close_websockets()))
+
+    async def close_websockets(self) -> None:
+        for send in list(self.websockets):
+            try:
+                await send({"type": "websocket.close", "code": SERVICE_RESTART, "reason": "the server restarts"})
+            except Exception:
+                pass  # it has just been closed from elsewhere
+
+
+def mend(worker: Any, draining: Draining) -> None:
+    """Install what the class of `worker` needs; called before it serves."""
+    if hasattr(getattr(worker, "config", None), "load"):
+        mend_uvicorn(worker, draining)
+    elif hasattr(worker, "_shutdown"):
+        mend_gunicorn_asgi(worker, draining)
+    elif hasattr(worker, "tpool"):
+        mend_gthread(worker)
+
+
+def mend_gthread(worker: Any) -> None:
+    import threading
+
+    connections = sys.modules[worker.finish_request.__func__.__module__].TConn
+    close = connections.close
+
+    def close_elsewhere(connection: Any, graceful: bool = False) -> None:
+        if graceful and not worker.alive:
+            threading.Thread(target=close, args=(connection, True)).start()
+        else:
+            close(connection, graceful)
+
+    connections.close = close_elsewhere
+
+
+def mend_gunicorn_asgi(worker: Any, draining: Draining) -> None:
+    handle_exit_signal, shutdown = worker.handle_exit_signal, worker._shutdown
+    tasks = []
+
+    def begin_at_once() -> None:
+        # gunicorn's own loop notices within a second; the time that requests get runs from now.
+        handle_exit_signal()
+        if not draining.retiring:
+            tasks.append(worker.loop.create_task(draining.begin(worker.servers)))
+
+    async def gentle_shutdown() -> None:
+        for task in tasks:
+            await task
+        left = draining.deadline - worker.loop.time() if tasks else draining.timeout
+        worker.cfg.settings["graceful_timeout"].value = max(0.0, left)
+        await shutdown()
+
+    worker.handle_exit_signal = begin_at_once
+    worker._shutdown = gentle_shutdown
+
+
+def mend_uvicorn(worker: Any, draining: Draining) -> None:
+    from uvicorn.server import Server
+
+    shutdown: Callable[..., Any] = Server.shutdown
+    # uvicorn would wait for ever for whoever doesn't end, until SIGKILL.
+    worker.config.timeout_graceful_shutdown = draining.timeout
+
+    async def gentle_shutdown(server: Any, sockets: Any = None) -> None:
+        await draining.begin(server.servers)
+        for connection in list(server.server_state.connections):
+            linger(connection)
+        await shutdown(server, sockets)
+
+    setattr(Server, "shutdown", gentle_shutdown)  # noqa: B010
+
+
+def linger(connection: Any) -> None:
+    """Keep uvicorn from closing a connection at once. A websocket stays until `close_websockets`. A kept-alive one is closed
+    by its own timer, unless another request comes, whose answer ends it; one that never had a request gets such a timer."""
+    connection.shutdown = lambda: None
+    if not hasattr(connection, "cycle"):
+        return
+
+    def close_if_unused() -> None:
+        if connection.cycle is None and not connection.transport.is_closing():
+            connection.transport.close()
+
+    if connection.cycle is None:
+        connection.loop.call_later(connection.timeout_keep_alive, close_if_unused)
