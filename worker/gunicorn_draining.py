@@ -4,7 +4,8 @@ They answer what was begun, and what still comes on a kept-alive connection, wit
 
 - gthread's main thread waits up to 2 s for each client to close after its last answer, and answers nobody else meanwhile;
 - uvicorn closes idle connections and websockets the moment it is asked to go, which resets whoever has just sent something;
-- gunicorn's ASGI worker looks for connections before the loop has shown it those that it accepted a moment ago;
+- gunicorn's ASGI worker closes connections that it had just promised to keep, and looks for them before the loop has shown
+  it those that it accepted a moment ago;
 - neither of the ASGI workers ends websockets politely when the time is over.
 
 sync and gevent need nothing.
@@ -101,24 +102,32 @@ def mend_gthread(worker: Any) -> None:
 
 
 def mend_gunicorn_asgi(worker: Any, draining: Draining) -> None:
+    asyncio = sys.modules["asyncio"]
     handle_exit_signal, shutdown = worker.handle_exit_signal, worker._shutdown
     tasks = []
 
-    def begin_at_once() -> None:
-        # gunicorn's own loop notices within a second; the time that requests get runs from now.
+    async def leave() -> None:
+        await draining.begin(worker.servers)
+        # As soon as `alive` is false, gunicorn closes a connection after an answer that had promised to keep it. So that
+        # comes last: until then our own header ends each connection. It is noticed within a second.
+        last = draining.deadline - min(1.0, draining.timeout / 2)
+        while worker.nr_conns > 0 and worker.loop.time() < last:
+            await asyncio.sleep(SETTLE_SECONDS)
         handle_exit_signal()
-        if not draining.retiring:
-            tasks.append(worker.loop.create_task(draining.begin(worker.servers)))
 
-    async def gentle_shutdown() -> None:
-        for task in tasks:
-            await task
-        left = draining.deadline - worker.loop.time() if tasks else draining.timeout
-        worker.cfg.settings["graceful_timeout"].value = max(0.0, left)
+    def begin_at_once() -> None:
+        if draining.retiring:
+            handle_exit_signal()
+        else:
+            tasks.append(worker.loop.create_task(leave()))
+
+    async def shutdown_in_time() -> None:
+        if draining.retiring:
+            worker.cfg.settings["graceful_timeout"].value = max(0.0, draining.deadline - worker.loop.time())
         await shutdown()
 
     worker.handle_exit_signal = begin_at_once
-    worker._shutdown = gentle_shutdown
+    worker._shutdown = shutdown_in_time
 
 
 def mend_uvicorn(worker: Any, draining: Draining) -> None:
