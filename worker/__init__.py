@@ -1,1 +1,142 @@
-"""What runs inside the app's own processes, in the app's own Python: the standard library alone."""
+"""What an app's own worker process may say to einhornpy and ask of it: standard library only, Python 3.9 or newer.
+
+Everything here is a no-op with an empty answer where the process is not a worker of einhornpy's: only a direct child of the
+master is one, so a process that a worker forks, and that inherits its environment, says nothing in its name.
+"""
+
+import json
+import os
+import signal
+import socket
+from dataclasses import dataclass
+from types import FrameType
+from typing import Callable, List, Optional
+
+__all__ = ["Info", "UpgradeRefused", "heartbeat", "info", "listeners", "on_retire", "ready", "request_upgrade"]
+
+REQUEST_TIMEOUT = 10.0
+_listeners: Optional[List[socket.socket]] = None
+_callbacks: List[Callable[[], None]] = []
+
+
+class UpgradeRefused(RuntimeError):
+    """The master said no; the message says why."""
+
+
+@dataclass(frozen=True)
+class Info:
+    """Who we are. `index`: our seat, from 0. `generation`: the number of our code; `release`: its label, if it has one.
+    `timeout`: seconds; a worker whose last heartbeat is older is taken for hung (None: nobody waits for heartbeats)."""
+
+    index: int
+    generation: int
+    release: Optional[str]
+    timeout: Optional[float]
+
+
+def _is_worker() -> bool:
+    return os.environ.get("EINHORN_MASTER_PID") == str(os.getppid())
+
+
+def info() -> Optional[Info]:
+    """Return who we are; None where this is not a worker."""
+    if not _is_worker():
+        return None
+    limit = os.environ.get("WATCHDOG_USEC")
+    return Info(int(os.environ["EINHORN_CHILD_INDEX"]), int(os.environ["EINHORNPY_GENERATION"]),
+                os.environ.get("EINHORNPY_RELEASE"), None if limit is None else int(limit) / 1e6)
+
+
+def listeners() -> List[socket.socket]:
+    """Return the listening sockets that the master holds, in the order of its addresses; the same objects each time.
+
+    Accept from them, but don't call `listen` or `shutdown` on them: they are shared with every other worker.
+    """
+    global _listeners
+    if not _is_worker():
+        return []
+    if _listeners is None:
+        _listeners = [socket.socket(fileno=int(word)) for word in os.environ.get("EINHORN_FDS", "").split()]
+        for listener in _listeners:
+            listener.set_inheritable(False)
+    return list(_listeners)
+
+
+def ready() -> bool:
+    """Say that we serve (`READY=1`, sd_notify(3)); return whether it was said."""
+    return _notify(b"READY=1")
+
+
+def heartbeat() -> bool:
+    """Say that we are alive (`WATCHDOG=1`, sd_notify(3)); return whether it was said. From the first one on the master
+    waits for the next: half of `info().timeout` is a good rhythm."""
+    return _notify(b"WATCHDOG=1")
+
+
+def _notify(text: bytes) -> bool:
+    if not _is_worker():
+        return False
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.connect(os.environ["NOTIFY_SOCKET"])
+            notify.send(text)
+    except OSError:
+        return False  # the master is gone, or we have become a user that can't reach it
+    return True
+
+
+def on_retire(callback: Callable[[], None]) -> bool:
+    """Call `callback` once when we are asked to finish and leave; return whether it will be.
+
+    It runs in the main thread, from the handler of SIGTERM, SIGUSR2 or the master's `--stop-signal`, between any two
+    instructions: let it set a flag or an event. Several callbacks are called in their order.
+
+    Raises:
+        ValueError: not called in the main thread.
+    """
+    if not _is_worker():
+        return False
+    if not _callbacks:
+        for name in {"SIGTERM", "SIGUSR2", os.environ.get("EINHORNPY_RETIRE_SIGNAL", "SIGTERM")}:
+            signal.signal(signal.Signals[name], _retire)
+    _callbacks.append(callback)
+    return True
+
+
+def _retire(number: int, frame: Optional[FrameType]) -> None:
+    callbacks = list(_callbacks)
+    del _callbacks[:]
+    for callback in callbacks:
+        callback()
+
+
+def request_upgrade(release: Optional[str] = None) -> Optional[int]:
+    """Ask the master to replace every worker by one of the newest code; return the number of the new generation, None
+    where this is not a worker. An upgrade that is under way already counts, if it will replace this worker.
+
+    Raises:
+        UpgradeRefused: the master said no, for instance because we are the new code of an upgrade that isn't over yet.
+        OSError: the master could not be reached, or gave no answer in 10 s (TimeoutError).
+    """
+    if not _is_worker():
+        return None
+    request = {"id": 1, "command": "worker:upgrade"}
+    if release is not None:
+        request["release"] = release
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as master:
+        master.settimeout(REQUEST_TIMEOUT)
+        try:
+            master.connect(os.environ["EINHORN_SOCK_PATH"])
+            master.sendall(json.dumps(request).encode() + b"\n")
+            with master.makefile("rb") as replies:
+                line = replies.readline()
+        except socket.timeout as error:
+            raise TimeoutError("the master gave no answer in %g s" % REQUEST_TIMEOUT) from error
+    if not line:
+        raise ConnectionError("the master hung up")
+    reply = json.loads(line)
+    if not reply["ok"]:
+        raise UpgradeRefused(reply["message"])
+    return int(reply["result"]["generation"])
+
+
