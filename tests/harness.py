@@ -36,9 +36,9 @@ def adopt_orphans() -> None:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def wait_until(true: Callable[[], Any], what: str, log: Callable[[], str] = lambda: "") -> Any:
-    """Wait for something that no event tells of; looks often, fails with `what` and the log."""
-    deadline = time.monotonic() + DEADLINE
+def wait_until(true: Callable[[], Any], what: str, log: Callable[[], str] = lambda: "", patience: float = DEADLINE) -> Any:
+    """Wait for something that no event tells of; looks often, fails with `what` and the log after `patience` seconds."""
+    deadline = time.monotonic() + patience
     while True:
         value = true()
         if value:
@@ -91,7 +91,7 @@ class Recorder:
         try:
             for reply in self._replies:
                 with self._condition:
-                    self.events.append(reply["result"]["event"])
+                    self.events.append(reply["result"]["event"] | {"seen": time.monotonic()})
                     self._condition.notify_all()
         except (MasterGone, TimedOut, OSError, ValueError):
             pass

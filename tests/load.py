@@ -76,13 +76,19 @@ class Load:
                           "keep_alive": keep_alive, "seed": seed}
         self.report: Report
         self._process: subprocess.Popen[str] | None = None
+        self._began = 0.0
 
     def __enter__(self) -> Load:
         self._process = subprocess.Popen([sys.executable, __file__, json.dumps(self._settings)], stdin=subprocess.PIPE,
                                          stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self._process.stdout.readline()  # it says when the first request is answered
+        self._began = time.monotonic()
         return self
+
+    def elapsed(self) -> float:
+        """Seconds since the first request was answered."""
+        return time.monotonic() - self._began
 
     def __exit__(self, *exception: object) -> None:
         assert self._process is not None

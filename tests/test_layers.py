@@ -68,7 +68,7 @@ def test_control(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "worker").glob("*.py")), ids=lambda path: path.stem)
 def test_worker(path: Path) -> None:
-    assert absolute(path) <= STDLIB | ({"gunicorn"} if path.stem == "gunicorn_adapter" else set())
+    assert absolute(path) <= STDLIB | {"gunicorn_adapter": {"gunicorn"}, "gunicorn_draining": {"uvicorn"}}.get(path.stem, set())
     ast.parse(path.read_text(), feature_version=(3, 9))
     # A file beside the adapter is found before the app's own modules while Python starts it.
     assert path.stem == "__init__" or path.stem.startswith("gunicorn_")
