@@ -34,21 +34,26 @@ class Session(Protocol):
     def finish(self, message: Mapping[str, Any] | None = None) -> None: ...
 
 
-class Master(Protocol):
-    """What a command may ask of the master."""
+class Upgrades(Protocol):
+    """What a command may ask of the upgrades."""
 
-    def identity(self) -> dict[str, Any]: ...
-    def status(self) -> dict[str, Any]: ...
-    def request_upgrade(self, terms: Terms, requested_by: str) -> int: ...
-    def request_rollback(self, to: int | str | None, requested_by: str) -> int: ...
+    def request(self, terms: Terms, requested_by: str) -> int: ...
+    def roll_back(self, to: int | str | None, requested_by: str) -> int: ...
     def next_generation(self) -> int: ...
-    def upgrade_for_worker(self, pid: int, release: str | None) -> int: ...
+    def request_for_worker(self, pid: int, release: str | None) -> int: ...
     def pause(self, by: str) -> str: ...
     def resume(self, by: str) -> str: ...
     def abort(self, by: str) -> None: ...
     def steerable(self) -> int: ...
     def history(self) -> list[dict[str, Any]]: ...
     def generation(self, number: int) -> dict[str, Any]: ...
+
+
+class Master(Protocol):
+    """What a command may ask of the master."""
+
+    def identity(self) -> dict[str, Any]: ...
+    def status(self) -> dict[str, Any]: ...
     def scale(self, target: int) -> None: ...
     def target(self) -> int: ...
     def signal_workers(self, name: str) -> int: ...
@@ -116,8 +121,9 @@ class Audience:
 class Commands:
     """The table of commands."""
 
-    def __init__(self, master: Master, audience: Audience) -> None:
+    def __init__(self, master: Master, upgrades: Upgrades, audience: Audience) -> None:
         self._master = master
+        self._upgrades = upgrades
         self._audience = audience
         self._table: dict[str, tuple[Callable[[Session, Request], None], tuple[str, ...], str]] = {
             "ping": (self._ping, (), "answer with the master's name, pid and version"),
@@ -166,7 +172,7 @@ class Commands:
 
     def _worker(self, session: Session, request: Request) -> None:
         if request.command == "worker:upgrade":
-            number = self._master.upgrade_for_worker(session.pid, _label(request.args.get("release")))
+            number = self._upgrades.request_for_worker(session.pid, _label(request.args.get("release")))
             session.finish(protocol.reply(request.id, f"upgrade to generation {number}", {"generation": number}))
             return
         notice = from_command(request.command, request.args, session.pid)
@@ -193,13 +199,13 @@ class Commands:
 
     def _upgrade(self, session: Session, request: Request) -> None:
         terms = _terms(request.args)
-        self._begin(session, request, lambda: self._master.request_upgrade(terms, who(session.uid)))
+        self._begin(session, request, lambda: self._upgrades.request(terms, who(session.uid)))
 
     def _rollback(self, session: Session, request: Request) -> None:
         to = request.args.get("to")
         if isinstance(to, bool) or not isinstance(to, int | str | None):
             raise ValueError(f"to: got {to!r}, expected the number of a generation or a release")
-        self._begin(session, request, lambda: self._master.request_rollback(to, who(session.uid)))
+        self._begin(session, request, lambda: self._upgrades.roll_back(to, who(session.uid)))
 
     def _begin(self, session: Session, request: Request, begin: Callable[[], int]) -> None:
         if not _boolean(request, "wait", True):
@@ -207,7 +213,7 @@ class Commands:
             session.send(protocol.reply(request.id, f"upgrade to generation {number} accepted", {"generation": number}))
             return
         # Followed before it begins, since it may be refused at once.
-        self._audience.follow_upgrade(session, request.id, self._master.next_generation())
+        self._audience.follow_upgrade(session, request.id, self._upgrades.next_generation())
         try:
             begin()
         except (BadRequest, ValueError):
@@ -215,27 +221,27 @@ class Commands:
             raise
 
     def _pause(self, session: Session, request: Request) -> None:
-        session.send(protocol.reply(request.id, self._master.pause(who(session.uid))))
+        session.send(protocol.reply(request.id, self._upgrades.pause(who(session.uid))))
 
     def _resume(self, session: Session, request: Request) -> None:
-        session.send(protocol.reply(request.id, self._master.resume(who(session.uid))))
+        session.send(protocol.reply(request.id, self._upgrades.resume(who(session.uid))))
 
     def _abort(self, session: Session, request: Request) -> None:
-        number = self._master.steerable()
+        number = self._upgrades.steerable()
         if _boolean(request, "wait", True):
             self._audience.follow_upgrade(session, request.id, number)
-        self._master.abort(who(session.uid))
+        self._upgrades.abort(who(session.uid))
         if not _boolean(request, "wait", True):
             session.send(protocol.reply(request.id, f"upgrade to generation {number} goes back", {"generation": number}))
 
     def _history(self, session: Session, request: Request) -> None:
-        session.send(protocol.reply(request.id, "history", {"upgrades": self._master.history()}))
+        session.send(protocol.reply(request.id, "history", {"upgrades": self._upgrades.history()}))
 
     def _show(self, session: Session, request: Request) -> None:
         number = request.args.get("generation")
         if isinstance(number, bool) or not isinstance(number, int):
             raise ValueError(f"generation: got {number!r}, expected its number")
-        session.send(protocol.reply(request.id, f"generation {number}", self._master.generation(number)))
+        session.send(protocol.reply(request.id, f"generation {number}", self._upgrades.generation(number)))
 
     def _scale(self, session: Session, request: Request) -> None:
         old = self._master.target()

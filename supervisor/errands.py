@@ -33,7 +33,7 @@ class Ended:
     last_line: str | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Errand:
     """One command. `limit`: seconds."""
 
@@ -85,8 +85,10 @@ class Errands:
         return errand
 
     def cancel(self, errand: Errand) -> None:
-        """Kill it, if it still runs; it tells nobody how it ended."""
+        """Kill it, or take it out of the line; it tells nobody how it ended."""
         errand.cancelled = True
+        if errand in self._waiting:
+            self._waiting.remove(errand)
         for pid, each in self._running.items():
             if each is errand:
                 self._processes.signal(pid, signal.SIGKILL, group=True)

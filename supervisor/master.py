@@ -6,7 +6,6 @@ does both, and it does nothing in between that could wait.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -20,7 +19,7 @@ from typing import Any
 from ..control.protocol import BadRequest, Request, failure
 from ..control.server import Server
 from ..control.server import Session as ServerSession
-from . import contract, journal, lineage, listeners, observe, planner, pool, recipes, report, watch
+from . import contract, journal, listeners, observe, planner, pool, recipes, report, watch
 from .commands import Audience, Commands
 from .errands import Ended, Errand, Errands
 from .journal import Entry
@@ -29,6 +28,7 @@ from .place import NoPlace, Place, claim, remove_pidfile, write_pidfile
 from .processes import CannotStart, Exit, Launch, Processes
 from .readiness import Notice, NotifySocket
 from .settings import Settings
+from .upgrades import Upgrades
 
 VERSION = "0.1.0"
 SIGNALS = [
@@ -41,10 +41,6 @@ LONGEST_TURN = 0.05
 HOOK_TIMEOUT = 30.0
 # How often memory is looked at, where somebody limits it; nothing wakes the master for it otherwise.
 MEMORY_INTERVAL = 5.0
-# A check runs at most as long as the hold, but has at least this long.
-SHORTEST_CHECK_TIMEOUT = 60.0
-# One environment variable has room for 128 KiB (execve(2), MAX_ARG_STRLEN).
-LONGEST_STATUS = 100_000
 
 
 class CannotRun(RuntimeError):
@@ -67,14 +63,11 @@ class Master:
         self._most_sessions = max(16, self._processes.raise_descriptor_limit() // 2)
         self._page = watch.Page()
         self._audience = Audience()
-        self._prepared: dict[int, recipes.Prepared] = {}
-        self._preparation: recipes.Preparation | None = None
-        self._preparing = 0
+        self.prepared: dict[int, recipes.Prepared] = {}
         self._workers: dict[int, int] = {}  # pid → worker
         self._next_worker = 1
         self._errands = Errands(self._processes, self._loop)
-        self._check: Errand | None = None
-        self._start_hook: Errand | None = None
+        self.upgrades = Upgrades(self, self._processes, self._loop, self._errands, settings, self._environ)
         self._memory_at: float | None = None
         self._listeners: list[listeners.Listener] = []
         self._wake_at: float | None = self._started_at  # the first plan is due at once
@@ -86,7 +79,7 @@ class Master:
         self._notify: NotifySocket | None = None
         self._server: Server | None = None
         self._pidfile: str | None = None
-        self._pool: pool.Pool
+        self.pool: pool.Pool  # there is none before the first generation is made
 
     # --- starting and ending ---
 
@@ -128,16 +121,16 @@ class Master:
             write_pidfile(pidfile)
             self._pidfile = pidfile
         self._notify = NotifySocket(self._loop, self._place.notify_path, self.notice)
-        target = self._target_of(first) or settings.number
+        target = self.upgrades.target_of(first) or settings.number
         policy = pool.Policy(settings.max_surge, settings.ready_timeout, settings.min_ready_seconds,
                              settings.max_failures, settings.progress_timeout, settings.reload_exit_code)
-        self._pool = observe.new_pool(first.recipe, target, policy)
-        self._prepared[1] = first
+        self.pool = observe.new_pool(first.recipe, target, policy)
+        self.prepared[1] = first
         self._server = Server(self._loop, self._place.listener, self._handle, os.geteuid(), self._most_sessions)
-        self._commands = Commands(self, self._audience)
+        self._commands = Commands(self, self.upgrades, self._audience)
         _set_title(f"einhornpy: master {self._name}")
         self._say_how_it_started(first, gunicorn)
-        self._run_hook(first, "when_ready", [])
+        self.run_hook(first, "when_ready", [])
         return True
 
     def _prepare_first(self) -> recipes.Prepared | None:
@@ -162,7 +155,7 @@ class Master:
     def _say_how_it_started(self, first: recipes.Prepared, gunicorn: Mapping[str, Any]) -> None:
         assert self._place is not None
         self.log(Entry("master started", {
-            "pid": os.getpid(), "version": VERSION, "workers": self._pool.target,
+            "pid": os.getpid(), "version": VERSION, "workers": self.pool.target,
             "listen": " ".join(listener.name for listener in self._listeners) or None, "socket": self._place.path,
         }))
         if first.guessed:
@@ -181,8 +174,7 @@ class Master:
             self.log(Entry("gunicorn settings overruled", {"settings": ", ".join(overruled)}))
 
     def _clean_up(self) -> None:
-        if self._preparation is not None:
-            self._preparation.cancel()
+        self.upgrades.stop_preparing()
         self._errands.close()
         if self._server is not None:
             self._server.close()
@@ -202,14 +194,15 @@ class Master:
 
     def _turn(self) -> None:
         now = time.monotonic()
-        preparing = None if self._preparation is None else self._preparation.deadline
+        preparation = self.upgrades.preparation
+        preparing = None if preparation is None else preparation.deadline
         deadlines = (self._wake_at, preparing, self._errands.deadline, self._memory_at)
         soonest = min((deadline for deadline in deadlines if deadline is not None), default=None)
         for number in sorted(self._loop.wait(None if soonest is None else soonest - now)):
             self._on_signal(number)
         now = time.monotonic()
-        if self._preparation is not None:
-            self._preparation.on_time(now)
+        if self.upgrades.preparation is not None:
+            self.upgrades.preparation.on_time(now)
         self._errands.on_time(now)
         self._look_at_heartbeats(now)
         self._look_at_memory(now)
@@ -223,7 +216,7 @@ class Master:
         while self._exit_code is None:
             # Deaths first: a worker must not be asked to go because of another one that is dead already.
             self._reap()
-            plan = planner.plan(self._pool, time.monotonic())
+            plan = planner.plan(self.pool, time.monotonic())
             self._wake_at = plan.wake_at
             if not plan.actions:
                 return
@@ -234,13 +227,13 @@ class Master:
                     self._wake_at = until
                     return
 
-    def _observe(self, event: pool.Event) -> None:
-        before, now = self._pool, time.monotonic()
-        self._pool = observe.observe(before, event, now)
+    def observe(self, event: pool.Event) -> None:
+        before, now = self.pool, time.monotonic()
+        self.pool = observe.observe(before, event, now)
         if isinstance(event, pool.Heartbeat | pool.Measured):
             return
         self._changed = True
-        for entry in journal.changes(before, event, self._pool, now):
+        for entry in journal.changes(before, event, self.pool, now):
             self.log(entry)
 
     def log(self, entry: Entry) -> None:
@@ -252,8 +245,8 @@ class Master:
         if entry.weight > journal.DETAIL:
             ended = None
             if entry.name == "upgrade ended":
-                ended = report.upgrade_document(self._pool, self._pool.history[-1], time.monotonic())
-            document = journal.event_document(entry, self._pool, wall)
+                ended = report.upgrade_document(self.pool, self.pool.history[-1], time.monotonic())
+            document = journal.event_document(entry, self.pool, wall)
             self._audience.tell(entry, document, ended)
             self._run_hook_for(entry, document)
 
@@ -262,19 +255,19 @@ class Master:
     def _on_signal(self, number: signal.Signals) -> None:
         match number:
             case signal.SIGHUP:
-                if self._pool.stopping is None:
-                    self.request_upgrade(pool.Terms(), "signal HUP")
+                if self.pool.stopping is None:
+                    self.upgrades.request(pool.Terms(), "signal HUP")
             case signal.SIGINT | signal.SIGTERM | signal.SIGUSR2 | signal.SIGQUIT:
                 # The second time somebody is in a hurry.
-                self.stop("now" if self._pool.stopping is not None else STOPS[number])
+                self.stop("now" if self.pool.stopping is not None else STOPS[number])
             case signal.SIGUSR1:
                 # One that is still starting may not have its handler yet, and would die of it.
                 self._signal_all(signal.SIGUSR1, only_ready=True)
             case signal.SIGTTIN:
-                self.scale(self._pool.target + 1)
+                self.scale(self.pool.target + 1)
             case signal.SIGTTOU:
-                if self._pool.target > 1:
-                    self.scale(self._pool.target - 1)
+                if self.pool.target > 1:
+                    self.scale(self.pool.target - 1)
                 else:
                     self.log(Entry("signal ignored", {"signal": "TTOU", "reason": "one worker is the least"}))
 
@@ -282,22 +275,22 @@ class Master:
         for exit in self._processes.reap():
             worker = self._workers.pop(exit.pid, None)
             if worker is not None:
-                self._on_worker_exit(self._pool.workers[worker], exit)
-            elif self._preparation is not None and exit.pid == self._preparation.pid:
-                self._preparation.on_exit(exit)
+                self._on_worker_exit(self.pool.workers[worker], exit)
+            elif self.upgrades.preparation is not None and exit.pid == self.upgrades.preparation.pid:
+                self.upgrades.preparation.on_exit(exit)
             else:
                 self._errands.on_exit(exit)
-        needed = {*self._pool.generations, self._preparing}
-        self._prepared = {number: each for number, each in self._prepared.items() if number in needed}
+        needed = {*self.pool.generations, self.upgrades.preparing}
+        self.prepared = {number: each for number, each in self.prepared.items() if number in needed}
 
     def _on_worker_exit(self, worker: pool.Worker, exit: Exit) -> None:
-        asks = observe.asks_for_upgrade(self._pool, worker, exit.status) and self._pool.running_upgrade is None
-        self._observe(pool.Exited(worker.id, exit.status, exit.error))
+        asks = observe.asks_for_upgrade(self.pool, worker, exit.status) and self.pool.running_upgrade is None
+        self.observe(pool.Exited(worker.id, exit.status, exit.error))
         self._page.give_back(worker.id)
-        self._run_hook(self._prepared[worker.generation], "child_exit", [[exit.pid, worker.index + 1]])
+        self.run_hook(self.prepared[worker.generation], "child_exit", [[exit.pid, worker.index + 1]])
         if asks:
             asker = f"worker {worker.index} (pid {worker.pid}, exit code {exit.status})"
-            self.request_upgrade(pool.Terms(), asker, frozenset({worker.index}))
+            self.upgrades.request(pool.Terms(), asker, frozenset({worker.index}))
 
     def notice(self, notice: Notice) -> None:
         """A process said something about itself."""
@@ -307,47 +300,47 @@ class Master:
             return
         match notice.said:
             case "ready":
-                self._observe(pool.SaidReady(worker))
-                if self._prepared[self._pool.workers[worker].generation].gunicorn is not None:
-                    self._observe(pool.Heartbeat(worker, time.monotonic()))
+                self.observe(pool.SaidReady(worker))
+                if self.prepared[self.pool.workers[worker].generation].gunicorn is not None:
+                    self.observe(pool.Heartbeat(worker, time.monotonic()))
             case "alive":
-                self._observe(pool.Heartbeat(worker, time.monotonic()))
+                self.observe(pool.Heartbeat(worker, time.monotonic()))
             case "due":
-                self._observe(pool.Due(worker, notice.error or ""))
+                self.observe(pool.Due(worker, notice.error or ""))
                 self._memory_at = time.monotonic()  # is there room for its replacement?
             case "failed":
-                self._observe(pool.SaidFailed(worker, notice.error or ""))
+                self.observe(pool.SaidFailed(worker, notice.error or ""))
 
     def _look_at_heartbeats(self, now: float) -> None:
         """When some heartbeat seems too old, look at all of them: the next look is then due for all at once."""
         watched = [
-            worker for worker in self._pool.workers.values()
+            worker for worker in self.pool.workers.values()
             if worker.heartbeat_at is not None and worker.state is pool.State.READY
         ]
-        generations = self._pool.generations
+        generations = self.pool.generations
         if any(0 < generations[worker.generation].recipe.timeout <= now - (worker.heartbeat_at or 0)
                for worker in watched):
             for worker in watched:
                 at = self._page.heartbeat(worker.id)
                 if at is not None and at > (worker.heartbeat_at or 0):
-                    self._observe(pool.Heartbeat(worker.id, at))
+                    self.observe(pool.Heartbeat(worker.id, at))
 
     def _look_at_memory(self, now: float) -> None:
         """Measure the workers where somebody limits them, and the host where a worker is due."""
         if self._memory_at is None or now < self._memory_at:
             return
-        workers = [worker for worker in self._pool.workers.values() if worker.state is pool.State.READY]
+        workers = [worker for worker in self.pool.workers.values() if worker.state is pool.State.READY]
         limits = {worker.id: self._limit_of(worker) for worker in workers if self._limit_of(worker)}
         if limits:
             used = watch.group_memory((worker.pid for worker in workers), min(limits.values()))
-            self._observe(pool.Measured({worker.id: used[worker.pid] for worker in workers if worker.pid in used}))
+            self.observe(pool.Measured({worker.id: used[worker.pid] for worker in workers if worker.pid in used}))
         due = [worker for worker in workers if worker.recycled_for is not None or 0 < self._limit_of(worker) <= (worker.memory or 0)]
-        if due or self._pool.short_of_memory:
+        if due or self.pool.short_of_memory:
             self._look_at_host(due)
         self._memory_at = now + MEMORY_INTERVAL if limits or due else None
 
     def _limit_of(self, worker: pool.Worker) -> int:
-        recipe = self._pool.generations[worker.generation].recipe
+        recipe = self.pool.generations[worker.generation].recipe
         return recipe.max_memory or recipe.max_memory_hard
 
     def _look_at_host(self, due: list[pool.Worker]) -> None:
@@ -355,8 +348,8 @@ class Master:
         if needed is None:
             needed = max((watch.memory(worker.pid) or 0 for worker in due), default=0)
         available = watch.available_memory()
-        if (available < needed) != self._pool.short_of_memory:
-            self._observe(pool.HostMeasured(available < needed, available))
+        if (available < needed) != self.pool.short_of_memory:
+            self.observe(pool.HostMeasured(available < needed, available))
 
     # --- actions ---
 
@@ -366,35 +359,35 @@ class Master:
             case planner.Spawn():
                 return self._spawn(action)
             case planner.AssumeReady():
-                self._observe(pool.SaidReady(action.worker))
+                self.observe(pool.SaidReady(action.worker))
             case planner.Recycle():
-                self._observe(pool.Due(action.worker, action.reason, action.memory))
-                self._look_at_host([self._pool.workers[action.worker]])
+                self.observe(pool.Due(action.worker, action.reason, action.memory))
+                self._look_at_host([self.pool.workers[action.worker]])
                 self._memory_at = time.monotonic() + MEMORY_INTERVAL
             case planner.Abort():
-                self._processes.signal(self._pool.workers[action.worker].pid, signal.SIGABRT)
-                self._observe(pool.Aborted(action.worker, action.reason))
+                self._processes.signal(self.pool.workers[action.worker].pid, signal.SIGABRT)
+                self.observe(pool.Aborted(action.worker, action.reason))
             case planner.BeginHold():
-                self._observe(pool.HoldBegun())
-                self._begin_check()
+                self.observe(pool.HoldBegun())
+                self.upgrades.begin_check()
             case planner.EndHold():
-                self._observe(pool.HoldEnded())
+                self.observe(pool.HoldEnded())
             case planner.Retire():
-                number = "SIGTERM" if self._pool.stopping == "terminate" else self.settings.stop_signal
-                self._processes.signal(self._pool.workers[action.worker].pid, signal.Signals[number])
-                self._observe(pool.Retired(action.worker, action.reason))
+                number = "SIGTERM" if self.pool.stopping == "terminate" else self.settings.stop_signal
+                self._processes.signal(self.pool.workers[action.worker].pid, signal.Signals[number])
+                self.observe(pool.Retired(action.worker, action.reason))
             case planner.Kill():
-                self._processes.signal(self._pool.workers[action.worker].pid, signal.SIGKILL, group=True)
-                self._observe(pool.Killed(action.worker, action.reason))
+                self._processes.signal(self.pool.workers[action.worker].pid, signal.SIGKILL, group=True)
+                self.observe(pool.Killed(action.worker, action.reason))
             case planner.RollBack():
-                self._observe(pool.RolledBack(action.reason, action.error))
+                self.observe(pool.RolledBack(action.reason, action.error))
             case planner.Finish():
-                self._observe(pool.Finished(time.time()))
+                self.observe(pool.Finished(time.time()))
             case planner.GiveUp():
                 self.log(Entry("giving up", {"reason": action.reason, "error": action.error}, journal.ATTENTION))
                 self._exit_code = 3
             case planner.Leave():
-                self._run_hook(self._prepared[self._pool.current], "on_exit", [])
+                self.run_hook(self.prepared[self.pool.current], "on_exit", [])
                 self._wait_for_errands()
                 self.log(Entry("master stopped", {"pid": os.getpid()}))
                 self._exit_code = 0
@@ -403,14 +396,14 @@ class Master:
     def _spawn(self, action: planner.Spawn) -> bool:
         assert self._place is not None
         assert self._notify is not None
-        generation, prepared = self._pool.generations[action.generation], self._prepared[action.generation]
+        generation, prepared = self.pool.generations[action.generation], self.prepared[action.generation]
         worker, self._next_worker = self._next_worker, self._next_worker + 1
         descriptors = [listener.socket.fileno() for listener in self._listeners]
         adapter, command = None, generation.recipe.command
         jitter = int.from_bytes(os.urandom(4), "little") / (1 << 32)
         if prepared.gunicorn is not None:
             page = (contract.FIRST_FD + len(descriptors), self._page.take(worker))
-            adapter = recipes.adapter_instructions(prepared, self.settings, self._pool.target, page, jitter)
+            adapter = recipes.adapter_instructions(prepared, self.settings, self.pool.target, page, jitter)
             descriptors.append(self._page.fd)
             command = (prepared.gunicorn.python, recipes.ADAPTER, *prepared.gunicorn.arguments)
         environment = contract.environment(
@@ -425,26 +418,26 @@ class Master:
                 Launch(command, generation.recipe.directory, environment, descriptors, farewell))
         except CannotStart as error:
             self._page.give_back(worker)
-            self._observe(pool.SpawnFailed(action.index, action.generation, str(error)))
+            self.observe(pool.SpawnFailed(action.index, action.generation, str(error)))
             return False
         self._workers[pid] = worker
-        self._observe(pool.Spawned(worker, action.index, action.generation, pid, jitter))
+        self.observe(pool.Spawned(worker, action.index, action.generation, pid, jitter))
         if self._memory_at is None and (generation.recipe.max_memory or generation.recipe.max_memory_hard):
             self._memory_at = time.monotonic() + MEMORY_INTERVAL
         return True
 
     def _signal_all(self, number: signal.Signals, only_ready: bool = False) -> int:
         return sum(
-            self._processes.signal(worker.pid, number) for worker in self._pool.workers.values()
+            self._processes.signal(worker.pid, number) for worker in self.pool.workers.values()
             if worker.state is pool.State.READY or not only_ready
         )
 
-    def _run_hook(self, prepared: recipes.Prepared, name: str, arguments: list[Any]) -> None:
+    def run_hook(self, prepared: recipes.Prepared, name: str, arguments: list[Any]) -> None:
         """Run one of the server hooks that gunicorn's arbiter would have run, in a process of its own."""
         gunicorn = prepared.gunicorn
         if gunicorn is None or name not in gunicorn.settings["hooks"]:
             return
-        launch = recipes.hook_launch(prepared, gunicorn, name, arguments, self._pool.target)
+        launch = recipes.hook_launch(prepared, gunicorn, name, arguments, self.pool.target)
         self._errands.send(Errand(name, launch, HOOK_TIMEOUT, lambda ended: self._hook_ended(name, ended)))
 
     def _run_hook_for(self, entry: Entry, document: dict[str, Any]) -> None:
@@ -454,47 +447,21 @@ class Master:
                 "upgrade ended": "on_upgrade_end" if well else "on_upgrade_failed"}.get(entry.name)
         command = None if name is None else getattr(self.settings, name)
         if name is not None and command is not None:
-            self._shell(name, command, self.settings.hook_timeout, lambda ended: self._hook_ended(name, ended), document)
+            self.shell(name, command, self.settings.hook_timeout, lambda ended: self._hook_ended(name, ended), document)
 
     def _hook_ended(self, name: str, ended: Ended) -> None:
         if ended.reason is not None:
             self.log(Entry("hook failed", {"hook": name, "reason": ended.reason, "last_line": ended.last_line},
                            journal.ATTENTION))
 
-    def _shell(
+    def shell(
         self, name: str, command: str, limit: float, done: Callable[[Ended], None], document: Mapping[str, Any],
         **variables: str,
     ) -> Errand:
         assert self._place is not None
-        recipe = self._pool.generations[self._pool.current].recipe
+        recipe = self.pool.generations[self.pool.current].recipe
         environment = dict(recipe.environment) | {"EINHORNPY_SOCKET_PATH": self._place.path, "PWD": recipe.directory} | variables
         return self._errands.shell(name, command, recipe.directory, environment, limit, done, document)
-
-    def _begin_check(self) -> None:
-        """Run the check of the hold that has just begun, unless it ran already."""
-        upgrade = self._pool.running_upgrade
-        assert upgrade is not None
-        if upgrade.check != "running" or self._check is not None or upgrade.terms.check is None:
-            return
-        number, limit = upgrade.to_generation, max(upgrade.terms.hold or 0.0, SHORTEST_CHECK_TIMEOUT)
-
-        def done(ended: Ended) -> None:
-            self._check = None
-            running = self._pool.running_upgrade
-            if running is not None and running.to_generation == number and not running.rolling_back:
-                reason = None if ended.reason is None else f"the check {ended.reason}"
-                self._observe(pool.Checked(reason, ended.last_line if reason else None))
-
-        document = self.status()
-        if len(json.dumps(document)) > LONGEST_STATUS:
-            document["workers"] = []
-        self._check = self._shell("check", upgrade.terms.check, limit, done, document, EINHORNPY_STATUS=json.dumps(document),
-                                  EINHORNPY_GENERATION=str(number), EINHORNPY_RELEASE=upgrade.terms.release or "")
-
-    def _drop_check(self) -> None:
-        if self._check is not None:
-            self._errands.cancel(self._check)
-            self._check = None
 
     def _wait_for_errands(self) -> None:
         """Let the last hooks finish; whoever asks us to stop once more doesn't want to wait for them."""
@@ -524,183 +491,35 @@ class Master:
         assert self._place is not None
         waiting = [listeners.queue(listener) for listener in self._listeners]
         return report.status_document(
-            self._pool, time.monotonic(), name=self._name, started_at=self._started_at,
+            self.pool, time.monotonic(), name=self._name, started_at=self._started_at,
             master={"pid": os.getpid(), "version": VERSION, "socket": self._place.path},
             listeners=[
                 {"address": listener.name, "fd": contract.FIRST_FD + position, "queue": queue, "backlog": backlog}
                 for position, (listener, (queue, backlog)) in enumerate(zip(self._listeners, waiting, strict=True))
             ],
-            memory={worker.pid: watch.memory(worker.pid) for worker in self._pool.workers.values()},
+            memory={worker.pid: watch.memory(worker.pid) for worker in self.pool.workers.values()},
             usage=self._usage(time.monotonic()),
         )
 
     def _usage(self, now: float) -> dict[int, dict[str, Any]]:
         found = {}
-        for worker in self._pool.workers.values():
+        for worker in self.pool.workers.values():
             counters = self._page.counters(worker.id, now, now - worker.spawned_at)
             if counters is not None:
                 found[worker.id] = asdict(counters)
         return found
 
+    def worker_of(self, pid: int) -> int:
+        """The worker that has this pid; 0 if none has."""
+        return self._workers.get(pid, 0)
+
     def target(self) -> int:
-        return self._pool.target
-
-    def next_generation(self) -> int:
-        return self._pool.newest + 1
-
-    def request_upgrade(
-        self, terms: pool.Terms, requested_by: str, vacant: frozenset[int] = frozenset(),
-        blueprint: recipes.Blueprint | None = None,
-    ) -> int:
-        """Begin an upgrade; return the number of its generation. `blueprint`: what to make it of, if not new code.
-
-        Raises:
-            BadRequest: the master stops.
-        """
-        if self._pool.stopping is not None:
-            raise BadRequest("stopping", "the master stops: no upgrade begins any more")
-        self._stop_preparing()
-        self._drop_check()
-        self._observe(pool.UpgradeRequested(terms, requested_by, time.time(), vacant))
-        number = self._preparing = self._pool.newest
-        blueprint = blueprint or recipes.blueprint(self.settings, self._environ, terms.release)
-        if self.settings.on_upgrade_start is None:
-            self._prepare(number, blueprint)
-            return number
-
-        def done(ended: Ended) -> None:
-            self._start_hook = None
-            if ended.reason is None:
-                self._prepare(number, blueprint)
-            else:
-                reason = f"--on-upgrade-start {ended.reason}"
-                self._observe(pool.UpgradeRefused(number, reason, ended.last_line, time.time()))
-
-        upgrade = self._pool.running_upgrade
-        assert upgrade is not None
-        document = {"event": "upgrade-start", "time": report.timestamp(time.time()), "name": self._name,
-                    "upgrade": report.upgrade_document(self._pool, upgrade, time.monotonic())}
-        self._start_hook = self._shell("on_upgrade_start", self.settings.on_upgrade_start, self.settings.hook_timeout, done,
-                                       document)
-        return number
-
-    def _prepare(self, number: int, blueprint: recipes.Blueprint) -> None:
-        old = self._prepared[self._pool.current]
-
-        def done(result: recipes.Prepared | recipes.Refused) -> None:
-            self._preparation = None
-            if isinstance(result, recipes.Refused):
-                self._observe(pool.UpgradeRefused(number, str(result), result.error, time.time()))
-                return
-            self._prepared[number] = result
-            target = self._target_of(result)
-            changed = target is not None and target != self._target_of(old)
-            before = self._pool.target
-            self._observe(pool.UpgradePrepared(number, result.recipe, target if changed else None))
-            self._say_what_cannot_change(old, result)
-            if changed:
-                self._run_hook(result, "nworkers_changed", [target, before])
-
-        self._preparation = recipes.Preparation(self._processes, self._loop, self.settings, blueprint, done)
-        self._preparation.begin(time.monotonic(), "on_reload")
-
-    def _stop_preparing(self) -> None:
-        if self._start_hook is not None:
-            self._errands.cancel(self._start_hook)
-            self._start_hook = None
-        if self._preparation is not None:
-            self._preparation.cancel()
-            self._preparation = None
-
-    def request_rollback(self, to: int | str | None, requested_by: str) -> int:
-        """Begin an upgrade to the recipe of a remembered generation; return the number of the new one.
-
-        Raises:
-            BadRequest: the master stops. ValueError: there is no such recipe.
-        """
-        source = lineage.rollback_target(self._pool, to)
-        recipe = lineage.known(self._pool)[source].recipe
-        terms = pool.Terms(release=recipe.release, recipe_of=source)
-        return self.request_upgrade(terms, requested_by, blueprint=recipes.blueprint_of(recipe))
-
-    def upgrade_for_worker(self, pid: int, release: str | None) -> int:
-        """A worker asks for an upgrade: the one under way counts, if it will replace that worker; return its number.
-
-        Raises:
-            BadRequest: nobody of ours, or new code that has yet to prove itself, or the upgrade goes back.
-        """
-        worker = self._pool.workers.get(self._workers.get(pid, 0))
-        if worker is None:
-            raise BadRequest("not-allowed", f"pid {pid} is not a worker of this master")
-        upgrade = self._pool.running_upgrade
-        if upgrade is None:
-            return self.request_upgrade(pool.Terms(release=release), f"worker {worker.index} (pid {pid})")
-        if upgrade.rolling_back or upgrade.to_generation == worker.generation:
-            raise BadRequest("upgrading", f"the upgrade to generation {upgrade.to_generation} is not over yet")
-        return upgrade.to_generation
-
-    def steerable(self) -> int:
-        """The generation of the running upgrade.
-
-        Raises:
-            BadRequest: none runs that could be paused, resumed or aborted.
-        """
-        upgrade = self._pool.running_upgrade
-        if upgrade is None:
-            raise BadRequest("no-upgrade", "no upgrade is under way")
-        if upgrade.rolling_back:
-            raise BadRequest("no-upgrade", f"the upgrade to generation {upgrade.to_generation} goes back already")
-        return upgrade.to_generation
-
-    def pause(self, by: str) -> str:
-        number = self.steerable()
-        self._observe(pool.Paused(by))
-        return f"upgrade to generation {number} paused"
-
-    def resume(self, by: str) -> str:
-        number, upgrade = self.steerable(), self._pool.running_upgrade
-        if upgrade is None or (upgrade.paused_by is None and not upgrade.on_canary):
-            raise BadRequest("not-paused", f"the upgrade to generation {number} is neither paused nor held")
-        self._observe(pool.Resumed(by))
-        return f"upgrade to generation {number} goes on"
-
-    def abort(self, by: str) -> None:
-        number, upgrade = self.steerable(), self._pool.running_upgrade
-        self._drop_check()
-        if upgrade is not None and upgrade.preparing:
-            self._stop_preparing()
-            self._observe(pool.UpgradeRefused(number, f"aborted by {by}", None, time.time(), aborted=True))
-        else:
-            self._observe(pool.AbortRequested(by))
-
-    def history(self) -> list[dict[str, Any]]:
-        upgrades = [*self._pool.history, *([self._pool.running_upgrade] if self._pool.running_upgrade is not None else [])]
-        return [report.upgrade_document(self._pool, upgrade, time.monotonic()) for upgrade in upgrades]
-
-    def generation(self, number: int) -> dict[str, Any]:
-        return lineage.generation_document(self._pool, number)
-
-    def _target_of(self, prepared: recipes.Prepared) -> int | None:
-        """How many workers gunicorn's own settings ask for, where they are the ones that count."""
-        gunicorn = prepared.gunicorn
-        if gunicorn is None or self.settings.given("number") or not gunicorn.given("workers"):
-            return None
-        return max(1, int(gunicorn.settings["workers"]))
-
-    def _say_what_cannot_change(self, old: recipes.Prepared, new: recipes.Prepared) -> None:
-        if old.gunicorn is None or new.gunicorn is None or self.settings.given("bind"):
-            return
-        before, after = old.gunicorn.settings["bind"], new.gunicorn.settings["bind"]
-        if before != after:
-            self.log(Entry("gunicorn setting cannot change", {
-                "setting": "bind", "wanted": " ".join(after), "kept": " ".join(before),
-                "reason": "the sockets stay open through an upgrade: restart the master to change them",
-            }, journal.ATTENTION))
+        return self.pool.target
 
     def scale(self, target: int) -> None:
-        old = self._pool.target
-        self._observe(pool.Scaled(target))
-        self._run_hook(self._prepared[self._pool.current], "nworkers_changed", [target, old])
+        old = self.pool.target
+        self.observe(pool.Scaled(target))
+        self.run_hook(self.prepared[self.pool.current], "nworkers_changed", [target, old])
 
     def signal_workers(self, name: str) -> int:
         count = self._signal_all(signal.Signals[name])
@@ -709,11 +528,11 @@ class Master:
 
     def stop(self, how: str) -> None:
         """Stop: `graceful`, `terminate` or `now`; a stop under way can only become faster."""
-        if self._pool.stopping in ("now", how):
+        if self.pool.stopping in ("now", how):
             return
-        self._stop_preparing()
-        self._drop_check()
-        self._observe(pool.StopRequested(how))
+        self.upgrades.stop_preparing()
+        self.upgrades.drop_check()
+        self.observe(pool.StopRequested(how))
 
 
 def _set_title(title: str) -> None:

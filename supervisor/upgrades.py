@@ -1,0 +1,237 @@
+"""Upgrades from asking to the first plan: the start hook, the preparation, the check of a hold; pause, resume, abort, rollback.
+
+What an upgrade then does is the planner's business. This module waits for nothing; it observes facts through its host.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from ..control.protocol import BadRequest
+from . import journal, lineage, recipes, report
+from . import pool as facts
+from .errands import Ended, Errand, Errands
+from .journal import Entry
+from .loop import Loop
+from .processes import Processes
+from .settings import Settings
+
+# A check runs at most as long as the hold, but has at least this long.
+SHORTEST_CHECK_TIMEOUT = 60.0
+# One environment variable has room for 128 KiB (execve(2), MAX_ARG_STRLEN).
+LONGEST_STATUS = 100_000
+
+
+class Host(Protocol):
+    """What this module needs of the master. `prepared`: generation → what it was made from."""
+
+    pool: facts.Pool
+    prepared: dict[int, recipes.Prepared]
+
+    def observe(self, event: facts.Event) -> None: ...
+    def log(self, entry: Entry) -> None: ...
+    def identity(self) -> dict[str, Any]: ...
+    def status(self) -> dict[str, Any]: ...
+    def worker_of(self, pid: int) -> int: ...
+    def run_hook(self, prepared: recipes.Prepared, name: str, arguments: list[Any]) -> None: ...
+    def shell(self, name: str, command: str, limit: float, done: Callable[[Ended], None], document: Mapping[str, Any],
+              **variables: str) -> Errand: ...
+
+
+class Upgrades:
+    """The upgrades of one master. `preparing`: the number of the generation that was last asked for."""
+
+    def __init__(self, host: Host, processes: Processes, loop: Loop, errands: Errands, settings: Settings,
+                 environ: Mapping[str, str]) -> None:
+        self._host = host
+        self._processes = processes
+        self._loop = loop
+        self._errands = errands
+        self._settings = settings
+        self._environ = environ
+        self._check: Errand | None = None
+        self._start_hook: Errand | None = None
+        self.preparation: recipes.Preparation | None = None
+        self.preparing = 0
+
+    def next_generation(self) -> int:
+        return self._host.pool.newest + 1
+
+    def request(
+        self, terms: facts.Terms, requested_by: str, vacant: frozenset[int] = frozenset(),
+        blueprint: recipes.Blueprint | None = None,
+    ) -> int:
+        """Begin an upgrade; return the number of its generation. `blueprint`: what to make it of, if not new code.
+
+        Raises:
+            BadRequest: the master stops.
+        """
+        if self._host.pool.stopping is not None:
+            raise BadRequest("stopping", "the master stops: no upgrade begins any more")
+        self.stop_preparing()
+        self.drop_check()
+        self._host.observe(facts.UpgradeRequested(terms, requested_by, time.time(), vacant))
+        number = self.preparing = self._host.pool.newest
+        blueprint = blueprint or recipes.blueprint(self._settings, self._environ, terms.release)
+        if self._settings.on_upgrade_start is None:
+            self._prepare(number, blueprint)
+            return number
+
+        def done(ended: Ended) -> None:
+            self._start_hook = None
+            if ended.reason is None:
+                self._prepare(number, blueprint)
+            else:
+                reason = f"--on-upgrade-start {ended.reason}"
+                self._host.observe(facts.UpgradeRefused(number, reason, ended.last_line, time.time()))
+
+        upgrade = self._host.pool.running_upgrade
+        assert upgrade is not None
+        document = {"event": "upgrade-start", "time": report.timestamp(time.time()), "name": self._host.identity()["name"],
+                    "upgrade": report.upgrade_document(self._host.pool, upgrade, time.monotonic())}
+        self._start_hook = self._host.shell("on_upgrade_start", self._settings.on_upgrade_start, self._settings.hook_timeout, done,
+                                       document)
+        return number
+
+    def _prepare(self, number: int, blueprint: recipes.Blueprint) -> None:
+        old = self._host.prepared[self._host.pool.current]
+
+        def done(result: recipes.Prepared | recipes.Refused) -> None:
+            self.preparation = None
+            if isinstance(result, recipes.Refused):
+                self._host.observe(facts.UpgradeRefused(number, str(result), result.error, time.time()))
+                return
+            self._host.prepared[number] = result
+            target = self.target_of(result)
+            changed = target is not None and target != self.target_of(old)
+            before = self._host.pool.target
+            self._host.observe(facts.UpgradePrepared(number, result.recipe, target if changed else None))
+            self._say_what_cannot_change(old, result)
+            if changed:
+                self._host.run_hook(result, "nworkers_changed", [target, before])
+
+        self.preparation = recipes.Preparation(self._processes, self._loop, self._settings, blueprint, done)
+        self.preparation.begin(time.monotonic(), "on_reload")
+
+    def stop_preparing(self) -> None:
+        if self._start_hook is not None:
+            self._errands.cancel(self._start_hook)
+            self._start_hook = None
+        if self.preparation is not None:
+            self.preparation.cancel()
+            self.preparation = None
+
+    def roll_back(self, to: int | str | None, requested_by: str) -> int:
+        """Begin an upgrade to the recipe of a remembered generation; return the number of the new one.
+
+        Raises:
+            BadRequest: the master stops. ValueError: there is no such recipe.
+        """
+        source = lineage.rollback_target(self._host.pool, to)
+        recipe = lineage.known(self._host.pool)[source].recipe
+        terms = facts.Terms(release=recipe.release, recipe_of=source)
+        return self.request(terms, requested_by, blueprint=recipes.blueprint_of(recipe))
+
+    def request_for_worker(self, pid: int, release: str | None) -> int:
+        """A worker asks for an upgrade: the one under way counts, if it will replace that worker; return its number.
+
+        Raises:
+            BadRequest: nobody of ours, or new code that has yet to prove itself, or the upgrade goes back.
+        """
+        worker = self._host.pool.workers.get(self._host.worker_of(pid))
+        if worker is None:
+            raise BadRequest("not-allowed", f"pid {pid} is not a worker of this master")
+        upgrade = self._host.pool.running_upgrade
+        if upgrade is None:
+            return self.request(facts.Terms(release=release), f"worker {worker.index} (pid {pid})")
+        if upgrade.rolling_back or upgrade.to_generation == worker.generation:
+            raise BadRequest("upgrading", f"the upgrade to generation {upgrade.to_generation} is not over yet")
+        return upgrade.to_generation
+
+    def steerable(self) -> int:
+        """The generation of the running upgrade.
+
+        Raises:
+            BadRequest: none runs that could be paused, resumed or aborted.
+        """
+        upgrade = self._host.pool.running_upgrade
+        if upgrade is None:
+            raise BadRequest("no-upgrade", "no upgrade is under way")
+        if upgrade.rolling_back:
+            raise BadRequest("no-upgrade", f"the upgrade to generation {upgrade.to_generation} goes back already")
+        return upgrade.to_generation
+
+    def pause(self, by: str) -> str:
+        number = self.steerable()
+        self._host.observe(facts.Paused(by))
+        return f"upgrade to generation {number} paused"
+
+    def resume(self, by: str) -> str:
+        number, upgrade = self.steerable(), self._host.pool.running_upgrade
+        if upgrade is None or (upgrade.paused_by is None and not upgrade.on_canary):
+            raise BadRequest("not-paused", f"the upgrade to generation {number} is neither paused nor held")
+        self._host.observe(facts.Resumed(by))
+        return f"upgrade to generation {number} goes on"
+
+    def abort(self, by: str) -> None:
+        number, upgrade = self.steerable(), self._host.pool.running_upgrade
+        self.drop_check()
+        if upgrade is not None and upgrade.preparing:
+            self.stop_preparing()
+            self._host.observe(facts.UpgradeRefused(number, f"aborted by {by}", None, time.time(), aborted=True))
+        else:
+            self._host.observe(facts.AbortRequested(by))
+
+    def history(self) -> list[dict[str, Any]]:
+        running = self._host.pool.running_upgrade
+        upgrades = [*self._host.pool.history, *([] if running is None else [running])]
+        return [report.upgrade_document(self._host.pool, upgrade, time.monotonic()) for upgrade in upgrades]
+
+    def generation(self, number: int) -> dict[str, Any]:
+        return lineage.generation_document(self._host.pool, number)
+
+    def target_of(self, prepared: recipes.Prepared) -> int | None:
+        """How many workers gunicorn's own settings ask for, where they are the ones that count."""
+        gunicorn = prepared.gunicorn
+        if gunicorn is None or self._settings.given("number") or not gunicorn.given("workers"):
+            return None
+        return max(1, int(gunicorn.settings["workers"]))
+
+    def _say_what_cannot_change(self, old: recipes.Prepared, new: recipes.Prepared) -> None:
+        if old.gunicorn is None or new.gunicorn is None or self._settings.given("bind"):
+            return
+        before, after = old.gunicorn.settings["bind"], new.gunicorn.settings["bind"]
+        if before != after:
+            self._host.log(Entry("gunicorn setting cannot change", {
+                "setting": "bind", "wanted": " ".join(after), "kept": " ".join(before),
+                "reason": "the sockets stay open through an upgrade: restart the master to change them",
+            }, journal.ATTENTION))
+
+    def begin_check(self) -> None:
+        """Run the check of the hold that has just begun, unless it ran already."""
+        upgrade = self._host.pool.running_upgrade
+        assert upgrade is not None
+        if upgrade.check != "running" or self._check is not None or upgrade.terms.check is None:
+            return
+        number, limit = upgrade.to_generation, max(upgrade.terms.hold or 0.0, SHORTEST_CHECK_TIMEOUT)
+
+        def done(ended: Ended) -> None:
+            self._check = None
+            running = self._host.pool.running_upgrade
+            if running is not None and running.to_generation == number and not running.rolling_back:
+                reason = None if ended.reason is None else f"the check {ended.reason}"
+                self._host.observe(facts.Checked(reason, ended.last_line if reason else None))
+
+        document = self._host.status()
+        if len(json.dumps(document)) > LONGEST_STATUS:
+            document["workers"] = []
+        self._check = self._host.shell("check", upgrade.terms.check, limit, done, document, EINHORNPY_STATUS=json.dumps(document),
+                                  EINHORNPY_GENERATION=str(number), EINHORNPY_RELEASE=upgrade.terms.release or "")
+
+    def drop_check(self) -> None:
+        if self._check is not None:
+            self._errands.cancel(self._check)
+            self._check = None
