@@ -48,7 +48,8 @@ def test_a_worker_is_given_exactly_the_contract(start: Start, place: Path) -> No
         "EINHORN_FD_FAMILY_1": "AF_UNIX", "EINHORN_FDS": "3 4", "EINHORN_CHILD_INDEX": "0",
         "EINHORN_MASTER_PID": str(master.pid), "EINHORN_SOCK_PATH": master.path, "LISTEN_FDS": "2", "LISTEN_PID": pid,
         "LISTEN_FDNAMES": "listener0:listener1", "NOTIFY_SOCKET": master.path.replace(".sock", ".notify"),
-        "WATCHDOG_USEC": "7000000", "WATCHDOG_PID": pid, "EINHORNPY_GENERATION": "1", "EINHORNPY_RELEASE": "r1",
+        "WATCHDOG_USEC": "7000000", "WATCHDOG_PID": pid, "EINHORNPY_GENERATION": "1",
+        "EINHORNPY_RETIRE_SIGNAL": "SIGTERM", "EINHORNPY_RELEASE": "r1",
         "MINE": "kept", "EXTRA": "a=b", "PWD": str(place),
     }
     assert {key: environment.get(key) for key in expected} == expected
@@ -163,8 +164,9 @@ def test_a_shell_around_the_server_leaves_no_server_behind(start: Start, place: 
 def test_a_silent_watchdog_costs_the_worker(start: Start) -> None:
     master = start("-n", "1", "-m", "notify", "--timeout", "0.5", "--", *WORKER, "notify", "watchdog")
     recorder = master.record()
-    killed = recorder.wait_for("worker-killed")
-    assert killed["reason"] == "gave no heartbeat for 0.5 s"
+    hung = recorder.wait_for("worker-hung")
+    assert hung["reason"] == "gave no heartbeat for 0.5 s"
+    assert recorder.wait_for("worker-gone", pid=hung["pid"])["status"] == -6
 
 
 @pytest.mark.parametrize("outlive", [False, True])
