@@ -27,7 +27,7 @@ def seconds_a_request() -> float:
     from einhornpy.supervisor import watch
 
     page = watch.Page()
-    slot = gunicorn_counters.Slot(page.fd, page.take(1), 0, print)
+    slot = gunicorn_counters.Slot(page.fd, page.take(1), 0, lambda reason: True)
     taken = []
     for _ in range(5):
         before = time.perf_counter()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import click
 
 from . import client, gate
 
+HOLD = "a number of seconds such as 90 or 5min, or until-resume"
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -27,6 +29,18 @@ class Group(click.Group):
 
     def list_commands(self, context: click.Context) -> list[str]:
         return ["run", *super().list_commands(context)]
+
+
+class Whole(click.IntRange):
+    """A whole number of at least `min`, refused in words."""
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return f"whole number of at least {self.min}"
+
+
+class Seconds(click.FloatRange):
+    name = "number of seconds above 0"
 
 
 class Exit(Exception):
@@ -72,8 +86,8 @@ def connect(name: str | None, path: str | None, timeout: float | None = 10.0) ->
 @which_master
 @click.option("--json", "as_json", is_flag=True, help="Print the status document.")
 @click.option("--wait", is_flag=True, help="Return as soon as the answer is final.")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="With --wait: exit 124 after this long.")
-@click.option("--generation", type=click.IntRange(1), metavar="N", help="Ready means: this generation is ready.")
+@click.option("--timeout", type=Seconds(0, min_open=True), metavar="SECONDS", help="With --wait: exit 124 after this long.")
+@click.option("--generation", type=Whole(1), metavar="N", help="Ready means: this generation is ready.")
 @click.option("--release", metavar="NAME", help="Ready means: this release is ready.")
 def status(
     command_name: str | None, socket_path: str | None, as_json: bool, wait: bool, timeout: float | None,
@@ -119,24 +133,42 @@ def status(
 @which_master
 @click.option("--release", metavar="NAME", help="Label the new generation.")
 @click.option("--fleet", is_flag=True, help="Start all new workers first, then let all old ones go.")
-@click.option("--canary", type=click.IntRange(1), metavar="N", help="Let N new workers serve first, beside the old ones.")
+@click.option("--canary", type=Whole(1), metavar="N", help="Let N new workers serve first, beside the old ones.")
 @click.option("--hold", metavar="SECONDS|until-resume", help="How long the canaries are watched.  Default: 60.")
 @click.option("--check", metavar="COMMAND", help="Run during the hold; if it fails, the release is refused.")
-@click.option("--max-failures", type=click.IntRange(0), metavar="N", help="Go back at so many failures, this time.")
+@click.option("--max-failures", type=Whole(0), metavar="N", help="Go back at so many failures, this time.")
+@click.option("--reload", "reload_first", is_flag=True, help="Replace the master first, as reload does.")
 @click.option("--no-wait", is_flag=True, help="Return as soon as the upgrade is accepted.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON instead of lines.")
 def upgrade(
     command_name: str | None, socket_path: str | None, release: str | None, fleet: bool, canary: int | None, hold: str | None,
-    check: str | None, max_failures: int | None, no_wait: bool, as_json: bool,
+    check: str | None, max_failures: int | None, reload_first: bool, no_wait: bool, as_json: bool,
 ) -> None:
     """Replace every worker by one of the new code, and say how it ended.
 
     Exit codes: 0 done, 5 refused, aborted or rolled back, 7 superseded by a newer upgrade, 6 the master stopped, 69 no
     master there, 2 wrong usage. ^C leaves the upgrade running.
     """
+    for flag, value in (("--hold", hold), ("--check", check)):
+        if value is not None and canary is None:
+            raise click.UsageError(f"{flag} goes with --canary")
+        if value is not None and not value.strip():
+            raise click.UsageError(f"{flag}: got {value!r}, expected {'a shell command' if flag == '--check' else HOLD}")
+    if hold is not None and hold != "until-resume":
+        from ..supervisor.settings import seconds
+
+        try:
+            seconds(hold)
+        except ValueError:
+            raise click.UsageError(f"--hold: got {hold!r}, expected {HOLD}") from None
+    check_label("--release", release)
     given = {"release": release, "canary": canary, "hold": hold, "check": check, "max_failures": max_failures}
     arguments = {"kind": "fleet" if fleet else "rolling"} | {key: value for key, value in given.items() if value is not None}
-    with connect(command_name, socket_path) as master:
+    with connect(command_name, socket_path, 60.0 if reload_first else 10.0) as master:
+        if reload_first:
+            message = master.ask("reload")["message"]
+            if not as_json:
+                click.echo(message)
         begin(master, "upgrade", arguments, no_wait, as_json)
 
 
@@ -151,6 +183,7 @@ def rollback(command_name: str | None, socket_path: str | None, to: str | None, 
     Command, directory and environment are those of that generation. A number means a generation; a release that is a
     number must be named by its generation. Exit codes as those of upgrade.
     """
+    check_label("--to", to)
     wanted = {} if to is None else {"to": int(to) if re.fullmatch("[0-9]{1,9}", to) else to}
     with connect(command_name, socket_path) as master:
         begin(master, "rollback", wanted, no_wait, as_json)
@@ -204,7 +237,7 @@ def history(command_name: str | None, socket_path: str | None, as_json: bool) ->
 
 @cli.command("show")
 @which_master
-@click.argument("generation", type=click.IntRange(1), metavar="GENERATION")
+@click.argument("generation", type=Whole(1), metavar="GENERATION")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def show_generation(command_name: str | None, socket_path: str | None, generation: int, as_json: bool) -> None:
     """Print what a generation was made of, and what differs from the one before. What looks secret is masked."""
@@ -213,6 +246,12 @@ def show_generation(command_name: str | None, socket_path: str | None, generatio
     with connect(command_name, socket_path) as master:
         document = master.ask("show", generation=generation)["result"]
     click.echo(json.dumps(document, indent=2) if as_json else show.generation(document))
+
+
+def check_label(flag: str, label: str | None) -> None:
+    """Refuse here what the master would refuse: a typing error is one even where no master runs."""
+    if label is not None and not (0 < len(label) <= 200 and label.isprintable()):
+        raise click.UsageError(f"{flag}: got {label!r}, expected a label of 1 to 200 printable characters")
 
 
 def begin(master: client.Client, command: str, arguments: dict[str, Any], no_wait: bool, as_json: bool) -> None:
@@ -234,7 +273,7 @@ def begin(master: client.Client, command: str, arguments: dict[str, Any], no_wai
     if result["outcome"] == "superseded":
         raise Exit(code, f"upgrade superseded by generation {result['by']}")
     why = ": ".join(text for text in (result["reason"], result["error"]) if text)
-    raise Exit(code, f"upgrade rolled back{f': {why}' if why else ''}")
+    raise Exit(code, f"upgrade {result['outcome'].replace('-', ' ')}{f': {why}' if why else ''}")
 
 
 def follow(master: client.Client, command: str, arguments: dict[str, Any], quiet: bool) -> dict[str, Any]:
@@ -261,6 +300,8 @@ def scale(command_name: str | None, socket_path: str | None, number: str) -> Non
     if not number.lstrip("+-").isdecimal() or len(number) - len(number.lstrip("+-")) > 1 or len(number) > 7:
         raise click.UsageError(f"scale: got {number!r}, expected N, +N or -N")
     key = "by" if number[0] in "+-" else "to"
+    if key == "to" and int(number) < 1:
+        raise click.UsageError(f"scale: got {number!r}, expected at least one worker")
     with connect(command_name, socket_path) as master:
         click.echo(master.ask("scale", **{key: int(number)})["message"])
 
@@ -270,6 +311,12 @@ def scale(command_name: str | None, socket_path: str | None, number: str) -> Non
 @click.argument("name", metavar="SIGNAL")
 def send_signal(command_name: str | None, socket_path: str | None, name: str) -> None:
     """Send a signal to every worker."""
+    from ..supervisor.settings import signal_name
+
+    try:
+        signal_name(name)
+    except ValueError as error:
+        raise click.UsageError(f"signal: got {name!r}, expected {error}") from None
     with connect(command_name, socket_path) as master:
         click.echo(master.ask("signal", signal=name)["message"])
 
@@ -297,6 +344,33 @@ def stop(command_name: str | None, socket_path: str | None, now: bool, no_wait: 
         except KeyboardInterrupt:
             raise Exit(gate.INTERRUPTED, "the stop goes on without you") from None
     click.echo("stopped")
+
+
+@cli.command()
+@which_master
+def reload(command_name: str | None, socket_path: str | None) -> None:
+    """Replace the master by the einhornpy that is installed now: same pid, same workers, same sockets.
+
+    It reads its settings anew. Name, addresses, control socket and pidfile stay. If the new program can't be started or can't
+    go on from here, the old one does. Exit codes: 0 replaced, 1 refused, 6 the master stops, 69 no master there.
+    """
+    with connect(command_name, socket_path, 60.0) as master:
+        click.echo(master.ask("reload")["message"])
+
+
+@cli.command()
+@which_master
+@click.option("-e", "--execute", "lines", metavar="COMMANDS", multiple=True, help="Give these commands, then leave.")
+def shell(command_name: str | None, socket_path: str | None, lines: tuple[str, ...]) -> None:
+    """Give commands of the control socket by hand, as einhornsh does; help lists them.
+
+    Words after a command are its arguments, NAME=VALUE ones by name; a semicolon ends one. On a terminal there is history and
+    completion. Exit codes: 0 all of them were carried out, 1 the last one that wasn't, 69 no master there.
+    """
+    from . import shell as interactive
+
+    with connect(command_name, socket_path, None) as master:
+        raise Exit(interactive.run(master, lines))
 
 
 @cli.command()
@@ -358,6 +432,12 @@ def run_command() -> click.Command:
         parameters.append(
             click.Option([option.name, *names], is_flag=option.switch, default=None, multiple=option.many,
                          metavar=None if option.switch else option.metavar, help=about))
+    for names, why in (
+        (["-p", "--preload"], "it loads Ruby code into the master, which is no Ruby: workers import their code themselves"),
+        (["--gc-before-fork"], "it tunes Ruby's memory before a fork, and workers are exec'ed"),
+    ):
+        parameters.append(click.Option(names, hidden=True, expose_value=False, is_flag=len(names) == 1,
+                                       callback=functools.partial(refuse, names[-1], why)))
     parameters.append(click.Argument(["command"], nargs=-1, type=click.UNPROCESSED))
 
     def run(command: tuple[str, ...], **given: Any) -> NoReturn:
@@ -376,6 +456,12 @@ def run_command() -> click.Command:
     )
 
 
+def refuse(flag: str, why: str, context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    """An option of Einhorn's that can't mean anything here."""
+    if value:
+        raise click.UsageError(f"{flag}: {why}; leave it out", context)
+
+
 def logical_directory() -> str:
     """The current directory by the name that the shell gave it, so that a symbolic link in it can be followed anew."""
     named = os.environ.get("PWD", "")
@@ -390,6 +476,8 @@ def logical_directory() -> str:
 def main(arguments: list[str] | None = None) -> NoReturn:
     """The entry point of `einhornpy`; leaves by SystemExit."""
     words = sys.argv[1:] if arguments is None else arguments
+    if words and words[0] in ("--take-over", "--check-state"):  # a master execs us as its next one (--reexec-as)
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "einhornpy.supervisor", *words])
     if not words:
         words = ["--help"]
     elif words[0] == "--version":

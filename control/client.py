@@ -9,7 +9,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,9 +94,13 @@ class Client:
         Raises:
             Failed: the master refused; MasterGone: it hung up; TimedOut: the deadline passed.
         """
+        return self.converse(protocol.request(command, args))
+
+    def converse(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Send a request as it is; yield each reply. Raises as `replies` does."""
         try:
             self._limit()
-            self._socket.sendall(protocol.encode(protocol.request(command, args)))
+            self._socket.sendall(protocol.encode(request))
             while True:
                 reply = self._next()
                 if not reply.get("ok") and "error" in reply:

@@ -2,20 +2,30 @@
 
 One JSON object a line each way, UTF-8. A request is `{"id": 7, "command": "upgrade", "args": {…}}`, a reply
 `{"request_id": 7, "ok": true, "result": {…}, "message": "…"}`, with `"wait": true` on all but the last reply of a long
-command. An `error` object with `code` and `message` stands in replies that aren't ok. Einhorn's own `{"command":
-"worker:ack", "pid": …}`, with its arguments at the top, is a request too.
+command. An `error` object with `code` and `message` stands in replies that aren't ok. Einhorn's requests, in JSON or in
+percent-escaped YAML, with words for arguments or arguments at the top, are requests too (see einhorn.py).
+
+Every reply can be read as JSON and as YAML 1.1, and stays the same when a client undoes percent- or query-encoding.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from . import einhorn
 
 LONGEST_LINE = 1 << 20
 # What a worker says about itself; answered by closing the connection, as Einhorn does. worker:upgrade alone has a reply.
 WORKER_COMMANDS = frozenset({"worker:ack", "worker:ping", "worker:failed", "worker:upgrade"})
+# What changes nothing.
+LOOKING_COMMANDS = frozenset({"ping", "help", "status", "history", "show", "events", "ehlo", "state"})
+# What a text in a reply may not hold as it is: YAML 1.1 refuses or folds some of these, clients decode % and +, and not every
+# reader expects more than ASCII. Beyond 16 bits YAML knows no escape that JSON knows too. (No number here has an exponent.)
+_UNSAFE = re.compile(r"[^\x20-\x7e\U00010000-\U0010ffff]|[%+]")
 
 
 class BadRequest(ValueError):
@@ -29,9 +39,14 @@ class BadRequest(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Request:
+    """`args`: the arguments by their names. `words`: those of Einhorn's clients, in their order; None from anyone else.
+    `beside`: what stood beside `id`, `command` and `args`, as in Einhorn's `{"command": "worker:ack", "pid": …}`."""
+
     id: Any
     command: str
     args: Mapping[str, Any]
+    words: tuple[str, ...] | None = None
+    beside: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Framer:
@@ -40,6 +55,11 @@ class Framer:
     def __init__(self, longest: int | None = LONGEST_LINE) -> None:
         self._buffer = bytearray()
         self._longest = longest
+
+    @property
+    def begun(self) -> bytes:
+        """The beginning of a line that isn't whole yet."""
+        return bytes(self._buffer)
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take what has arrived; return the lines that are now whole, without their ends.
@@ -63,31 +83,56 @@ def parse_request(line: bytes) -> Request:
     """Read one line as a request.
 
     Raises:
-        BadRequest: it isn't JSON, or not a request.
+        BadRequest: it is neither JSON nor Einhorn's YAML, or not a request.
     """
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):
-        raise BadRequest("bad-json", "cannot read the request: expected one JSON object on one line") from None
+        message = _from_einhorn(line)
     if not isinstance(message, dict):
         raise BadRequest("bad-request", "cannot read the request: expected a JSON object")
     request_id = message.get("id")
-    if isinstance(request_id, dict | list):
-        raise BadRequest("bad-request", "id: expected a number or a text")
+    if not isinstance(request_id, int | str | None):
+        raise BadRequest("bad-request", "id: expected a whole number or a text")
     command = message.get("command")
     if not isinstance(command, str) or not command:
         raise BadRequest("bad-request", "command: expected the name of a command", request_id)
+    beside = {str(key): value for key, value in message.items() if key not in ("id", "command", "args")}
     args = message.get("args", {})
+    if isinstance(args, list | None):
+        words = args or []
+        if not all(isinstance(word, str) for word in words):
+            raise BadRequest("bad-request", "args: expected a list of texts, or an object", request_id)
+        return Request(request_id, command, {}, tuple(words), beside)
     if not isinstance(args, dict):
         raise BadRequest("bad-request", "args: expected an object", request_id)
-    if command in WORKER_COMMANDS:
-        args = {key: value for key, value in message.items() if key not in ("id", "command", "args")} | args
-    return Request(request_id, command, args)
+    return Request(request_id, command, args, None, beside)
+
+
+def _from_einhorn(line: bytes) -> Any:
+    text = einhorn.unescape(line)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        message = einhorn.read_yaml(text)
+    except ValueError:
+        message = None
+    if not isinstance(message, dict):
+        raise BadRequest("bad-json", "cannot read the request: expected one JSON object, or Einhorn's escaped YAML, on one line")
+    return message if "args" in message else message | {"args": []}
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
     """Make one line of a message."""
-    return json.dumps(message, separators=(",", ":"), ensure_ascii=True).encode() + b"\n"
+    return _UNSAFE.sub(_escape, json.dumps(message, ensure_ascii=False)).encode() + b"\n"
+
+
+def _escape(found: re.Match[str]) -> str:
+    number = ord(found[0])
+    # Half a surrogate pair stands for a byte of a name that is no text.
+    return "\\ufffd" if 0xD800 <= number <= 0xDFFF else f"\\u{number:04x}"
 
 
 def request(command: str, args: Mapping[str, Any], request_id: int = 1) -> dict[str, Any]:

@@ -7,15 +7,21 @@ gone costs the others nothing: what it doesn't read is dropped or replaced by so
 from __future__ import annotations
 
 import errno
+import select
 import socket
 import struct
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from . import protocol
 
 MOST_UNREAD = 4 << 20
 READ, WRITE = 1, 2
+# struct ucred of unix(7): pid, uid, gid.
+_UCRED = struct.Struct("=iII")
+# The groups of the process at the other end, as it connected (socket(7) knows it by number only).
+SO_PEERGROUPS = 59
 
 
 class Loop(Protocol):
@@ -25,8 +31,30 @@ class Loop(Protocol):
     def unwatch(self, fd: int) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may ask what: root and `owner` (a uid) everything, members of `observers` (a gid, or None) may look, and a worker
+    may speak for itself."""
+
+    owner: int
+    observers: int | None = None
+
+    def refusal(self, session: Session, command: str) -> str | None:
+        """Why this session may not give this command; None if it may."""
+        if command in protocol.WORKER_COMMANDS:
+            return None
+        if session.worker_only:
+            return "this connection is a worker's own: expected a word of a worker"
+        if session.uid in (0, self.owner):
+            return None
+        if self.observers is not None and self.observers in session.groups():
+            return None if command in protocol.LOOKING_COMMANDS else f"user {session.uid} may look, but not touch"
+        return f"user {session.uid} may not: expected user {self.owner} or root"
+
+
 class Session:
-    """One client. `pid`, `uid`: what the kernel says it was when it connected. `close_handlers` run once at its end."""
+    """One client. `pid`, `uid`, `gid`: what the kernel says it was when it connected. `close_handlers` run once at its end.
+    `worker_only`: a connection that a worker was born with; it is not closed after a word."""
 
     def __init__(self, server: Server, connection: socket.socket) -> None:
         self._server = server
@@ -38,9 +66,35 @@ class Session:
         self.closed = False
         self.close_handlers: list[Callable[[], None]] = []
         self.long_running = False
-        # struct ucred, see unix(7).
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("=iII"))
-        self.pid, self.uid, _ = struct.unpack("=iII", credentials)
+        self.worker_only = False
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        self.pid, self.uid, self.gid = _UCRED.unpack(credentials)
+
+    @classmethod
+    def taken_over(cls, server: Server, told: Mapping[str, Any]) -> Session:
+        """Go on with a session of the master before us; `told`: what its `hand_over` said."""
+        connection = socket.socket(fileno=told["fd"])
+        connection.set_inheritable(False)
+        session = cls(server, connection)
+        session.pid, session.uid, session.gid = told["peer"]
+        session._unsent += told["unsent"].encode("latin-1")
+        session._framer.feed(told["begun"].encode("latin-1"))
+        session._last_words, session.long_running, session.worker_only = told["last_words"], told["long"], told["worker_only"]
+        return session
+
+    def hand_over(self) -> dict[str, Any]:
+        """What the next master needs to know. `fd` must stay open."""
+        return {"fd": self.fileno(), "peer": [self.pid, self.uid, self.gid], "unsent": self._unsent.decode("latin-1"),
+                "begun": self._framer.begun.decode("latin-1"), "last_words": self._last_words, "long": self.long_running,
+                "worker_only": self.worker_only}
+
+    def groups(self) -> set[int]:
+        """The groups of the client."""
+        try:
+            found = self._socket.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * 1024)
+        except OSError:
+            found = b""  # before Linux 4.13, or more of them than anybody has: the first group is all that is known
+        return {self.gid, *(number for number, in struct.iter_unpack("=I", found))}
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Queue a message; a client that leaves too many unread is cut off."""
@@ -61,6 +115,8 @@ class Session:
         """Send a last message, then close."""
         if message is not None:
             self.send(message)
+        if self.worker_only:
+            return
         self._last_words = True
         self._flush()
 
@@ -90,9 +146,8 @@ class Session:
         except OSError:
             data = b""
         if not data:
-            # It may have shut down only its writing side and still want its answers; but one that has closed for
-            # good looks the same until a write fails.
-            if not self.long_running and not self._unsent:
+            # It may have shut down only its writing side and still want its answers.
+            if self._hung_up() or (not self.long_running and not self._unsent):
                 self.close()
             else:
                 self._last_words = not self.long_running
@@ -104,6 +159,12 @@ class Session:
                     self._server.dispatch(self, line)
         except protocol.BadRequest as error:
             self.finish(protocol.failure(None, error.code, str(error)))
+
+    def _hung_up(self) -> bool:
+        """Whether the other end is closed for good: poll(2) then says POLLHUP."""
+        poller = select.poll()
+        poller.register(self.fileno(), 0)
+        return bool(poller.poll(0))
 
     def _flush(self) -> None:
         if self.closed:
@@ -129,16 +190,18 @@ class Session:
 
 
 class Server:
-    """The listening half. `most_sessions`: beyond it the session that has been idle longest makes room."""
+    """The listening half. `most_sessions`: beyond it the session that has been idle longest makes room, and where all of
+    them follow something, the oldest of these; but never one of a process that `is_worker`: it may have yet to say ready."""
 
     def __init__(
         self, loop: Loop, listener: socket.socket, handler: Callable[[Session, protocol.Request], None],
-        owner: int, most_sessions: int,
+        access: Access, is_worker: Callable[[int], bool], most_sessions: int,
     ) -> None:
         self._loop = loop
         self._listener = listener
         self._handler = handler
-        self._owner = owner
+        self._access = access
+        self._is_worker = is_worker
         self._most = most_sessions
         self._sessions: dict[Session, None] = {}
         self._full = False
@@ -166,11 +229,31 @@ class Server:
             self._sessions[session] = None
             self.watch(session, READ)
 
+    def admit_worker(self, connection: socket.socket, pid: int) -> None:
+        """Serve the connection that a worker was born with: what comes on it is the word of `pid`."""
+        connection.setblocking(False)
+        session = Session(self, connection)
+        session.pid, session.worker_only = pid, True
+        self._sessions[session] = None
+        self.watch(session, READ)
+
+    def sessions(self) -> list[Session]:
+        """All of them, the one that spoke last at the end."""
+        return list(self._sessions)
+
+    def take_over(self, told: Mapping[str, Any]) -> Session:
+        """Go on with a session of the master before us."""
+        session = Session.taken_over(self, told)
+        self._sessions[session] = None
+        self.watch(session, READ | (WRITE if session.hand_over()["unsent"] else 0))
+        return session
+
     def _evict(self) -> bool:
-        for session in self._sessions:
-            if not session.long_running:
-                session.close()
-                return True
+        strangers = [session for session in self._sessions if not session.worker_only and not self._is_worker(session.pid)]
+        # False sorts first, and sorting keeps the order in which they spoke.
+        for session in sorted(strangers, key=lambda session: session.long_running)[:1]:
+            session.close()
+            return True
         return False
 
     def watch(self, session: Session, events: int) -> None:
@@ -191,10 +274,9 @@ class Server:
         self._sessions[session] = None  # the one that spoke last is evicted last
         try:
             request = protocol.parse_request(line)
-            if session.uid not in (0, self._owner) and request.command not in protocol.WORKER_COMMANDS:
-                raise protocol.BadRequest(
-                    "not-allowed", f"user {session.uid} may not: expected user {self._owner} or root", request.id
-                )
+            refusal = self._access.refusal(session, request.command)
+            if refusal is not None:
+                raise protocol.BadRequest("not-allowed", refusal, request.id)
             self._handler(session, request)
         except protocol.BadRequest as error:
             session.send(protocol.failure(error.request_id, error.code, str(error)))

@@ -38,6 +38,19 @@ def duration(seconds: float | None) -> str:
     return f"{whole} s"
 
 
+def compact(seconds: float | None) -> str:
+    """`2.3s`, `12s`, `5m03s`, `2h05m`, `3d04h`: what fits a column of 6."""
+    if seconds is None:
+        return "-"
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    whole = int(seconds)
+    for size, unit, smaller, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            return f"{whole // size}{unit}{whole % size // smaller:02}{small}"
+    return f"{whole}s"
+
+
 def size(count: int | None) -> str:
     return "-" if count is None else f"{count / (1 << 20):.0f} MiB"
 
@@ -57,16 +70,18 @@ def status(document: Mapping[str, Any]) -> str:
     upgrade = document["upgrade"]
     if upgrade is not None:
         lines.append(f"  upgrade     {upgrade_line(upgrade)}")
+        if upgrade["hold_left_seconds"] is not None:
+            lines.append(f"  hold        ends in {duration(upgrade['hold_left_seconds'])}")
         if upgrade["error"] and upgrade["outcome"] != "done":
             lines.append(f"  error       {upgrade['error']}")
-    lines += ["", " INDEX      PID  GEN STATE         AGE READY IN RESTARTS   MEMORY REQUESTS BUSY"]
+    lines += ["", " INDEX     PID  GEN STATE       AGE READY IN RESTARTS   MEMORY    REQUESTS BUSY"]
     for worker in document["workers"]:
         busy = "-" if worker["busy_share"] is None else f"{worker['busy_share']:.0%}"
         requests = "-" if worker["requests"] is None else f"{worker['requests']}+{worker['in_flight']}"
         lines.append(
-            f" {worker['index']:>5} {worker['pid']:>8} {worker['generation']:>4} {coloured(worker['state'], 8)} "
-            f"{duration(worker['age_seconds']):>8} {duration(worker['ready_after_seconds']):>8} "
-            f"{worker['restarts']:>8} {size(worker['memory_bytes']):>8} {requests:>8} {busy:>4}"
+            f" {worker['index']:>5} {worker['pid']:>7} {worker['generation']:>4} {coloured(worker['state'], 8)} "
+            f"{compact(worker['age_seconds']):>6} {compact(worker['ready_after_seconds']):>8} "
+            f"{worker['restarts']:>8} {size(worker['memory_bytes']):>8} {requests:>11} {busy:>4}"
         )
         if worker["waits_for"]:
             lines.append(f"        waits for {worker['waits_for']}")
@@ -79,17 +94,17 @@ def status(document: Mapping[str, Any]) -> str:
 
 def history(upgrades: list[dict[str, Any]]) -> str:
     """The upgrades as a table; what was wrong on a line of its own."""
-    lines = ["STARTED               FROM    TO OUTCOME       TOOK       BY           RELEASE"]
+    lines = ["STARTED               FROM    TO OUTCOME         TOOK BY           RELEASE"]
     for each in upgrades:
         release = each["release"] or "-"
         if each["recipe_of"]:
             release += f" (recipe of {each['recipe_of']})"
         lines.append(
             f"{each['started_at']:<20} {each['from']:>5} {each['to']:>5} {coloured(each['outcome'] or 'under way', 13)} "
-            f"{duration(each['took_seconds']):<10} {each['requested_by']:<12} {release}")
+            f"{compact(each['took_seconds']):>6} {each['requested_by'].partition(' (')[0][:12]:<12} {release}")
         why = ": ".join(text for text in (each["reason"], each["error"]) if text)
         if why and each["outcome"] != "done":
-            lines.append(f"    {why}")
+            lines += wrapped(why, 4)
     return "\n".join(lines) if upgrades else "no upgrade so far"
 
 
@@ -112,6 +127,17 @@ def generation(document: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def wrapped(text: str, indent: int) -> list[str]:
+    """Lines that fit a terminal; one line for everything else."""
+    if not sys.stdout.isatty():
+        return [" " * indent + text]
+    import shutil
+    import textwrap
+
+    return textwrap.wrap(text, max(40, shutil.get_terminal_size().columns), initial_indent=" " * indent,
+                         subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+
+
 def _value(value: Any) -> str:
     return "(none)" if value is None else " ".join(value) if isinstance(value, list) else str(value)
 
@@ -119,7 +145,8 @@ def _value(value: Any) -> str:
 def upgrade_line(upgrade: Mapping[str, Any]) -> str:
     """One line on the running or the last upgrade."""
     outcome = upgrade["outcome"] or "under way"
-    text = f"{upgrade['from']} -> {upgrade['to']}, {upgrade['kind']}, {coloured(outcome)}"
+    recipe = f", recipe of {upgrade['recipe_of']}" if upgrade["recipe_of"] else ""
+    text = f"{upgrade['from']} -> {upgrade['to']}{recipe}, {upgrade['kind']}, {coloured(outcome)}"
     text += f" after {duration(upgrade['took_seconds'])}, asked for by {upgrade['requested_by']}"
     if upgrade["failures"]:
         text += f", {upgrade['failures']} failed"
@@ -185,6 +212,9 @@ def progress_line(document: Mapping[str, Any]) -> str | None:
     who = f"worker {document.get('index')} (pid {document.get('pid')}, generation {document.get('generation')})"
     match document["event"]:
         case "upgrade-started":
+            if document.get("recipe_of") is not None:
+                release = f", release {document['release']}" if document["release"] else ""
+                return f"rollback from generation {document['from']} to {document['to']}: recipe of {document['recipe_of']}{release}"
             return f"upgrade from generation {document['from']} to {document['to']} ({document['kind']})"
         case "worker-starting":
             return f"{who} starting"
@@ -201,10 +231,12 @@ def progress_line(document: Mapping[str, Any]) -> str | None:
         case "worker-killed":
             return f"{who} killed: it {document['reason']}"
         case "start-failed":
-            return f"start failed ({document['in_a_row']} in a row), next try in {document['next_try_in']}"
+            again = f", next try in {document['next_try_in']}" if document["next_try_in"] else ""
+            return f"start failed ({document['in_a_row']} in a row){again}"
         case "hold-begun":
             check = f", check: {document['check']}" if document["check"] else ""
-            return f"hold begun: {document['canaries']} new workers serve, {document['hold']}{check}"
+            serve = "1 new worker serves" if document["canaries"] == 1 else f"{document['canaries']} new workers serve"
+            return f"hold begun: {serve}, {document['hold']}{check}"
         case "check-passed" | "hold-ended":
             return str(document["event"]).replace("-", " ")
         case "check-failed":

@@ -1,6 +1,8 @@
-"""Starts the master: `python -m einhornpy.supervisor JSON`, as the command line execs it.
+"""Starts the master, in one of three ways.
 
-The one argument holds what was given on the command line: `flags`, `command` and the `directory` it was given in.
+    python -m einhornpy.supervisor JSON            as the command line execs it; JSON holds `flags`, `command` and `directory`
+    python -m einhornpy.supervisor --take-over FD  as a master execs the next one; FD is a file with its state
+    python -m einhornpy.supervisor --check-state   says whether this program could take over from the state on standard input
 """
 
 from __future__ import annotations
@@ -9,30 +11,67 @@ import json
 import os
 import re
 import sys
+from collections.abc import Mapping
+from typing import Any
 
-from . import settings
+from . import handover, settings
+from .attributes import Refused
 from .listeners import BadAddress, parse_address
-from .master import CannotRun, Master, fail
+from .master import VERSION, CannotRun, Master, check_state, fail
+from .reloads import CHECK_STATE, TAKE_OVER
 
 
 def main() -> int:
+    fill_standard_descriptors()
     system = os.uname()
     kernel = tuple(int(number) for number in re.findall(r"[0-9]+", system.release)[:2])
     if system.sysname != "Linux" or kernel < (5, 4):
         return fail(f"cannot run on {system.sysname} {system.release}: expected Linux, kernel 5.4 or newer", 1)
-    given = json.loads(sys.argv[1])
+    words = sys.argv[1:]
     try:
-        wanted = settings.load(given["flags"], given["command"], os.environ, given["directory"])
-        for address in wanted.bind:
-            parse_address(address)
-    except settings.BadSetting as error:
+        if words[0] == CHECK_STATE:
+            state = handover.read(0)
+            check_state(state)
+            load(state["given"])
+            print(f"einhornpy {VERSION} can take over")
+            return 0
+        inherited = None
+        if words[0] == TAKE_OVER:
+            inherited = handover.read(int(words[1]))
+            os.close(int(words[1]))
+        given = json.loads(words[0]) if inherited is None else inherited["given"]
+        return Master(load(given), os.environ, given, inherited).run()
+    except (settings.BadSetting, BadAddress, Refused) as error:
         return fail(str(error), 2)
-    except BadAddress as error:
-        return fail(f"{wanted.origin['bind']}: {error}", 2)
-    try:
-        return Master(wanted, os.environ).run()
+    except handover.Unreadable as error:
+        return fail(f"cannot take over: {error}", 1)
     except CannotRun as error:
         return fail(str(error), error.code)
+
+
+def fill_standard_descriptors() -> None:
+    """Where somebody started us without standard input, output or error, nothing else of ours may land on their numbers."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            os.set_inheritable(fd, True)
+
+
+def load(given: Mapping[str, Any]) -> settings.Settings:
+    """The settings that these flags, this command and the environment give.
+
+    Raises:
+        BadSetting, BadAddress: one of them is wrong.
+    """
+    wanted = settings.load(given["flags"], given["command"], os.environ, given["directory"])
+    for address in wanted.bind:
+        try:
+            parse_address(address)
+        except BadAddress as error:
+            raise BadAddress(f"{wanted.origin['bind']}: {error}") from None
+    return wanted
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from ..control import protocol
 from ..control.protocol import BadRequest, Request
+from . import einhorn, journal
 from .journal import Entry
 from .pool import Terms
 from .readiness import Notice, from_command
@@ -49,15 +50,9 @@ class Upgrades(Protocol):
     def generation(self, number: int) -> dict[str, Any]: ...
 
 
-class Master(Protocol):
+class Master(einhorn.Host, Protocol):
     """What a command may ask of the master."""
 
-    def identity(self) -> dict[str, Any]: ...
-    def status(self) -> dict[str, Any]: ...
-    def scale(self, target: int) -> None: ...
-    def target(self) -> int: ...
-    def signal_workers(self, name: str) -> int: ...
-    def stop(self, how: str) -> None: ...
     def notice(self, notice: Notice) -> None: ...
     def log(self, entry: Entry) -> None: ...
 
@@ -68,7 +63,8 @@ class Audience:
     def __init__(self) -> None:
         self._events: dict[Session, Any] = {}
         self._status: dict[Session, Any] = {}
-        self._upgrades: dict[Session, tuple[Any, int]] = {}
+        self._upgrades: dict[Session, list[tuple[Any, int]]] = {}  # several may be asked for on one connection
+        self._reloads: dict[Session, Any] = {}
 
     def _admit(self, session: Session, place: dict[Session, Any], value: Any) -> None:
         session.long_running = True
@@ -82,31 +78,65 @@ class Audience:
         self._admit(session, self._status, request_id)
 
     def follow_upgrade(self, session: Session, request_id: Any, number: int) -> None:
-        self._admit(session, self._upgrades, (request_id, number))
+        self._admit(session, self._upgrades, [*self._upgrades.get(session, ()), (request_id, number)])
 
-    def forget(self, session: Session) -> None:
-        """Nothing came of the upgrade that it was to follow."""
-        self._upgrades.pop(session, None)
-        session.long_running = False
+    def follow_reload(self, session: Session, request_id: Any) -> None:
+        self._admit(session, self._reloads, request_id)
+
+    def role_of(self, session: Session) -> dict[str, Any]:
+        """What a session waits for, for the next master."""
+        places = {"events": self._events, "status": self._status, "upgrade": self._upgrades, "reload": self._reloads}
+        return {name: place[session] for name, place in places.items() if session in place}
+
+    def take_over(self, session: Session, role: Mapping[str, Any]) -> None:
+        """Go on telling a session of the master before us what it waits for."""
+        if "events" in role:
+            self.follow_events(session, role["events"])
+        if "status" in role:
+            self.follow_status(session, role["status"])
+        if "upgrade" in role:
+            for request_id, number in role["upgrade"]:
+                self.follow_upgrade(session, request_id, number)
+        if "reload" in role:
+            self.follow_reload(session, role["reload"])
+
+    def reload_ended(self, message: str, well: bool, result: Mapping[str, Any]) -> None:
+        """Answer whoever asked the master to replace itself."""
+        for session, request_id in list(self._reloads.items()):
+            self._reloads.pop(session)
+            session.long_running = False
+            session.send(protocol.reply(request_id, message, result) if well
+                         else protocol.failure(request_id, "reload-refused", message))
+
+    def forget_upgrade(self, session: Session, number: int) -> None:
+        """It has heard how that upgrade ended, or nothing came of it."""
+        left = [(request_id, each) for request_id, each in self._upgrades.get(session, ()) if each != number]
+        if left:
+            self._upgrades[session] = left
+        else:
+            self._upgrades.pop(session, None)
+            session.long_running = bool(self.role_of(session))
 
     def tell(self, entry: Entry, document: Mapping[str, Any], upgrade: Mapping[str, Any] | None) -> None:
         """Pass one event on. `upgrade`: the upgrade's document where the event ends one."""
         for session, request_id in list(self._events.items()):
-            session.send(protocol.reply(request_id, entry.name, {"event": dict(document)}, wait=True))
-        for session, (request_id, number) in list(self._upgrades.items()):
-            if entry.name == "upgrade ended" and entry.fields["generation"] == number:
-                self._upgrades.pop(session)
-                session.long_running = False
-                result = {"upgrade": dict(upgrade or {}), "outcome": entry.fields["outcome"],
-                          "reason": entry.fields.get("reason"), "error": entry.fields.get("error"),
-                          "by": entry.fields.get("by")}
-                session.send(protocol.reply(request_id, f"upgrade {entry.fields['outcome']}", result))
-            elif entry.name == "stopping":
-                self._upgrades.pop(session)
-                session.long_running = False
-                session.send(protocol.failure(request_id, "stopping", "the master stops"))
-            else:
-                session.send(protocol.reply(request_id, entry.name, {"event": dict(document)}, wait=True))
+            session.send(protocol.reply(request_id, journal.sentence(entry), {"event": dict(document)}, wait=True))
+        for session, followed in list(self._upgrades.items()):
+            for request_id, number in followed:
+                self._tell_of_upgrade(session, request_id, number, entry, document, upgrade)
+
+    def _tell_of_upgrade(self, session: Session, request_id: Any, number: int, entry: Entry, document: Mapping[str, Any],
+                         upgrade: Mapping[str, Any] | None) -> None:
+        if entry.name == "upgrade ended" and entry.fields["generation"] == number:
+            self.forget_upgrade(session, number)
+            result = {"upgrade": dict(upgrade or {}), "outcome": entry.fields["outcome"], "reason": entry.fields.get("reason"),
+                      "error": entry.fields.get("error"), "by": entry.fields.get("by")}
+            session.send(protocol.reply(request_id, _how_it_ended(entry), result))
+        elif entry.name == "stopping":
+            self.forget_upgrade(session, number)
+            session.send(protocol.failure(request_id, "stopping", "the master stops"))
+        else:
+            session.send(protocol.reply(request_id, journal.sentence(entry), {"event": dict(document)}, wait=True))
 
     def status_changed(self, make: Callable[[], Mapping[str, Any]]) -> None:
         """Send the new status to those who follow it; one that reads slowly gets only the newest."""
@@ -118,19 +148,28 @@ class Audience:
             session.send_newest(newest)
 
 
+class Reloads(Protocol):
+    """What a command may ask of the master's replacement."""
+
+    def request(self, by: str) -> None: ...
+
+
 class Commands:
     """The table of commands."""
 
-    def __init__(self, master: Master, upgrades: Upgrades, audience: Audience) -> None:
+    def __init__(self, master: Master, upgrades: Upgrades, reloads: Reloads, audience: Audience) -> None:
         self._master = master
         self._upgrades = upgrades
+        self._reloads = reloads
         self._audience = audience
+        self._einhorn = einhorn.EinhornCommands(master)
         self._table: dict[str, tuple[Callable[[Session, Request], None], tuple[str, ...], str]] = {
             "ping": (self._ping, (), "answer with the master's name, pid and version"),
             "help": (self._help, (), "list the commands"),
             "status": (self._status, ("follow",), "the status document; follow: again at every change"),
             "upgrade": (self._upgrade, ("kind", "release", "canary", "hold", "check", "max_failures", "wait"),
                         "replace every worker; kind: rolling or fleet"),
+            "upgrade_fleet": (self._upgrade_fleet, (), "replace every worker, all new ones first"),
             "rollback": (self._rollback, ("to", "wait"), "upgrade to a remembered recipe; to: a generation or a release"),
             "pause": (self._pause, (), "let the running upgrade stand still"),
             "resume": (self._resume, (), "let it go on, or end its hold"),
@@ -139,6 +178,7 @@ class Commands:
             "show": (self._show, ("generation",), "what a generation was made of"),
             "scale": (self._scale, ("to", "by"), "change how many workers are kept ready"),
             "signal": (self._signal, ("signal",), "send a signal to every worker"),
+            "reload": (self._reload, (), "replace the master by the einhornpy that is installed now"),
             "stop": (self._stop, ("how",), "stop; how: graceful, terminate or now"),
             "events": (self._events, (), "stream every event"),
         }
@@ -149,33 +189,39 @@ class Commands:
         Raises:
             BadRequest: the command or an argument is wrong; nothing was done.
         """
-        if request.command in protocol.WORKER_COMMANDS:
-            try:
-                self._worker(session, request)
-            except BadRequest as error:
-                raise BadRequest(error.code, str(error), request.id) from None
-            return
-        if request.command not in self._table:
-            raise BadRequest("unknown-command", f"no such command: {request.command[:100]!r}; expected one of "
-                             f"{', '.join(self._table)}", request.id)
-        command, arguments, _ = self._table[request.command]
-        for key in request.args:
-            if key not in arguments:
-                raise BadRequest("bad-argument", f"{request.command} takes no {key[:100]!r}; expected "
-                                 f"{', '.join(arguments) or 'no arguments'}", request.id)
         try:
-            command(session, request)
+            self._handle(session, request)
         except BadRequest as error:
             raise BadRequest(error.code, str(error), request.id) from None
         except ValueError as error:
             raise BadRequest("bad-argument", str(error), request.id) from None
 
+    def _handle(self, session: Session, request: Request) -> None:
+        if request.command in protocol.WORKER_COMMANDS:
+            self._worker(session, request)
+            return
+        # `signal` is a command of both; Einhorn's clients give it words.
+        if request.command in self._einhorn.table and (request.words is not None or request.command not in self._table):
+            session.send(protocol.reply(request.id, self._einhorn.answer(request)))
+            return
+        if request.command not in self._table:
+            raise BadRequest("unknown-command", f"no such command: {request.command[:100]!r}; expected one of "
+                             f"{', '.join(self._listing())}")
+        command, arguments, _ = self._table[request.command]
+        einhorn.refuse_words(request)
+        for key in request.args:
+            if key not in arguments:
+                raise BadRequest("bad-argument", f"{request.command} takes no {key[:100]!r}; expected "
+                                 f"{', '.join(arguments) or 'no arguments'}")
+        command(session, request)
+
     def _worker(self, session: Session, request: Request) -> None:
+        said = dict(request.beside) | dict(request.args)
         if request.command == "worker:upgrade":
-            number = self._upgrades.request_for_worker(session.pid, _label(request.args.get("release")))
+            number = self._upgrades.request_for_worker(session.pid, _label(said.get("release")))
             session.finish(protocol.reply(request.id, f"upgrade to generation {number}", {"generation": number}))
             return
-        notice = from_command(request.command, request.args, session.pid)
+        notice = from_command(request.command, said, session.pid)
         if isinstance(notice, Notice):
             self._master.notice(notice)
         else:
@@ -185,9 +231,14 @@ class Commands:
     def _ping(self, session: Session, request: Request) -> None:
         session.send(protocol.reply(request.id, "pong", self._master.identity()))
 
+    def _listing(self) -> dict[str, str]:
+        ours = {name: about for name, (_, _, about) in self._table.items()}
+        return {name: about for name, (_, about) in self._einhorn.table.items()} | ours
+
     def _help(self, session: Session, request: Request) -> None:
-        listing = {name: about for name, (_, _, about) in self._table.items()}
-        session.send(protocol.reply(request.id, ", ".join(listing), {"commands": listing}))
+        listing = self._listing()
+        lines = "\n".join(f"{name}: {about}" for name, about in sorted(listing.items()))
+        session.send(protocol.reply(request.id, f"You can give the following commands:\n\n{lines}\n", {"commands": listing}))
 
     def _status(self, session: Session, request: Request) -> None:
         follow = _boolean(request, "follow", False)
@@ -201,6 +252,9 @@ class Commands:
         terms = _terms(request.args)
         self._begin(session, request, lambda: self._upgrades.request(terms, who(session.uid)))
 
+    def _upgrade_fleet(self, session: Session, request: Request) -> None:
+        self._begin(session, request, lambda: self._upgrades.request(Terms("fleet"), who(session.uid)))
+
     def _rollback(self, session: Session, request: Request) -> None:
         to = request.args.get("to")
         if isinstance(to, bool) or not isinstance(to, int | str | None):
@@ -208,16 +262,17 @@ class Commands:
         self._begin(session, request, lambda: self._upgrades.roll_back(to, who(session.uid)))
 
     def _begin(self, session: Session, request: Request, begin: Callable[[], int]) -> None:
-        if not _boolean(request, "wait", True):
+        if not _boolean(request, "wait", einhorn.follows(request)):
             number = begin()
             session.send(protocol.reply(request.id, f"upgrade to generation {number} accepted", {"generation": number}))
             return
         # Followed before it begins, since it may be refused at once.
-        self._audience.follow_upgrade(session, request.id, self._upgrades.next_generation())
+        number = self._upgrades.next_generation()
+        self._audience.follow_upgrade(session, request.id, number)
         try:
             begin()
         except (BadRequest, ValueError):
-            self._audience.forget(session)
+            self._audience.forget_upgrade(session, number)
             raise
 
     def _pause(self, session: Session, request: Request) -> None:
@@ -244,7 +299,7 @@ class Commands:
         session.send(protocol.reply(request.id, f"generation {number}", self._upgrades.generation(number)))
 
     def _scale(self, session: Session, request: Request) -> None:
-        old = self._master.target()
+        old = self._master.pool.target
         if ("to" in request.args) == ("by" in request.args):
             raise ValueError("scale: expected either to or by")
         key = "to" if "to" in request.args else "by"
@@ -255,7 +310,7 @@ class Commands:
         if not 1 <= target <= 10000:
             raise ValueError(f"scale: {target} workers asked for, expected 1 to 10000")
         self._master.scale(target)
-        session.send(protocol.reply(request.id, f"{target} workers wanted, {old} before", {"from": old, "to": target}))
+        session.send(protocol.reply(request.id, f"number of workers: {old} -> {target}", {"from": old, "to": target}))
 
     def _signal(self, session: Session, request: Request) -> None:
         try:
@@ -264,6 +319,10 @@ class Commands:
             raise ValueError(f"signal: got {request.args.get('signal')!r}, expected {error}") from None
         count = self._master.signal_workers(name)
         session.send(protocol.reply(request.id, f"{name} sent to {count} workers", {"signal": name, "workers": count}))
+
+    def _reload(self, session: Session, request: Request) -> None:
+        self._reloads.request(who(session.uid))
+        self._audience.follow_reload(session, request.id)
 
     def _stop(self, session: Session, request: Request) -> None:
         how = request.args.get("how", "graceful")
@@ -304,6 +363,15 @@ def _label(release: Any) -> str | None:
                                 or not release.isprintable()):
         raise BadRequest("bad-argument", "release: expected a label of 1 to 200 printable characters")
     return release
+
+
+def _how_it_ended(entry: Entry) -> str:
+    """The last message of an upgrade: Einhorn's clients wait for `Upgrade done`."""
+    fields = entry.fields
+    if fields["outcome"] == "superseded":
+        return f"Upgrade superseded by generation {fields['by']}"
+    why = ": ".join(str(fields[key]) for key in ("reason", "error") if fields.get(key))
+    return f"Upgrade {fields['outcome']}" + (f": {why}" if why and fields["outcome"] != "done" else "")
 
 
 def who(uid: int) -> str:

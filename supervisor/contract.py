@@ -24,13 +24,14 @@ def inherited(environ: Mapping[str, str]) -> dict[str, str]:
 
 def environment(
     generation: Generation, *, index: int, master: int, control_socket: str, notify_socket: str,
-    families: Sequence[str], stop_signal: str, adapter: str | None,
+    families: Sequence[str], names: Sequence[str], stop_signal: str, adapter: str | None, control_fd: int | None = None,
 ) -> dict[str, str]:
     """The environment of one worker.
 
     Args:
         index: the worker's seat. master: the master's pid. families: the address family of each listener, such as
-            AF_INET, in the order of their descriptors from 3. stop_signal: what asks it to leave, such as SIGTERM.
+            AF_INET, in the order of their descriptors from 3. names: what each is called, "" for a name by its position.
+            control_fd: a descriptor that is connected to the control socket. stop_signal: what asks it to leave, such as SIGTERM.
             adapter: the gunicorn adapter's own instructions.
 
     `LISTEN_PID` and `WATCHDOG_PID` are added by the child, which alone knows its pid.
@@ -56,7 +57,9 @@ def environment(
         built[f"EINHORN_FD_FAMILY_{position}"] = family
     if families:
         built["LISTEN_FDS"] = str(len(families))
-        built["LISTEN_FDNAMES"] = ":".join(f"listener{position}" for position in range(len(families)))
+        built["LISTEN_FDNAMES"] = ":".join(name or f"listener{position}" for position, name in enumerate(names))
+    if control_fd is not None:
+        built["EINHORN_SOCK_FD"] = str(control_fd)
     if recipe.timeout > 0:
         built["WATCHDOG_USEC"] = str(int(recipe.timeout * 1_000_000))
     if adapter is not None:

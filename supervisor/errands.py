@@ -13,8 +13,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+from .attributes import Attributes
+from .handover import made, plain
 from .loop import READ, Loop
 from .processes import CannotStart, Exit, Launch, Processes
 
@@ -68,10 +71,10 @@ class Errands:
 
     def shell(
         self, name: str, command: str, directory: str, environment: Mapping[str, str], limit: float,
-        done: Callable[[Ended], None], document: Mapping[str, Any] | None = None,
+        done: Callable[[Ended], None], document: Mapping[str, Any] | None = None, attributes: Attributes | None = None,
     ) -> Errand:
         """Send a shell command on its way; `document` is its standard input, as JSON."""
-        launch = Launch(["/bin/sh", "-c", command], directory, environment, (), signal.SIGKILL)
+        launch = Launch(["/bin/sh", "-c", command], directory, environment, (), signal.SIGKILL, attributes=attributes)
         return self.send(Errand(name, launch, limit, done, json.dumps({} if document is None else document) + "\n"))
 
     def send(self, errand: Errand) -> Errand:
@@ -117,7 +120,10 @@ class Errands:
         errand.deadline = time.monotonic() + errand.limit
         self._running[pid] = errand
         if errand.output is not None:
-            self._loop.watch(errand.output, READ, lambda events: self._read(errand))
+            self._loop.watch(errand.output, READ, partial(self._on_output, errand))
+
+    def _on_output(self, errand: Errand, events: int) -> None:
+        self._read(errand)
 
     def _read(self, errand: Errand, everything: bool = False) -> None:
         while errand.output is not None:
@@ -159,12 +165,43 @@ class Errands:
             self._start(self._waiting.popleft())
         return True
 
+    def hand_over(self) -> dict[str, Any]:
+        """All of them for the next master. `output` of those that run: a descriptor that must stay open."""
+        running = [{"pid": pid, "output": errand.output, "tail": errand.tail.decode("latin-1"), **_told(errand)}
+                   for pid, errand in self._running.items()]
+        waiting = [{"launch": plain(errand.launch), **_told(errand)} for errand in self._waiting]
+        return {"running": running, "waiting": waiting}
+
+    def take_over(self, inherited: Mapping[str, Any], whom: Callable[[Errand], Callable[[Ended], None]]) -> None:
+        """Go on with those of the master before us. `whom`: who is to know how an errand ended."""
+        for each in inherited["running"]:
+            errand = _retold(each, Launch((), "/", {}), whom)
+            errand.output, errand.tail = each["output"], each["tail"].encode("latin-1")
+            self._running[each["pid"]] = errand
+            if errand.output is not None:
+                os.set_inheritable(errand.output, False)
+                self._loop.watch(errand.output, READ, partial(self._on_output, errand))
+        for each in inherited["waiting"]:
+            self._waiting.append(_retold(each, made(Launch, each["launch"]), whom))
+
     def close(self) -> None:
         """Kill them all."""
         self._waiting.clear()
         for pid, errand in self._running.items():
             self._processes.signal(pid, signal.SIGKILL, group=True)
             self._close(errand)
+
+
+def _told(errand: Errand) -> dict[str, Any]:
+    return {"name": errand.name, "limit": errand.limit, "stdin": errand.stdin, "deadline": errand.deadline,
+            "timed_out": errand.timed_out, "cancelled": errand.cancelled}
+
+
+def _retold(told: Mapping[str, Any], launch: Launch, whom: Callable[[Errand], Callable[[Ended], None]]) -> Errand:
+    errand = Errand(told["name"], launch, told["limit"], lambda ended: None, told["stdin"], told["deadline"], told["timed_out"],
+                    cancelled=told["cancelled"])
+    errand.done = whom(errand)
+    return errand
 
 
 def _reason(errand: Errand, exit: Exit) -> str | None:

@@ -80,6 +80,8 @@ def changes(before: Pool, event: facts.Event, after: Pool, now: float) -> Iterat
                 yield Entry("scaled", {"from": before.target, "to": after.target})
             yield Entry("generation prepared", {"generation": event.number, "directory": event.recipe.directory})
         case facts.UpgradeRefused():
+            if event.aborted:
+                yield Entry("upgrade aborted", {"generation": event.number, "by": event.reason.removeprefix("aborted by ")})
             yield Entry("upgrade refused", {"generation": event.number, "back_to": after.current,
                                             "reason": event.reason, "error": event.error}, ATTENTION)
             if after.target != before.target:
@@ -100,7 +102,8 @@ def _hold(event: facts.HoldBegun | facts.HoldEnded, after: Pool) -> Iterator[Ent
         yield Entry("hold ended", {"generation": upgrade.to_generation})
         return
     hold = upgrade.terms.hold
-    yield Entry("hold begun", {"generation": upgrade.to_generation, "canaries": upgrade.terms.canary,
+    canaries = min(upgrade.terms.canary, after.target)
+    yield Entry("hold begun", {"generation": upgrade.to_generation, "canaries": canaries,
                                "hold": "until resume" if hold is None else f"{hold:g}s", "check": upgrade.terms.check})
 
 
@@ -120,8 +123,11 @@ def _failures(before: Pool, after: Pool, now: float) -> Iterator[Entry]:
     for number, generation in after.generations.items():
         old = before.generations.get(number)
         if old is not None and generation.not_before > old.not_before:
+            tried_again = generation.failures_in_a_row < after.failures_allowed or after.ever_ready
+            if after.running_upgrade is not None and after.running_upgrade.to_generation == number:
+                tried_again = after.running_upgrade.failures < after.failures_allowed
             yield Entry("start failed", {"generation": number, "in_a_row": generation.failures_in_a_row,
-                                         "next_try_in": f"{generation.not_before - now:.1f}s",
+                                         "next_try_in": f"{generation.not_before - now:.1f}s" if tried_again else None,
                                          "error": generation.error}, ATTENTION)
 
 
@@ -154,9 +160,9 @@ def event_document(entry: Entry, pool: Pool, wall: float) -> dict[str, Any]:
     return document
 
 
-def text_line(entry: Entry, name: str, wall: float) -> str:
-    """One log line: `2026-01-02T03:04:05Z web worker ready index=2 pid=4711 generation=7 took=2.31s`."""
-    parts = [str(timestamp(wall)), name, entry.name]
+def sentence(entry: Entry) -> str:
+    """The entry and its fields: `worker ready index=2 pid=4711 generation=7 took=2.31s`."""
+    parts = [entry.name]
     for key, value in entry.fields.items():
         if value is None:
             continue
@@ -165,6 +171,11 @@ def text_line(entry: Entry, name: str, wall: float) -> str:
             text = '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
         parts.append(f"{key}={text}")
     return " ".join(parts)
+
+
+def text_line(entry: Entry, name: str, wall: float) -> str:
+    """One log line: `2026-01-02T03:04:05Z web worker ready index=2 pid=4711 generation=7 took=2.31s`."""
+    return f"{timestamp(wall)} {name} {sentence(entry)}"
 
 
 class Log:

@@ -49,7 +49,8 @@ def rollback_target(pool: Pool, wanted: int | str | None) -> int:
 
 
 def _listed(names: list[Any]) -> str:
-    return ", ".join(str(name) for name in names[-10:]) or "none, since none is remembered"
+    older = f"{len(names) - 10} older ones, " if len(names) > 10 else ""
+    return older + (", ".join(str(name) for name in names[-10:]) or "none, since none is remembered")
 
 
 def generation_document(pool: Pool, number: int) -> dict[str, Any]:

@@ -30,7 +30,8 @@ class CannotListen(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """`kind`: tcp4, tcp6, unix or fd. `backlog`: connections. `mode`: permission bits of a UNIX socket."""
+    """`kind`: tcp4, tcp6, unix, fd or name. `name`: of a socket that systemd gives. `backlog`: connections. `mode`:
+    permission bits of a UNIX socket."""
 
     text: str
     kind: str
@@ -38,6 +39,7 @@ class Address:
     port: int = 0
     path: str = ""
     fd: int = -1
+    name: str = ""
     nonblocking: bool = False
     backlog: int = DEFAULT_BACKLOG
     mode: int | None = None
@@ -45,11 +47,13 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """`made`: (device, inode) of a UNIX socket that this process made and will remove; None for anything else."""
+    """`made`: (device, inode) of a UNIX socket that this process made and will remove; None for anything else. `label`:
+    the name by which systemd gave it, if it did."""
 
     address: Address
     socket: socket.socket
     made: tuple[int, int] | None = None
+    label: str = ""
 
     @property
     def name(self) -> str:
@@ -64,8 +68,10 @@ class Listener:
                 return f"{bound[0]}:{bound[1]}"
 
 
-def parse_address(text: str) -> Address:
-    """Parse `HOST:PORT`, `[V6]:PORT`, `:PORT`, `unix:PATH` or `fd://N`, with options after commas.
+def parse_address(text: str, usual_backlog: int = DEFAULT_BACKLOG) -> Address:
+    """Parse `HOST:PORT`, `[V6]:PORT`, `:PORT`, `unix:PATH`, `fd://N` or `fd://NAME`, with options after commas.
+
+    `usual_backlog`: where the address doesn't say.
 
     Raises:
         BadAddress: it is none of these, or an option is unknown or out of range.
@@ -74,9 +80,9 @@ def parse_address(text: str) -> Address:
     fields: dict[str, bool | int] = {}
     for option in options:
         key, _, value = option.partition("=")
-        if option in ("r", ""):
+        if option.lower() in ("r", "so_reuseaddr", ""):
             continue
-        if option == "n":
+        if option.lower() in ("n", "o_nonblock"):
             fields["nonblocking"] = True
         elif key == "backlog" and value.isdecimal() and 1 <= int(value) <= 65535:
             fields["backlog"] = int(value)
@@ -85,29 +91,114 @@ def parse_address(text: str) -> Address:
         else:
             raise BadAddress(f"{text!r}: {option!r} is none of the options r, n, backlog=1…65535, mode=OCTAL (for "
                              "UNIX sockets)")
-    nonblocking, backlog = bool(fields.get("nonblocking")), int(fields.get("backlog", DEFAULT_BACKLOG))
+    nonblocking, backlog = bool(fields.get("nonblocking")), int(fields.get("backlog", usual_backlog))
     if base.startswith("unix:") and len(base) > 5:
         mode = int(fields["mode"]) if "mode" in fields else None
         return Address(text, "unix", path=base[5:], nonblocking=nonblocking, backlog=backlog, mode=mode)
     if match := re.fullmatch(r"fd://([0-9]{1,6})", base):
         return Address(text, "fd", fd=int(match[1]), nonblocking=nonblocking, backlog=backlog)
+    if match := re.fullmatch(r"fd://([A-Za-z][A-Za-z0-9_.@-]*)", base):
+        return Address(text, "name", name=match[1], nonblocking=nonblocking, backlog=backlog)
     if (match := re.fullmatch(r"(?:\[([0-9A-Fa-f:.%a-z]+)\]|([^\s:\[\]/]*)):([0-9]{1,5})", base)) and int(match[3]) < 65536:
         kind = "tcp6" if match[1] else "tcp4"
         return Address(text, kind, host=match[1] or match[2], port=int(match[3]), nonblocking=nonblocking,
                        backlog=backlog)
-    raise BadAddress(f"{text!r} is no address: expected HOST:PORT, [V6]:PORT, :PORT, unix:PATH or fd://N")
+    raise BadAddress(f"{text!r} is no address: expected HOST:PORT, [V6]:PORT, :PORT, unix:PATH, fd://N or fd://NAME")
 
 
-def open_all(addresses: Sequence[Address]) -> list[Listener]:
-    """Open every address, or none: what was opened before an error is closed and removed again.
+class Given:
+    """The sockets that systemd gave (descriptor, name), each to be taken once. Those that a master before us had left in the
+    descriptor store are called as `stored_name` says."""
+
+    def __init__(self, sockets: Sequence[tuple[int, str]]) -> None:
+        self._left: dict[int, str] = {}
+        for fd, name in sockets:
+            if _listens(fd):
+                os.set_inheritable(fd, False)
+                self._left[fd] = name
+
+    def __bool__(self) -> bool:
+        return bool(self._left)
+
+    def take(self, address: Address, position: int) -> Listener | None:
+        """The one that is meant by the address with this position among all, if it is there."""
+        for fd, name in list(self._left.items()):
+            if address.kind == "name":
+                fits = name == address.name
+            elif address.kind in ("unix", "tcp4", "tcp6"):
+                fits = _is_bound_to(fd, address) and (address.port != 0 or address.kind == "unix" or name == stored_name(position))
+            else:
+                fits = fd == address.fd
+            if fits:
+                return self._taken(fd, address)
+        return None
+
+    def take_all(self) -> list[Listener]:
+        """All that are left, in their order, where no address was asked for."""
+        return [self._taken(fd, Address(f"fd://{fd}", "fd", fd=fd)) for fd in list(self._left)]
+
+    def close_rest(self) -> list[str]:
+        """Close those that nobody took; return their names."""
+        names = [name or f"fd://{fd}" for fd, name in self._left.items()]
+        for fd in self._left:
+            os.close(fd)
+        self._left.clear()
+        return names
+
+    def _taken(self, fd: int, address: Address) -> Listener:
+        name = self._left.pop(fd)
+        taken = socket.socket(fileno=fd)
+        made = None
+        if name.startswith(_STORED) and taken.family == socket.AF_UNIX:
+            with contextlib.suppress(OSError):
+                found = os.lstat(taken.getsockname())
+                made = (found.st_dev, found.st_ino)
+        return Listener(address, taken, made, "" if name.startswith(_STORED) else name)
+
+
+_STORED = "einhornpy-"
+
+
+def stored_name(position: int) -> str:
+    """What a listener is called in systemd's descriptor store."""
+    return f"{_STORED}{position}"
+
+
+def _listens(fd: int) -> bool:
+    try:
+        with socket.socket(fileno=os.dup(fd)) as probe:
+            return probe.type == socket.SOCK_STREAM and bool(probe.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:
+        return False
+
+
+def _is_bound_to(fd: int, address: Address) -> bool:
+    with socket.socket(fileno=os.dup(fd)) as probe:
+        bound, family = probe.getsockname(), probe.family
+    if address.kind == "unix" or family == socket.AF_UNIX:
+        return bool(address.kind == "unix" and family == socket.AF_UNIX and bound == address.path)
+    wanted = socket.AF_INET6 if address.kind == "tcp6" else socket.AF_INET
+    try:
+        found = socket.getaddrinfo(address.host or "0.0.0.0", address.port, wanted, socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror:
+        return False
+    return family == wanted and any(bound[0] == each[4][0] and address.port in (0, bound[1]) for each in found)
+
+
+def open_all(addresses: Sequence[Address], given: Given | None = None) -> list[Listener]:
+    """Open every address, or none: what was opened before an error is closed and removed again. What systemd has given is
+    taken instead of bound, and without any address all of it.
 
     Raises:
         CannotListen: one of them can't be opened.
     """
+    given = Given(()) if given is None else given
+    if not addresses:
+        return given.take_all()
     opened: list[Listener] = []
     try:
-        for address in addresses:
-            opened.append(_open(address))
+        for position, address in enumerate(addresses):
+            opened.append(given.take(address, position) or _open(address))
     except CannotListen:
         close_all(opened)
         raise
@@ -144,6 +235,8 @@ def queue(listener: Listener) -> tuple[int | None, int | None]:
 
 def _open(address: Address) -> Listener:
     match address.kind:
+        case "name":
+            raise CannotListen(f"cannot listen on {address.text}: systemd gave no listening stream socket of this name")
         case "fd":
             listener = _adopt(address)
         case "unix":

@@ -13,31 +13,35 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from ..control.protocol import BadRequest, Request, failure
-from ..control.server import Server
+from ..control.server import Access, Server
 from ..control.server import Session as ServerSession
-from . import contract, journal, listeners, observe, planner, pool, recipes, report, watch
+from . import attributes, contract, journal, listeners, observe, planner, pool, recipes, report, systemd, watch
 from .commands import Audience, Commands
 from .errands import Ended, Errand, Errands
+from .handover import Unreadable, made, plain
 from .journal import Entry
 from .loop import Loop
-from .place import NoPlace, Place, claim, remove_pidfile, write_pidfile
+from .place import NoPlace, Place, Rights, claim, remove_pidfile, write_pidfile
 from .processes import CannotStart, Exit, Launch, Processes
 from .readiness import Notice, NotifySocket
+from .reloads import Reloads
 from .settings import Settings
 from .upgrades import Upgrades
 
 VERSION = "0.1.0"
 SIGNALS = [
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN,
-    signal.SIGTTOU, signal.SIGCHLD,
+    signal.SIGTTOU, signal.SIGCHLD, signal.SIGALRM,
 ]
 STOPS = {signal.SIGINT: "graceful", signal.SIGUSR2: "graceful", signal.SIGTERM: "terminate", signal.SIGQUIT: "now"}
 # Starting a process takes a few milliseconds; after this long in one go the rest of the loop has its turn.
 LONGEST_TURN = 0.05
+# Waking up so many seconds after a deadline is late. An ack is heard in the second round: one accepts, one reads.
+LATE, ROUNDS_WHEN_LATE = 0.2, 4
 HOOK_TIMEOUT = 30.0
 # How often memory is looked at, where somebody limits it; nothing wakes the master for it otherwise.
 MEMORY_INTERVAL = 5.0
@@ -52,28 +56,44 @@ class CannotRun(RuntimeError):
 
 
 class Master:
-    """One app's master. `run` returns the exit code of the process."""
+    """One app's master. `run` returns the exit code of the process.
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+    `given`: the command line, from which `settings` were made. `inherited`: the state of the master that this one replaces.
+    """
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str], given: Mapping[str, Any],
+                 inherited: Mapping[str, Any] | None = None) -> None:
         self.settings = settings
         self._environ = dict(environ)
+        self._given = dict(given)
+        self._inherited = inherited
+        self._attributes = attributes.look_up(settings.user, settings.group, None if settings.nice is None else settings.nice[1],
+                                              settings.rlimit, settings.cpu_affinity, settings.umask, settings.oom_score_adj)
+        self._observers = None if settings.observers is None else attributes.group_id(settings.observers, "--observers")
+        self._rights = self._rights_to_connect()
         self._started_at = time.monotonic()
         self._loop = Loop(SIGNALS)
-        self._processes = Processes()
+        # Whoever exec'ed us had blocked them all, so that none was lost meanwhile.
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        self._processes = Processes(None if inherited is None else inherited["processes"])
         self._most_sessions = max(16, self._processes.raise_descriptor_limit() // 2)
-        self._page = watch.Page()
+        self._page = watch.Page(None if inherited is None else inherited["page"])
         self._audience = Audience()
         self.prepared: dict[int, recipes.Prepared] = {}
         self._workers: dict[int, int] = {}  # pid → worker
         self._next_worker = 1
         self._errands = Errands(self._processes, self._loop)
-        self.upgrades = Upgrades(self, self._processes, self._loop, self._errands, settings, self._environ)
+        self.upgrades = Upgrades(self, self._processes, self._loop, self._errands, settings, self._environ, self._attributes)
+        self._reloads = Reloads(self, self._errands, self._environ, settings.reexec_as,
+                                0 if inherited is None else inherited["reloads"])
+        self._systemd = systemd.Notifier(environ, None if inherited is None else made(systemd.Told, inherited["systemd"]))
         self._memory_at: float | None = None
         self._listeners: list[listeners.Listener] = []
         self._wake_at: float | None = self._started_at  # the first plan is due at once
         self._changed = False
         self._exit_code: int | None = None
         self._name = settings.command_name
+        self._least_weight = journal.ATTENTION if settings.quiet else journal.DETAIL if settings.verbose else journal.NORMAL
         self._log = journal.Log(2)
         self._place: Place | None = None
         self._notify: NotifySocket | None = None
@@ -81,63 +101,171 @@ class Master:
         self._pidfile: str | None = None
         self.pool: pool.Pool  # there is none before the first generation is made
 
+    def _rights_to_connect(self) -> Rights:
+        settings = self.settings
+        group = None if settings.socket_group is None else attributes.group_id(settings.socket_group, "--socket-group")
+        others = self._attributes.other_user or self._observers is not None
+        mode = settings.socket_mode
+        if mode is None:
+            mode = 0o666 if others else 0o600 if group is None else 0o660
+        return Rights(mode, group, enterable=bool(mode & 0o077))
+
     # --- starting and ending ---
 
     def run(self) -> int:
-        """Start, run until stopped, clean up; return the exit code: 0 after an asked-for stop, 3 when no worker ever
-        became ready.
+        """Start, or go on where the master before us was; run until stopped, clean up; return the exit code: 0 after an
+        asked-for stop, 3 when no worker ever became ready.
 
         Raises:
             CannotRun: the master can't start.
         """
         try:
-            if not self._start():
+            if self._inherited is not None:
+                self._take_over(self._inherited)
+            elif not self._start():
                 return 0
             while self._exit_code is None:
                 self._turn()
             return self._exit_code
-        except (listeners.CannotListen, listeners.BadAddress, NoPlace, recipes.Refused) as error:
+        except (listeners.CannotListen, listeners.BadAddress, NoPlace, recipes.Refused, attributes.Refused) as error:
             detail = getattr(error, "error", None)
-            code = 2 if getattr(error, "bad_input", False) else 1
+            code = 2 if getattr(error, "bad_input", False) or isinstance(error, attributes.Refused) else 1
             raise CannotRun(f"{error}: {detail}" if detail else str(error), code) from None
         finally:
             self._clean_up()
 
     def _start(self) -> bool:
         settings = self.settings
+        if settings.nice is not None:
+            attributes.renice(settings.nice[0])
+        given = listeners.Given(systemd.given_sockets(self._environ))
         first = self._prepare_first()
         if first is None:
             return False
         gunicorn = first.gunicorn.settings if first.gunicorn is not None else {}
         if gunicorn.get("proc_name") and not settings.given("command_name"):
             self._name = "".join(letter if letter.isalnum() else "_" for letter in gunicorn["proc_name"])[:64]
-        self._place = claim(self._name, settings.socket_path, self._environ)
+        self._place = claim(self._name, settings.socket_path, self._environ, self._rights, settings.lockfile)
         binds = list(settings.bind)
-        if not binds and gunicorn:
+        if not binds and gunicorn and not given:
             binds = [recipes.bind_of(bind, gunicorn) for bind in gunicorn["bind"]]
-        self._listeners = listeners.open_all([listeners.parse_address(bind) for bind in binds])
+        addresses = [listeners.parse_address(bind, settings.backlog) for bind in binds]
+        self._listeners = listeners.open_all(addresses, given)
+        unused = given.close_rest()
         pidfile = settings.pidfile or gunicorn.get("pidfile")
         if pidfile:
             write_pidfile(pidfile)
             self._pidfile = pidfile
-        self._notify = NotifySocket(self._loop, self._place.notify_path, self.notice)
+        notify_mode = 0o666 if self._attributes.other_user else 0o600
+        self._notify = NotifySocket(self._loop, self._place.notify_path, notify_mode, self.notice)
         target = self.upgrades.target_of(first) or settings.number
-        policy = pool.Policy(settings.max_surge, settings.ready_timeout, settings.min_ready_seconds,
-                             settings.max_failures, settings.progress_timeout, settings.reload_exit_code)
-        self.pool = observe.new_pool(first.recipe, target, policy)
+        self.pool = observe.new_pool(first.recipe, target, _policy(settings))
         self.prepared[1] = first
-        self._server = Server(self._loop, self._place.listener, self._handle, os.geteuid(), self._most_sessions)
-        self._commands = Commands(self, self.upgrades, self._audience)
-        _set_title(f"einhornpy: master {self._name}")
+        self._open_for_commands()
+        self._systemd.store([(each.label or listeners.stored_name(position), each.socket.fileno())
+                             for position, each in enumerate(self._listeners)])
         self._say_how_it_started(first, gunicorn)
+        if unused:
+            self.log(Entry("inherited sockets unused", {"names": " ".join(unused), "so": "they are closed"}, journal.ATTENTION))
         self.run_hook(first, "when_ready", [])
         return True
+
+    def _open_for_commands(self) -> None:
+        assert self._place is not None
+        access = Access(os.geteuid(), self._observers)
+        self._server = Server(self._loop, self._place.listener, self._handle, access, lambda pid: pid in self._workers,
+                              self._most_sessions)
+        self._commands = Commands(self, self.upgrades, self._reloads, self._audience)
+        _set_title(f"einhornpy: master {self._name}")
+
+    # --- one master after the other ---
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next master needs in order to go on as if nothing had happened, as plain data."""
+        assert self._place is not None
+        assert self._notify is not None
+        assert self._server is not None
+        place = self._place
+        return {
+            "version": VERSION,
+            "given": self._given,
+            "name": self._name,
+            "started_at": self._started_at,
+            "reloads": self._reloads.count,
+            "next_worker": self._next_worker,
+            "least_weight": self._least_weight,
+            "pool": plain(self.pool),
+            "prepared": {str(number): {"gunicorn": plain(each.gunicorn), "guessed": each.guessed}
+                         for number, each in self.prepared.items()},
+            "listeners": [{"fd": each.socket.fileno(), "address": plain(each.address), "made": each.made, "label": each.label}
+                          for each in self._listeners],
+            "place": {"path": place.path, "notify_path": place.notify_path, "lock_path": place.lock_path,
+                      "listener": place.listener.fileno(), "lock": place.lock},
+            "notify": self._notify.fileno(),
+            "pidfile": self._pidfile,
+            "page": self._page.hand_over(),
+            "processes": self._processes.hand_over(),
+            "errands": self._errands.hand_over(),
+            "sessions": [session.hand_over() | {"role": self._audience.role_of(session)}
+                         for session in self._server.sessions()],
+            "systemd": plain(self._systemd.told),
+        }
+
+    def _take_over(self, state: Mapping[str, Any]) -> None:
+        self._name, self._started_at, self._next_worker = state["name"], state["started_at"], state["next_worker"]
+        self._least_weight = state["least_weight"]
+        self.pool = replace(check_state(state), policy=_policy(self.settings))
+        generations = self.pool.generations
+        for number, each in state["prepared"].items():
+            gunicorn = made(recipes.Gunicorn | None, each["gunicorn"])
+            if int(number) in generations:
+                self.prepared[int(number)] = recipes.Prepared(generations[int(number)].recipe, gunicorn, each["guessed"])
+        self._workers = {worker.pid: worker.id for worker in self.pool.workers.values()}
+        self._listeners = [
+            listeners.Listener(made(listeners.Address, each["address"]), socket.socket(fileno=each["fd"]),
+                               each["made"] and (each["made"][0], each["made"][1]), each["label"])
+            for each in state["listeners"]
+        ]
+        for listener in self._listeners:
+            listener.socket.set_inheritable(False)
+        place = state["place"]
+        control = socket.socket(fileno=place["listener"])
+        for fd in (control.fileno(), place["lock"], *state["processes"]["errors"]):
+            os.set_inheritable(fd, False)
+        self._place = Place(place["path"], place["notify_path"], place["lock_path"], control, place["lock"])
+        self._pidfile = state["pidfile"]
+        self._notify = NotifySocket(self._loop, place["notify_path"], 0, self.notice, state["notify"])
+        self._errands.take_over(state["errands"], self._whom)
+        self._open_for_commands()
+        assert self._server is not None
+        for told in state["sessions"]:
+            self._audience.take_over(self._server.take_over(told), told["role"])
+        if any(self._limit_of(worker) for worker in self.pool.workers.values()):
+            self._memory_at = time.monotonic()
+        self._changed = True
+        self.log(Entry("master replaced", {"pid": os.getpid(), "version": VERSION, "before": state["version"],
+                                           "workers": len(self._workers), "by": state["reloaded_by"]}))
+        self._audience.reload_ended(f"einhornpy {VERSION} goes on, pid {os.getpid()}", True, self.identity())
+
+    def _whom(self, errand: Errand) -> Callable[[Ended], None]:
+        """Who is to know how an errand of the master before us ended."""
+        return self.upgrades.resume_errand(errand) or (lambda ended: self._hook_ended(errand.name, ended))
+
+    def reload_refused(self, reason: str) -> None:
+        self._audience.reload_ended(f"reload refused: {reason}", False, {})
+
+    def stopping(self) -> bool:
+        return self.pool.stopping is not None
+
+    def busy(self) -> bool:
+        return self.upgrades.busy
 
     def _prepare_first(self) -> recipes.Prepared | None:
         """Make the first generation; None if we were told to stop meanwhile."""
         results: list[recipes.Prepared | recipes.Refused] = []
         blueprint = recipes.blueprint(self.settings, self._environ, self.settings.release)
-        preparation = recipes.Preparation(self._processes, self._loop, self.settings, blueprint, results.append)
+        preparation = recipes.Preparation(self._processes, self._loop, self.settings, blueprint,
+                                          self._attributes.of_user_alone(), results.append)
         preparation.begin(time.monotonic(), "on_starting")
         while not results:
             left = None if preparation.deadline is None else preparation.deadline - time.monotonic()
@@ -186,6 +314,7 @@ class Master:
             self._place.close()
         if self._pidfile is not None:
             remove_pidfile(self._pidfile)
+        self._systemd.close()
         self._page.close()
         self._processes.close()
         self._loop.close()
@@ -196,9 +325,14 @@ class Master:
         now = time.monotonic()
         preparation = self.upgrades.preparation
         preparing = None if preparation is None else preparation.deadline
-        deadlines = (self._wake_at, preparing, self._errands.deadline, self._memory_at)
+        deadlines = (self._wake_at, preparing, self._errands.deadline, self._memory_at, self._systemd.deadline)
         soonest = min((deadline for deadline in deadlines if deadline is not None), default=None)
-        for number in sorted(self._loop.wait(None if soonest is None else soonest - now)):
+        came = self._loop.wait(None if soonest is None else soonest - now)
+        if soonest is not None and time.monotonic() > soonest + LATE:
+            # We were stopped, or the host is: hear first what was said in time, before anybody is judged by the clock.
+            for _ in range(ROUNDS_WHEN_LATE):
+                came |= self._loop.wait(0.0)
+        for number in sorted(came):
             self._on_signal(number)
         now = time.monotonic()
         if self.upgrades.preparation is not None:
@@ -210,6 +344,8 @@ class Master:
         if self._changed:
             self._changed = False
             self._audience.status_changed(self.status)
+        self._systemd.tell(self.pool, time.monotonic())
+        self._reloads.on_turn()
 
     def _advance(self, until: float) -> None:
         """Plan and act until nothing is due, or until `until`; then the loop comes first and the rest follows."""
@@ -239,8 +375,7 @@ class Master:
     def log(self, entry: Entry) -> None:
         """Write an entry to the log and tell everybody who follows."""
         wall = time.time()
-        least = journal.ATTENTION if self.settings.quiet else journal.DETAIL if self.settings.verbose else journal.NORMAL
-        if entry.weight >= least:
+        if entry.weight >= self._least_weight:
             self._log.write(journal.text_line(entry, self._name, wall))
         if entry.weight > journal.DETAIL:
             ended = None
@@ -254,9 +389,9 @@ class Master:
 
     def _on_signal(self, number: signal.Signals) -> None:
         match number:
-            case signal.SIGHUP:
+            case signal.SIGHUP | signal.SIGALRM:
                 if self.pool.stopping is None:
-                    self.upgrades.request(pool.Terms(), "signal HUP")
+                    self.upgrades.request(pool.Terms(), f"signal {number.name.removeprefix('SIG')}")
             case signal.SIGINT | signal.SIGTERM | signal.SIGUSR2 | signal.SIGQUIT:
                 # The second time somebody is in a hurry.
                 self.stop("now" if self.pool.stopping is not None else STOPS[number])
@@ -284,7 +419,7 @@ class Master:
         self.prepared = {number: each for number, each in self.prepared.items() if number in needed}
 
     def _on_worker_exit(self, worker: pool.Worker, exit: Exit) -> None:
-        asks = observe.asks_for_upgrade(self.pool, worker, exit.status) and self.pool.running_upgrade is None
+        asks = observe.asks_for_upgrade(self.pool, worker, exit.status, time.monotonic()) and self.pool.running_upgrade is None
         self.observe(pool.Exited(worker.id, exit.status, exit.error))
         self._page.give_back(worker.id)
         self.run_hook(self.prepared[worker.generation], "child_exit", [[exit.pid, worker.index + 1]])
@@ -304,7 +439,7 @@ class Master:
                 if self.prepared[self.pool.workers[worker].generation].gunicorn is not None:
                     self.observe(pool.Heartbeat(worker, time.monotonic()))
             case "alive":
-                self.observe(pool.Heartbeat(worker, time.monotonic()))
+                self.observe(pool.Heartbeat(worker, time.monotonic(), notice.request_id))
             case "due":
                 self.observe(pool.Due(worker, notice.error or ""))
                 self._memory_at = time.monotonic()  # is there room for its replacement?
@@ -406,21 +541,34 @@ class Master:
             adapter = recipes.adapter_instructions(prepared, self.settings, self.pool.target, page, jitter)
             descriptors.append(self._page.fd)
             command = (prepared.gunicorn.python, recipes.ADAPTER, *prepared.gunicorn.arguments)
+        ours, theirs = socket.socketpair() if self.settings.command_socket_as_fd else (None, None)
+        control_fd = None
+        if theirs is not None:
+            control_fd = contract.FIRST_FD + len(descriptors)
+            descriptors.append(theirs.fileno())
         environment = contract.environment(
             generation, index=action.index, master=os.getpid(), control_socket=self._place.path,
             notify_socket=self._notify.path,
             families=[socket.AddressFamily(listener.socket.family).name for listener in self._listeners],
-            stop_signal=self.settings.stop_signal, adapter=adapter,
+            names=[listener.label for listener in self._listeners], stop_signal=self.settings.stop_signal, adapter=adapter,
+            control_fd=control_fd,
         )
         farewell = signal.Signals[self.settings.stop_signal] if self.settings.kill_children_on_exit else None
         try:
-            pid = self._processes.start(
-                Launch(command, generation.recipe.directory, environment, descriptors, farewell))
+            pid = self._processes.start(Launch(command, generation.recipe.directory, environment, descriptors, farewell,
+                                               attributes=self._attributes, seat=action.index))
         except CannotStart as error:
             self._page.give_back(worker)
+            if ours is not None:
+                ours.close()
             self.observe(pool.SpawnFailed(action.index, action.generation, str(error)))
             return False
+        finally:
+            if theirs is not None:
+                theirs.close()
         self._workers[pid] = worker
+        if ours is not None and self._server is not None:
+            self._server.admit_worker(ours, pid)
         self.observe(pool.Spawned(worker, action.index, action.generation, pid, jitter))
         if self._memory_at is None and (generation.recipe.max_memory or generation.recipe.max_memory_hard):
             self._memory_at = time.monotonic() + MEMORY_INTERVAL
@@ -437,7 +585,7 @@ class Master:
         gunicorn = prepared.gunicorn
         if gunicorn is None or name not in gunicorn.settings["hooks"]:
             return
-        launch = recipes.hook_launch(prepared, gunicorn, name, arguments, self.pool.target)
+        launch = recipes.hook_launch(prepared, gunicorn, name, arguments, self.pool.target, self._attributes.of_user_alone())
         self._errands.send(Errand(name, launch, HOOK_TIMEOUT, lambda ended: self._hook_ended(name, ended)))
 
     def _run_hook_for(self, entry: Entry, document: dict[str, Any]) -> None:
@@ -461,7 +609,8 @@ class Master:
         assert self._place is not None
         recipe = self.pool.generations[self.pool.current].recipe
         environment = dict(recipe.environment) | {"EINHORNPY_SOCKET_PATH": self._place.path, "PWD": recipe.directory} | variables
-        return self._errands.shell(name, command, recipe.directory, environment, limit, done, document)
+        return self._errands.shell(name, command, recipe.directory, environment, limit, done, document,
+                                   self._attributes.of_user_alone())
 
     def _wait_for_errands(self) -> None:
         """Let the last hooks finish; whoever asks us to stop once more doesn't want to wait for them."""
@@ -485,14 +634,15 @@ class Master:
 
     def identity(self) -> dict[str, Any]:
         assert self._place is not None
-        return {"name": self._name, "pid": os.getpid(), "version": VERSION, "socket": self._place.path}
+        return {"name": self._name, "pid": os.getpid(), "version": VERSION, "socket": self._place.path,
+                "reloads": self._reloads.count}
 
     def status(self) -> dict[str, Any]:
         assert self._place is not None
         waiting = [listeners.queue(listener) for listener in self._listeners]
         return report.status_document(
             self.pool, time.monotonic(), name=self._name, started_at=self._started_at,
-            master={"pid": os.getpid(), "version": VERSION, "socket": self._place.path},
+            master={"pid": os.getpid(), "version": VERSION, "socket": self._place.path, "reloads": self._reloads.count},
             listeners=[
                 {"address": listener.name, "fd": contract.FIRST_FD + position, "queue": queue, "backlog": backlog}
                 for position, (listener, (queue, backlog)) in enumerate(zip(self._listeners, waiting, strict=True))
@@ -513,9 +663,6 @@ class Master:
         """The worker that has this pid; 0 if none has."""
         return self._workers.get(pid, 0)
 
-    def target(self) -> int:
-        return self.pool.target
-
     def scale(self, target: int) -> None:
         old = self.pool.target
         self.observe(pool.Scaled(target))
@@ -526,6 +673,11 @@ class Master:
         self.log(Entry("signal sent", {"signal": name, "workers": count}))
         return count
 
+    def change_verbosity(self, by: int) -> str:
+        """Log less (+1) or more (-1); return what is logged from now on."""
+        self._least_weight = min(journal.ATTENTION, max(journal.DETAIL, self._least_weight + by))
+        return f"logging {('details too', 'what happens', 'only what needs attention')[self._least_weight]}"
+
     def stop(self, how: str) -> None:
         """Stop: `graceful`, `terminate` or `now`; a stop under way can only become faster."""
         if self.pool.stopping in ("now", how):
@@ -533,6 +685,31 @@ class Master:
         self.upgrades.stop_preparing()
         self.upgrades.drop_check()
         self.observe(pool.StopRequested(how))
+
+
+def check_state(state: Mapping[str, Any]) -> pool.Pool:
+    """Read the pool of a state, and look whether the rest of it is there.
+
+    Raises:
+        Unreadable: something isn't.
+    """
+    missing = {"version", "given", "name", "started_at", "reloads", "next_worker", "least_weight", "pool", "prepared", "listeners",
+               "place", "notify", "pidfile", "page", "processes", "errands", "sessions", "systemd"} - state.keys()
+    if missing:
+        raise Unreadable(f"the state has no {', '.join(sorted(missing))}")
+    for each in state["listeners"]:
+        made(listeners.Address, each["address"])
+    for each in state["prepared"].values():
+        made(recipes.Gunicorn | None, each["gunicorn"])
+    made(systemd.Told, state["systemd"])
+    found: pool.Pool = made(pool.Pool, state["pool"])
+    return found
+
+
+def _policy(settings: Settings) -> pool.Policy:
+    return pool.Policy(
+        settings.max_surge, settings.ready_timeout, settings.min_ready_seconds, settings.max_failures, settings.progress_timeout,
+        settings.reload_exit_code, settings.max_unacked, settings.seconds)
 
 
 def _set_title(title: str) -> None:

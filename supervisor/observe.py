@@ -11,7 +11,6 @@ from dataclasses import replace
 from . import pool as facts
 from .pool import SETTLE_SECONDS, Event, Generation, Policy, Pool, Recipe, State, Upgrade, Worker
 
-FIRST_DELAY = 1.0
 DELAY_GROWTH = 1.5
 LONGEST_DELAY = 30.0
 # How many ended upgrades, and generations that nothing runs any more, are remembered.
@@ -27,17 +26,23 @@ def new_pool(recipe: Recipe, target: int, policy: Policy) -> Pool:
     return Pool(policy=policy, target=target, current=1, generations={1: Generation(1, recipe)})
 
 
-def delay_after(failures: int) -> float:
-    """Seconds to wait before the next start, after so many failed ones in a row."""
-    return 0.0 if failures < 1 else min(LONGEST_DELAY, FIRST_DELAY * DELAY_GROWTH ** min(failures - 1, 32))
+def delay_after(failures: int, first: float = 1.0) -> float:
+    """Seconds to wait before the next start, after so many failed ones in a row; `first`: after the first one."""
+    return 0.0 if failures < 1 else min(max(first, LONGEST_DELAY), first * DELAY_GROWTH ** min(failures - 1, 32))
 
 
-def asks_for_upgrade(pool: Pool, worker: Worker, status: int) -> bool:
-    """Whether a worker that exits with `status` asks for new code: only one that was ready, and that isn't itself the
+def settled(pool: Pool, worker: Worker, now: float) -> bool:
+    """Whether a worker has been ready for so long that its end, whatever it is, says nothing about its start."""
+    return worker.ready_at is not None and now - worker.ready_at >= max(SETTLE_SECONDS, pool.policy.min_ready_seconds)
+
+
+def asks_for_upgrade(pool: Pool, worker: Worker, status: int, now: float) -> bool:
+    """Whether a worker that exits with `status` asks for new code: only one that had settled, and that isn't itself the
     new code of a running upgrade. Otherwise an app that always exits so would be upgraded for ever."""
     upgrade = pool.running_upgrade
     return (
-        status == pool.policy.reload_exit_code and worker.state is State.READY and pool.stopping is None
+        status == pool.policy.reload_exit_code and worker.state is State.READY and settled(pool, worker, now)
+        and pool.stopping is None
         and (upgrade is None or (not upgrade.rolling_back and upgrade.to_generation != worker.generation))
     )
 
@@ -97,7 +102,7 @@ def _of_worker(pool: Pool, event: _OfWorker, now: float) -> Pool:
         case facts.SaidFailed():
             return _with_worker(pool, replace(worker, error=event.error))
         case facts.Heartbeat():
-            return _with_worker(pool, replace(worker, heartbeat_at=event.at))
+            return _with_worker(pool, replace(worker, heartbeat_at=event.at, pinged_request_id=event.request_id))
         case facts.Due():
             return _due(pool, worker, event, now)
         case facts.Retired():
@@ -131,8 +136,11 @@ def _said_ready(pool: Pool, worker: Worker, now: float) -> Pool:
 def _due(pool: Pool, worker: Worker, event: facts.Due, now: float) -> Pool:
     if worker.state is not State.READY or worker.recycled_for is not None:
         return pool
-    pool = _with_worker(pool, replace(worker, recycled_for=event.reason))
+    early = not settled(pool, worker, now)
+    pool = _with_worker(pool, replace(worker, recycled_for=event.reason, over_memory=event.memory))
     upgrade = pool.running_upgrade
+    if early:
+        pool = _hold_back(pool, worker.generation, f"is due as soon as it is ready: it {event.reason}", None, now)
     if event.memory and upgrade is not None and upgrade.on_canary and worker.generation == upgrade.to_generation:
         return _count_failure(pool, worker.generation, event.reason, None, now)
     return pool
@@ -154,7 +162,7 @@ def _exited(pool: Pool, worker: Worker, event: facts.Exited, now: float) -> Pool
         pool = _progress(pool, now)
     if worker.state is State.RETIRING or pool.stopping:
         return pool
-    if asks_for_upgrade(pool, worker, event.status):
+    if asks_for_upgrade(pool, worker, event.status, now):
         upgrade = pool.running_upgrade
         return pool if upgrade is None else replace(pool, upgrade=replace(upgrade, vacant=upgrade.vacant | {worker.index}))
     how = f"was ended by signal {-event.status}" if event.status < 0 else f"exited with code {event.status}"
@@ -167,8 +175,7 @@ def _lost(pool: Pool, worker: Worker, reason: str, error: str | None, now: float
     pool = _count_restart(pool, worker)
     upgrade = pool.running_upgrade
     on_trial = upgrade is not None and upgrade.to_generation == worker.generation
-    settled = worker.ready_at is not None and now - worker.ready_at >= max(SETTLE_SECONDS, pool.policy.min_ready_seconds)
-    if settled and not on_trial:
+    if settled(pool, worker, now) and not on_trial:
         return pool
     return _count_failure(pool, worker.generation, reason, error, now)
 
@@ -182,24 +189,28 @@ def _count_restart(pool: Pool, worker: Worker) -> Pool:
 
 def _count_failure(pool: Pool, number: int, reason: str, error: str | None, now: float) -> Pool:
     """A start of this generation failed: hold its next one back, and charge the upgrade that wants it."""
-    generation = pool.generations[number]
-    settle = max(SETTLE_SECONDS, pool.policy.min_ready_seconds)
-    recovered = any(
-        worker.generation == number and worker.ready_at is not None and worker.ready_at >= generation.failed_at
-        and worker.state is State.READY and now - worker.ready_at >= settle
-        for worker in pool.workers.values()
-    )
-    failures = 1 if recovered else generation.failures_in_a_row + 1
-    pool = _with_generation(
-        pool,
-        replace(generation, failures_in_a_row=failures, failed_at=now, not_before=now + delay_after(failures),
-                error=error or reason),
-    )
+    pool = _hold_back(pool, number, reason, error, now)
     upgrade = pool.running_upgrade
     if upgrade is not None and upgrade.to_generation == number and not upgrade.rolling_back:
         pool = replace(pool, upgrade=replace(upgrade, failures=upgrade.failures + 1, reason=f"a worker {reason}",
                                              error=error))
     return pool
+
+
+def _hold_back(pool: Pool, number: int, reason: str, error: str | None, now: float) -> Pool:
+    """The next start of this generation has to wait, longer each time until one of its workers has settled."""
+    generation = pool.generations[number]
+    recovered = any(
+        worker.generation == number and worker.ready_at is not None and worker.ready_at >= generation.failed_at
+        and worker.state is State.READY and worker.recycled_for is None and settled(pool, worker, now)
+        for worker in pool.workers.values()
+    )
+    failures = 1 if recovered else generation.failures_in_a_row + 1
+    delay = delay_after(failures, pool.policy.first_delay)
+    return _with_generation(
+        pool,
+        replace(generation, failures_in_a_row=failures, failed_at=now, not_before=now + delay, error=error or reason),
+    )
 
 
 def _prove(pool: Pool, number: int) -> Pool:
@@ -254,8 +265,8 @@ def _steered(pool: Pool, event: Event, now: float) -> Pool:
         case facts.Paused():
             return replace(pool, upgrade=replace(upgrade, paused_by=event.by))
         case facts.Resumed():
-            # Resuming what was paused doesn't cut a timed hold short; resuming a hold does.
-            over = upgrade.on_canary and (upgrade.paused_by is None or upgrade.terms.hold is None)
+            # Resuming what was paused doesn't end a hold as well; resuming a hold does.
+            over = upgrade.on_canary and upgrade.paused_by is None
             return replace(pool, upgrade=replace(upgrade, paused_by=None, hold_over=upgrade.hold_over or over,
                                                  progress_at=now))
         case facts.AbortRequested():
@@ -309,7 +320,9 @@ def _end(pool: Pool, outcome: str | None, now: float, wall: float) -> Pool:
     upgrade = pool.running_upgrade
     assert upgrade is not None
     back = "aborted" if upgrade.aborted else "rolled-back"
-    ended = replace(upgrade, outcome=outcome or back, ended_at=now, ended_wall=wall, on_canary=False, paused_by=None)
+    there = sum(worker.generation == upgrade.to_generation and worker.state is State.READY for worker in pool.workers.values())
+    ended = replace(upgrade, outcome=outcome or back, ended_at=now, ended_wall=wall, on_canary=False, paused_by=None,
+                    replaced=min(there, pool.target))
     return replace(pool, upgrade=ended, history=(*pool.history, ended)[-MEMORY:])
 
 

@@ -22,52 +22,68 @@ class NoPlace(RuntimeError):
 
 @dataclass(slots=True)
 class Place:
-    """`path`: the control socket; `notify_path`: the one for sd_notify; `listener`: the bound control socket."""
+    """`path`: the control socket; `notify_path`: the one for sd_notify; `listener`: the bound control socket; `lock`: the
+    descriptor of the locked file at `lock_path`."""
 
     path: str
     notify_path: str
+    lock_path: str
     listener: socket.socket
-    _lock: int
-    _lock_path: str
+    lock: int
 
     def close(self) -> None:
-        for path in (self.path, self._lock_path):
+        for path in (self.path, self.lock_path):
             try:
                 os.unlink(path)
             except OSError:
                 pass
-        os.close(self._lock)
+        os.close(self.lock)
 
 
-def claim(name: str, socket_path: str | None, environ: Mapping[str, str]) -> Place:
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """Who may connect, by the file system. `mode`: permission bits of the control socket. `group`: its group, None for
+    ours. `enterable`: others may pass through the directory, to sockets that they may connect to."""
+
+    mode: int = 0o600
+    group: int | None = None
+    enterable: bool = False
+
+
+def claim(
+    name: str, socket_path: str | None, environ: Mapping[str, str], rights: Rights, lock_path: str | None = None
+) -> Place:
     """Take the name: make the directory, lock, and bind the control socket.
 
     Raises:
         NoPlace: another master holds the name, or the place can't be made or trusted.
     """
-    path = socket_path or f"{_private_directory(environ)}/{name}.sock"
+    path = socket_path or f"{_private_directory(environ, rights.enterable)}/{name}.sock"
     base = path.removesuffix(".sock")
     if len(os.fsencode(f"{base}.notify")) > 107:
         raise NoPlace(f"cannot make the control socket {path}: the path is longer than the 100 bytes that fit")
-    lock = _lock(f"{base}.lock", name)
+    lock_path = lock_path or f"{base}.lock"
+    lock = _lock(lock_path, name)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    umask = os.umask(0o177)
+    umask = os.umask(0o777 & ~rights.mode)
     try:
         if os.path.lexists(path):
             if not stat.S_ISSOCK(os.lstat(path).st_mode):
                 raise OSError(errno.EEXIST, "it exists and is no socket")
             os.unlink(path)  # stale: whoever made it no longer holds the lock
         listener.bind(path)
+        if rights.group is not None:
+            os.chown(path, -1, rights.group)
         listener.listen(1024)
     except OSError as error:
         os.close(lock)
         raise NoPlace(f"cannot make the control socket {path}: {error.strerror}") from None
     finally:
         os.umask(umask)
-    return Place(path, f"{base}.notify", listener, lock, f"{base}.lock")
+    return Place(path, f"{base}.notify", lock_path, listener, lock)
 
 
-def _private_directory(environ: Mapping[str, str]) -> str:
+def _private_directory(environ: Mapping[str, str], enterable: bool) -> str:
     uid = os.geteuid()
     tried = []
     for directory in socket_directories(environ, uid):
@@ -79,12 +95,15 @@ def _private_directory(environ: Mapping[str, str]) -> str:
             tried.append(f"{directory} ({error.strerror})")
             continue
         found = os.lstat(directory)
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or found.st_mode & 0o077:
-            tried.append(f"{directory} (it is not a directory that only user {uid} can enter)")
+        # Who may enter matters little, every request is checked; who may write there could put a socket of his own there.
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or found.st_mode & 0o022:
+            tried.append(f"{directory} (it is not a directory that only user {uid} can write to)")
             continue
         if not os.access(directory, os.W_OK):
             tried.append(f"{directory} (read-only)")
             continue
+        if enterable:
+            os.chmod(directory, stat.S_IMODE(found.st_mode) | 0o011)
         return directory
     raise NoPlace(f"no place for the control socket: tried {', '.join(tried)}; --socket-path names another")
 

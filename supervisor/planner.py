@@ -167,6 +167,9 @@ def _look(pool: Pool, now: float) -> tuple[_View, list[Action]]:
     overdue: list[Action] = []
     deadlines: set[float] = set()
     current, policy, generations = pool.current, pool.policy, pool.generations
+    upgrade = pool.running_upgrade
+    # A canary is watched until its hold is over, whatever its age; but too much memory is what it is watched for.
+    held = upgrade is not None and upgrade.on_canary and not upgrade.rolling_back
     for worker in pool.workers.values():
         recipe = generations[worker.generation].recipe
         old = worker.generation != current
@@ -188,7 +191,7 @@ def _look(pool: Pool, now: float) -> tuple[_View, list[Action]]:
                 if recipe.ack_seconds is not None:
                     deadlines.add(worker.spawned_at + recipe.ack_seconds)
             continue
-        outdated = old or worker.recycled_for is not None
+        outdated = old or (worker.recycled_for is not None and (worker.over_memory or not held))
         (view.outdated_ready if outdated else view.wanted_ready).append(worker)
         view.due += outdated and not old
         if worker.available(now, policy.min_ready_seconds):
@@ -382,7 +385,13 @@ def _vacant(pool: Pool, view: _View) -> int:
 
 
 def _room(pool: Pool, view: _View) -> int:
-    """How many workers more may stand."""
+    """How many workers more may be started."""
+    most, starting = pool.policy.max_unacked, len(view.wanted_starting) + len(view.outdated_starting)
+    room = _room_to_stand(pool, view)
+    return room if most is None else min(room, most - starting)
+
+
+def _room_to_stand(pool: Pool, view: _View) -> int:
     upgrade = pool.running_upgrade
     if upgrade is None and pool.short_of_memory and view.due:
         # Break before make: those that leave must be gone before others come.
@@ -402,9 +411,10 @@ def _fleet(pool: Pool) -> bool:
 
 def _free_seats(pool: Pool, view: _View, generation: Generation, count: int) -> list[int]:
     """Seats for new workers: empty ones first, then those of the outdated workers that they will replace."""
-    live = [*view.wanted_ready, *view.wanted_starting, *view.outdated_ready, *view.outdated_starting]
-    same = {worker.index for worker in live
-            if worker.generation == generation.number and worker.recycled_for is None}
+    wanted = [*view.wanted_ready, *view.wanted_starting]
+    live = [*wanted, *view.outdated_ready, *view.outdated_starting]
+    same = {worker.index for worker in (wanted if generation.number == pool.current else live)
+            if worker.generation == generation.number and (generation.number == pool.current or worker.recycled_for is None)}
     held = {worker.index for worker in live}
     seats = [index for index in range(pool.target) if index not in held][:count]
     if len(seats) < count:
@@ -492,7 +502,8 @@ def _spare(pool: Pool, view: _View, now: float, candidates: list[Worker]) -> lis
 
 def _why(pool: Pool, worker: Worker) -> str:
     if worker.generation != pool.current:
-        return "it is replaced"
+        upgrade = pool.running_upgrade
+        return "its generation goes back" if upgrade is not None and upgrade.rolling_back else "it is replaced"
     return "scaled down" if worker.recycled_for is None else f"it is recycled: it {worker.recycled_for}"
 
 

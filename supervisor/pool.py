@@ -17,8 +17,8 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-# A worker that says ready and dies within this time is held back like one that never became ready: otherwise a
-# worker that always dies just after its ready would be replaced in a hot loop.
+# A worker that says ready, and within this time dies, asks for new code or is due, is held back like one that never became
+# ready: otherwise one that always does so would be replaced in a hot loop.
 SETTLE_SECONDS = 1.0
 
 
@@ -33,7 +33,8 @@ class Policy:
     """The operator's rules. Times in seconds; `max_surge` in workers; `max_failures` in failed starts.
 
     `progress_timeout`: an upgrade that makes no progress for so long goes back (0: never). `reload_exit_code`: a
-    ready worker that exits with it asks for an upgrade (None: no code does).
+    ready worker that exits with it asks for an upgrade (None: no code does). `max_unacked`: so many may be starting at
+    once (None: no limit). `first_delay`: seconds after a failed start; the next ones are longer.
     """
 
     max_surge: int = 1
@@ -42,6 +43,8 @@ class Policy:
     max_failures: int = 3
     progress_timeout: float = 600.0
     reload_exit_code: int | None = None
+    max_unacked: int | None = None
+    first_delay: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,8 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One process. `expires_at`: when it is due for recycling by age. `recycled_for`: why it is due, if it is."""
+    """One process. `expires_at`: when it is due for recycling by age. `recycled_for`: why it is due, if it is;
+    `over_memory`: because it uses too much."""
 
     id: int
     index: int
@@ -98,8 +102,10 @@ class Worker:
     aborted_at: float | None = None
     killed_at: float | None = None
     heartbeat_at: float | None = None
+    pinged_request_id: str | None = None
     memory: int | None = None
     recycled_for: str | None = None
+    over_memory: bool = False
     error: str | None = None
     restarts: int = 0
 
@@ -129,7 +135,7 @@ class Upgrade:
 
     `on_canary`: the exchange waits for the canary's hold to end; `held_since`: since when all canaries are there.
     `check`: None, waiting, running or passed. `refusal`: why it has to go back now. `vacant`: seats whose workers left
-    in order to be replaced by the new code.
+    in order to be replaced by the new code. `replaced`: how many ready workers its generation had in the end.
     """
 
     from_generation: int
@@ -154,6 +160,7 @@ class Upgrade:
     reason: str | None = None
     error: str | None = None
     outcome: str | None = None
+    replaced: int = 0
     ended_at: float | None = None
     ended_wall: float | None = None
 
@@ -239,8 +246,11 @@ class SaidFailed:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
+    """`request_id`: what the worker says it is busy with, where it says so."""
+
     worker: int
     at: float
+    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,12 @@ import errno
 import os
 import resource
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from . import attributes
+from .attributes import Attributes
 
 FIRST_FD = 3
 PR_SET_PDEATHSIG = 1
@@ -27,7 +31,8 @@ class Launch:
 
     `descriptors` become 3, 4, … in the child; everything else above 2 is closed. `parent_death_signal`: sent to the
     child when this process dies (None: nothing is). `stdin`, `stdout`: descriptors for its standard input, and for its
-    standard output and error, or None to share ours.
+    standard output and error, or None to share ours. `attributes`: what it is made to be (None: what we are); `seat`: for
+    those that differ from worker to worker.
     """
 
     command: Sequence[str]
@@ -37,6 +42,8 @@ class Launch:
     parent_death_signal: int | None = None
     stdout: int | None = None
     stdin: int | None = None
+    attributes: Attributes | None = None
+    seat: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +56,24 @@ class Exit:
 
 
 class Processes:
-    """This process's children."""
+    """This process's children. `inherited`: what `hand_over` of the master before us said."""
 
-    def __init__(self) -> None:
-        # Children write here why exec failed; the pipe closes by itself where it succeeds.
-        self._errors, self._errors_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    def __init__(self, inherited: Mapping[str, Any] | None = None) -> None:
         self._failed: dict[int, str] = {}
-        self._ours: set[int] = set()
-        self._limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if inherited is None:
+            # Children write here why exec failed; the pipe closes by itself where it succeeds.
+            self._errors, self._errors_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            self._ours: set[int] = set()
+            self._limits: tuple[int, int] = resource.getrlimit(resource.RLIMIT_NOFILE)
+        else:
+            self._errors, self._errors_end = inherited["errors"]
+            self._ours = set(inherited["pids"])
+            soft, hard = inherited["limits"]
+            self._limits = (soft, hard)
+
+    def hand_over(self) -> dict[str, Any]:
+        """What the next master needs to know of our children. `errors`: descriptors that must stay open."""
+        return {"errors": [self._errors, self._errors_end], "pids": sorted(self._ours), "limits": list(self._limits)}
 
     def raise_descriptor_limit(self) -> int:
         """Raise this process's own limit of open descriptors as far as it may; children keep the old one."""
@@ -92,21 +109,26 @@ class Processes:
         try:
             parent = os.getppid()
             os.setpgid(0, 0)
+            # First of all, while our own high limit still says how many there may be.
+            _arrange_descriptors([*launch.descriptors, self._errors_end], launch.stdin, launch.stdout)
+            self._errors_end = FIRST_FD + len(launch.descriptors)
+            resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
+            environment = dict(launch.environment)
+            if launch.attributes is not None:
+                attributes.apply(launch.attributes, launch.seat)
+                environment |= launch.attributes.environment
+            # After the user has changed, since the kernel then forgets it (prctl(2)).
             if launch.parent_death_signal is not None:
                 _die_with_parent(launch.parent_death_signal, parent)
             os.chdir(launch.directory)
-            environment = dict(launch.environment)
             if "LISTEN_FDS" in environment:
                 environment["LISTEN_PID"] = str(os.getpid())
             if "WATCHDOG_USEC" in environment:
                 environment["WATCHDOG_PID"] = str(os.getpid())
             program = find_program(launch.command[0], environment.get("PATH", os.defpath), launch.directory)
-            _arrange_descriptors([*launch.descriptors, self._errors_end], launch.stdin, launch.stdout)
-            resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
             for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
-            self._errors_end = FIRST_FD + len(launch.descriptors)
             os.execve(program, list(launch.command), environment)
         except BaseException as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -119,13 +141,9 @@ class Processes:
         """Send a signal to a child, or to its whole process group; return whether there was anybody to take it."""
         if pid not in self._ours:
             return False
-        try:
-            (os.killpg if group else os.kill)(pid, number)
-        except ProcessLookupError:
-            return False
-        except PermissionError:  # it has become another user
-            return False
-        return True
+        taken = _sent(os.kill, pid, number)
+        # It may have left its group, and others may be there.
+        return _sent(os.killpg, pid, number) or taken if group else taken
 
     def reap(self) -> list[Exit]:
         """Collect every child that has exited, strangers too (as PID 1 we inherit orphans); never waits.
@@ -164,6 +182,14 @@ class Processes:
     def close(self) -> None:
         os.close(self._errors)
         os.close(self._errors_end)
+
+
+def _sent(how: Callable[[int, int], None], pid: int, number: int) -> bool:
+    try:
+        how(pid, number)
+    except (ProcessLookupError, PermissionError):  # nobody is there, or it has become another user
+        return False
+    return True
 
 
 def find_program(name: str, search_path: str, directory: str) -> str:

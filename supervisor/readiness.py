@@ -21,11 +21,13 @@ LONGEST_ERROR = 4000
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """`said`: ready, alive (a heartbeat), due (to be recycled) or failed; the last two with the reason in `error`."""
+    """`said`: ready, alive (a heartbeat), due (to be recycled) or failed; the last two with the reason in `error`.
+    `request_id`: what a ping of Einhorn's clients says it is busy with."""
 
     pid: int
     said: Literal["ready", "alive", "due", "failed"]
     error: str | None = None
+    request_id: str | None = None
 
 
 def from_command(command: str, args: Mapping[str, Any], peer: int) -> Notice | str:
@@ -34,13 +36,14 @@ def from_command(command: str, args: Mapping[str, Any], peer: int) -> Notice | s
     An ack counts only from the process it speaks of.
     """
     pid = args.get("pid", peer)
-    if pid != peer:
+    if str(pid) != str(peer):
         return f"it speaks of pid {pid!r}"
     match command:
         case "worker:ack":
             return Notice(peer, "ready")
         case "worker:ping":
-            return Notice(peer, "alive")
+            request_id = args.get("request_id")
+            return Notice(peer, "alive", request_id=None if request_id is None else str(request_id)[:200])
         case _:
             error = args.get("error")
             return Notice(peer, "failed", str(error)[:LONGEST_ERROR] if error else "it gave no reason")
@@ -50,26 +53,42 @@ class NotifySocket:
     """The datagram socket behind NOTIFY_SOCKET: sd_notify(3)'s `READY=1` and `WATCHDOG=1`, and our own `X_EINHORNPY_DUE=`,
     by which a worker asks to be recycled, for the reason after it."""
 
-    def __init__(self, loop: Loop, path: str, receive: Callable[[Notice], None]) -> None:
+    def __init__(self, loop: Loop, path: str, mode: int, receive: Callable[[Notice], None], fd: int | None = None) -> None:
+        """Bind the socket at `path` with these permission bits, or go on with the bound one that `fd` is."""
         self.path = path
         self._loop = loop
         self._receive = receive
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        if fd is None:
+            self._socket = self._bound(path, mode)
+        else:
+            self._socket = socket.socket(fileno=fd)
+            self._socket.set_inheritable(False)
+        loop.watch(self._socket.fileno(), READ, self._read)
+
+    @staticmethod
+    def _bound(path: str, mode: int) -> socket.socket:
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        made.setblocking(False)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        umask = os.umask(0o777 & ~mode)
         try:
             if os.path.lexists(path):
                 os.unlink(path)
-            self._socket.bind(path)
+            made.bind(path)
         except OSError as error:
+            made.close()
             raise CannotListen(f"cannot bind {path}: {error.strerror}") from None
-        os.chmod(path, 0o600)
-        loop.watch(self._socket.fileno(), READ, self._read)
+        finally:
+            os.umask(umask)
+        return made
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
 
     def _read(self, events: int) -> None:
         for _ in range(256):
             try:
-                data, ancillary, flags, _ = self._socket.recvmsg(4096, socket.CMSG_SPACE(_UCRED.size))
+                data, ancillary, flags, _ = self._socket.recvmsg(4096, socket.CMSG_SPACE(_UCRED.size), socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
             except OSError:

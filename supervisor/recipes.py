@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import contract
+from .attributes import Attributes
 from .loop import READ, Loop
 from .pool import Recipe
 from .processes import CannotStart, Exit, Launch, Processes, find_program
@@ -69,7 +70,10 @@ class Blueprint:
 
 def blueprint(settings: Settings, environ: Mapping[str, str], release: str | None) -> Blueprint:
     """The blueprint of new code."""
-    return Blueprint(settings.command, settings.chdir, contract.inherited(environ) | dict(settings.env), release)
+    environment = contract.inherited(environ) | dict(settings.env)
+    for name in settings.drop_env_var:
+        environment.pop(name, None)
+    return Blueprint(settings.command, settings.chdir, environment, release)
 
 
 def blueprint_of(recipe: Recipe) -> Blueprint:
@@ -81,12 +85,13 @@ class Preparation:
     """One generation in the making. Ends by exactly one call of `done`, unless it is cancelled."""
 
     def __init__(
-        self, processes: Processes, loop: Loop, settings: Settings, blueprint: Blueprint,
+        self, processes: Processes, loop: Loop, settings: Settings, blueprint: Blueprint, attributes: Attributes,
         done: Callable[[Prepared | Refused], None],
     ) -> None:
         self._processes = processes
         self._loop = loop
         self._settings = settings
+        self._attributes = attributes
         self._command = blueprint.command
         self._named_directory = blueprint.directory
         self._release = blueprint.release
@@ -118,8 +123,8 @@ class Preparation:
         try:
             return find_program(name, self._environment.get("PATH", os.defpath), self._directory)
         except OSError as error:
-            raise Refused(f"cannot run {name!r}: {error.strerror} (looked in "
-                          f"{self._directory if '/' in name else 'PATH'})") from None
+            where = "" if name.startswith("/") else f" (looked in {self._directory if '/' in name else 'PATH'})"
+            raise Refused(f"cannot run {name!r}: {error.strerror}{where}") from None
 
     def _plain(self) -> Prepared:
         mode = self._settings.ack_mode
@@ -156,12 +161,15 @@ class Preparation:
         )
 
     def _ask_gunicorn(self, gunicorn: Gunicorn, hook: str) -> None:
-        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise Refused(f"cannot ask gunicorn for its settings: {error.strerror}") from None
         os.set_blocking(writer, True)
         instructions = json.dumps({"mode": "settings", "hook": hook, "result_fd": contract.FIRST_FD})
         launch = Launch(
             [gunicorn.python, ADAPTER, *gunicorn.arguments], self._directory,
-            self._environment | {"EINHORNPY_ADAPTER": instructions}, [writer], signal.SIGKILL,
+            self._environment | {"EINHORNPY_ADAPTER": instructions}, [writer], signal.SIGKILL, attributes=self._attributes,
         )
         try:
             self.pid = self._processes.start(launch)
@@ -312,10 +320,12 @@ def bind_of(bind: str, settings: Mapping[str, Any]) -> str:
     return f"{bind},backlog={min(65535, settings['backlog'])}{mode}"
 
 
-def hook_launch(prepared: Prepared, gunicorn: Gunicorn, name: str, arguments: list[Any], target: int) -> Launch:
+def hook_launch(
+    prepared: Prepared, gunicorn: Gunicorn, name: str, arguments: list[Any], target: int, attributes: Attributes
+) -> Launch:
     """How to run one of the arbiter's server hooks in a process of its own."""
     instructions = json.dumps({"mode": "hook", "hook": name, "arguments": arguments, "master": os.getpid(),
                                "workers": target})
     environment = dict(prepared.recipe.environment) | {"EINHORNPY_ADAPTER": instructions}
     return Launch([gunicorn.python, ADAPTER, *gunicorn.arguments], prepared.recipe.directory, environment, (),
-                  signal.SIGKILL)
+                  signal.SIGKILL, attributes=attributes)

@@ -68,7 +68,9 @@ def _why(upgrade: Upgrade) -> str:
 
 
 def replaced(pool: Pool, upgrade: Upgrade) -> int:
-    """How many workers of the upgrade's generation are ready, at most the target."""
+    """How many workers of the upgrade's generation are ready, at most the target; where it is over, were then."""
+    if not upgrade.running:
+        return upgrade.replaced
     on_it = sum(
         worker.generation == upgrade.to_generation and worker.state is State.READY for worker in pool.workers.values()
     )
@@ -90,12 +92,19 @@ def upgrade_document(pool: Pool, upgrade: Upgrade, now: float) -> dict[str, Any]
         "requested_by": upgrade.requested_by,
         "canary": upgrade.terms.canary or None,
         "check": upgrade.check,
+        "hold_left_seconds": _hold_left(upgrade, now),
         "paused_by": upgrade.paused_by,
         "recipe_of": upgrade.terms.recipe_of,
         "started_at": timestamp(upgrade.started_wall),
         "ended_at": timestamp(upgrade.ended_wall),
         "took_seconds": round((now if upgrade.ended_at is None else upgrade.ended_at) - upgrade.started_at, 3),
     }
+
+
+def _hold_left(upgrade: Upgrade, now: float) -> float | None:
+    if not upgrade.running or upgrade.held_since is None or upgrade.terms.hold is None:
+        return None
+    return round(max(0.0, upgrade.held_since + upgrade.terms.hold - now), 3)
 
 
 def worker_documents(

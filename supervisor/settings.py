@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .attributes import core_list, limit, niceness
+
 ENVIRONMENT_PREFIX = "EINHORNPY_"
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 # Given to workers by a master; a master started by a worker must not take them for settings.
@@ -64,6 +66,14 @@ def seconds(value: Any) -> float:
     return number
 
 
+def some_seconds(value: Any) -> float:
+    """Parse a time that is more than none at all."""
+    number = seconds(value)
+    if number == 0:
+        raise ValueError("a number of seconds above 0")
+    return number
+
+
 def size(value: Any) -> int:
     """Parse a size in bytes: a whole number, or one with a binary unit: `400M`, `1.5G`."""
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:i?B)?", str(value).strip(), re.IGNORECASE)
@@ -81,6 +91,28 @@ def exit_code(value: Any) -> int:
     if code > 255:
         raise ValueError("an exit code from 1 to 255")
     return code
+
+
+def octal(value: Any) -> int:
+    """Parse permission bits, such as 0660 or 027."""
+    if not isinstance(value, str) or not re.fullmatch(r"(0o)?0?[0-7]{1,3}", value.strip()):
+        raise ValueError("permission bits in octal, such as 0660 (in TOML as a text)")
+    return int(value.strip().removeprefix("0o"), 8)
+
+
+def score(value: Any) -> int:
+    """Parse a score from -1000 to 1000 (proc(5), oom_score_adj)."""
+    if isinstance(value, bool) or not re.fullmatch(r"[+-]?[0-9]{1,4}", str(value).strip()) or abs(int(value)) > 1000:
+        raise ValueError("a whole number from -1000 to 1000")
+    return int(value)
+
+
+def backlog(value: Any) -> int:
+    """Parse how many connections may wait to be accepted."""
+    number = whole(1)(value)
+    if number > 65535:
+        raise ValueError("a whole number from 1 to 65535")
+    return number
 
 
 def ack_mode(value: Any) -> str | float:
@@ -154,16 +186,20 @@ OPTIONS = (
     Option("bind", ("-b", "--bind"), text, (),
            "Listen here: HOST:PORT, [V6]:PORT, :PORT, unix:PATH or fd://N, with options after commas: r (SO_REUSEADDR, "
            "always on), n (non-blocking), backlog=N, mode=OCTAL. May be given several times.", "ADDR", many=True),
+    Option("backlog", ("-l", "--backlog"), backlog, 2048,
+           "How many connections may wait to be accepted, where the address doesn't say.", "N"),
     Option("ack_mode", ("-m", "--ack-mode"), ack_mode, "auto",
            "How a worker says that it is ready: manual (Einhorn's ack), notify (READY=1 to NOTIFY_SOCKET), a number "
            "of SECONDS that it must have lived, or auto: gunicorn says so itself, anything else gets 1 second.", "MODE"),
-    Option("max_surge", ("--max-surge",), whole(1), 1,
+    Option("max_surge", ("--max-upgrade-additional", "--max-surge"), whole(1), 1,
            "How many workers more than N may stand during an exchange.", "N"),
-    Option("ready_timeout", ("--ready-timeout",), seconds, 60.0,
+    Option("max_unacked", ("--max-unacked",), whole(1), None,
+           "How many workers may be starting at the same time. Default: as many as there is room for.", "N"),
+    Option("ready_timeout", ("--ready-timeout",), some_seconds, 60.0,
            "A worker that isn't ready after this long is killed, and its start has failed.", "SECONDS"),
     Option("min_ready_seconds", ("--min-ready-seconds",), seconds, 0.0,
            "A new worker must have been ready for this long before an old one goes.", "SECONDS"),
-    Option("graceful_timeout", ("--graceful-timeout",), seconds, 30.0,
+    Option("graceful_timeout", ("-t", "--signal-timeout", "--graceful-timeout"), seconds, 30.0,
            "A worker asked to go is killed if it is still there after this long.", "SECONDS"),
     Option("timeout", ("--timeout",), seconds, 0.0,
            "Kill and replace a worker whose last heartbeat is older; 0: never. Default: gunicorn's own timeout, "
@@ -171,6 +207,8 @@ OPTIONS = (
     Option("max_failures", ("--max-failures",), whole(0), 3,
            "An upgrade with this many failed starts goes back; a first start with this many gives up. 0 and 1 both "
            "mean: at the first one.", "N"),
+    Option("seconds", ("-s", "--seconds"), seconds, 1.0,
+           "How long to wait after a failed start; half as long again after each further one, up to 30 s.", "SECONDS"),
     Option("progress_timeout", ("--progress-timeout",), seconds, 600.0,
            "An upgrade that makes no progress for this long goes back; 0: never. Pauses, holds and draining don't count.",
            "SECONDS"),
@@ -203,7 +241,7 @@ OPTIONS = (
            "Run this shell command when a worker is ready.", "COMMAND"),
     Option("on_worker_exit", ("--on-worker-exit",), text, None,
            "Run this shell command when a worker is gone.", "COMMAND"),
-    Option("hook_timeout", ("--hook-timeout",), seconds, 30.0, "A hook that takes longer is killed.", "SECONDS"),
+    Option("hook_timeout", ("--hook-timeout",), some_seconds, 30.0, "A hook that takes longer is killed.", "SECONDS"),
     Option("stop_signal", ("--stop-signal",), signal_name, None,
            "What asks a worker to finish and leave. Default: USR2 with -m manual (as Einhorn does), else TERM.",
            "SIGNAL"),
@@ -211,6 +249,16 @@ OPTIONS = (
            "The master's name, in `ps` and for its control socket. Default: the command's.", "NAME"),
     Option("socket_path", ("-d", "--socket-path"), path, None,
            "The control socket. Default: NAME.sock in a private directory (see `einhornpy list`).", "PATH"),
+    Option("socket_mode", ("--socket-mode",), octal, None,
+           "Permission bits of the control socket. Default: 0600; 0660 with --socket-group; 0666 with --user, --group or "
+           "--observers, since every request is checked against who sends it.", "OCTAL"),
+    Option("socket_group", ("--socket-group",), text, None, "The control socket's group.", "GROUP"),
+    Option("observers", ("--observers",), text, None,
+           "Members of this group may ask for status, history and events, and nothing else.", "GROUP"),
+    Option("command_socket_as_fd", ("-g", "--command-socket-as-fd"), yes_or_no, False,
+           "Give each worker an open connection to the control socket, as EINHORN_SOCK_FD.", switch=True),
+    Option("lockfile", ("-f", "--lockfile"), path, None,
+           "The lock on the master's name. Default: NAME.lock beside the control socket.", "PATH"),
     Option("pidfile", ("-e", "--pidfile"), path, None, "Write the master's pid here.", "PATH"),
     Option("kill_children_on_exit", ("-k", "--kill-children-on-exit"), yes_or_no, True,
            "If the master dies, its workers leave gracefully (the default).", switch=True),
@@ -219,6 +267,20 @@ OPTIONS = (
            "directory.", "DIR"),
     Option("env", ("--env",), pair, (), "Add K=V to the workers' environment. May be given several times.", "K=V",
            many=True),
+    Option("drop_env_var", ("--drop-env-var",), text, (),
+           "Leave this variable out of the workers' environment. May be given several times.", "NAME", many=True),
+    Option("user", ("--user",), text, None, "Workers are this user, with its groups; the master stays root.", "USER"),
+    Option("group", ("--group",), text, None, "Workers have this group. Default: the user's.", "GROUP"),
+    Option("nice", ("--nice",), niceness, None, "The niceness of the master, and of its workers.", "MASTER[:WORKER]"),
+    Option("rlimit", ("--rlimit",), limit, (),
+           "A limit of each worker's, such as nofile=65536. May be given several times.", "NAME=SOFT[:HARD]", many=True),
+    Option("cpu_affinity", ("--cpu-affinity",), core_list, None,
+           "Each worker runs on one core, by its seat: of all cores (spread), or of a list such as 0,2,4-7.", "spread|LIST"),
+    Option("umask", ("--umask",), octal, None, "The workers' umask.", "OCTAL"),
+    Option("oom_score_adj", ("--oom-score-adj",), score, None,
+           "How gladly the kernel kills a worker when memory runs out, from -1000 to 1000.", "N"),
+    Option("reexec_as", ("--reexec-as",), text, None,
+           "The einhornpy that `reload` execs, as a command line. Default: the one that runs.", "COMMAND"),
     Option("warm_up", ("--warm-up",), request_path, (),
            "gunicorn only: before a worker says ready, its app must answer this path with 2xx or 3xx. May be given "
            "several times.", "PATH", many=True),
@@ -237,13 +299,16 @@ class Settings:
     command: tuple[str, ...]
     number: int
     bind: tuple[str, ...]
+    backlog: int
     ack_mode: str | float
     max_surge: int
+    max_unacked: int | None
     ready_timeout: float
     min_ready_seconds: float
     graceful_timeout: float
     timeout: float
     max_failures: int
+    seconds: float
     progress_timeout: float
     max_requests: int
     max_requests_jitter: int | None
@@ -262,10 +327,24 @@ class Settings:
     stop_signal: str
     command_name: str
     socket_path: str | None
+    socket_mode: int | None
+    socket_group: str | None
+    observers: str | None
+    command_socket_as_fd: bool
+    lockfile: str | None
     pidfile: str | None
     kill_children_on_exit: bool
     chdir: str
     env: tuple[tuple[str, str], ...]
+    drop_env_var: tuple[str, ...]
+    user: str | None
+    group: str | None
+    nice: tuple[int, int | None] | None
+    rlimit: tuple[tuple[str, int, int], ...]
+    cpu_affinity: str | tuple[int, ...] | None
+    umask: int | None
+    oom_score_adj: int | None
+    reexec_as: str | None
     warm_up: tuple[str, ...]
     release: str | None
     quiet: bool
@@ -308,7 +387,7 @@ def load(flags: Mapping[str, Any], command: Sequence[str], environ: Mapping[str,
     if values["command_name"] is None:
         basename = os.path.basename(values["command"][0])
         values["command_name"] = re.sub(r"[^A-Za-z0-9_.@-]", "_", basename).lstrip(".@-")[:64] or "worker"
-    for key in ("socket_path", "pidfile", "chdir"):
+    for key in ("socket_path", "lockfile", "pidfile", "chdir"):
         if values[key] is not None:
             values[key] = os.path.join(directory, values[key])
     values["chdir"] = values["chdir"] or directory
@@ -321,6 +400,10 @@ def load(flags: Mapping[str, Any], command: Sequence[str], environ: Mapping[str,
         raise BadSetting(
             f"{origin.get('min_ready_seconds')}: {values['min_ready_seconds']:g} s is not shorter than the progress timeout of "
             f"{values['progress_timeout']:g} s, so no upgrade could ever be done")
+    if 0 < values["max_lifetime"] <= values["min_ready_seconds"]:
+        raise BadSetting(
+            f"{origin['max_lifetime']}: {values['max_lifetime']:g} s are not more than the min ready seconds, "
+            f"{values['min_ready_seconds']:g}, so every worker would be due before it counts")
     if 0 < values["max_memory_hard"] <= values["max_memory"]:
         raise BadSetting(f"{origin['max_memory_hard']}: {values['max_memory_hard']} bytes are not more than max memory, "
                          f"{values['max_memory']} bytes: expected more, or a worker is killed before it can be replaced")

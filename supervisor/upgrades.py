@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from ..control.protocol import BadRequest
 from . import journal, lineage, recipes, report
 from . import pool as facts
+from .attributes import Attributes
 from .errands import Ended, Errand, Errands
 from .journal import Entry
 from .loop import Loop
@@ -21,6 +22,8 @@ from .settings import Settings
 
 # A check runs at most as long as the hold, but has at least this long.
 SHORTEST_CHECK_TIMEOUT = 60.0
+# What the errands are called whose end this module waits for.
+START_HOOK, CHECK = "on_upgrade_start", "check"
 # One environment variable has room for 128 KiB (execve(2), MAX_ARG_STRLEN).
 LONGEST_STATUS = 100_000
 
@@ -45,13 +48,14 @@ class Upgrades:
     """The upgrades of one master. `preparing`: the number of the generation that was last asked for."""
 
     def __init__(self, host: Host, processes: Processes, loop: Loop, errands: Errands, settings: Settings,
-                 environ: Mapping[str, str]) -> None:
+                 environ: Mapping[str, str], attributes: Attributes) -> None:
         self._host = host
         self._processes = processes
         self._loop = loop
         self._errands = errands
         self._settings = settings
         self._environ = environ
+        self._attributes = attributes.of_user_alone()
         self._check: Errand | None = None
         self._start_hook: Errand | None = None
         self.preparation: recipes.Preparation | None = None
@@ -60,11 +64,8 @@ class Upgrades:
     def next_generation(self) -> int:
         return self._host.pool.newest + 1
 
-    def request(
-        self, terms: facts.Terms, requested_by: str, vacant: frozenset[int] = frozenset(),
-        blueprint: recipes.Blueprint | None = None,
-    ) -> int:
-        """Begin an upgrade; return the number of its generation. `blueprint`: what to make it of, if not new code.
+    def request(self, terms: facts.Terms, requested_by: str, vacant: frozenset[int] = frozenset()) -> int:
+        """Begin an upgrade; return the number of its generation.
 
         Raises:
             BadRequest: the master stops.
@@ -75,29 +76,39 @@ class Upgrades:
         self.drop_check()
         self._host.observe(facts.UpgradeRequested(terms, requested_by, time.time(), vacant))
         number = self.preparing = self._host.pool.newest
-        blueprint = blueprint or recipes.blueprint(self._settings, self._environ, terms.release)
         if self._settings.on_upgrade_start is None:
-            self._prepare(number, blueprint)
+            self._prepare()
             return number
-
-        def done(ended: Ended) -> None:
-            self._start_hook = None
-            if ended.reason is None:
-                self._prepare(number, blueprint)
-            else:
-                reason = f"--on-upgrade-start {ended.reason}"
-                self._host.observe(facts.UpgradeRefused(number, reason, ended.last_line, time.time()))
-
-        upgrade = self._host.pool.running_upgrade
+        upgrade = self._running(number)
         assert upgrade is not None
         document = {"event": "upgrade-start", "time": report.timestamp(time.time()), "name": self._host.identity()["name"],
                     "upgrade": report.upgrade_document(self._host.pool, upgrade, time.monotonic())}
-        self._start_hook = self._host.shell("on_upgrade_start", self._settings.on_upgrade_start, self._settings.hook_timeout, done,
-                                       document)
+        self._start_hook = self._host.shell(START_HOOK, self._settings.on_upgrade_start, self._settings.hook_timeout,
+                                            self._start_hook_ended, document)
         return number
 
-    def _prepare(self, number: int, blueprint: recipes.Blueprint) -> None:
-        old = self._host.prepared[self._host.pool.current]
+    def _running(self, number: int) -> facts.Upgrade | None:
+        """The upgrade to this generation, if it runs and doesn't go back."""
+        upgrade = self._host.pool.running_upgrade
+        return upgrade if upgrade is not None and upgrade.to_generation == number and not upgrade.rolling_back else None
+
+    def _start_hook_ended(self, ended: Ended) -> None:
+        self._start_hook = None
+        if ended.reason is None:
+            self._prepare()
+        else:
+            self._host.observe(facts.UpgradeRefused(self.preparing, f"--on-upgrade-start {ended.reason}", ended.last_line,
+                                                    time.time()))
+
+    def _blueprint(self, terms: facts.Terms) -> recipes.Blueprint:
+        if terms.recipe_of is not None:
+            return recipes.blueprint_of(lineage.known(self._host.pool)[terms.recipe_of].recipe)
+        return recipes.blueprint(self._settings, self._environ, terms.release)
+
+    def _prepare(self) -> None:
+        number, old = self.preparing, self._host.prepared[self._host.pool.current]
+        upgrade = self._running(number)
+        assert upgrade is not None
 
         def done(result: recipes.Prepared | recipes.Refused) -> None:
             self.preparation = None
@@ -113,8 +124,28 @@ class Upgrades:
             if changed:
                 self._host.run_hook(result, "nworkers_changed", [target, before])
 
-        self.preparation = recipes.Preparation(self._processes, self._loop, self._settings, blueprint, done)
+        self.preparation = recipes.Preparation(self._processes, self._loop, self._settings, self._blueprint(upgrade.terms),
+                                               self._attributes, done)
         self.preparation.begin(time.monotonic(), "on_reload")
+
+    @property
+    def busy(self) -> bool:
+        """Whether a generation is just being made: a master that is replaced now would leave it half made."""
+        return self.preparation is not None
+
+    def resume_errand(self, errand: Errand) -> Callable[[Ended], None] | None:
+        """Take over a start hook or a check that the master before us sent; return who is to know how it ends."""
+        upgrade = self._host.pool.running_upgrade
+        if upgrade is None or errand.cancelled:
+            return None
+        self.preparing = upgrade.to_generation
+        if errand.name == START_HOOK:
+            self._start_hook = errand
+            return self._start_hook_ended
+        if errand.name == CHECK:
+            self._check = errand
+            return self._check_ended
+        return None
 
     def stop_preparing(self) -> None:
         if self._start_hook is not None:
@@ -133,7 +164,7 @@ class Upgrades:
         source = lineage.rollback_target(self._host.pool, to)
         recipe = lineage.known(self._host.pool)[source].recipe
         terms = facts.Terms(release=recipe.release, recipe_of=source)
-        return self.request(terms, requested_by, blueprint=recipes.blueprint_of(recipe))
+        return self.request(terms, requested_by)
 
     def request_for_worker(self, pid: int, release: str | None) -> int:
         """A worker asks for an upgrade: the one under way counts, if it will replace that worker; return its number.
@@ -217,19 +248,18 @@ class Upgrades:
         if upgrade.check != "running" or self._check is not None or upgrade.terms.check is None:
             return
         number, limit = upgrade.to_generation, max(upgrade.terms.hold or 0.0, SHORTEST_CHECK_TIMEOUT)
-
-        def done(ended: Ended) -> None:
-            self._check = None
-            running = self._host.pool.running_upgrade
-            if running is not None and running.to_generation == number and not running.rolling_back:
-                reason = None if ended.reason is None else f"the check {ended.reason}"
-                self._host.observe(facts.Checked(reason, ended.last_line if reason else None))
-
         document = self._host.status()
         if len(json.dumps(document)) > LONGEST_STATUS:
             document["workers"] = []
-        self._check = self._host.shell("check", upgrade.terms.check, limit, done, document, EINHORNPY_STATUS=json.dumps(document),
-                                  EINHORNPY_GENERATION=str(number), EINHORNPY_RELEASE=upgrade.terms.release or "")
+        self._check = self._host.shell(CHECK, upgrade.terms.check, limit, self._check_ended, document,
+                                       EINHORNPY_STATUS=json.dumps(document), EINHORNPY_GENERATION=str(number),
+                                       EINHORNPY_RELEASE=upgrade.terms.release or "")
+
+    def _check_ended(self, ended: Ended) -> None:
+        # One that belongs to an upgrade which is over was cancelled, and tells nobody.
+        self._check = None
+        reason = None if ended.reason is None else f"the check {ended.reason}"
+        self._host.observe(facts.Checked(reason, ended.last_line if reason else None))
 
     def drop_check(self) -> None:
         if self._check is not None:

@@ -23,8 +23,9 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 LAYOUT_VERSION = 1
 SLOT_SIZE = 256
@@ -44,13 +45,25 @@ class Counters:
 
 
 class Page:
-    """The shared page. Slots are reused; a slot is zeroed when it is handed out."""
+    """The shared page. Slots are reused; a slot is zeroed when it is handed out. `inherited`: what `hand_over` of the master
+    before us said."""
 
-    def __init__(self) -> None:
-        self.fd = os.memfd_create("einhornpy-workers", os.MFD_CLOEXEC)
+    def __init__(self, inherited: Mapping[str, Any] | None = None) -> None:
         self._free: list[int] = []
         self._size = 0
         self._slots: dict[int, int] = {}
+        if inherited is None:
+            self.fd = os.memfd_create("einhornpy-workers", os.MFD_CLOEXEC)
+        else:
+            self.fd, self._size = inherited["fd"], inherited["size"]
+            os.set_inheritable(self.fd, False)
+            self._slots = {int(worker): offset for worker, offset in inherited["slots"].items()}
+            taken = set(self._slots.values())
+            self._free = [offset for offset in range(0, self._size, SLOT_SIZE) if offset not in taken]
+
+    def hand_over(self) -> dict[str, Any]:
+        """What the next master needs to know. `fd` must stay open."""
+        return {"fd": self.fd, "size": self._size, "slots": {str(worker): offset for worker, offset in self._slots.items()}}
 
     def take(self, worker: int) -> int:
         """Give `worker` a slot; return its offset in bytes."""
@@ -124,10 +137,15 @@ def memory(pid: int) -> int | None:
 
 def group_memory(groups: Iterable[int], enough: int) -> dict[int, int]:
     """Bytes that each process group uses. Resident bytes count shared pages in every process that has them; where they
-    come to `enough` or more, the proportional set size (proc(5), `smaps_rollup`) is asked, which costs more to find."""
+    come to `enough` or more, the proportional set size (proc(5), `smaps_rollup`) is asked, which costs more to find. Empty
+    where /proc can't be read: out of descriptors, for instance."""
     wanted = set(groups)
     members: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):
+    try:
+        names = os.listdir("/proc")
+    except OSError:
+        return {}
+    for name in names:
         if name.isdecimal():
             group = _group_of(int(name))
             if group in wanted:

@@ -213,9 +213,9 @@ def test_scale_signal_stop_events_list_version(start: Start, place: Path) -> Non
         follower = events.stdout.fileno()
         # It follows once it has seen something.
         wait_until(lambda: master.ask("scale", to=2) and select.select([follower], [], [], 0)[0], "the first event")
-        assert master.cli("scale", "3").stdout == "3 workers wanted, 2 before\n"
-        assert master.cli("scale", "-1").stdout == "2 workers wanted, 3 before\n"
-        assert master.cli("scale", "+1").stdout == "3 workers wanted, 2 before\n"
+        assert master.cli("scale", "3").stdout == "number of workers: 2 -> 3\n"
+        assert master.cli("scale", "-1").stdout == "number of workers: 3 -> 2\n"
+        assert master.cli("scale", "+1").stdout == "number of workers: 2 -> 3\n"
         master.wait_ready()
         assert master.cli("signal", "WINCH").stdout.startswith("SIGWINCH sent to ")
         assert master.cli("list").stdout.split() == ["web", "pid", str(master.pid), master.path]

@@ -50,7 +50,9 @@ def answer(connection: socket.socket) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("line", "code"), [
     (b"nonsense", "bad-json"), (b"\xff\xfe\x00", "bad-json"), (b"[" * 100_000, "bad-json"), (b"[1]", "bad-request"),
-    (b"{}", "bad-request"), (b'{"command": 3}', "bad-request"), (b'{"command": "ping", "args": []}', "bad-request"),
+    (b"{}", "bad-request"), (b'{"command": 3}', "bad-request"), (b'{"command": "ping", "args": 3}', "bad-request"),
+    (b'{"command": "ping", "args": [3]}', "bad-request"),
+    (b'{"command": "status", "args": ["follow"]}', "bad-argument"), (b'{"command": "ping", "id": 1.5}', "bad-request"),
     (b'{"command": "ping", "id": {}}', "bad-request"), (b'{"command": "fly"}', "unknown-command"),
     (b'{"command": "ping", "args": {"x": 1}}', "bad-argument"), (b'{"command": "scale"}', "bad-argument"),
     (b'{"command": "scale", "args": {"to": 0}}', "bad-argument"), (b'{"command": "scale", "args": {"to": true}}', "bad-argument"),
@@ -145,12 +147,34 @@ def test_a_client_that_never_reads_is_cut_off(master: Master) -> None:
         master.ask("scale", to=1)
         master.wait_status(lambda each: each["target"] == len(each["workers"]) == 1)
         data = b""
-        while b'"target":1' not in data:
+        while b'"target": 1' not in data:
             data = data[-100_000:] + status.recv(1 << 20)
 
 
 def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def test_followers_that_hang_up_leave_no_descriptor(master: Master) -> None:
+    before = descriptors(master.pid)
+    for command in (b'{"id": 1, "command": "events"}', b'{"id": 1, "command": "status", "args": {"follow": true}}'):
+        for _ in range(50):
+            with connected(master) as connection:
+                connection.sendall(command + b"\n")
+                answer(connection)
+    wait_until(lambda: descriptors(master.pid) <= before, "their descriptors closed, though nothing happens", master.log)
+
+
+def test_two_upgrades_on_one_connection_are_both_answered(master: Master) -> None:
+    with connected(master) as connection:
+        connection.sendall(b'{"id": 1, "command": "upgrade"}\n{"id": 2, "command": "upgrade"}\n')
+        last: dict[int, dict[str, Any]] = {}
+        with connection.makefile("rb") as replies:
+            while len(last) < 2:
+                reply = json.loads(replies.readline())
+                if not reply.get("wait"):
+                    last[reply["request_id"]] = reply["result"]
+    assert (last[1]["outcome"], last[2]["outcome"]) == ("superseded", "done")
 
 
 def test_clients_that_come_and_go_leave_no_descriptor(master: Master) -> None:
@@ -224,6 +248,6 @@ def test_every_command_is_listed(master: Master) -> None:
     listing = master.ask("help")["result"]["commands"]
     assert set(listing) == {
         "ping", "help", "status", "upgrade", "rollback", "pause", "resume", "abort", "history", "show", "scale", "signal", "stop",
-        "events"}
+        "events", "reload", "upgrade_fleet", "ehlo", "state", "inc", "dec", "set_workers", "die", "config", "quieter", "louder"}
     pong = master.ask("ping")
     assert (pong["request_id"], pong["ok"], pong["message"], "wait" in pong) == (1, True, "pong", False)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -147,6 +149,17 @@ def test_a_hang_at_import_is_refused(start: Start, site: Path) -> None:
     result = master.cli("upgrade")
     assert result.returncode == 5
     assert "was not ready within 5 s" in result.stderr
+    assert get(master.address)[0] == 200
+
+
+def test_out_of_descriptors_an_upgrade_is_refused_and_the_master_goes_on(start: Start, site: Path, place: Path) -> None:
+    master = start("-n", "1", "-b", "127.0.0.1:0", "--chdir", str(site), "--", "gunicorn", "app:wsgi")
+    master.wait_ready()
+    used = len(os.listdir(f"/proc/{master.pid}/fd"))
+    resource.prlimit(master.pid, resource.RLIMIT_NOFILE, (used + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    os.kill(master.pid, signal.SIGHUP)
+    line = master.wait_log("upgrade refused")
+    assert "Too many open files" in line
     assert get(master.address)[0] == 200
 
 

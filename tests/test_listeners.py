@@ -26,16 +26,17 @@ from hypothesis import strategies as st
     (":8080", Address("", "tcp4", port=8080)),
     ("[::1]:80,r,n", Address("", "tcp6", host="::1", port=80, nonblocking=True)),
     ("unix:/run/x.sock,mode=0660,backlog=9", Address("", "unix", path="/run/x.sock", mode=0o660, backlog=9)),
-    ("fd://5", Address("", "fd", fd=5)),
+    ("fd://5", Address("", "fd", fd=5)), ("fd://web.socket", Address("", "name", name="web.socket")),
+    ("h:80,SO_REUSEADDR,o_nonblock", Address("", "tcp4", host="h", port=80, nonblocking=True)),
 ])
 def test_good_addresses(text: str, expected: Address) -> None:
     parsed = parse_address(text)
-    for name in ("kind", "host", "port", "path", "fd", "nonblocking", "backlog", "mode"):
+    for name in ("kind", "host", "port", "path", "fd", "name", "nonblocking", "backlog", "mode"):
         assert getattr(parsed, name) == getattr(expected, name)
 
 
 @pytest.mark.parametrize("text", [
-    "", "80", "host", "host:", "host:99999", "host:-1", "[::1]", "::1:80", "unix:", "fd://", "fd://x", "http://x:80",
+    "", "80", "host", "host:", "host:99999", "host:-1", "[::1]", "::1:80", "unix:", "fd://", "fd://x/y", "http://x:80",
     "x:80,backlog=0", "x:80,what", "x:80,mode=600", "unix:/x,mode=9", "a b:80",
 ])
 def test_bad_addresses(text: str) -> None:

@@ -34,13 +34,14 @@ class PlannerMachine(RuleBasedStateMachine):
     @initialize(
         number=st.integers(1, 4), surge=st.integers(1, 3), min_ready=st.sampled_from([0.0, 5.0]),
         failures=st.integers(0, 3), ack=st.sampled_from([None, 1.0]), timeout=st.sampled_from([0.0, 20.0]),
-        lifetime=st.sampled_from([0.0, 0.0, 100.0]), progress=st.sampled_from([0.0, 150.0]),
+        lifetime=st.sampled_from([0.0, 0.0, 100.0]), unacked=st.sampled_from([None, None, 1, 2]),
+        progress=st.sampled_from([0.0, 150.0]),
     )
     def begin(self, number: int, surge: int, min_ready: float, failures: int, ack: float | None, timeout: float,
-              lifetime: float, progress: float) -> None:
+              lifetime: float, unacked: int | None, progress: float) -> None:
         self.recipe = recipe(ack, timeout, lifetime, max_memory=100)
         policy = Policy(max_surge=surge, min_ready_seconds=min_ready, max_failures=failures, progress_timeout=progress,
-                        reload_exit_code=75)
+                        reload_exit_code=75, max_unacked=unacked)
         self.world = World.new(number, policy, self.recipe)
 
     @precondition(lambda self: self.world.ended is not None)
@@ -104,7 +105,7 @@ class PlannerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.alive() and self.world.pool.stopping is None)
     @rule(kind=st.sampled_from(["rolling", "fleet"]), at_once=st.booleans(), canary=st.sampled_from([0, 0, 1, 2, 4]),
-          hold=st.sampled_from([0.0, 10.0, None]), check=st.sampled_from([None, "check"]), failures=st.sampled_from([None, 0]))
+          hold=st.sampled_from([0.0, 10.0, 300.0, None]), check=st.sampled_from([None, "check"]), failures=st.sampled_from([None, 0]))
     def upgrade_is_asked_for(self, kind: str, at_once: bool, canary: int, hold: float | None, check: str | None,
                              failures: int | None) -> None:
         terms = Terms(kind, None, canary, hold if canary else 0.0, check if canary else None, failures)
@@ -538,6 +539,42 @@ def test_a_seat_left_for_new_code_waits_for_it_unless_it_fails(good: bool) -> No
     world.come_to_rest(lambda generation: good or generation == 1)
     assert world.pool.upgrade is not None
     assert world.pool.upgrade.outcome == ("done" if good else "rolled-back")
+
+
+def test_a_canary_that_is_due_by_age_serves_until_its_hold_is_over() -> None:
+    world = World.new(2, Policy(), recipe(max_lifetime=3.0))
+    for worker in list(world.pool.workers.values()):
+        world.fact(facts.SaidReady(worker.id))
+    world.fact(facts.UpgradeRequested(Terms(canary=1, hold=10.0), "test", 0.0))
+    world.fact(facts.UpgradePrepared(2, recipe(max_lifetime=3.0)))
+    canary = next(worker for worker in world.pool.workers.values() if worker.state is State.STARTING)
+    world.fact(facts.SaidReady(canary.id))
+    for _ in range(8):
+        world.pass_time(1.2)
+    assert world.pool.workers[canary.id].recycled_for is not None
+    assert world.pool.running_upgrade is not None
+    assert world.pool.running_upgrade.on_canary
+    world.pass_time(1.0)
+    assert not world.pool.running_upgrade.on_canary
+
+
+def test_a_worker_that_asks_for_new_code_or_is_due_as_soon_as_it_is_ready_waits() -> None:
+    for end in ("code", "due"):
+        world = World.new(1, Policy(reload_exit_code=75))
+        begun = len(world.spawned)
+        for _ in range(100):
+            for worker in list(world.pool.workers.values()):
+                if worker.state is State.STARTING:
+                    world.fact(facts.SaidReady(worker.id))
+                    if end == "code":
+                        world.exit(worker.id, 75)
+                    else:
+                        world.fact(facts.Due(worker.id, "asked for it"))
+                elif worker.state is State.RETIRING:
+                    world.fact(facts.Exited(worker.id, 0))
+            world.pass_time(0.1)
+        assert world.pool.newest == 1
+        assert len(world.spawned) - begun <= 6, world.spawned
 
 
 def test_recycling_keeps_the_seats_and_one_at_a_time() -> None:

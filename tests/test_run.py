@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,44 @@ def test_one_that_overstays_is_killed_with_its_group(start: Start, place: Path) 
     assert "did not leave within 0.5 s" in master.log()
     wait_gone(given["pid"])
     wait_until(lambda: not alive(given["child"]), "the child gone")
+
+
+def test_one_that_left_its_process_group_is_killed_all_the_same(start: Start, place: Path) -> None:
+    code = ("import os, signal, socket; signal.signal(15, signal.SIG_IGN); os.setpgid(0, os.getpgid(os.getppid()))\n"
+            "s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.connect(os.environ['NOTIFY_SOCKET']); s.send(b'READY=1')\n"
+            "while True: signal.pause()")
+    master = start("-n", "1", "-m", "notify", "--graceful-timeout", "1", "--", sys.executable, "-c", code)
+    pid = master.wait_ready()["workers"][0]["pid"]
+    assert master.cli("stop").returncode == 0
+    assert "did not leave within 1 s" in master.log()
+    assert not alive(pid)
+
+
+def test_a_master_that_was_stopped_hears_first_what_was_said_in_time(start: Start, place: Path) -> None:
+    os.mkfifo(place / "gate")
+    script = f'cat {place}/gate; exec "$0" "$@"'
+    master = start("-n", "1", "-m", "manual", "--stop-signal", "TERM", "--ready-timeout", "3", "--max-failures", "1",
+                   "--", "sh", "-c", script, *WORKER, "ack", f"report={place}/report")
+    assert master.path
+    recorder = master.record()
+    os.kill(master.pid, signal.SIGSTOP)
+    (place / "gate").write_text("go")
+    wait_until(lambda: (place / "report").exists(), "the worker's report, just before its ack", master.log)
+    begun = time.monotonic()
+    wait_until(lambda: time.monotonic() - begun > 3.5, "the ready timeout, unseen")
+    os.kill(master.pid, signal.SIGCONT)
+    recorder.wait_for("worker-ready")
+    assert "worker killed" not in master.log()
+
+
+def test_without_standard_descriptors(start: Start, place: Path) -> None:
+    process = subprocess.run(["sh", "-c", 'exec "$0" -n 1 -d x.sock -m notify -- "$@" <&- >&- 2>&- & '
+                              'while ! "$0" status -d x.sock --wait --timeout 60 >&2; do :; done; "$0" stop -d x.sock; wait $!',
+                              EINHORNPY, *WORKER, "notify", f"report={place}/report"], cwd=place, text=True, capture_output=True,
+                             env={"PATH": os.environ["PATH"], "HOME": str(place)}, timeout=90)
+    assert process.returncode == 0, process.stderr
+    (report,) = reports(place / "report")
+    assert {report["descriptors"][fd] for fd in ("0", "1", "2")} == {"/dev/null"}
 
 
 def alive(pid: int) -> bool:

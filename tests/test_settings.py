@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 # Per setting: a good text, what it means, and a bad text.
 SAMPLES: dict[str, tuple[str, Any, str]] = {
     "number": ("3", 3, "0"), "bind": (":80", (":80",), ""), "ack_mode": ("notify", "notify", "soon"),
-    "max_surge": ("2", 2, "x"), "ready_timeout": ("9.5", 9.5, "-1"), "min_ready_seconds": ("1", 1.0, "nan"),
+    "max_surge": ("2", 2, "x"), "ready_timeout": ("9.5", 9.5, "0"), "min_ready_seconds": ("1", 1.0, "nan"),
     "graceful_timeout": ("7", 7.0, "inf"), "timeout": ("5", 5.0, ""), "max_failures": ("0", 0, "-1"),
     "stop_signal": ("int", "SIGINT", "SIGNOTHING"), "command_name": ("web", "web", "a/b"), "socket_path": ("s", "/dir/s", ""),
     "pidfile": ("/p", "/p", ""), "kill_children_on_exit": ("false", False, "maybe"), "chdir": ("sub", "/dir/sub", ""),
@@ -24,7 +24,13 @@ SAMPLES: dict[str, tuple[str, Any, str]] = {
     "max_memory": ("400M", 400 << 20, "much"), "max_memory_hard": ("1.5GiB", 3 << 29, "-1"),
     "min_available_memory": ("64k", 65536, "1.2.3M"), "reload_exit_code": ("75", 75, "256"),
     "on_upgrade_start": ("true", "true", ""), "on_upgrade_end": ("a b", "a b", ""), "on_upgrade_failed": ("x", "x", ""),
-    "on_worker_ready": ("x", "x", ""), "on_worker_exit": ("x", "x", ""), "hook_timeout": ("5", 5.0, "-1"),
+    "on_worker_ready": ("x", "x", ""), "on_worker_exit": ("x", "x", ""), "hook_timeout": ("5", 5.0, "0"),
+    "backlog": ("100", 100, "70000"), "max_unacked": ("2", 2, "0"), "seconds": ("2", 2.0, "-1"),
+    "socket_mode": ("0660", 0o660, "abc"), "socket_group": ("www", "www", ""), "observers": ("adm", "adm", ""),
+    "command_socket_as_fd": ("1", True, "2"), "lockfile": ("l", "/dir/l", ""), "drop_env_var": ("SECRET", ("SECRET",), ""),
+    "user": ("www-data", "www-data", ""), "group": ("33", "33", ""), "nice": ("-5:10", (-5, 10), "20"),
+    "rlimit": ("nofile=65536:unlimited", (("nofile", 65536, -1),), "nofiles=3"), "cpu_affinity": ("0,2-4", (0, 2, 3, 4), "all"),
+    "umask": ("027", 0o27, "9"), "oom_score_adj": ("-500", -500, "1001"), "reexec_as": ("a b", "a b", ""),
     "quiet": ("yes", True, "2"), "verbose": ("on", True, "2"),
 }
 each_option = pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)

@@ -50,6 +50,8 @@ def test_pause_and_resume(start: Start, place: Path) -> None:
     master.wait_status(lambda each: each["ready"] >= 3 and each["gate"] == "paused")
     assert master.status()["upgrade"]["outcome"] is None
     assert master.cli("resume").returncode == 0
+    assert "held until somebody says resume or abort" in master.status()["reason"], "resume ends the pause, not the hold as well"
+    assert master.cli("resume").returncode == 0
     document = master.wait_ready()
     assert (document["generation"], generations(master)) == (2, [2, 2, 2])
     result = master.cli("resume")
@@ -178,6 +180,15 @@ def test_a_lost_canary_is_replaced_and_the_hold_begins_anew(start: Start, place:
     recorder.wait_for("hold-begun", count=2)
     assert master.cli("resume").returncode == 0
     assert master.wait_ready()["generation"] == 2
+
+
+def test_a_canary_of_a_short_life_is_watched_until_its_hold_is_over(start: Start, place: Path) -> None:
+    master, recorder = start_app(start, place, "--max-lifetime", "1", number=2)
+    release(place, "r2", "notify")
+    assert master.cli("upgrade", "--canary", "1", "--hold", "3").returncode == 0
+    assert [event["event"] for event in recorder.events].count("hold-begun") == 1
+    assert recorder.wait_for("worker-due", generation=2)
+    check_airbag(recorder, 2)
 
 
 def test_more_canaries_than_the_surge_has_room_for(start: Start, place: Path) -> None:

@@ -51,7 +51,7 @@ class World:
     def exit(self, worker: int, status: int) -> None:
         """A worker exits; one that asks for new code by it gets its upgrade, as the master does it."""
         before = self.pool.workers[worker]
-        asked = observing.asks_for_upgrade(self.pool, before, status)
+        asked = observing.asks_for_upgrade(self.pool, before, status, self.now)
         running = self.pool.running_upgrade is not None
         self.observe(facts.Exited(worker, status))
         if asked and not running:
@@ -151,6 +151,9 @@ class World:
         if (self.pool.short_of_memory and self.pool.running_upgrade is None and worker.recycled_for is not None and alone
                 and self.pool.ready == self.pool.target):
             return  # break before make, where the host leaves no choice: one at a time, and from full strength only
+        upgrade = self.pool.running_upgrade
+        if upgrade is not None and upgrade.on_canary and worker.generation == self.pool.current and worker.recycled_for is not None:
+            assert worker.over_memory, f"a canary goes for its age or its requests while it is watched: {worker}"
         self.check_standstill(worker)
         counted = worker.available(self.now, self.pool.policy.min_ready_seconds)
         assert self.pool.ready - 1 >= self.pool.target, f"the airbag: {self.pool.ready} ready, {worker} is asked to go"
@@ -202,6 +205,8 @@ class World:
         pool, upgrade = self.pool, self.pool.running_upgrade
         assert pool.stopping is None, "a start while the master stops"
         assert pool.live + 1 <= pool.target + self.surge(), f"more than N + surge: {action}"
+        starting = sum(worker.state is State.STARTING for worker in pool.workers.values())
+        assert pool.policy.max_unacked is None or starting < pool.policy.max_unacked, "more at once than may be starting"
         generation = pool.generations[action.generation]
         assert self.now >= generation.not_before, f"{action} before its delay is over"
         if upgrade is None and not pool.ever_ready:

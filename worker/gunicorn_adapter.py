@@ -253,11 +253,13 @@ class Notices:
         except OSError as error:
             print("einhornpy: cannot reach the master at %s: %s" % (path, error), file=sys.stderr)
 
-    def send(self, text: str) -> None:
+    def send(self, text: str) -> bool:
+        """Return whether it was taken: the queue may be full, or the master gone."""
         try:
             self.socket.send(text.encode())
         except OSError:
-            pass  # the master is gone, and so are we soon
+            return False
+        return True
 
 
 class SharedListener(socket.socket):

@@ -15,9 +15,9 @@ RING = 16
 
 
 class Slot:
-    """One slot. `limit`: after so many requests `reached` is called, once, with a sentence (0: never)."""
+    """One slot. `limit`: after so many requests `reached` is called with a sentence, until it returns True (0: never)."""
 
-    def __init__(self, fd: int, offset: int, limit: int, reached: Callable[[str], None]) -> None:
+    def __init__(self, fd: int, offset: int, limit: int, reached: Callable[[str], bool]) -> None:
         start = offset - offset % mmap.ALLOCATIONGRANULARITY
         page = mmap.mmap(fd, offset - start + SLOT_SIZE, offset=start)
         # Assigning to a view of doubles stores eight aligned bytes at once; struct.pack_into writes them one by one.
@@ -58,9 +58,9 @@ class Slot:
                 words[5] += now - since
                 words[6] = 0.0
             words[1] += 1.0
-            full = words[3] == self.limit
-        if full:
-            self.reached("served %d requests" % self.limit)
+            full = 0 < self.limit <= words[3]
+        if full and self.reached("served %d requests" % self.limit):
+            self.limit = 0
 
     def fill_ring(self, now: float, since: float) -> None:
         """Note the busy seconds at the beginning of every second up to `now`; `since`: when we became busy, 0.0 if idle."""

@@ -1,0 +1,117 @@
+"""The commands of the control socket given by hand: what `einhornsh` is to Einhorn.
+
+readline of the standard library knows history, editing and completion; it is imported on a terminal only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from . import client
+
+HISTORY_LENGTH = 1000
+
+
+def run(master: client.Client, lines: Sequence[str]) -> int:
+    """Give the commands in `lines`, or else those that come on standard input; return the exit code: 0, or 1 if the master
+    refused one, which ends `lines` there.
+
+    Raises:
+        MasterGone: the master hung up.
+    """
+    if lines:
+        return 0 if all(give(master, command) for line in lines for command in commands_of(line)) else 1
+    if not sys.stdin.isatty():
+        answers = [give(master, command) for line in sys.stdin for command in commands_of(line)]
+        return 0 if all(answers) else 1
+    print(ask(master, "ehlo", {}, user=os.environ.get("USER", ""))["message"])
+    print('Type "help" for the commands, "exit" to leave.')
+    with line_editing(list(ask(master, "help", {})["result"]["commands"])):
+        while True:
+            try:
+                line = input("> ")
+            except EOFError:
+                print()
+                return 0
+            except KeyboardInterrupt:
+                print()
+                continue
+            for command in commands_of(line):
+                if command[0] in ("exit", "quit"):
+                    return 0
+                with contextlib.suppress(KeyboardInterrupt):
+                    give(master, command)
+
+
+def commands_of(line: str) -> Iterator[list[str]]:
+    """The words of each command of a line, as a shell reads them; a semicolon ends a command."""
+    reader = shlex.shlex(line, posix=True, punctuation_chars=";")
+    reader.whitespace_split = True
+    words: list[str] = []
+    try:
+        for word in reader:
+            if set(word) == {";"}:
+                if words:
+                    yield words
+                words = []
+            else:
+                words.append(word)
+    except ValueError as error:
+        print(f"einhornpy: cannot read {line.strip()!r}: {error}", file=sys.stderr)
+        return
+    if words:
+        yield words
+
+
+def give(master: client.Client, words: Sequence[str]) -> bool:
+    """Give one command and print its answers; return whether it was carried out."""
+    named = dict(word.split("=", 1) for word in words[1:] if "=" in word and not word.startswith(("{", "=")))
+    args: Any = {key: value_of(value) for key, value in named.items()} if named else list(words[1:])
+    try:
+        last = ask(master, words[0], args, tell=True)
+    except client.Failed as error:
+        print(f"einhornpy: {error}", file=sys.stderr)
+        return False
+    # An upgrade that went back was carried out, but not as it was meant.
+    return last["result"].get("outcome") in (None, "done")
+
+
+def ask(master: client.Client, command: str, args: Any, tell: bool = False, **beside: Any) -> dict[str, Any]:
+    last: dict[str, Any] = {}
+    for last in master.converse({"id": 1, "command": command, "args": args, **beside}):
+        if tell:
+            print(last["message"], flush=True)
+    return last
+
+
+def value_of(text: str) -> Any:
+    """An argument as what it looks like: true, false, a whole number, or a text."""
+    if text in ("true", "false"):
+        return text == "true"
+    return int(text) if text.lstrip("-").isdecimal() and len(text) < 16 else text
+
+
+@contextlib.contextmanager
+def line_editing(commands: Sequence[str]) -> Iterator[None]:
+    """Completion of commands, and a history that is kept in the user's state directory."""
+    import readline
+
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    path = f"{state}/einhornpy_history"
+    readline.set_completer(lambda text, number: ([*filter(lambda each: each.startswith(text), commands), None][number:] or [None])[0])
+    readline.set_completer_delims(" ;")
+    readline.parse_and_bind("tab: complete")
+    with contextlib.suppress(OSError):
+        readline.read_history_file(path)
+    readline.set_history_length(HISTORY_LENGTH)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.makedirs(state, mode=0o700, exist_ok=True)
+            readline.write_history_file(path)

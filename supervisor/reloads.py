@@ -1,0 +1,118 @@
+"""How the master replaces itself: the next program is asked whether it can read our state, then it is exec'ed over us.
+
+Same pid, same children, same sockets, same clients. Until exec has succeeded the old master goes on, and it goes on for good
+if the next program can't be started, or can't read the state. What the state holds is the host's business.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from ..control.protocol import BadRequest
+from . import handover, journal
+from .errands import Ended, Errand, Errands
+from .journal import Entry
+from .processes import CannotStart, Launch, find_program
+
+CHECK_STATE, TAKE_OVER = "--check-state", "--take-over"
+# The next program has this long to say that it can read the state; loading it takes a tenth of a second.
+CHECK_TIMEOUT = 30.0
+
+
+class Host(Protocol):
+    """What this module needs of the master."""
+
+    def state(self) -> dict[str, Any]: ...
+    def log(self, entry: Entry) -> None: ...
+    def reload_refused(self, reason: str) -> None: ...
+    def stopping(self) -> bool: ...
+    def busy(self) -> bool: ...
+
+
+class Reloads:
+    """The replacement that was asked for, if one was. `count`: how many there have been."""
+
+    def __init__(self, host: Host, errands: Errands, environ: Mapping[str, str], reexec_as: str | None, count: int) -> None:
+        self._host = host
+        self._errands = errands
+        self._environ = environ
+        self._command = [sys.executable, "-P", "-m", "einhornpy.supervisor"] if reexec_as is None else shlex.split(reexec_as)
+        self._wanted_by: str | None = None
+        self._asking = False
+        self._checked = False
+        self.count = count
+
+    def request(self, by: str) -> None:
+        """Ask for it. It happens as soon as no generation is in the making.
+
+        Raises:
+            BadRequest: the master stops.
+        """
+        if self._host.stopping():
+            raise BadRequest("stopping", "the master stops")
+        if self._wanted_by is None:
+            self._wanted_by = by
+            self._host.log(Entry("reload requested", {"by": by}))
+
+    def on_turn(self) -> None:
+        """Take the next step, if it is time for one. Does not return where the next program takes over."""
+        if self._wanted_by is None or self._asking:
+            return
+        if self._host.stopping():
+            self._refuse("the master stops")
+        elif not self._checked:
+            self._ask()
+        elif not self._host.busy():
+            self._exec()
+
+    def _ask(self) -> None:
+        document = {"format": handover.FORMAT, **self._host.state()}
+        launch = Launch([*self._command, CHECK_STATE], "/", self._environ, (), signal.SIGKILL)
+        self._asking = True
+        self._errands.send(Errand("check-state", launch, CHECK_TIMEOUT, self._answered, json.dumps(document)))
+
+    def _answered(self, ended: Ended) -> None:
+        self._asking = False
+        if ended.reason is None:
+            self._checked = True
+        else:
+            self._refuse(f"{shlex.join(self._command)} {ended.reason}" + (f": {ended.last_line}" if ended.last_line else ""))
+
+    def _exec(self) -> None:
+        document = self._host.state() | {"reloads": self.count + 1, "reloaded_by": self._wanted_by}
+        state = handover.sealed(document)
+        kept = [state, *descriptors(document)]
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            program = find_program(self._command[0], self._environ.get("PATH", os.defpath), os.getcwd())
+            for fd in kept:
+                os.set_inheritable(fd, True)
+            os.execve(program, [*self._command, TAKE_OVER, str(state)], dict(self._environ))
+        except (OSError, CannotStart) as error:
+            for fd in kept:
+                os.set_inheritable(fd, False)
+            self._refuse(f"cannot run {self._command[0]}: {error.strerror if isinstance(error, OSError) else error}")
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            os.close(state)
+
+    def _refuse(self, reason: str) -> None:
+        self._wanted_by, self._checked = None, False
+        self._host.log(Entry("reload refused", {"reason": reason, "so": "this master goes on"}, journal.ATTENTION))
+        self._host.reload_refused(reason)
+
+
+def descriptors(document: Mapping[str, Any]) -> Iterable[int]:
+    """Every descriptor that a state speaks of."""
+    place, running = document["place"], document["errands"]["running"]
+    return [
+        place["listener"], place["lock"], document["notify"], document["page"]["fd"], *document["processes"]["errors"],
+        *(each["fd"] for each in document["listeners"]), *(each["fd"] for each in document["sessions"]),
+        *(each["output"] for each in running if each["output"] is not None),
+    ]
