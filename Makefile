@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find supervisor control worker -name '*.py' -o -name py.typed)
 
+# Its dependencies want versions of their own.
+BASEPLATE := .venv-baseplate
+
 .PHONY: run test lint types soak bench clean
 
 $(VENV)/.dependencies: pyproject.toml
@@ -34,7 +37,12 @@ types: $(VENV)/.installed
 	$(BIN)/mypy -p einhornpy.supervisor -p einhornpy.control -p einhornpy.worker
 	$(BIN)/mypy tests bench
 
-test: lint types
+$(BASEPLATE)/.installed:
+	test -x $(BASEPLATE)/bin/python || $(PYTHON) -m venv $(BASEPLATE)
+	$(BASEPLATE)/bin/pip install --quiet --disable-pip-version-check 'baseplate>=2.7,<3'
+	touch $@
+
+test: lint types $(BASEPLATE)/.installed
 	$(BIN)/pytest -m "not soak"
 
 soak: $(VENV)/.installed
@@ -47,4 +55,4 @@ bench: $(VENV)/.installed
 	for name in status scale idle throughput page reload; do $(BIN)/python -m bench.$$name || exit 1; done
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(BASEPLATE) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

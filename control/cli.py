@@ -11,11 +11,14 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 from . import client, gate
+
+if TYPE_CHECKING:
+    from . import unit as unit_of_systemd
 
 HOLD = "a number of seconds such as 90 or 5min, or until-resume"
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -393,6 +396,56 @@ def events(command_name: str | None, socket_path: str | None, as_json: bool) -> 
             raise Exit(gate.STOPPING, "the master is gone") from None
 
 
+@cli.command("unit", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+             options_metavar="[--user]")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[OPTIONS OF RUN] -- COMMAND")
+def print_unit(words: tuple[str, ...]) -> None:
+    """Print a hardened systemd unit for this command line; with --user first, one for a user's own service manager.
+
+    \b
+      einhornpy unit -c shop -n 4 -b :8000 --chdir /srv/shop -- gunicorn app:wsgi
+      einhornpy unit --user -- gunicorn app:wsgi
+
+    For the system's manager, run's own --user and --group become the unit's User= and Group=: nothing runs as root then.
+    """
+    from . import unit
+
+    of_user = words[:1] == ("--user",)
+    click.echo(unit.unit(service(words[1:] if of_user else words, of_user), of_user), nl=False)
+
+
+def service(words: tuple[str, ...], of_user: bool) -> unit_of_systemd.Service:
+    """What a unit needs to know of a command line of run."""
+    from ..supervisor import settings
+    from . import unit
+
+    parameters = run_command().make_context("unit", list(words), resilient_parsing=False).params
+    command = parameters.pop("command")
+    try:
+        wanted = settings.load(given_only(parameters), command, {}, logical_directory())
+    except settings.BadSetting as error:
+        raise click.UsageError(str(error)) from None
+    left_out = {"command_name": 1, "socket_path": 1} | ({} if of_user else {"user": 1, "group": 1})
+    rest = [word for option in settings.OPTIONS if option.name in parameters and option.name not in left_out
+            for word in words_of(option, parameters[option.name])]
+    if parameters.get("config"):
+        rest += ["--config", os.path.join(logical_directory(), parameters["config"])]
+    ports = [re.search(r":([0-9]+)(,|$)", address) for address in wanted.bind]
+    return unit.Service(
+        os.path.abspath(sys.argv[0]), wanted.command_name, [*rest, "--", *wanted.command], wanted.chdir, max(len(wanted.bind), 1),
+        wanted.ready_timeout, wanted.graceful_timeout, any(port is not None and 0 < int(port[1]) < 1024 for port in ports),
+        wanted.stop_signal == "SIGTERM", None if of_user else wanted.user, None if of_user else wanted.group)
+
+
+def words_of(option: Any, value: Any) -> list[str]:
+    """An option of run as one would type it."""
+    if value in (None, ()):
+        return []
+    if option.switch:
+        return [option.flags[-1]] if value else ["--keep-children-on-exit"] if option.name == "kill_children_on_exit" else []
+    return [word for each in (value if option.many else [value]) for word in (option.flags[-1], str(each))]
+
+
 @cli.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def list_masters(as_json: bool) -> None:
@@ -441,8 +494,7 @@ def run_command() -> click.Command:
     parameters.append(click.Argument(["command"], nargs=-1, type=click.UNPROCESSED))
 
     def run(command: tuple[str, ...], **given: Any) -> NoReturn:
-        flags = {key: value for key, value in given.items() if value not in (None, ())}
-        handed_over = json.dumps({"flags": flags, "command": command, "directory": logical_directory()})
+        handed_over = json.dumps({"flags": given_only(given), "command": command, "directory": logical_directory()})
         # -P: a file of the app's in the current directory must not shadow a module of the master's.
         os.execv(sys.executable, [sys.executable, "-P", "-m", "einhornpy.supervisor", handed_over])
 
@@ -454,6 +506,11 @@ def run_command() -> click.Command:
              "a TOML file (max-surge = 2); the command line wins, then the environment, then the file.\n\n"
              "Exit codes: 0 after an asked-for stop, 1 it could not start, 2 wrong usage, 3 no worker ever became ready.",
     )
+
+
+def given_only(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The options that somebody gave."""
+    return {key: value for key, value in parameters.items() if value not in (None, ())}
 
 
 def refuse(flag: str, why: str, context: click.Context, parameter: click.Parameter, value: Any) -> None:

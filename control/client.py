@@ -157,10 +157,22 @@ def find(name: str | None, path: str | None) -> str:
     raise NoMaster(f"several masters run here: choose one with -c NAME or -d PATH{where}")
 
 
+def _places() -> list[str]:
+    places = protocol.socket_directories(os.environ, os.geteuid())
+    if protocol.SYSTEM_DIRECTORY not in places:
+        places.append(protocol.SYSTEM_DIRECTORY)
+    try:
+        with os.scandir(protocol.SYSTEM_DIRECTORY) as entries:
+            places += sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
+    except OSError:
+        pass
+    return places
+
+
 def running() -> list[Found]:
     """The masters of this user (for root: and of the system) that listen, by name. Each is asked once, briefly."""
     found = []
-    for directory in protocol.socket_directories(os.environ, os.geteuid()):
+    for directory in _places():
         try:
             names = sorted(os.listdir(directory))
             if not stat.S_ISDIR(os.lstat(directory).st_mode):

@@ -22,7 +22,7 @@ def unescape(line: bytes) -> bytes:
 
 
 def read_yaml(text: bytes) -> Any:
-    """Read plain YAML: no object, no merge key, at most 16 KiB.
+    """Read plain YAML: no object, no alias but of scalars, at most 16 KiB.
 
     Raises:
         ValueError: it is none.
@@ -30,8 +30,12 @@ def read_yaml(text: bytes) -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        def flatten_mapping(self, node: Any) -> None:
-            """Merge keys can make a short text a huge mapping: one that is there is refused as an unknown tag."""
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            """Aliases make a short text a huge document, unless they stand for scalars, as Ruby's sometimes do."""
+            coming: Any = self.peek_event()  # type: ignore[no-untyped-call]
+            if isinstance(coming, yaml.events.AliasEvent) and not isinstance(self.anchors.get(coming.anchor), yaml.nodes.ScalarNode):
+                raise ValueError("an alias of something large")
+            return super().compose_node(parent, index)
 
     if len(text) > LONGEST_YAML:
         raise ValueError(f"YAML is longer than {LONGEST_YAML} bytes")

@@ -154,13 +154,17 @@ def failure(request_id: Any, code: str, message: str, result: Mapping[str, Any] 
     }
 
 
+SYSTEM_DIRECTORY = "/run/einhornpy"
+
+
 def socket_directories(environ: Mapping[str, str], uid: int) -> list[str]:
-    """Where masters put their control sockets by default: the first for a new one, all of them to look in."""
+    """Where masters put their control sockets by default: the first for a new one, all of them to look in. (Clients look in
+    `SYSTEM_DIRECTORY` and one level below too, where systemd makes directories for its services.)"""
     directories = []
     if environ.get("XDG_RUNTIME_DIR", "").startswith("/"):
         directories.append(f"{environ['XDG_RUNTIME_DIR']}/einhornpy")
     if uid == 0:
-        directories.append("/run/einhornpy")
+        directories.append(SYSTEM_DIRECTORY)
     temporary = environ.get("TMPDIR", "")
     directories.append(f"{temporary if temporary.startswith('/') else '/tmp'}/einhornpy-{uid}")
     return directories
