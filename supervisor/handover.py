@@ -7,6 +7,7 @@ what is missing takes its default, so that neighbouring versions read each other
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import dataclasses
 import enum
 import fcntl
@@ -102,7 +103,8 @@ def read(fd: int) -> dict[str, Any]:
     Raises:
         Unreadable: it is none, or of a format that this program doesn't know.
     """
-    os.lseek(fd, 0, os.SEEK_SET)
+    with contextlib.suppress(OSError):  # it may be a pipe
+        os.lseek(fd, 0, os.SEEK_SET)
     data = b""
     while chunk := os.read(fd, 1 << 20):
         data += chunk

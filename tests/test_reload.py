@@ -1,0 +1,307 @@
+"""The master replaces itself: same pid, same workers, same sockets, same clients, and nobody notices."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from einhornpy.supervisor import handover
+from einhornpy.supervisor import pool as facts
+from hypothesis import given
+from hypothesis import strategies as st
+
+from .airbag import check
+from .harness import EINHORNPY, EXAMPLE, Master, get, wait_until
+from .load import Load
+from .test_einhorn import WORKER
+from .test_upgrade import check_airbag, release, start_app
+
+Start = Callable[..., Master]
+STATES = sorted((Path(__file__).parent / "states").glob("*.json"))
+
+
+def reload(master: Master) -> None:
+    result = master.cli("reload")
+    assert result.returncode == 0, result.stderr + master.log()
+    assert result.stdout.endswith(f"goes on, pid {master.pid}\n")
+
+
+def descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def pids(master: Master) -> set[int]:
+    return {worker["pid"] for worker in master.status()["workers"]}
+
+
+def test_same_pid_workers_sockets_and_clients(start: Start, place: Path) -> None:
+    master = start("-n", "2", "-b", "127.0.0.1:0", "-b", f"unix:{place}/app", "-m", "notify", "-e", f"{place}/pid", "-g", "--",
+                   *WORKER, "notify", "serve")
+    before = master.wait_ready()
+    recorder = master.record()
+    inode = os.stat(place / "app").st_ino
+    reload(master)
+    used = descriptors(master.pid)
+    for _ in range(3):
+        reload(master)
+    assert descriptors(master.pid) == used
+    after = master.status()
+    assert after["master"] == before["master"] | {"reloads": 4}
+    for key in ("gate", "generation", "target", "name"):
+        assert after[key] == before[key]
+    assert [each["address"] for each in after["listeners"]] == [each["address"] for each in before["listeners"]]
+    assert {worker["pid"] for worker in after["workers"]} == {worker["pid"] for worker in before["workers"]}
+    assert after["uptime_seconds"] > before["uptime_seconds"]
+    assert get(master.address)[0] == 200
+    # Who follows the events goes on hearing them, and a death after it is mended.
+    victim = after["workers"][0]["pid"]
+    os.kill(victim, signal.SIGKILL)
+    recorder.wait_for("worker-died", pid=victim)
+    master.wait_ready()
+    assert os.stat(place / "app").st_ino == inode
+    assert master.stop() == 0
+    assert not (place / "app").exists()
+    assert not (place / "pid").exists()
+
+
+def test_an_upgrade_its_hook_its_canary_and_its_check_go_on(start: Start, place: Path) -> None:
+    os.mkfifo(place / "hook")
+    os.mkfifo(place / "check")
+    master, recorder = start_app(start, place, "--on-upgrade-start", f"cat {place}/hook")
+    release(place, "r2", "notify")
+    answers: list[dict[str, Any]] = []
+    asked = threading.Thread(target=lambda: answers.append(master.ask(
+        "upgrade", canary=1, hold="until-resume", check=f"cat {place}/check", release="two")))
+    asked.start()
+    recorder.wait_for("upgrade-started")
+    reload(master)
+    (place / "hook").write_text("yes")
+    recorder.wait_for("hold-begun")
+    reload(master)
+    assert master.status()["upgrade"]["check"] == "running"
+    (place / "check").write_text("yes")
+    recorder.wait_for("check-passed")
+    reload(master)
+    assert master.cli("pause").returncode == 0
+    reload(master)
+    assert master.status()["gate"] == "paused"
+    assert master.cli("resume").returncode == 0
+    assert master.cli("resume").returncode == 0
+    recorder.wait_for("worker-ready", count=2, generation=2)
+    reload(master)
+    asked.join(60)
+    assert answers[0]["message"] == "Upgrade done", "who waited for the upgrade heard of its end, through five masters"
+    check_airbag(recorder, 3)
+    assert master.status()["release"] == "two"
+    assert json.loads(master.cli("history", "--json").stdout)[0]["outcome"] == "done"
+    assert master.cli("rollback").returncode == 0
+
+
+def test_workers_that_die_or_leave_in_the_gap_are_not_missed(start: Start, place: Path) -> None:
+    master, recorder = start_app(start, place, "-s", "0.1")
+    for _ in range(6):
+        victim = min(pids(master))
+        running = subprocess.Popen([EINHORNPY, "reload", "-d", master.path], env=master.environment, stdout=subprocess.DEVNULL)
+        recorder.wait_for("reload-requested", count=len([e for e in recorder.events if e["event"] == "reload-requested"]) or 1)
+        os.kill(victim, signal.SIGKILL)
+        assert running.wait(60) == 0
+        recorder.wait_for("worker-died", pid=victim)
+        master.wait_ready()
+    # Retiring ones: asked to go before, gone after.
+    release(place, "r2", "notify", )
+    begin = master.cli("upgrade", "--no-wait")
+    assert begin.returncode == 0
+    recorder.wait_for("worker-retiring")
+    reload(master)
+    recorder.wait_for("upgrade-ended")
+    children = subprocess.run(["ps", "--ppid", str(master.pid), "-o", "stat="], text=True, capture_output=True).stdout.split()
+    assert not any(state.startswith("Z") for state in children)
+
+
+def under_load(start: Start, count: int, upgrades: int) -> tuple[int, int]:
+    """Reload again and again under load, with upgrades, canaries and retiring workers in between."""
+    master = start("-n", "3", "-b", "127.0.0.1:0", "--chdir", str(EXAMPLE), "--", "gunicorn", "-k", "gthread", "--threads", "4",
+                   "app:wsgi", environment={"IMPORT_SECONDS": "0.2"})
+    master.wait_ready()
+    recorder = master.record()
+    dice = random.Random(1)
+    with Load(master.address, rate=80) as load:
+        done = 0
+        for number in range(upgrades):
+            canary = ["--canary", "1", "--hold", "0.5"] if number % 2 else []
+            running = subprocess.Popen([EINHORNPY, "upgrade", "-d", master.path, *canary], env=master.environment,
+                                       stdout=subprocess.DEVNULL)
+            while running.poll() is None and done < count:
+                reload(master)
+                done += 1
+                if dice.random() < 0.3:
+                    recorder.wait_for("worker-ready", count=1)
+            assert running.wait(120) == 0, master.log()
+        while done < count:
+            reload(master)
+            done += 1
+    assert not load.report.failures, load.report.why()
+    check(recorder, 3)
+    assert master.status()["master"]["reloads"] == count
+    return load.report.sent, count
+
+
+def test_reloads_under_load_lose_no_request(start: Start) -> None:
+    sent, _ = under_load(start, 10, 2)
+    assert sent > 100
+
+
+@pytest.mark.soak
+def test_soak_of_reloads(start: Start) -> None:
+    sent, count = under_load(start, 50, 6)
+    print(f"\n{count} reloads in a row, 6 upgrades meanwhile, {sent} requests, 0 failed")
+
+
+def test_new_settings_count_and_broken_ones_are_refused(start: Start, place: Path) -> None:
+    config = place / "web.toml"
+    config.write_text("max-surge = 1\nnumber = 1\n")
+    master = start("--config", str(config), "-m", "notify", "--", *WORKER, "notify")
+    master.wait_ready()
+    config.write_text("max-surge = 'many'\nnumber = 1\n")
+    result = master.cli("reload")
+    assert (result.returncode, "max-surge: got 'many', expected a whole number" in result.stderr) == (1, True)
+    assert "so=\"this master goes on\"" in master.wait_log("reload refused")
+    assert master.status()["master"]["reloads"] == 0
+    config.write_text("max-surge = 2\nnumber = 1\n")
+    reload(master)
+    assert ":max_upgrade_additional: 2" in master.ask("state")["message"]
+
+
+@pytest.mark.parametrize(("script", "why"), [
+    ("echo 'cannot take over: no' >&2; exit 1", "exited with code 1: cannot take over: no"),
+    ("kill -9 $$", "was ended by signal 9"),
+    ("rm \"$0\"", "command not found"),
+])
+def test_a_next_program_that_cannot_go_on_is_refused(start: Start, place: Path, script: str, why: str) -> None:
+    program = place / "next"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    master = start("-n", "1", "-m", "notify", "--reexec-as", str(program), "--", *WORKER, "notify")
+    before = master.wait_ready()
+    used = descriptors(master.pid)
+    for _ in range(2):
+        result = master.cli("reload")
+        assert result.returncode == 1
+        if "rm" not in script:
+            assert why in result.stderr
+    assert why in master.log()
+    assert pids(master) == {worker["pid"] for worker in before["workers"]}
+    assert descriptors(master.pid) == used
+    assert not any(os.get_inheritable(int(fd)) for fd in ("3",) if False)
+    # Workers of the old master get nothing of what was meant for the next one.
+    assert master.cli("upgrade").returncode == 0
+    (worker,) = master.status()["workers"]
+    assert not [name for name in os.listdir(f"/proc/{worker['pid']}/fd") if "state" in os.readlink(f"/proc/{worker['pid']}/fd/{name}")]
+
+
+def test_reexec_as_and_upgrade_with_reload(start: Start, place: Path) -> None:
+    state, program = place / "state.json", place / "next"
+    program.write_text(f"#!/bin/sh\necho $1 >> {place}/asked\n[ $1 = --check-state ] && "
+                       f"{{ tee {state} | {EINHORNPY} --check-state; exit; }}\nexec {EINHORNPY} \"$@\"\n")
+    program.chmod(0o755)
+    master = start("-n", "1", "-m", "notify", "--reexec-as", str(program), "--", *WORKER, "notify")
+    master.wait_ready()
+    result = master.cli("upgrade", "--reload", "--release", "two")
+    assert result.returncode == 0, result.stderr
+    assert (place / "asked").read_text().split() == ["--check-state", "--take-over"]
+    document = master.status()
+    assert (document["master"]["reloads"], document["release"]) == (1, "two")
+    checked = subprocess.run([EINHORNPY, "--check-state"], stdin=state.open("rb"), capture_output=True, text=True)
+    assert (checked.returncode, checked.stdout) == (0, "einhornpy 0.1.0 can take over\n")
+
+
+def test_a_reload_while_it_stops_is_refused(start: Start, place: Path) -> None:
+    master = start("-n", "1", "-m", "notify", "--graceful-timeout", "3", "--", *WORKER, "notify", "deaf")
+    master.wait_ready()
+    assert master.cli("stop", "--no-wait").returncode == 0
+    result = master.cli("reload")
+    assert (result.returncode, result.stderr) == (6, "einhornpy: the master stops\n")
+    assert master.wait_exit() == 0
+
+
+# --- the state document ---
+
+
+@pytest.mark.parametrize("path", STATES, ids=lambda path: path.stem)
+def test_the_state_of_every_released_version_is_read(path: Path) -> None:
+    checked = subprocess.run([EINHORNPY, "--check-state"], stdin=path.open("rb"), capture_output=True, text=True)
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_there_is_a_state_of_this_version() -> None:
+    from einhornpy.supervisor.master import VERSION
+
+    assert VERSION in {path.stem for path in STATES}
+
+
+@pytest.mark.parametrize(("change", "line"), [
+    (lambda state: state.update(format=2), "the state has format 2, this program reads 1"),
+    (lambda state: state.pop("pool"), "the state has no pool"), (lambda state: state["pool"].update(target="x"), "'x' is no int"),
+    (lambda state: state["pool"].pop("policy"), "expected Pool"), (lambda state: state["given"]["flags"].update(number="0"), "got '0'"),
+    (lambda state: state.clear(), "it is no state"),
+])
+def test_a_state_that_cannot_be_read_is_one_line(place: Path, change: Callable[[Any], None], line: str) -> None:
+    state = json.loads(STATES[-1].read_text())
+    change(state)
+    (place / "state").write_text(json.dumps(state))
+    checked = subprocess.run([EINHORNPY, "--check-state"], stdin=(place / "state").open("rb"), capture_output=True, text=True)
+    assert checked.returncode in (1, 2)
+    assert (checked.stderr.count("\n"), line in checked.stderr) == (1, True), checked.stderr
+
+
+def test_what_a_neighbouring_version_adds_or_lacks_is_no_obstacle() -> None:
+    plain = handover.plain(facts.Worker(1, 0, 1, 100, 5.0))
+    plain["invented_later"] = 3
+    del plain["memory"]
+    assert handover.made(facts.Worker, plain) == facts.Worker(1, 0, 1, 100, 5.0)
+
+
+workers = st.builds(facts.Worker, id=st.integers(1, 9), index=st.integers(0, 3), generation=st.integers(1, 3), pid=st.integers(1, 999),
+                    spawned_at=st.floats(0, 1e6), state=st.sampled_from(facts.State), recycled_for=st.none() | st.text())
+recipes = st.builds(facts.Recipe, command=st.tuples(st.text()), directory=st.text(),
+                    environment=st.dictionaries(st.text(), st.text(st.characters(exclude_categories=[]))))
+upgrades = st.builds(facts.Upgrade, from_generation=st.just(1), to_generation=st.just(2), terms=st.builds(facts.Terms),
+                     requested_by=st.text(), started_at=st.just(0.0), started_wall=st.just(0.0), progress_at=st.just(0.0),
+                     vacant=st.frozensets(st.integers(0, 5)), reason=st.none() | st.text())
+pools = st.builds(facts.Pool, policy=st.builds(facts.Policy), target=st.integers(1, 9), current=st.just(1),
+                  generations=st.dictionaries(st.integers(1, 9), st.builds(facts.Generation, number=st.integers(1, 9), recipe=recipes)),
+                  workers=st.dictionaries(st.integers(1, 9), workers), upgrade=st.none() | upgrades, stopping=st.none(),
+                  restarts=st.dictionaries(st.integers(0, 3), st.integers(0, 9)), history=st.tuples(upgrades),
+                  remembered=st.just({}))
+
+
+@given(pools)
+def test_every_pool_survives_the_way_through_a_sealed_file(pool: facts.Pool) -> None:
+    fd = handover.sealed({"pool": handover.plain(pool)})
+    try:
+        with pytest.raises(OSError):
+            os.write(fd, b"x")
+        assert handover.made(facts.Pool, handover.read(fd)["pool"]) == pool
+    finally:
+        os.close(fd)
+
+
+def test_ask_again_while_one_is_under_way(start: Start, place: Path) -> None:
+    master = start("-n", "1", "-m", "notify", "--", *WORKER, "notify")
+    master.wait_ready()
+    results: list[int] = []
+    threads = [threading.Thread(target=lambda: results.append(master.cli("reload").returncode)) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert results == [0] * 5
+    wait_until(lambda: master.status()["gate"] == "ready", "ready", master.log)
