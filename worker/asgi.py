@@ -57,7 +57,7 @@ class _Worker:
         self.keep_alive = keep_alive
         self.servers: List[Any] = []
         self.retiring = self.left = False
-        self.promised = 0.0  # when the last answer ended that promised to keep its connection
+        self.promised = float("-inf")  # when the last answer ended that promised to keep its connection
 
     async def live(self, app: App, scope: Any, receive: Any, send: Any) -> None:
         """Pass the lifespan on, and look at how the startup ends."""
@@ -131,8 +131,9 @@ class _Worker:
     def answering(self, scope: Any, send: Any) -> Any:
         """`send` for one request: it announces the end while we retire, else it notes the promise."""
         # HTTP/2 has no such header: its clients are told by the server's GOAWAY.
-        http1 = scope.get("http_version", "1.1") in ("1.0", "1.1")
-        ends = http1 and any(name == b"connection" and value.lower() == b"close" for name, value in scope["headers"])
+        version = scope.get("http_version", "1.1")
+        http1 = version in ("1.0", "1.1")
+        ends = version == "1.0" or (b"connection", b"close") in [(name, value.lower()) for name, value in scope["headers"]]
 
         async def answer(message: Any) -> None:
             nonlocal ends
