@@ -85,7 +85,9 @@ def test_two_upgrades_under_load_lose_nothing(start: Start, place: Path, section
     assert section == "http.server" or {"1", "2", "3"} <= report.bodies.keys()
     check(recorder, 2)
     assert "worker killed" not in master.log()
-    assert master.status()["generation"] == 3
+    document = master.status()
+    assert document["generation"] == 3
+    assert document["listeners"][0]["backlog"] == 2048, "the server's own listen() has made the queue shorter"
 
 
 @pytest.mark.parametrize("section", [section for section, keeps in SERVERS.items() if keeps])
@@ -110,6 +112,11 @@ def test_a_connection_reused_at_the_worst_moment_gets_its_answer(
         assert connection.ended(), "reset after its last answer"
 
     reused_at_the_worst_moment(master, connections, send)
+
+
+def test_the_page_shows_the_example() -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert snippet in (EXAMPLES / "shop_ready.py").read_text()
 
 
 ASGI = ["uvicorn", "hypercorn"]

@@ -14,7 +14,7 @@ const server = http.createServer((request, response) => {
 });
 server.keepAliveTimeout = 2000; // Node's default is 5000
 
-server.listen({ fd: 3, backlog: 2048 }, () => {
+server.listen({ fd: 3 }, 2048, () => {
   const ack = JSON.stringify({ command: 'worker:ack', pid: process.pid });
   net.connect(process.env.EINHORN_SOCK_PATH).end(ack + '\n');
 });

@@ -34,7 +34,7 @@ def retire():
 
 waitress.channel.HTTPChannel.task_class = Task
 connections = {}
-server = waitress.create_server(app, map=connections, sockets=worker.listeners(), threads=8,
+server = waitress.create_server(app, map=connections, sockets=worker.listeners(), threads=8, backlog=2048,
                                 channel_timeout=2, cleanup_interval=1)  # idle connections: waitress's default is 120 s
 worker.on_retire(retire)
 worker.ready()
