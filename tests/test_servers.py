@@ -20,9 +20,9 @@ import pytest
 from einhornpy.worker import asgi
 
 from .airbag import check, upgrades_under_load
-from .harness import ROOT, Master, get, wait_until
+from .harness import DEADLINE, ROOT, Master, get, wait_until
 from .load import Load
-from .test_draining import Connection, connect, reused_at_the_worst_moment  # noqa: F401
+from .test_draining import Connection, connect  # noqa: F401
 
 Start = Callable[..., Master]
 EXAMPLES = ROOT / "examples" / "servers"
@@ -98,20 +98,43 @@ def test_a_connection_reused_at_the_worst_moment_gets_its_answer(
     master.wait_ready()
     master.ask("scale", to=1)
     master.wait_status(lambda document: len(document["workers"]) == 1)
+    recorder = master.record()
     connections = [connect(master.address) for _ in range(40)]
-    for connection in connections:
+
+    def request(connection: Connection) -> bool:
+        """One more on this connection; return whether its answer announces the end."""
         connection.request()
-        assert connection.answer()[:2] == (200, False)
+        status, close, _ = connection.answer()
+        assert status == 200
+        return close
 
-    def send(connection: Connection) -> None:
-        close = False
-        while not close:  # some are answered before the worker knows that it is to go
-            connection.request()
-            status, close, _ = connection.answer()
-            assert status == 200
-        assert connection.ended(), "reset after its last answer"
+    assert master.cli("upgrade", "--no-wait", "--canary", "1", "--hold", "until-resume").returncode == 0
+    while master.status()["gate"] != "paused":  # the new worker may take its time: no connection idles meanwhile
+        assert [request(connection) for connection in connections] == [False] * 40
+    moments = (threading.Event(), threading.Event())
+    lost: list[BaseException] = []
 
-    reused_at_the_worst_moment(master, connections, send)
+    def go_on(moment: threading.Event, connection: Connection) -> None:
+        try:
+            moment.wait(DEADLINE)
+            while not request(connection):
+                pass  # some are answered before the worker knows that it is to go
+            assert connection.ended(), "reset after its last answer"
+        except (OSError, EOFError, AssertionError) as error:
+            lost.append(error)
+
+    threads = [threading.Thread(target=go_on, args=(moments[number % 2], each)) for number, each in enumerate(connections)]
+    for thread in threads:
+        thread.start()
+    moments[0].set()
+    master.ask("resume")
+    recorder.wait_for("worker-retiring", generation=1)
+    moments[1].set()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert not lost, f"{len(lost)} of {len(connections)}: {lost}\n{master.log()}"
+    recorder.wait_for("upgrade-ended")
+    assert "worker killed" not in master.log()
 
 
 def test_the_page_shows_the_example() -> None:
