@@ -29,8 +29,9 @@ def ready_when_started(app: App, keep_alive: float = KEEP_ALIVE) -> App:
 
     - says ready when the startup of `app` is complete (or it knows no lifespan) and the server then listens;
     - fails the start when the startup raises, where the servers would go on without lifespan;
-    - on SIGTERM, SIGUSR2 or the master's `--stop-signal` (SIGINT is the server's) accepts nobody any more, ends each answer with `Connection: close`,
-      and sends the server the SIGINT on which it leaves only when the connections that it promised to keep are over.
+    - on SIGTERM, SIGUSR2 or the master's `--stop-signal` (SIGINT is the server's) accepts nobody any more, ends each answer
+      with `Connection: close`, and sends the server the SIGINT on which it leaves only when the connections that it promised
+      to keep are over.
 
     In any other process, and under gunicorn, where the adapter does it, nothing is different.
 
