@@ -15,11 +15,13 @@ _NOT_INHERITED = (
     "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "EINHORNPY_",
     "EINHORN_",
 )
+# Words for the worker's own code, see worker/asgi.py: the master passes them on like any other.
+FOR_WORKERS = frozenset({"EINHORNPY_ASGI_APP", "EINHORNPY_ASGI_KEEP_ALIVE"})
 
 
 def inherited(environ: Mapping[str, str]) -> dict[str, str]:
     """The part of the master's environment that workers get too."""
-    return {key: value for key, value in environ.items() if not key.startswith(_NOT_INHERITED)}
+    return {key: value for key, value in environ.items() if key in FOR_WORKERS or not key.startswith(_NOT_INHERITED)}
 
 
 def environment(

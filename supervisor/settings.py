@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .attributes import core_list, limit, niceness
+from .contract import FOR_WORKERS
 
 ENVIRONMENT_PREFIX = "EINHORNPY_"
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 # Given to workers by a master; a master started by a worker must not take them for settings.
-NOT_SETTINGS = {"EINHORNPY_GENERATION", "EINHORNPY_ADAPTER", "EINHORNPY_RETIRE_SIGNAL", "EINHORNPY_STATUS"}
+NOT_SETTINGS = {"EINHORNPY_GENERATION", "EINHORNPY_ADAPTER", "EINHORNPY_RETIRE_SIGNAL", "EINHORNPY_STATUS", *FOR_WORKERS}
 
 
 class BadSetting(ValueError):

@@ -89,7 +89,8 @@ def on_retire(callback: Callable[[], None]) -> bool:
     """Call `callback` once when we are asked to finish and leave; return whether it will be.
 
     It runs in the main thread, from the handler of SIGTERM, SIGUSR2 or the master's `--stop-signal`, between any two
-    instructions: let it set a flag or an event. Several callbacks are called in their order.
+    instructions: let it set a flag, write to a pipe or start a thread. It must take no lock that the main thread may hold at
+    that moment: `threading.Event.set` hangs where the main thread waits for that event. Several are called in their order.
 
     Raises:
         ValueError: not called in the main thread.

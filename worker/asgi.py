@@ -1,0 +1,162 @@
+"""Lets an ASGI app under uvicorn or hypercorn say ready by itself, and lose nobody when it is asked to leave.
+
+In code: `app = ready_when_started(app)`. Without touching the app: serve `einhornpy.worker.asgi:app` and name yours in
+EINHORNPY_ASGI_APP=module:attribute. Standard library from Python 3.9 on; the server must run in this very process.
+"""
+
+import asyncio
+import importlib
+import os
+import signal
+import sys
+import time
+import traceback
+from typing import Any, Awaitable, Callable, List
+
+from . import info, ready
+
+__all__ = ["ready_when_started"]
+
+App = Callable[[Any, Any, Any], Awaitable[None]]
+# What uvicorn and hypercorn give an idle connection, unless told otherwise.
+KEEP_ALIVE = 5.0
+# A connection that was accepted last may still have to send its first request.
+LEAST_LINGER = 1.0
+
+
+def ready_when_started(app: App, keep_alive: float = KEEP_ALIVE) -> App:
+    """Return an ASGI app that does what `app` does and, in a worker of einhornpy's,
+
+    - says ready when the startup of `app` is complete (or it knows no lifespan) and the server then listens;
+    - fails the start when the startup raises, where the servers would go on without lifespan;
+    - on SIGTERM, SIGUSR2 or the master's `--stop-signal` (SIGINT is the server's) accepts nobody any more, ends each answer
+      with `Connection: close`, and sends the server the SIGINT on which it leaves only when the connections that it promised
+      to keep are over.
+
+    In any other process, and under gunicorn, where the adapter does it, nothing is different.
+
+    Args:
+        keep_alive: seconds after which the server closes an idle connection.
+    """
+    worker = _Worker(keep_alive)
+
+    async def wrapped(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await worker.live(app, scope, receive, send)
+        elif scope["type"] == "http":
+            await app(scope, receive, worker.answering(scope, send))
+        else:
+            await app(scope, receive, send)
+
+    return wrapped
+
+
+class _Worker:
+    """This process, as far as one app knows it."""
+
+    def __init__(self, keep_alive: float) -> None:
+        self.keep_alive = keep_alive
+        self.servers: List[Any] = []
+        self.retiring = self.left = False
+        self.promised = float("-inf")  # when the last answer ended that promised to keep its connection
+
+    async def live(self, app: App, scope: Any, receive: Any, send: Any) -> None:
+        """Pass the lifespan on, and look at how the startup ends."""
+        asked = answered = False
+
+        async def ask() -> Any:
+            nonlocal asked
+            message = await receive()
+            asked = True
+            return message
+
+        async def answer(message: Any) -> None:
+            nonlocal answered
+            answered = True
+            if message["type"] == "lifespan.startup.complete":
+                self.started()
+            await send(message)
+
+        try:
+            await app(scope, ask, answer)
+        except Exception:
+            if asked and not answered:
+                # The servers would take it for an app that knows no lifespan, and serve.
+                await send({"type": "lifespan.startup.failed", "message": traceback.format_exc()})
+            elif not answered:
+                self.started()
+            raise
+        if not answered:
+            self.started()
+
+    def started(self) -> None:
+        """The app is: say ready as soon as the server listens, which is its next step, and take over the retiring."""
+        if info() is None:
+            if "EINHORN_MASTER_PID" in os.environ:
+                print("einhornpy: not ready: pid %d serves, but is a child of the worker; run the server with one process"
+                      % os.getpid(), file=sys.stderr, flush=True)
+            return
+        if os.path.basename(getattr(sys.modules["__main__"], "__file__", None) or "") == "gunicorn_adapter.py":
+            return
+        try:
+            loop: Any = asyncio.get_running_loop()
+        except RuntimeError:  # trio
+            ready()
+            return
+        create_server = loop.create_server
+
+        async def create_and_say(*arguments: Any, **options: Any) -> Any:
+            server = await create_server(*arguments, **options)
+            self.servers.append(server)
+            ready()
+            return server
+
+        loop.create_server = create_and_say
+        for name in {"SIGTERM", "SIGUSR2", os.environ.get("EINHORNPY_RETIRE_SIGNAL", "SIGTERM")} - {"SIGINT"}:
+            loop.add_signal_handler(signal.Signals[name], self.retire, loop)
+
+    def retire(self, loop: Any) -> None:
+        if self.retiring:
+            self.leave()  # asked twice: somebody is in a hurry
+            return
+        self.retiring = True
+        for server in self.servers:
+            server.close()
+        loop.call_later(max(LEAST_LINGER, self.promised + self.keep_alive - time.monotonic()), self.leave)
+
+    def leave(self) -> None:
+        if not self.left:
+            self.left = True
+            signal.raise_signal(signal.SIGINT)
+
+    def answering(self, scope: Any, send: Any) -> Any:
+        """`send` for one request: it announces the end while we retire, else it notes the promise."""
+        # HTTP/2 has no such header: its clients are told by the server's GOAWAY.
+        version = scope.get("http_version", "1.1")
+        http1 = version in ("1.0", "1.1")
+        ends = version == "1.0" or (b"connection", b"close") in [(name, value.lower()) for name, value in scope["headers"]]
+
+        async def answer(message: Any) -> None:
+            nonlocal ends
+            if http1 and self.retiring and message["type"] == "http.response.start":
+                headers = [(name, value) for name, value in message.get("headers", ()) if name.lower() != b"connection"]
+                message = dict(message, headers=[*headers, (b"connection", b"close")])
+                ends = True
+            await send(message)
+            if message["type"] == "http.response.body" and not message.get("more_body", False) and not ends:
+                self.promised = time.monotonic()
+
+        return answer
+
+
+def _load(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in (attribute or "app").split("."):
+        found = getattr(found, part)
+    return found
+
+
+if "EINHORNPY_ASGI_APP" in os.environ:
+    app = ready_when_started(_load(os.environ["EINHORNPY_ASGI_APP"]),
+                             float(os.environ.get("EINHORNPY_ASGI_KEEP_ALIVE", KEEP_ALIVE)))
