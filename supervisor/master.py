@@ -508,7 +508,9 @@ class Master:
             case planner.EndHold():
                 self.observe(pool.HoldEnded())
             case planner.Retire():
-                number = "SIGTERM" if self.pool.stopping == "terminate" else self.settings.stop_signal
+                # SIGTERM to the master is SIGTERM to its workers, as in Einhorn, unless somebody named another one for them.
+                by_rule = self.pool.stopping == "terminate" and not self.settings.given("stop_signal")
+                number = "SIGTERM" if by_rule else self.settings.stop_signal
                 self._processes.signal(self.pool.workers[action.worker].pid, signal.Signals[number])
                 self.observe(pool.Retired(action.worker, action.reason))
             case planner.Kill():

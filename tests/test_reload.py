@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from .airbag import check
-from .harness import EINHORNPY, EXAMPLE, Master, get, wait_until
+from .harness import DEADLINE, EINHORNPY, EXAMPLE, Master, get, wait_until
 from .load import Load
 from .test_einhorn import WORKER
 from .test_upgrade import check_airbag, release, start_app
@@ -32,6 +32,11 @@ def reload(master: Master) -> None:
     result = master.cli("reload")
     assert result.returncode == 0, result.stderr + master.log()
     assert result.stdout.endswith(f"goes on, pid {master.pid}\n")
+
+
+def check_state(path: Path) -> subprocess.CompletedProcess[str]:
+    """Ask this program whether it could take over from the state in a file."""
+    return subprocess.run([EINHORNPY, "--check-state"], input=path.read_text(), capture_output=True, text=True, timeout=DEADLINE)
 
 
 def descriptors(pid: int) -> int:
@@ -52,7 +57,7 @@ def test_same_pid_workers_sockets_and_clients(start: Start, place: Path) -> None
     used = descriptors(master.pid)
     for _ in range(3):
         reload(master)
-    assert descriptors(master.pid) == used
+    wait_until(lambda: descriptors(master.pid) <= used, "no more descriptors than before", master.log)
     after = master.status()
     assert after["master"] == before["master"] | {"reloads": 4}
     for key in ("gate", "generation", "target", "name"):
@@ -102,21 +107,20 @@ def test_an_upgrade_its_hook_its_canary_and_its_check_go_on(start: Start, place:
     check_airbag(recorder, 3)
     assert master.status()["release"] == "two"
     assert json.loads(master.cli("history", "--json").stdout)[0]["outcome"] == "done"
-    assert master.cli("rollback").returncode == 0
 
 
 def test_workers_that_die_or_leave_in_the_gap_are_not_missed(start: Start, place: Path) -> None:
     master, recorder = start_app(start, place, "-s", "0.1")
-    for _ in range(6):
+    for number in range(6):
         victim = min(pids(master))
         running = subprocess.Popen([EINHORNPY, "reload", "-d", master.path], env=master.environment, stdout=subprocess.DEVNULL)
-        recorder.wait_for("reload-requested", count=len([e for e in recorder.events if e["event"] == "reload-requested"]) or 1)
+        recorder.wait_for("reload-requested", count=number + 1)
         os.kill(victim, signal.SIGKILL)
         assert running.wait(60) == 0
         recorder.wait_for("worker-died", pid=victim)
         master.wait_ready()
     # Retiring ones: asked to go before, gone after.
-    release(place, "r2", "notify", )
+    release(place, "r2", "notify")
     begin = master.cli("upgrade", "--no-wait")
     assert begin.returncode == 0
     recorder.wait_for("worker-retiring")
@@ -199,12 +203,12 @@ def test_a_next_program_that_cannot_go_on_is_refused(start: Start, place: Path, 
             assert why in result.stderr
     assert why in master.log()
     assert pids(master) == {worker["pid"] for worker in before["workers"]}
-    assert descriptors(master.pid) == used
-    assert not any(os.get_inheritable(int(fd)) for fd in ("3",) if False)
+    wait_until(lambda: descriptors(master.pid) <= used, "descriptors closed again", master.log)
     # Workers of the old master get nothing of what was meant for the next one.
     assert master.cli("upgrade").returncode == 0
     (worker,) = master.status()["workers"]
-    assert not [name for name in os.listdir(f"/proc/{worker['pid']}/fd") if "state" in os.readlink(f"/proc/{worker['pid']}/fd/{name}")]
+    assert sorted(os.listdir(f"/proc/{worker['pid']}/fd"))[:3] == ["0", "1", "2"]
+    assert not [fd for fd in Path(f"/proc/{worker['pid']}/fd").iterdir() if "state" in os.readlink(fd)]
 
 
 def test_reexec_as_and_upgrade_with_reload(start: Start, place: Path) -> None:
@@ -219,7 +223,7 @@ def test_reexec_as_and_upgrade_with_reload(start: Start, place: Path) -> None:
     assert (place / "asked").read_text().split() == ["--check-state", "--take-over"]
     document = master.status()
     assert (document["master"]["reloads"], document["release"]) == (1, "two")
-    checked = subprocess.run([EINHORNPY, "--check-state"], stdin=state.open("rb"), capture_output=True, text=True)
+    checked = check_state(state)
     assert (checked.returncode, checked.stdout) == (0, "einhornpy 0.1.0 can take over\n")
 
 
@@ -237,7 +241,7 @@ def test_a_reload_while_it_stops_is_refused(start: Start, place: Path) -> None:
 
 @pytest.mark.parametrize("path", STATES, ids=lambda path: path.stem)
 def test_the_state_of_every_released_version_is_read(path: Path) -> None:
-    checked = subprocess.run([EINHORNPY, "--check-state"], stdin=path.open("rb"), capture_output=True, text=True)
+    checked = check_state(path)
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
@@ -250,14 +254,15 @@ def test_there_is_a_state_of_this_version() -> None:
 @pytest.mark.parametrize(("change", "line"), [
     (lambda state: state.update(format=2), "the state has format 2, this program reads 1"),
     (lambda state: state.pop("pool"), "the state has no pool"), (lambda state: state["pool"].update(target="x"), "'x' is no int"),
-    (lambda state: state["pool"].pop("policy"), "expected Pool"), (lambda state: state["given"]["flags"].update(number="0"), "got '0'"),
+    (lambda state: state["pool"].pop("policy"), "expected Pool"),
+    (lambda state: state["given"]["flags"].update(number="0"), "got '0'"),
     (lambda state: state.clear(), "it is no state"),
 ])
 def test_a_state_that_cannot_be_read_is_one_line(place: Path, change: Callable[[Any], None], line: str) -> None:
     state = json.loads(STATES[-1].read_text())
     change(state)
     (place / "state").write_text(json.dumps(state))
-    checked = subprocess.run([EINHORNPY, "--check-state"], stdin=(place / "state").open("rb"), capture_output=True, text=True)
+    checked = check_state(place / "state")
     assert checked.returncode in (1, 2)
     assert (checked.stderr.count("\n"), line in checked.stderr) == (1, True), checked.stderr
 
@@ -269,15 +274,16 @@ def test_what_a_neighbouring_version_adds_or_lacks_is_no_obstacle() -> None:
     assert handover.made(facts.Worker, plain) == facts.Worker(1, 0, 1, 100, 5.0)
 
 
-workers = st.builds(facts.Worker, id=st.integers(1, 9), index=st.integers(0, 3), generation=st.integers(1, 3), pid=st.integers(1, 999),
+workers = st.builds(facts.Worker, id=st.integers(1, 9), index=st.integers(0, 3), generation=st.integers(1, 3), pid=st.just(7),
                     spawned_at=st.floats(0, 1e6), state=st.sampled_from(facts.State), recycled_for=st.none() | st.text())
 recipes = st.builds(facts.Recipe, command=st.tuples(st.text()), directory=st.text(),
                     environment=st.dictionaries(st.text(), st.text(st.characters(exclude_categories=[]))))
+generations = st.builds(facts.Generation, number=st.integers(1, 9), recipe=recipes)
 upgrades = st.builds(facts.Upgrade, from_generation=st.just(1), to_generation=st.just(2), terms=st.builds(facts.Terms),
                      requested_by=st.text(), started_at=st.just(0.0), started_wall=st.just(0.0), progress_at=st.just(0.0),
                      vacant=st.frozensets(st.integers(0, 5)), reason=st.none() | st.text())
 pools = st.builds(facts.Pool, policy=st.builds(facts.Policy), target=st.integers(1, 9), current=st.just(1),
-                  generations=st.dictionaries(st.integers(1, 9), st.builds(facts.Generation, number=st.integers(1, 9), recipe=recipes)),
+                  generations=st.dictionaries(st.integers(1, 9), generations),
                   workers=st.dictionaries(st.integers(1, 9), workers), upgrade=st.none() | upgrades, stopping=st.none(),
                   restarts=st.dictionaries(st.integers(0, 3), st.integers(0, 9)), history=st.tuples(upgrades),
                   remembered=st.just({}))
