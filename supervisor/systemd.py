@@ -42,7 +42,8 @@ def messages(pool: Pool, told: Told, now: float) -> tuple[list[str], Told]:
     if pool.stopping is not None:
         if not told.stopping:
             lines.append("STOPPING=1")
-        told = replace(told, stopping=True)
+            # systemd counts anew in each phase: what it granted in the one before is over.
+            told = replace(told, stopping=True, extended=0.0)
     elif told.reloading and not upgrading:
         lines.append("READY=1")
         told = replace(told, reloading=False)
@@ -51,7 +52,7 @@ def messages(pool: Pool, told: Told, now: float) -> tuple[list[str], Told]:
         told = replace(told, ready=True)
     if told.ready and upgrading and not told.reloading and not told.stopping:
         lines += ["RELOADING=1", f"MONOTONIC_USEC={int(now * 1_000_000)}"]
-        told = replace(told, reloading=True)
+        told = replace(told, reloading=True, extended=0.0)
     until = _may_take_until(pool, told)
     if until > max(told.extended, now):
         lines.append(f"EXTEND_TIMEOUT_USEC={int((until - now) * 1_000_000)}")
