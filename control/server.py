@@ -91,9 +91,9 @@ class Session:
     def groups(self) -> set[int]:
         """The groups of the client."""
         try:
-            found = self._socket.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * 1024)
+            found = self._socket.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 1024)
         except OSError:
-            found = b""  # before Linux 4.13, or more of them than anybody has: the first group is all that is known
+            found = b""  # before Linux 4.13, or more than 256 of them: the first group is all that is known
         return {self.gid, *(number for number, in struct.iter_unpack("=I", found))}
 
     def send(self, message: Mapping[str, Any]) -> None:

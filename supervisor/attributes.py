@@ -147,8 +147,8 @@ def _try(attributes: Attributes) -> None:
     if pid == 0:
         try:
             apply(attributes, 0)
-        except Refused as refused:
-            os.write(writer, str(refused).encode()[:4000])
+        except BaseException as error:  # whatever it is, this child must not go on as if it were the master
+            os.write(writer, (str(error) or type(error).__name__).encode()[:4000])
         finally:
             os._exit(0)
     os.close(writer)
@@ -165,6 +165,11 @@ def apply(attributes: Attributes, seat: int) -> None:
     Raises:
         Refused: the kernel says no.
     """
+    changes_user = attributes.other_user or attributes.groups is not None
+    if changes_user:
+        # prctl(2) isn't in the standard library otherwise. Loaded in the child alone, which pays for it, and while it is
+        # still somebody who may read this Python's files.
+        import ctypes
     for name, soft, hard in attributes.limits:
         _do(f"--rlimit: cannot set {name} to {soft}:{hard}",
             lambda name=name, soft=soft, hard=hard:  # type: ignore[misc]
@@ -178,7 +183,7 @@ def apply(attributes: Attributes, seat: int) -> None:
         _do(f"--oom-score-adj: cannot set {attributes.oom_score_adj}", lambda: _write_oom_score(attributes.oom_score_adj or 0))
     if attributes.umask is not None:
         os.umask(attributes.umask)
-    if not attributes.other_user and attributes.groups is None:
+    if not changes_user:
         return
     if attributes.other_user or os.geteuid() == 0:
         groups, gid, uid = attributes.groups or (), attributes.gid, attributes.uid
@@ -187,7 +192,8 @@ def apply(attributes: Attributes, seat: int) -> None:
             _do(f"--group: cannot become group {gid}", lambda: os.setresgid(gid, gid, gid))
         if uid is not None:
             _do(f"--user: cannot become user {uid}", lambda: os.setresuid(uid, uid, uid))
-    no_new_privileges()
+    # From now on no program that is exec'ed can have more than this process has.
+    ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 def renice(number: int) -> None:
@@ -197,13 +203,6 @@ def renice(number: int) -> None:
         Refused: the kernel says no.
     """
     _do(f"--nice: cannot set {number}", lambda: os.setpriority(os.PRIO_PROCESS, 0, number))
-
-
-def no_new_privileges() -> None:
-    """From now on no program that this process execs can have more than it has (prctl(2), PR_SET_NO_NEW_PRIVS)."""
-    import ctypes  # not in the standard library otherwise; the child pays
-
-    ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 def _write_oom_score(number: int) -> None:

@@ -187,7 +187,7 @@ class Given(Master):
 
     def __init__(self, path: str, process: subprocess.Popen[bytes], environment: dict[str, str]) -> None:
         self._path = path
-        self.process = process  # type: ignore[assignment]
+        self.process = process
         self.pid = process.pid
         self.environment = environment
         self._recorders = []
@@ -218,7 +218,8 @@ def test_given_sockets_are_the_listeners_with_their_names(given: Callable[..., M
 def test_bind_chooses_among_given_sockets(given: Callable[..., Master], place: Path) -> None:
     with listener() as web, listener() as admin, listener() as unused:
         address = f"127.0.0.1:{web.getsockname()[1]}"
-        master = given([("unused", unused.fileno()), ("admin", admin.fileno()), ("web", web.fileno())], "-b", address, "-b", "fd://admin", "-b", "127.0.0.1:0", "-n", "1", "-m", "notify", "--", *WORKER, "notify")
+        master = given([("unused", unused.fileno()), ("admin", admin.fileno()), ("web", web.fileno())],
+                       "-b", address, "-b", "fd://admin", "-b", "127.0.0.1:0", "-n", "1", "-m", "notify", "--", *WORKER, "notify")
         found = [each["address"] for each in master.wait_ready()["listeners"]]
         assert found[:2] == [address, f"127.0.0.1:{admin.getsockname()[1]}"]
         assert len(found) == 3
