@@ -419,7 +419,7 @@ class Master:
         self.prepared = {number: each for number, each in self.prepared.items() if number in needed}
 
     def _on_worker_exit(self, worker: pool.Worker, exit: Exit) -> None:
-        asks = observe.asks_for_upgrade(self.pool, worker, exit.status, time.monotonic()) and self.pool.running_upgrade is None
+        asks = observe.asks_for_upgrade(self.pool, worker, exit.status) and self.pool.running_upgrade is None
         self.observe(pool.Exited(worker.id, exit.status, exit.error))
         self._page.give_back(worker.id)
         self.run_hook(self.prepared[worker.generation], "child_exit", [[exit.pid, worker.index + 1]])

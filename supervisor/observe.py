@@ -36,13 +36,12 @@ def settled(pool: Pool, worker: Worker, now: float) -> bool:
     return worker.ready_at is not None and now - worker.ready_at >= max(SETTLE_SECONDS, pool.policy.min_ready_seconds)
 
 
-def asks_for_upgrade(pool: Pool, worker: Worker, status: int, now: float) -> bool:
-    """Whether a worker that exits with `status` asks for new code: only one that had settled, and that isn't itself the
+def asks_for_upgrade(pool: Pool, worker: Worker, status: int) -> bool:
+    """Whether a worker that exits with `status` asks for new code: only one that was ready, and that isn't itself the
     new code of a running upgrade. Otherwise an app that always exits so would be upgraded for ever."""
     upgrade = pool.running_upgrade
     return (
-        status == pool.policy.reload_exit_code and worker.state is State.READY and settled(pool, worker, now)
-        and pool.stopping is None
+        status == pool.policy.reload_exit_code and worker.state is State.READY and pool.stopping is None
         and (upgrade is None or (not upgrade.rolling_back and upgrade.to_generation != worker.generation))
     )
 
@@ -162,7 +161,8 @@ def _exited(pool: Pool, worker: Worker, event: facts.Exited, now: float) -> Pool
         pool = _progress(pool, now)
     if worker.state is State.RETIRING or pool.stopping:
         return pool
-    if asks_for_upgrade(pool, worker, event.status, now):
+    if asks_for_upgrade(pool, worker, event.status):
+        pool = replace(pool, hasty=0 if settled(pool, worker, now) else pool.hasty + 1)
         upgrade = pool.running_upgrade
         return pool if upgrade is None else replace(pool, upgrade=replace(upgrade, vacant=upgrade.vacant | {worker.index}))
     how = f"was ended by signal {-event.status}" if event.status < 0 else f"exited with code {event.status}"
@@ -239,14 +239,17 @@ def _beginning(
                 progress_at=now, on_canary=event.terms.canary > 0, check="waiting" if event.terms.check else None,
                 target_before=pool.running_upgrade.target_before if pool.running_upgrade is not None else None,
                 vacant=event.vacant)
-            return replace(_superseded(pool, now, event.wall), newest=pool.newest + 1, upgrade=upgrade)
+            hasty = pool.hasty if event.vacant else 0
+            return replace(_superseded(pool, now, event.wall), newest=pool.newest + 1, upgrade=upgrade, hasty=hasty)
         case facts.UpgradePrepared():
             upgrade = _running(pool, event)
             if event.number != upgrade.to_generation or not upgrade.preparing:
                 raise Impossible(f"{event.number} is prepared, but the upgrade to {upgrade.to_generation} is under way")
             upgrade = replace(upgrade, preparing=False, progress_at=now)
-            pool = replace(pool, upgrade=upgrade, current=event.number,
-                           generations={**pool.generations, event.number: Generation(event.number, event.recipe)})
+            # An app whose workers leave for new code as soon as they are ready gets it, but not in a hot loop.
+            not_before = now + delay_after(pool.hasty - 1, pool.policy.first_delay)
+            made = Generation(event.number, event.recipe, not_before=not_before)
+            pool = replace(pool, upgrade=upgrade, current=event.number, generations={**pool.generations, event.number: made})
             if event.target is None:
                 return pool
             before = pool.target if upgrade.target_before is None else upgrade.target_before

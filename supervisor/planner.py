@@ -169,7 +169,7 @@ def _look(pool: Pool, now: float) -> tuple[_View, list[Action]]:
     current, policy, generations = pool.current, pool.policy, pool.generations
     upgrade = pool.running_upgrade
     # A canary is watched until its hold is over, whatever its age; but too much memory is what it is watched for.
-    held = upgrade is not None and upgrade.on_canary and not upgrade.rolling_back
+    held = upgrade is not None and upgrade.on_canary and not upgrade.preparing and not upgrade.rolling_back
     for worker in pool.workers.values():
         recipe = generations[worker.generation].recipe
         old = worker.generation != current

@@ -17,8 +17,8 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-# A worker that says ready, and within this time dies, asks for new code or is due, is held back like one that never became
-# ready: otherwise one that always does so would be replaced in a hot loop.
+# A worker that says ready, and within this time dies, leaves for new code or is due, holds the next start back, as one does
+# that never became ready: otherwise one that always does so would be replaced in a hot loop.
 SETTLE_SECONDS = 1.0
 
 
@@ -172,7 +172,8 @@ class Upgrade:
 @dataclass(frozen=True, slots=True)
 class Pool:
     """Everything. `history`: upgrades that have ended, the newest last. `remembered`: generations that nothing runs any
-    more. `short_of_memory`: the host has no room for a surge."""
+    more. `short_of_memory`: the host has no room for a surge. `hasty`: how many workers in a row have left for new code
+    before they had settled."""
 
     policy: Policy
     target: int
@@ -188,6 +189,7 @@ class Pool:
     history: tuple[Upgrade, ...] = ()
     remembered: Mapping[int, Generation] = field(default_factory=dict)
     short_of_memory: bool = False
+    hasty: int = 0
 
     @property
     def running_upgrade(self) -> Upgrade | None:

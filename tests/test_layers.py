@@ -61,7 +61,8 @@ def test_control(path: Path) -> None:
     allowed = {"cli": {"click"}, "show": {"rich"}, "einhorn": {"yaml"}}.get(path.stem, set())
     assert absolute(path) <= STDLIB | allowed
     beyond = {module for module in imports(path) if module.startswith("..")}
-    assert beyond <= ({"..supervisor.settings"} if path.stem == "cli" else set())
+    assert beyond <= ({"..supervisor", "..supervisor.settings"} if path.stem == "cli" else set())
+    assert imports(path).get("..supervisor", set()) <= {"settings"}
     if path.stem in ("protocol", "gate", "einhorn"):
         assert not absolute(path) & {"os", "socket", "time", "select", "signal"}
 

@@ -251,9 +251,9 @@ def test_history_and_show(start: Start, place: Path) -> None:
 def test_bad_terms_are_one_line(start: Start, place: Path) -> None:
     master, _ = start_app(start, place, number=1)
     for arguments, line in [
-        (("--hold", "5"), "hold: goes with a canary"), (("--check", "true"), "check: goes with a canary"),
-        (("--canary", "1", "--hold", "soon"), "hold: got 'soon', expected a number of seconds"),
-        (("--canary", "0"), "--canary"), (("--canary", "1", "--check", " "), "check: expected a shell command"),
+        (("--hold", "5"), "--hold goes with --canary"), (("--check", "true"), "--check goes with --canary"),
+        (("--canary", "1", "--hold", "soon"), "--hold: got 'soon', expected a number of seconds"),
+        (("--canary", "0"), "--canary"), (("--canary", "1", "--check", " "), "--check: got ' ', expected a shell command"),
     ]:
         result = master.cli("upgrade", *arguments)
         assert (result.returncode, line in result.stderr, result.stderr.count("\n")) == (2, True, 1), result.stderr

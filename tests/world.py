@@ -51,7 +51,7 @@ class World:
     def exit(self, worker: int, status: int) -> None:
         """A worker exits; one that asks for new code by it gets its upgrade, as the master does it."""
         before = self.pool.workers[worker]
-        asked = observing.asks_for_upgrade(self.pool, before, status, self.now)
+        asked = observing.asks_for_upgrade(self.pool, before, status)
         running = self.pool.running_upgrade is not None
         self.observe(facts.Exited(worker, status))
         if asked and not running:
@@ -152,7 +152,7 @@ class World:
                 and self.pool.ready == self.pool.target):
             return  # break before make, where the host leaves no choice: one at a time, and from full strength only
         upgrade = self.pool.running_upgrade
-        if upgrade is not None and upgrade.on_canary and worker.generation == self.pool.current and worker.recycled_for is not None:
+        if upgrade is not None and upgrade.on_canary and worker.generation == upgrade.to_generation and worker.recycled_for:
             assert worker.over_memory, f"a canary goes for its age or its requests while it is watched: {worker}"
         self.check_standstill(worker)
         counted = worker.available(self.now, self.pool.policy.min_ready_seconds)
