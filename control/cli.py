@@ -9,7 +9,9 @@ import functools
 import json
 import os
 import re
+import select
 import sys
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -20,6 +22,8 @@ from . import client, gate
 if TYPE_CHECKING:
     from . import unit as unit_of_systemd
 
+# How long `status --wait` looks for a master that isn't there yet, in seconds.
+PATIENCE = 5.0
 HOLD = "a number of seconds such as 90 or 5min, or until-resume"
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -85,15 +89,28 @@ def connect(name: str | None, path: str | None, timeout: float | None = 10.0) ->
     return client.Client(client.find(name, path), timeout)
 
 
+def connect_patiently(name: str | None, path: str | None, timeout: float | None) -> client.Client:
+    """The same for somebody who waits anyhow: a master that has just been started may not have its socket yet."""
+    deadline = time.monotonic() + min(PATIENCE, PATIENCE if timeout is None else timeout)
+    while True:
+        try:
+            return connect(name, path, timeout)
+        except client.NoMaster:
+            if time.monotonic() >= deadline:
+                raise
+        select.select([], [], [], 0.05)
+
+
 @cli.command()
 @which_master
 @click.option("--json", "as_json", is_flag=True, help="Print the status document.")
-@click.option("--wait", is_flag=True, help="Return as soon as the answer is final.")
+@click.option("--wait", is_flag=True, help="Return as soon as the answer is final; a master that starts is given 5 s.")
+@click.option("--serving", is_flag=True, help="Exit 0 if all N workers are ready, whatever an upgrade does or did.")
 @click.option("--timeout", type=Seconds(0, min_open=True), metavar="SECONDS", help="With --wait: exit 124 after this long.")
 @click.option("--generation", type=Whole(1), metavar="N", help="Ready means: this generation is ready.")
 @click.option("--release", metavar="NAME", help="Ready means: this release is ready.")
 def status(
-    command_name: str | None, socket_path: str | None, as_json: bool, wait: bool, timeout: float | None,
+    command_name: str | None, socket_path: str | None, as_json: bool, wait: bool, serving: bool, timeout: float | None,
     generation: int | None, release: str | None,
 ) -> None:
     """Say whether this host is done, by table and by exit code.
@@ -103,11 +120,13 @@ def status(
     """
     if timeout is not None and not wait:
         raise click.UsageError("--timeout goes with --wait")
+    if serving and (wait or generation or release):
+        raise click.UsageError("--serving asks for the present alone: it goes with neither --wait nor --generation nor --release")
     document: dict[str, Any] | None = None
     verdict = None
     late = False
     try:
-        with connect(command_name, socket_path, timeout if wait else 10.0) as master:
+        with connect_patiently(command_name, socket_path, timeout) if wait else connect(command_name, socket_path) as master:
             for reply in master.replies("status", follow=wait):
                 document = reply["result"]
                 verdict = gate.verdict(document, generation, release)
@@ -125,6 +144,8 @@ def status(
     from . import show
 
     click.echo(json.dumps(document, indent=2) if as_json else show.status(document))
+    if serving and document["ready"] >= document["target"]:
+        raise Exit(gate.READY)
     if late:
         raise Exit(gate.TIMED_OUT, f"no final answer within {timeout:g} s: {verdict.reason}")
     if verdict.code and verdict.reason != document["reason"]:
@@ -411,11 +432,15 @@ def print_unit(words: tuple[str, ...]) -> None:
     from . import unit
 
     of_user = words[:1] == ("--user",)
+    if of_user and words[1:] and not words[1].startswith("-"):
+        raise click.UsageError("--user as the first word means a user's own service manager: put run's --user after another option")
     click.echo(unit.unit(service(words[1:] if of_user else words, of_user), of_user), nl=False)
 
 
 def service(words: tuple[str, ...], of_user: bool) -> unit_of_systemd.Service:
     """What a unit needs to know of a command line of run."""
+    import shutil
+
     from ..supervisor import settings
     from . import unit
 
@@ -430,11 +455,22 @@ def service(words: tuple[str, ...], of_user: bool) -> unit_of_systemd.Service:
             for word in words_of(option, parameters[option.name])]
     if parameters.get("config"):
         rest += ["--config", os.path.join(logical_directory(), parameters["config"])]
+    for name, value, directive in (
+        ("nice", min(wanted.nice[0], wanted.nice[1] or 0) if wanted.nice else 0, "Nice="),
+        ("oom-score-adj", wanted.oom_score_adj or 0, "OOMScoreAdjust="),
+    ):
+        if value < 0:
+            raise click.UsageError(f"--{name}: {value} needs rights that the unit lacks: leave it out, add {directive} to it")
+    program = wanted.command[0] if "/" in wanted.command[0] else shutil.which(wanted.command[0])
+    if program is None:
+        raise click.UsageError(f"cannot find {wanted.command[0]!r} in PATH: systemd has another one, so the unit must name its path")
+    most_files = max((max(soft, hard) for name, soft, hard in wanted.rlimit if name == "nofile"), default=0)
     ports = [re.search(r":([0-9]+)(,|$)", address) for address in wanted.bind]
     return unit.Service(
-        os.path.abspath(sys.argv[0]), wanted.command_name, [*rest, "--", *wanted.command], wanted.chdir, max(len(wanted.bind), 1),
-        wanted.ready_timeout, wanted.graceful_timeout, any(port is not None and 0 < int(port[1]) < 1024 for port in ports),
-        wanted.stop_signal == "SIGTERM", None if of_user else wanted.user, None if of_user else wanted.group)
+        os.path.abspath(sys.argv[0]), wanted.command_name, [*rest, "--", program, *wanted.command[1:]], wanted.chdir,
+        max(len(wanted.bind), 1), wanted.ready_timeout, wanted.graceful_timeout,
+        any(port is not None and 0 < int(port[1]) < 1024 for port in ports),
+        wanted.stop_signal == "SIGTERM", most_files, None if of_user else wanted.user, None if of_user else wanted.group)
 
 
 def words_of(option: Any, value: Any) -> list[str]:
@@ -541,6 +577,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         words = ["version"]
     elif words[0] not in (*cli.commands, "run", "-h", "--help"):
         words = ["run", *words]
+    if words[0] == "unit" and words[1:2] not in (["-h"], ["--help"]):
+        words = ["unit", "--", *words[1:]]  # what follows is a command line of run, with a -- of its own
     code, message = 0, None
     try:
         cli.main(words, prog_name="einhornpy", standalone_mode=False)

@@ -96,13 +96,16 @@ class Client:
         """
         return self.converse(protocol.request(command, args))
 
-    def converse(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Send a request as it is; yield each reply. Raises as `replies` does."""
+    def converse(self, request: Mapping[str, Any], number: Any = None) -> Iterator[dict[str, Any]]:
+        """Send a request as it is; yield each reply. `number`: pass over what still answers another request. Raises as
+        `replies` does."""
         try:
             self._limit()
             self._socket.sendall(protocol.encode(request))
             while True:
                 reply = self._next()
+                if number is not None and reply.get("request_id") not in (number, None):
+                    continue
                 if not reply.get("ok") and "error" in reply:
                     raise Failed(reply["error"].get("code", "failed"), reply["message"])
                 yield reply
@@ -148,7 +151,7 @@ def find(name: str | None, path: str | None) -> str:
         return chosen[0].path
     known = ", ".join(f"{master.name} (pid {master.pid})" for master in masters)
     if not masters:
-        places = ", ".join(protocol.socket_directories(os.environ, os.geteuid()))
+        places = ", ".join(_places())
         raise NoMaster(f"no master{f' named {name}' if name else ''} runs here: looked in {places}; "
                        "-d PATH names a control socket elsewhere")
     if not chosen:
@@ -158,37 +161,39 @@ def find(name: str | None, path: str | None) -> str:
 
 
 def _places() -> list[str]:
+    """Where masters may be: the usual directories, and those that systemd makes in them for its services."""
     places = protocol.socket_directories(os.environ, os.geteuid())
     if protocol.SYSTEM_DIRECTORY not in places:
         places.append(protocol.SYSTEM_DIRECTORY)
-    try:
-        with os.scandir(protocol.SYSTEM_DIRECTORY) as entries:
-            places += sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
-    except OSError:
-        pass
-    return places
+    below = []
+    for place in places:
+        try:
+            with os.scandir(place) as entries:
+                below += sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
+        except OSError:
+            continue
+    return places + below
 
 
 def running() -> list[Found]:
     """The masters of this user (for root: and of the system) that listen, by name. Each is asked once, briefly."""
-    found = []
+    paths = []
     for directory in _places():
         try:
             names = sorted(os.listdir(directory))
-            if not stat.S_ISDIR(os.lstat(directory).st_mode):
-                continue
+            if stat.S_ISDIR(os.lstat(directory).st_mode):
+                paths += [f"{directory}/{file}" for file in names if file.endswith(".sock")]
         except OSError:
             continue
-        for file in names:
-            if not file.endswith(".sock"):
-                continue
-            path = f"{directory}/{file}"
-            try:
-                with Client(path, timeout=2.0) as client:
-                    result = client.ask("ping")["result"]
-            except TimedOut:
-                result = {"name": file.removesuffix(".sock"), "pid": 0}
-            except (NoMaster, MasterGone, Failed):
-                continue
-            found.append(Found(result["name"], path, result["pid"]))
+    named = os.environ.get("EINHORNPY_SOCKET_PATH")
+    found = []
+    for path in [*([named] if named and named not in paths else []), *paths]:
+        try:
+            with Client(path, timeout=2.0) as client:
+                result = client.ask("ping")["result"]
+        except TimedOut:
+            result = {"name": os.path.basename(path).removesuffix(".sock"), "pid": 0}
+        except (NoMaster, MasterGone, Failed):
+            continue
+        found.append(Found(result["name"], path, result["pid"]))
     return found

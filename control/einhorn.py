@@ -13,6 +13,7 @@ from typing import Any
 
 # YAML is slow to read, and the master reads it between two other things that it does.
 LONGEST_YAML = 1 << 14
+DEEPEST_YAML = 20
 _ESCAPED = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 
@@ -29,16 +30,33 @@ def read_yaml(text: bytes) -> Any:
     """
     import yaml
 
+    # Before anything is built of it: a row of brackets costs its reader more than its sender.
+    if len(text) > LONGEST_YAML or max(text.count(b"["), text.count(b"{")) > LONGEST_YAML // 64:
+        raise ValueError(f"YAML is longer than {LONGEST_YAML} bytes, or full of brackets")
+
     class Loader(yaml.SafeLoader):
+        depth = 0
+
         def compose_node(self, parent: Any, index: Any) -> Any:
             """Aliases make a short text a huge document, unless they stand for scalars, as Ruby's sometimes do."""
             coming: Any = self.peek_event()  # type: ignore[no-untyped-call]
             if isinstance(coming, yaml.events.AliasEvent) and not isinstance(self.anchors.get(coming.anchor), yaml.nodes.ScalarNode):
                 raise ValueError("an alias of something large")
-            return super().compose_node(parent, index)
+            self.depth += 1
+            if self.depth > DEEPEST_YAML:
+                raise ValueError("nested too deeply")
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
 
-    if len(text) > LONGEST_YAML:
-        raise ValueError(f"YAML is longer than {LONGEST_YAML} bytes")
+        def construct_yaml_int(self, node: Any) -> Any:
+            """A number that no field of ours has room for, and that Python would not print, is refused."""
+            number: int = super().construct_yaml_int(node)
+            if abs(number) >= 1 << 63:
+                raise ValueError("a number is too large")
+            return number
+
+    Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
     try:
         return yaml.load(text.decode(), Loader)
     except Exception as error:  # whatever a reader of strangers' text stumbles over, it is their text that is wrong

@@ -19,6 +19,7 @@ from typing import Any
 from . import einhorn
 
 LONGEST_LINE = 1 << 20
+LARGEST_ID = 1 << 63
 # What a worker says about itself; answered by closing the connection, as Einhorn does. worker:upgrade alone has a reply.
 WORKER_COMMANDS = frozenset({"worker:ack", "worker:ping", "worker:failed", "worker:upgrade"})
 # What changes nothing.
@@ -75,6 +76,7 @@ class Framer:
             *whole, rest = self._buffer.split(b"\n")
             lines, self._buffer = [bytes(line) for line in whole], bytearray(rest)
         if self._longest is not None and any(len(line) > self._longest for line in (*lines, self._buffer)):
+            self._buffer = bytearray()
             raise BadRequest("too-long", f"a line is longer than {self._longest} bytes")
         return lines
 
@@ -92,13 +94,13 @@ def parse_request(line: bytes) -> Request:
     if not isinstance(message, dict):
         raise BadRequest("bad-request", "cannot read the request: expected a JSON object")
     request_id = message.get("id")
-    if not isinstance(request_id, int | str | None):
-        raise BadRequest("bad-request", "id: expected a whole number or a text")
+    if not isinstance(request_id, int | str | None) or (isinstance(request_id, int) and abs(request_id) >= LARGEST_ID):
+        raise BadRequest("bad-request", "id: expected a whole number below 2**63 or a text")
     command = message.get("command")
     if not isinstance(command, str) or not command:
         raise BadRequest("bad-request", "command: expected the name of a command", request_id)
     beside = {str(key): value for key, value in message.items() if key not in ("id", "command", "args")}
-    args = message.get("args", {})
+    args = message.get("args")
     if isinstance(args, list | None):
         words = args or []
         if not all(isinstance(word, str) for word in words):
@@ -106,7 +108,7 @@ def parse_request(line: bytes) -> Request:
         return Request(request_id, command, {}, tuple(words), beside)
     if not isinstance(args, dict):
         raise BadRequest("bad-request", "args: expected an object", request_id)
-    return Request(request_id, command, args, None, beside)
+    return Request(request_id, command, {str(key): value for key, value in args.items()}, None, beside)
 
 
 def _from_einhorn(line: bytes) -> Any:
@@ -121,7 +123,7 @@ def _from_einhorn(line: bytes) -> Any:
         message = None
     if not isinstance(message, dict):
         raise BadRequest("bad-json", "cannot read the request: expected one JSON object, or Einhorn's escaped YAML, on one line")
-    return message if "args" in message else message | {"args": []}
+    return message
 
 
 def encode(message: Mapping[str, Any]) -> bytes:

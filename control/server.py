@@ -10,6 +10,8 @@ import errno
 import select
 import socket
 import struct
+import traceback
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,6 +19,8 @@ from typing import Any, Protocol
 from . import protocol
 
 MOST_UNREAD = 4 << 20
+# What somebody who may ask for nothing may leave half said.
+MOST_OF_A_STRANGER = 8192
 READ, WRITE = 1, 2
 # struct ucred of unix(7): pid, uid, gid.
 _UCRED = struct.Struct("=iII")
@@ -49,7 +53,15 @@ class Access:
             return None
         if self.observers is not None and self.observers in session.groups():
             return None if command in protocol.LOOKING_COMMANDS else f"user {session.uid} may look, but not touch"
+        return self.stranger(session)
+
+    def stranger(self, session: Session) -> str:
         return f"user {session.uid} may not: expected user {self.owner} or root"
+
+    def allows_something(self, session: Session) -> bool:
+        """Whether this session may give any command at all."""
+        return (session.worker_only or session.uid in (0, self.owner)
+                or (self.observers is not None and self.observers in session.groups()))
 
 
 class Session:
@@ -60,6 +72,7 @@ class Session:
         self._server = server
         self._socket = connection
         self._framer = protocol.Framer()
+        self._lines: deque[bytes] = deque()
         self._unsent = bytearray()
         self._newest: Callable[[], Mapping[str, Any]] | None = None
         self._last_words = False
@@ -78,14 +91,15 @@ class Session:
         session = cls(server, connection)
         session.pid, session.uid, session.gid = told["peer"]
         session._unsent += told["unsent"].encode("latin-1")
-        session._framer.feed(told["begun"].encode("latin-1"))
+        session._lines.extend(session._framer.feed(told["begun"].encode("latin-1")))
         session._last_words, session.long_running, session.worker_only = told["last_words"], told["long"], told["worker_only"]
         return session
 
     def hand_over(self) -> dict[str, Any]:
         """What the next master needs to know. `fd` must stay open."""
+        said = b"".join([*(line + b"\n" for line in self._lines), self._framer.begun])
         return {"fd": self.fileno(), "peer": [self.pid, self.uid, self.gid], "unsent": self._unsent.decode("latin-1"),
-                "begun": self._framer.begun.decode("latin-1"), "last_words": self._last_words, "long": self.long_running,
+                "begun": said.decode("latin-1"), "last_words": self._last_words, "long": self.long_running,
                 "worker_only": self.worker_only}
 
     def groups(self) -> set[int]:
@@ -139,6 +153,8 @@ class Session:
             self._flush()
 
     def _read(self) -> None:
+        if self._lines:
+            return  # first what it has said already
         try:
             data = self._socket.recv(65536)
         except BlockingIOError:
@@ -153,12 +169,22 @@ class Session:
                 self._last_words = not self.long_running
                 self._server.watch(self, WRITE if self._unsent else 0)
             return
+        if len(self._framer.begun) + len(data) > MOST_OF_A_STRANGER and self._server.is_stranger(self):
+            self.close()
+            return
         try:
-            for line in self._framer.feed(data):
-                if line.strip() and not self.closed and not self._last_words:
-                    self._server.dispatch(self, line)
+            self._lines.extend(line for line in self._framer.feed(data) if line.strip())
+            self.dispatch_one()
         except protocol.BadRequest as error:
+            # Nothing that comes after it can be trusted, whoever it is.
+            self.worker_only = False
             self.finish(protocol.failure(None, error.code, str(error)))
+
+    def dispatch_one(self) -> None:
+        """Carry out one line; the loop has its turn before the next one, so that many on one connection delay nobody."""
+        if self._lines and not self.closed and not self._last_words:
+            self._server.dispatch(self, self._lines.popleft())
+        self._server.has_lines(self, bool(self._lines) and not self.closed and not self._last_words)
 
     def _hung_up(self) -> bool:
         """Whether the other end is closed for good: poll(2) then says POLLHUP."""
@@ -204,6 +230,7 @@ class Server:
         self._is_worker = is_worker
         self._most = most_sessions
         self._sessions: dict[Session, None] = {}
+        self._with_lines: dict[Session, None] = {}
         self._full = False
         listener.setblocking(False)
         loop.watch(listener.fileno(), READ, self._accept)
@@ -262,9 +289,31 @@ class Server:
         else:
             self._loop.unwatch(session.fileno())
 
+    def has_lines(self, session: Session, some: bool) -> None:
+        """Note whether lines of this session wait for their turn."""
+        if some:
+            self._with_lines[session] = None
+        else:
+            self._with_lines.pop(session, None)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether `on_turn` has something to do."""
+        return bool(self._with_lines)
+
+    def on_turn(self) -> None:
+        """Carry out one waiting line of each session."""
+        for session in list(self._with_lines):
+            session.dispatch_one()
+
+    def is_stranger(self, session: Session) -> bool:
+        """Whether nothing that this session could say would be listened to."""
+        return not self._access.allows_something(session) and not self._is_worker(session.pid)
+
     def forget(self, session: Session) -> None:
         self._loop.unwatch(session.fileno())
         self._sessions.pop(session, None)
+        self._with_lines.pop(session, None)
         if self._full:
             self._full = False
             self._loop.watch(self._listener.fileno(), READ, self._accept)
@@ -273,6 +322,9 @@ class Server:
         self._sessions.pop(session, None)
         self._sessions[session] = None  # the one that spoke last is evicted last
         try:
+            if self.is_stranger(session) and not line.lstrip().startswith(b"{"):
+                # Not even read: YAML is work.
+                raise protocol.BadRequest("not-allowed", self._access.stranger(session))
             request = protocol.parse_request(line)
             refusal = self._access.refusal(session, request.command)
             if refusal is not None:
@@ -280,6 +332,9 @@ class Server:
             self._handler(session, request)
         except protocol.BadRequest as error:
             session.send(protocol.failure(error.request_id, error.code, str(error)))
+        except Exception:  # a client's words must not take the workers' master down, whatever they are
+            traceback.print_exc()
+            session.close()
 
     def close(self) -> None:
         """Close the listener and every session; what was queued for them is sent as far as it can be at once."""

@@ -6,7 +6,10 @@ readline of the standard library knows history, editing and completion; it is im
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,6 +18,9 @@ from typing import Any
 from . import client
 
 HISTORY_LENGTH = 1000
+# Commands whose message says less than their result.
+TOLD_BY_RESULT = ("history", "show")
+_numbers = itertools.count(1)
 
 
 def run(master: client.Client, lines: Sequence[str]) -> int:
@@ -24,11 +30,16 @@ def run(master: client.Client, lines: Sequence[str]) -> int:
     Raises:
         MasterGone: the master hung up.
     """
-    if lines:
-        return 0 if all(give(master, command) for line in lines for command in commands_of(line)) else 1
-    if not sys.stdin.isatty():
-        answers = [give(master, command) for line in sys.stdin for command in commands_of(line)]
-        return 0 if all(answers) else 1
+    if lines or not sys.stdin.isatty():
+        well = True
+        for line in lines or sys.stdin:
+            for command in commands_of(line):
+                if command[:1] in (["exit"], ["quit"]):
+                    return 0 if well else 1
+                well = bool(command) and give(master, command) and well
+                if lines and not well:
+                    return 1
+        return 0 if well else 1
     print(ask(master, "ehlo", {}, user=os.environ.get("USER", ""))["message"])
     print('Type "help" for the commands, "exit" to leave.')
     with line_editing(list(ask(master, "help", {})["result"]["commands"])):
@@ -41,7 +52,7 @@ def run(master: client.Client, lines: Sequence[str]) -> int:
             except KeyboardInterrupt:
                 print()
                 continue
-            for command in commands_of(line):
+            for command in filter(None, commands_of(line)):
                 if command[0] in ("exit", "quit"):
                     return 0
                 with contextlib.suppress(KeyboardInterrupt):
@@ -49,7 +60,8 @@ def run(master: client.Client, lines: Sequence[str]) -> int:
 
 
 def commands_of(line: str) -> Iterator[list[str]]:
-    """The words of each command of a line, as a shell reads them; a semicolon ends a command."""
+    """The words of each command of a line, as a shell reads them; a semicolon ends a command. No words, after a line on
+    standard error, for what can't be read."""
     reader = shlex.shlex(line, posix=True, punctuation_chars=";")
     reader.whitespace_split = True
     words: list[str] = []
@@ -63,6 +75,7 @@ def commands_of(line: str) -> Iterator[list[str]]:
                 words.append(word)
     except ValueError as error:
         print(f"einhornpy: cannot read {line.strip()!r}: {error}", file=sys.stderr)
+        yield []
         return
     if words:
         yield words
@@ -77,14 +90,18 @@ def give(master: client.Client, words: Sequence[str]) -> bool:
     except client.Failed as error:
         print(f"einhornpy: {error}", file=sys.stderr)
         return False
+    if words[0] in TOLD_BY_RESULT:
+        print(json.dumps(last["result"], indent=2))
     # An upgrade that went back was carried out, but not as it was meant.
     return last["result"].get("outcome") in (None, "done")
 
 
 def ask(master: client.Client, command: str, args: Any, tell: bool = False, **beside: Any) -> dict[str, Any]:
     last: dict[str, Any] = {}
-    for last in master.converse({"id": 1, "command": command, "args": args, **beside}):
-        if tell:
+    number = next(_numbers)
+    for reply in master.converse({"id": number, "command": command, "args": args, **beside}, number):
+        last = reply
+        if tell and command not in TOLD_BY_RESULT:
             print(last["message"], flush=True)
     return last
 
@@ -93,7 +110,7 @@ def value_of(text: str) -> Any:
     """An argument as what it looks like: true, false, a whole number, or a text."""
     if text in ("true", "false"):
         return text == "true"
-    return int(text) if text.lstrip("-").isdecimal() and len(text) < 16 else text
+    return int(text) if re.fullmatch("-?[0-9]{1,15}", text) else text
 
 
 @contextlib.contextmanager

@@ -25,6 +25,9 @@ def coloured(word: str, width: int = 0) -> str:
     return f"\x1b[{_COLOURS[word]}m{padded}\x1b[0m"
 
 
+_UNITS = ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
+
+
 def duration(seconds: float | None) -> str:
     """`2.3 s`, `12 s`, `5 min 3 s`, `2 h 5 min`, `3 d 4 h`."""
     if seconds is None:
@@ -32,23 +35,15 @@ def duration(seconds: float | None) -> str:
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = int(seconds)
-    for size, unit, smaller, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+    for size, unit, smaller, small in _UNITS:
         if whole >= size:
             return f"{whole // size} {unit} {whole % size // smaller} {small}"
     return f"{whole} s"
 
 
 def compact(seconds: float | None) -> str:
-    """`2.3s`, `12s`, `5m03s`, `2h05m`, `3d04h`: what fits a column of 6."""
-    if seconds is None:
-        return "-"
-    if seconds < 10:
-        return f"{seconds:.1f}s"
-    whole = int(seconds)
-    for size, unit, smaller, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
-        if whole >= size:
-            return f"{whole // size}{unit}{whole % size // smaller:02}{small}"
-    return f"{whole}s"
+    """The same for a column of 6: `2.3s`, `12s`, `5m3s`, `2h5m`, `3d4h`."""
+    return duration(seconds).replace("min", "m").replace(" ", "")
 
 
 def size(count: int | None) -> str:

@@ -5,6 +5,7 @@ It asks for what einhornpy can do (notify, watchdog, descriptor store) and gives
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ _HARDENED_BY_ROOT = (
 @dataclass(frozen=True, slots=True)
 class Service:
     """What a unit is made of. `words`: the command line after `einhornpy`, without what the unit says itself. Times in
-    seconds. `low_port`: it binds a port below 1024. `polite`: SIGTERM is what its workers take for "finish and leave"."""
+    seconds. `low_port`: it binds a port below 1024. `polite`: SIGTERM is what its workers take for "finish and leave".
+    `most_files`: a limit of open files that it asks for."""
 
     executable: str
     name: str
@@ -36,15 +38,15 @@ class Service:
     graceful_timeout: float
     low_port: bool
     polite: bool
+    most_files: int = 0
     user: str | None = None
     group: str | None = None
 
 
 def unit(service: Service, of_user: bool) -> str:
     """The unit file, for the system's manager or for a user's own."""
-    runtime = "%t/einhornpy" if of_user else f"/run/einhornpy/{service.name}"
-    socket = f"{runtime}/{service.name}.sock"
-    start = [service.executable, "-c", service.name, "-d", socket, *service.words]
+    socket = f"{'%t' if of_user else '/run'}/einhornpy/{service.name}/{service.name}.sock"
+    start = [_quoted(service.executable), "-c", _quoted(service.name), "-d", socket, *map(_quoted, service.words)]
     lines = [
         "[Unit]",
         f"Description={service.name} under einhornpy",
@@ -54,11 +56,11 @@ def unit(service: Service, of_user: bool) -> str:
         "Type=notify",
         "NotifyAccess=main",
         f"WorkingDirectory={_plain(service.directory)}",
-        f"ExecStart={' '.join(map(_quoted, start))}",
+        f"ExecStart={' '.join(start)}",
         f"ExecReload={_quoted(service.executable)} upgrade -d {socket}",
         # An upgrade, which ExecReload waits for, may take that long for each worker; it extends the limit by itself.
-        f"TimeoutStartSec={service.ready_timeout + MARGIN:g}",
-        f"TimeoutStopSec={service.graceful_timeout + MARGIN:g}",
+        f"TimeoutStartSec={math.ceil(service.ready_timeout) + MARGIN}",
+        f"TimeoutStopSec={math.ceil(service.graceful_timeout) + MARGIN}",
         # Where the master is killed, its workers are to finish what they do: they get SIGTERM, not SIGKILL.
         f"KillMode={'control-group' if service.polite else 'mixed'}",
         "Restart=on-failure",
@@ -66,8 +68,8 @@ def unit(service: Service, of_user: bool) -> str:
         "RestartPreventExitStatus=2",
         "WatchdogSec=30",
         "OOMPolicy=continue",
-        f"RuntimeDirectory=einhornpy{'' if of_user else f'/{service.name}'}",
-        "LimitNOFILE=65536",
+        f"RuntimeDirectory=einhornpy/{service.name}",
+        f"LimitNOFILE={max(65536, service.most_files)}",
     ]
     if service.listeners:
         lines.append(f"FileDescriptorStoreMax={service.listeners}")
@@ -92,10 +94,8 @@ def _plain(text: str) -> str:
 
 def _quoted(word: str) -> str:
     """A word of a command line, as systemd.service(5) reads it: `%` and `$` are doubled, the rest is quoted where needed."""
-    if word.startswith("%t/"):
-        return word
     text = _plain(word).replace("$", "$$")
     if re.fullmatch(r"[A-Za-z0-9_./:,=@+%$-]+", text):
         return text
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
-    return f'"{escaped}"'
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", escaped) + '"'

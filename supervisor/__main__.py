@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import handover, settings
-from .attributes import Refused
+from .attributes import Refused, renice
 from .listeners import BadAddress, parse_address
-from .master import VERSION, CannotRun, Master, check_state, fail
-from .reloads import CHECK_STATE, TAKE_OVER
+from .master import VERSION, CannotRun, Master, check_state, fail, look_up
+from .reloads import CAN_TAKE_OVER, CHECK_STATE, TAKE_OVER
 
 
 def main() -> int:
@@ -32,15 +32,18 @@ def main() -> int:
         if words[0] == CHECK_STATE:
             state = handover.read(0)
             check_state(state)
-            load(state["given"])
-            print(f"einhornpy {VERSION} can take over")
+            look_up(load(state["given"]))
+            print(CAN_TAKE_OVER.format(VERSION))
             return 0
         inherited = None
         if words[0] == TAKE_OVER:
             inherited = handover.read(int(words[1]))
             os.close(int(words[1]))
         given = json.loads(words[0]) if inherited is None else inherited["given"]
-        return Master(load(given), os.environ, given, inherited).run()
+        wanted = load(given)
+        if inherited is None and wanted.nice is not None:
+            renice(wanted.nice[0])  # first, since what workers may have depends on it
+        return Master(wanted, os.environ, given, look_up(wanted), inherited).run()
     except (settings.BadSetting, BadAddress, Refused) as error:
         return fail(str(error), 2)
     except handover.Unreadable as error:

@@ -171,7 +171,7 @@ def apply(attributes: Attributes, seat: int) -> None:
         # still somebody who may read this Python's files.
         import ctypes
     for name, soft, hard in attributes.limits:
-        _do(f"--rlimit: cannot set {name} to {soft}:{hard}",
+        _do(f"--rlimit: cannot set {name} to {_limit_text(soft)}:{_limit_text(hard)}",
             lambda name=name, soft=soft, hard=hard:  # type: ignore[misc]
             resource.setrlimit(getattr(resource, f"RLIMIT_{name.upper()}"), (soft, hard)))
     if attributes.nice is not None:
@@ -194,6 +194,10 @@ def apply(attributes: Attributes, seat: int) -> None:
             _do(f"--user: cannot become user {uid}", lambda: os.setresuid(uid, uid, uid))
     # From now on no program that is exec'ed can have more than this process has.
     ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def _limit_text(number: int) -> str:
+    return "unlimited" if number == resource.RLIM_INFINITY else str(number)
 
 
 def renice(number: int) -> None:

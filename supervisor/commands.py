@@ -64,7 +64,7 @@ class Audience:
         self._events: dict[Session, Any] = {}
         self._status: dict[Session, Any] = {}
         self._upgrades: dict[Session, list[tuple[Any, int]]] = {}  # several may be asked for on one connection
-        self._reloads: dict[Session, Any] = {}
+        self._reloads: dict[Session, list[Any]] = {}
 
     def _admit(self, session: Session, place: dict[Session, Any], value: Any) -> None:
         session.long_running = True
@@ -81,7 +81,7 @@ class Audience:
         self._admit(session, self._upgrades, [*self._upgrades.get(session, ()), (request_id, number)])
 
     def follow_reload(self, session: Session, request_id: Any) -> None:
-        self._admit(session, self._reloads, request_id)
+        self._admit(session, self._reloads, [*self._reloads.get(session, ()), request_id])
 
     def role_of(self, session: Session) -> dict[str, Any]:
         """What a session waits for, for the next master."""
@@ -98,15 +98,17 @@ class Audience:
             for request_id, number in role["upgrade"]:
                 self.follow_upgrade(session, request_id, number)
         if "reload" in role:
-            self.follow_reload(session, role["reload"])
+            for request_id in role["reload"]:
+                self.follow_reload(session, request_id)
 
     def reload_ended(self, message: str, well: bool, result: Mapping[str, Any]) -> None:
         """Answer whoever asked the master to replace itself."""
-        for session, request_id in list(self._reloads.items()):
+        for session, request_ids in list(self._reloads.items()):
             self._reloads.pop(session)
-            session.long_running = False
-            session.send(protocol.reply(request_id, message, result) if well
-                         else protocol.failure(request_id, "reload-refused", message))
+            session.long_running = bool(self.role_of(session))
+            for request_id in request_ids:
+                session.send(protocol.reply(request_id, message, result) if well
+                             else protocol.failure(request_id, "reload-refused", message))
 
     def forget_upgrade(self, session: Session, number: int) -> None:
         """It has heard how that upgrade ended, or nothing came of it."""

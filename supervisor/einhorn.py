@@ -175,8 +175,9 @@ def state_document(pool: Pool, status: Mapping[str, Any], settings: Settings, no
         "lockfile": settings.lockfile,
         "consecutive_deaths_before_ack": current.failures_in_a_row,
         "last_upgraded": timestamp(ended[-1].ended_wall) if ended else None,
-        "nice": {":master": None, ":worker": None},
-        "reexec_commandline": settings.reexec_as,
+        "nice": {":master": None if settings.nice is None else settings.nice[0],
+                 ":worker": None if settings.nice is None else settings.nice[1]},
+        "reexec_commandline": None if settings.reexec_as is None else list(settings.reexec_as),
         "drop_environment_variables": list(settings.drop_env_var),
         "signal_timeout": current.recipe.graceful_timeout,
     }

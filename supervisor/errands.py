@@ -72,14 +72,15 @@ class Errands:
     def shell(
         self, name: str, command: str, directory: str, environment: Mapping[str, str], limit: float,
         done: Callable[[Ended], None], document: Mapping[str, Any] | None = None, attributes: Attributes | None = None,
+        urgent: bool = False,
     ) -> Errand:
         """Send a shell command on its way; `document` is its standard input, as JSON."""
         launch = Launch(["/bin/sh", "-c", command], directory, environment, (), signal.SIGKILL, attributes=attributes)
-        return self.send(Errand(name, launch, limit, done, json.dumps({} if document is None else document) + "\n"))
+        return self.send(Errand(name, launch, limit, done, json.dumps({} if document is None else document) + "\n"), urgent)
 
-    def send(self, errand: Errand) -> Errand:
-        """Send an errand on its way, or put it in line."""
-        if len(self._running) < MOST_AT_ONCE:
+    def send(self, errand: Errand, urgent: bool = False) -> Errand:
+        """Send an errand on its way, or put it in line; an urgent one, which somebody waits for, waits in no line."""
+        if urgent or len(self._running) < MOST_AT_ONCE:
             self._start(errand)
         elif len(self._waiting) < LONGEST_LINE:
             self._waiting.append(errand)

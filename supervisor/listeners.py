@@ -112,10 +112,20 @@ class Given:
 
     def __init__(self, sockets: Sequence[tuple[int, str]]) -> None:
         self._left: dict[int, str] = {}
+        self._useless: list[int] = []
+        seen: set[int] = set()
         for fd, name in sockets:
-            if _listens(fd):
-                os.set_inheritable(fd, False)
+            try:
+                inode = os.fstat(fd).st_ino
+            except OSError:
+                continue
+            os.set_inheritable(fd, False)
+            # A socket unit and the descriptor store may both give the same one.
+            if _listens(fd) and inode not in seen:
                 self._left[fd] = name
+                seen.add(inode)
+            else:
+                self._useless.append(fd)
 
     def __bool__(self) -> bool:
         return bool(self._left)
@@ -139,10 +149,11 @@ class Given:
 
     def close_rest(self) -> list[str]:
         """Close those that nobody took; return their names."""
-        names = [name or f"fd://{fd}" for fd, name in self._left.items()]
-        for fd in self._left:
+        names = [name or f"fd://{fd}" for fd, name in self._left.items()] + [f"fd://{fd}" for fd in self._useless]
+        for fd in (*self._left, *self._useless):
             os.close(fd)
         self._left.clear()
+        self._useless.clear()
         return names
 
     def _taken(self, fd: int, address: Address) -> Listener:
@@ -251,6 +262,9 @@ def _open(address: Address) -> Listener:
 
 def _adopt(address: Address) -> Listener:
     try:
+        # Ours are all closed on exec: one that isn't was given to us.
+        if not os.get_inheritable(address.fd):
+            raise OSError(errno.EBADF, "it was not inherited")
         adopted = socket.socket(fileno=os.dup(address.fd))
     except OSError as error:
         raise CannotListen(f"cannot listen on {address.text}: descriptor {address.fd} is no open socket "
@@ -277,6 +291,9 @@ def _bind_tcp(address: Address) -> Listener:
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Inherited by what is accepted. Servers that are given a descriptor don't always know that it is TCP, and would let a
+        # kept-alive client wait for 40 ms (tcp(7), delayed acknowledgements).
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         bound.bind(found[0][4])

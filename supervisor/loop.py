@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from types import FrameType
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+LONGEST_WAIT = 86400.0
 
 
 class Loop:
@@ -56,12 +57,17 @@ class Loop:
         signals that came."""
         if self._pending:
             timeout = 0.0
-        for key, events in self._selector.select(None if timeout is None else max(0.0, timeout)):
+        # epoll_wait(2) takes milliseconds as a C int; whoever waits longer looks at the clock once a day.
+        for key, events in self._selector.select(None if timeout is None else min(max(0.0, timeout), LONGEST_WAIT)):
             # An earlier callback of this round may have closed it.
             if self._selector.get_map().get(key.fd) is key:
                 key.data(events)
         came, self._pending = self._pending, set()
         return came
+
+    def has_signals(self) -> bool:
+        """Whether signals have come that no `wait` has returned yet."""
+        return bool(self._pending)
 
     def close(self) -> None:
         """Restore the signal handlers and close the descriptors."""

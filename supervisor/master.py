@@ -6,6 +6,7 @@ does both, and it does nothing in between that could wait.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..control.protocol import BadRequest, Request, failure
@@ -25,12 +26,13 @@ from .errands import Ended, Errand, Errands
 from .handover import Unreadable, made, plain
 from .journal import Entry
 from .loop import Loop
+from .measures import Measures
 from .place import NoPlace, Place, Rights, claim, remove_pidfile, write_pidfile
 from .processes import CannotStart, Exit, Launch, Processes
 from .readiness import Notice, NotifySocket
 from .reloads import Reloads
 from .settings import Settings
-from .upgrades import Upgrades
+from .upgrades import CHECK, START_HOOK, Upgrades
 
 VERSION = "0.1.0"
 SIGNALS = [
@@ -43,8 +45,8 @@ LONGEST_TURN = 0.05
 # Waking up so many seconds after a deadline is late. An ack is heard in the second round: one accepts, one reads.
 LATE, ROUNDS_WHEN_LATE = 0.2, 4
 HOOK_TIMEOUT = 30.0
-# How often memory is looked at, where somebody limits it; nothing wakes the master for it otherwise.
-MEMORY_INTERVAL = 5.0
+# What a reload can't change, or scaling has changed since.
+KEPT_BY_RELOAD = ("number", "bind", "backlog", "command_name", "socket_path", "socket_mode", "socket_group", "lockfile", "pidfile")
 
 
 class CannotRun(RuntimeError):
@@ -58,19 +60,17 @@ class CannotRun(RuntimeError):
 class Master:
     """One app's master. `run` returns the exit code of the process.
 
-    `given`: the command line, from which `settings` were made. `inherited`: the state of the master that this one replaces.
+    `given`: the command line, from which `settings` were made. `known`: who and what they name. `inherited`: the state of the
+    master that this one replaces.
     """
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str], given: Mapping[str, Any],
+    def __init__(self, settings: Settings, environ: Mapping[str, str], given: Mapping[str, Any], known: Known,
                  inherited: Mapping[str, Any] | None = None) -> None:
         self.settings = settings
         self._environ = dict(environ)
         self._given = dict(given)
         self._inherited = inherited
-        self._attributes = attributes.look_up(settings.user, settings.group, None if settings.nice is None else settings.nice[1],
-                                              settings.rlimit, settings.cpu_affinity, settings.umask, settings.oom_score_adj)
-        self._observers = None if settings.observers is None else attributes.group_id(settings.observers, "--observers")
-        self._rights = self._rights_to_connect()
+        self._attributes, self._observers, self._rights = known.attributes, known.observers, known.rights
         self._started_at = time.monotonic()
         self._loop = Loop(SIGNALS)
         # Whoever exec'ed us had blocked them all, so that none was lost meanwhile.
@@ -84,10 +84,10 @@ class Master:
         self._next_worker = 1
         self._errands = Errands(self._processes, self._loop)
         self.upgrades = Upgrades(self, self._processes, self._loop, self._errands, settings, self._environ, self._attributes)
-        self._reloads = Reloads(self, self._errands, self._environ, settings.reexec_as,
+        self._reloads = Reloads(self, self._errands, self._environ, self._given["directory"], settings.reexec_as,
                                 0 if inherited is None else inherited["reloads"])
         self._systemd = systemd.Notifier(environ, None if inherited is None else made(systemd.Told, inherited["systemd"]))
-        self._memory_at: float | None = None
+        self._measures = Measures(self, self._page, settings.min_available_memory)
         self._listeners: list[listeners.Listener] = []
         self._wake_at: float | None = self._started_at  # the first plan is due at once
         self._changed = False
@@ -100,15 +100,6 @@ class Master:
         self._server: Server | None = None
         self._pidfile: str | None = None
         self.pool: pool.Pool  # there is none before the first generation is made
-
-    def _rights_to_connect(self) -> Rights:
-        settings = self.settings
-        group = None if settings.socket_group is None else attributes.group_id(settings.socket_group, "--socket-group")
-        others = self._attributes.other_user or self._observers is not None
-        mode = settings.socket_mode
-        if mode is None:
-            mode = 0o666 if others else 0o600 if group is None else 0o660
-        return Rights(mode, group, enterable=bool(mode & 0o077))
 
     # --- starting and ending ---
 
@@ -136,8 +127,6 @@ class Master:
 
     def _start(self) -> bool:
         settings = self.settings
-        if settings.nice is not None:
-            attributes.renice(settings.nice[0])
         given = listeners.Given(systemd.given_sockets(self._environ))
         first = self._prepare_first()
         if first is None:
@@ -209,6 +198,7 @@ class Master:
             "sessions": [session.hand_over() | {"role": self._audience.role_of(session)}
                          for session in self._server.sessions()],
             "systemd": plain(self._systemd.told),
+            "kept": {name: plain(getattr(self.settings, name)) for name in KEPT_BY_RELOAD},
         }
 
     def _take_over(self, state: Mapping[str, Any]) -> None:
@@ -240,16 +230,24 @@ class Master:
         assert self._server is not None
         for told in state["sessions"]:
             self._audience.take_over(self._server.take_over(told), told["role"])
-        if any(self._limit_of(worker) for worker in self.pool.workers.values()):
-            self._memory_at = time.monotonic()
+        for worker in self.pool.workers.values():
+            self._measures.expect(worker, time.monotonic())
         self._changed = True
         self.log(Entry("master replaced", {"pid": os.getpid(), "version": VERSION, "before": state["version"],
                                            "workers": len(self._workers), "by": state["reloaded_by"]}))
+        kept = state.get("kept", {})
+        stays = [name.replace("_", "-") for name in kept if plain(getattr(self.settings, name)) != kept[name]]
+        if stays:
+            why = "restart the master to change them"
+            self.log(Entry("settings that stay as they were", {"settings": " ".join(stays), "so": why}, journal.ATTENTION))
         self._audience.reload_ended(f"einhornpy {VERSION} goes on, pid {os.getpid()}", True, self.identity())
 
     def _whom(self, errand: Errand) -> Callable[[Ended], None]:
         """Who is to know how an errand of the master before us ended."""
         return self.upgrades.resume_errand(errand) or (lambda ended: self._hook_ended(errand.name, ended))
+
+    def has_signals(self) -> bool:
+        return self._loop.has_signals()
 
     def reload_refused(self, reason: str) -> None:
         self._audience.reload_ended(f"reload refused: {reason}", False, {})
@@ -325,21 +323,24 @@ class Master:
         now = time.monotonic()
         preparation = self.upgrades.preparation
         preparing = None if preparation is None else preparation.deadline
-        deadlines = (self._wake_at, preparing, self._errands.deadline, self._memory_at, self._systemd.deadline)
+        deadlines = (self._wake_at, preparing, self._errands.deadline, self._measures.memory_at, self._systemd.deadline)
         soonest = min((deadline for deadline in deadlines if deadline is not None), default=None)
+        if self._server is not None and self._server.waiting:
+            soonest = now
         came = self._loop.wait(None if soonest is None else soonest - now)
-        if soonest is not None and time.monotonic() > soonest + LATE:
+        if soonest is not None and time.monotonic() > max(soonest, now) + LATE:
             # We were stopped, or the host is: hear first what was said in time, before anybody is judged by the clock.
             for _ in range(ROUNDS_WHEN_LATE):
                 came |= self._loop.wait(0.0)
         for number in sorted(came):
             self._on_signal(number)
+        if self._server is not None:
+            self._server.on_turn()
         now = time.monotonic()
         if self.upgrades.preparation is not None:
             self.upgrades.preparation.on_time(now)
         self._errands.on_time(now)
-        self._look_at_heartbeats(now)
-        self._look_at_memory(now)
+        self._measures.on_time(now)
         self._advance(now + LONGEST_TURN)
         if self._changed:
             self._changed = False
@@ -442,49 +443,9 @@ class Master:
                 self.observe(pool.Heartbeat(worker, time.monotonic(), notice.request_id))
             case "due":
                 self.observe(pool.Due(worker, notice.error or ""))
-                self._memory_at = time.monotonic()  # is there room for its replacement?
+                self._measures.memory_at = time.monotonic()  # is there room for its replacement?
             case "failed":
                 self.observe(pool.SaidFailed(worker, notice.error or ""))
-
-    def _look_at_heartbeats(self, now: float) -> None:
-        """When some heartbeat seems too old, look at all of them: the next look is then due for all at once."""
-        watched = [
-            worker for worker in self.pool.workers.values()
-            if worker.heartbeat_at is not None and worker.state is pool.State.READY
-        ]
-        generations = self.pool.generations
-        if any(0 < generations[worker.generation].recipe.timeout <= now - (worker.heartbeat_at or 0)
-               for worker in watched):
-            for worker in watched:
-                at = self._page.heartbeat(worker.id)
-                if at is not None and at > (worker.heartbeat_at or 0):
-                    self.observe(pool.Heartbeat(worker.id, at))
-
-    def _look_at_memory(self, now: float) -> None:
-        """Measure the workers where somebody limits them, and the host where a worker is due."""
-        if self._memory_at is None or now < self._memory_at:
-            return
-        workers = [worker for worker in self.pool.workers.values() if worker.state is pool.State.READY]
-        limits = {worker.id: self._limit_of(worker) for worker in workers if self._limit_of(worker)}
-        if limits:
-            used = watch.group_memory((worker.pid for worker in workers), min(limits.values()))
-            self.observe(pool.Measured({worker.id: used[worker.pid] for worker in workers if worker.pid in used}))
-        due = [worker for worker in workers if worker.recycled_for is not None or 0 < self._limit_of(worker) <= (worker.memory or 0)]
-        if due or self.pool.short_of_memory:
-            self._look_at_host(due)
-        self._memory_at = now + MEMORY_INTERVAL if limits or due else None
-
-    def _limit_of(self, worker: pool.Worker) -> int:
-        recipe = self.pool.generations[worker.generation].recipe
-        return recipe.max_memory or recipe.max_memory_hard
-
-    def _look_at_host(self, due: list[pool.Worker]) -> None:
-        needed = self.settings.min_available_memory
-        if needed is None:
-            needed = max((watch.memory(worker.pid) or 0 for worker in due), default=0)
-        available = watch.available_memory()
-        if (available < needed) != self.pool.short_of_memory:
-            self.observe(pool.HostMeasured(available < needed, available))
 
     # --- actions ---
 
@@ -497,8 +458,7 @@ class Master:
                 self.observe(pool.SaidReady(action.worker))
             case planner.Recycle():
                 self.observe(pool.Due(action.worker, action.reason, action.memory))
-                self._look_at_host([self.pool.workers[action.worker]])
-                self._memory_at = time.monotonic() + MEMORY_INTERVAL
+                self._measures.look_at_host([self.pool.workers[action.worker]], time.monotonic())
             case planner.Abort():
                 self._processes.signal(self.pool.workers[action.worker].pid, signal.SIGABRT)
                 self.observe(pool.Aborted(action.worker, action.reason))
@@ -531,50 +491,48 @@ class Master:
         return True
 
     def _spawn(self, action: planner.Spawn) -> bool:
-        assert self._place is not None
-        assert self._notify is not None
-        generation, prepared = self.pool.generations[action.generation], self.prepared[action.generation]
         worker, self._next_worker = self._next_worker, self._next_worker + 1
-        descriptors = [listener.socket.fileno() for listener in self._listeners]
-        adapter, command = None, generation.recipe.command
         jitter = int.from_bytes(os.urandom(4), "little") / (1 << 32)
-        if prepared.gunicorn is not None:
-            page = (contract.FIRST_FD + len(descriptors), self._page.take(worker))
-            adapter = recipes.adapter_instructions(prepared, self.settings, self.pool.target, page, jitter)
-            descriptors.append(self._page.fd)
-            command = (prepared.gunicorn.python, recipes.ADAPTER, *prepared.gunicorn.arguments)
-        ours, theirs = socket.socketpair() if self.settings.command_socket_as_fd else (None, None)
-        control_fd = None
-        if theirs is not None:
-            control_fd = contract.FIRST_FD + len(descriptors)
-            descriptors.append(theirs.fileno())
-        environment = contract.environment(
-            generation, index=action.index, master=os.getpid(), control_socket=self._place.path,
-            notify_socket=self._notify.path,
-            families=[socket.AddressFamily(listener.socket.family).name for listener in self._listeners],
-            names=[listener.label for listener in self._listeners], stop_signal=self.settings.stop_signal, adapter=adapter,
-            control_fd=control_fd,
-        )
-        farewell = signal.Signals[self.settings.stop_signal] if self.settings.kill_children_on_exit else None
-        try:
-            pid = self._processes.start(Launch(command, generation.recipe.directory, environment, descriptors, farewell,
-                                               attributes=self._attributes, seat=action.index))
-        except CannotStart as error:
-            self._page.give_back(worker)
-            if ours is not None:
-                ours.close()
-            self.observe(pool.SpawnFailed(action.index, action.generation, str(error)))
-            return False
-        finally:
-            if theirs is not None:
-                theirs.close()
+        with contextlib.ExitStack() as closing:
+            try:
+                ours, theirs = socket.socketpair() if self.settings.command_socket_as_fd else (None, None)
+                if theirs is not None:
+                    closing.enter_context(theirs)
+                pid = self._processes.start(self._launch(action, worker, jitter, theirs))
+            except (CannotStart, OSError) as error:
+                self._page.give_back(worker)
+                self.observe(pool.SpawnFailed(action.index, action.generation, str(error)))
+                return False
         self._workers[pid] = worker
         if ours is not None and self._server is not None:
             self._server.admit_worker(ours, pid)
         self.observe(pool.Spawned(worker, action.index, action.generation, pid, jitter))
-        if self._memory_at is None and (generation.recipe.max_memory or generation.recipe.max_memory_hard):
-            self._memory_at = time.monotonic() + MEMORY_INTERVAL
+        self._measures.expect(self.pool.workers[worker], time.monotonic())
         return True
+
+    def _launch(self, action: planner.Spawn, worker: int, jitter: float, control: socket.socket | None) -> Launch:
+        """What a new worker is made of. `control`: its own connection to the control socket, if it gets one."""
+        assert self._place is not None
+        assert self._notify is not None
+        settings, generation, prepared = self.settings, self.pool.generations[action.generation], self.prepared[action.generation]
+        descriptors = [listener.socket.fileno() for listener in self._listeners]
+        adapter, command = None, generation.recipe.command
+        if prepared.gunicorn is not None:
+            page = (contract.FIRST_FD + len(descriptors), self._page.take(worker))
+            adapter = recipes.adapter_instructions(prepared, settings, self.pool.target, page, jitter)
+            descriptors.append(self._page.fd)
+            command = (prepared.gunicorn.python, recipes.ADAPTER, *prepared.gunicorn.arguments)
+        environment = contract.environment(
+            generation, index=action.index, master=os.getpid(), control_socket=self._place.path, notify_socket=self._notify.path,
+            families=[socket.AddressFamily(listener.socket.family).name for listener in self._listeners],
+            names=[listener.label for listener in self._listeners], stop_signal=settings.stop_signal, adapter=adapter,
+            control_fd=None if control is None else contract.FIRST_FD + len(descriptors),
+        )
+        if control is not None:
+            descriptors.append(control.fileno())
+        farewell = signal.Signals[settings.stop_signal] if settings.kill_children_on_exit else None
+        return Launch(command, generation.recipe.directory, environment, descriptors, farewell, attributes=self._attributes,
+                      seat=action.index)
 
     def _signal_all(self, number: signal.Signals, only_ready: bool = False) -> int:
         return sum(
@@ -612,7 +570,7 @@ class Master:
         recipe = self.pool.generations[self.pool.current].recipe
         environment = dict(recipe.environment) | {"EINHORNPY_SOCKET_PATH": self._place.path, "PWD": recipe.directory} | variables
         return self._errands.shell(name, command, recipe.directory, environment, limit, done, document,
-                                   self._attributes.of_user_alone())
+                                   self._attributes.of_user_alone(), urgent=name in (START_HOOK, CHECK))
 
     def _wait_for_errands(self) -> None:
         """Let the last hooks finish; whoever asks us to stop once more doesn't want to wait for them."""
@@ -687,6 +645,31 @@ class Master:
         self.upgrades.stop_preparing()
         self.upgrades.drop_check()
         self.observe(pool.StopRequested(how))
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Who and what the settings name. `observers`: a gid."""
+
+    attributes: attributes.Attributes
+    observers: int | None
+    rights: Rights
+
+
+def look_up(settings: Settings) -> Known:
+    """Find who and what the settings name.
+
+    Raises:
+        Refused: somebody doesn't exist, or this process may not set something.
+    """
+    made = attributes.look_up(settings.user, settings.group, None if settings.nice is None else settings.nice[1],
+                              settings.rlimit, settings.cpu_affinity, settings.umask, settings.oom_score_adj)
+    observers = None if settings.observers is None else attributes.group_id(settings.observers, "--observers")
+    group = None if settings.socket_group is None else attributes.group_id(settings.socket_group, "--socket-group")
+    mode = settings.socket_mode
+    if mode is None:
+        mode = 0o666 if made.other_user or observers is not None else 0o600 if group is None else 0o660
+    return Known(made, observers, Rights(mode, group, enterable=bool(mode & 0o077)))
 
 
 def check_state(state: Mapping[str, Any]) -> pool.Pool:

@@ -135,11 +135,8 @@ def _said_ready(pool: Pool, worker: Worker, now: float) -> Pool:
 def _due(pool: Pool, worker: Worker, event: facts.Due, now: float) -> Pool:
     if worker.state is not State.READY or worker.recycled_for is not None:
         return pool
-    early = not settled(pool, worker, now)
     pool = _with_worker(pool, replace(worker, recycled_for=event.reason, over_memory=event.memory))
     upgrade = pool.running_upgrade
-    if early:
-        pool = _hold_back(pool, worker.generation, f"is due as soon as it is ready: it {event.reason}", None, now)
     if event.memory and upgrade is not None and upgrade.on_canary and worker.generation == upgrade.to_generation:
         return _count_failure(pool, worker.generation, event.reason, None, now)
     return pool
@@ -188,29 +185,25 @@ def _count_restart(pool: Pool, worker: Worker) -> Pool:
 
 
 def _count_failure(pool: Pool, number: int, reason: str, error: str | None, now: float) -> Pool:
-    """A start of this generation failed: hold its next one back, and charge the upgrade that wants it."""
-    pool = _hold_back(pool, number, reason, error, now)
+    """A start of this generation failed: hold its next one back, longer each time until one of its workers has settled, and
+    charge the upgrade that wants it."""
+    generation = pool.generations[number]
+    recovered = any(
+        worker.generation == number and worker.ready_at is not None and worker.ready_at >= generation.failed_at
+        and worker.state is State.READY and settled(pool, worker, now)
+        for worker in pool.workers.values()
+    )
+    failures = 1 if recovered else generation.failures_in_a_row + 1
+    delay = delay_after(failures, pool.policy.first_delay)
+    pool = _with_generation(
+        pool,
+        replace(generation, failures_in_a_row=failures, failed_at=now, not_before=now + delay, error=error or reason),
+    )
     upgrade = pool.running_upgrade
     if upgrade is not None and upgrade.to_generation == number and not upgrade.rolling_back:
         pool = replace(pool, upgrade=replace(upgrade, failures=upgrade.failures + 1, reason=f"a worker {reason}",
                                              error=error))
     return pool
-
-
-def _hold_back(pool: Pool, number: int, reason: str, error: str | None, now: float) -> Pool:
-    """The next start of this generation has to wait, longer each time until one of its workers has settled."""
-    generation = pool.generations[number]
-    recovered = any(
-        worker.generation == number and worker.ready_at is not None and worker.ready_at >= generation.failed_at
-        and worker.state is State.READY and worker.recycled_for is None and settled(pool, worker, now)
-        for worker in pool.workers.values()
-    )
-    failures = 1 if recovered else generation.failures_in_a_row + 1
-    delay = delay_after(failures, pool.policy.first_delay)
-    return _with_generation(
-        pool,
-        replace(generation, failures_in_a_row=failures, failed_at=now, not_before=now + delay, error=error or reason),
-    )
 
 
 def _prove(pool: Pool, number: int) -> Pool:

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..control.protocol import socket_directories
+from ..control.protocol import SYSTEM_DIRECTORY, socket_directories
 
 
 class NoPlace(RuntimeError):
@@ -70,7 +70,9 @@ def claim(
         if os.path.lexists(path):
             if not stat.S_ISSOCK(os.lstat(path).st_mode):
                 raise OSError(errno.EEXIST, "it exists and is no socket")
-            os.unlink(path)  # stale: whoever made it no longer holds the lock
+            if _somebody_listens(path):  # with a lock elsewhere (--lockfile)
+                raise OSError(errno.EADDRINUSE, "another master listens there")
+            os.unlink(path)
         listener.bind(path)
         if rights.group is not None:
             os.chown(path, -1, rights.group)
@@ -83,12 +85,38 @@ def claim(
     return Place(path, f"{base}.notify", lock_path, listener, lock)
 
 
+def _somebody_listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except BlockingIOError:
+            return True  # its queue is full
+        except OSError:
+            return False
+    return True
+
+
+def _others_may_pass(directory: str) -> bool:
+    """Whether every directory above may be passed through by everybody."""
+    above = os.path.dirname(directory)
+    while above != "/":
+        if not os.stat(above).st_mode & 0o001:
+            return False
+        above = os.path.dirname(above)
+    return True
+
+
 def _private_directory(environ: Mapping[str, str], enterable: bool) -> str:
     uid = os.geteuid()
     tried = []
     for directory in socket_directories(environ, uid):
+        if enterable and not _others_may_pass(directory):
+            tried.append(f"{directory} (others can't get there)")
+            continue
         try:
-            os.mkdir(directory, 0o700)
+            # systemd makes directories of other users' services in there.
+            os.mkdir(directory, 0o755 if directory == SYSTEM_DIRECTORY else 0o700)
         except FileExistsError:
             pass
         except OSError as error:
@@ -102,8 +130,8 @@ def _private_directory(environ: Mapping[str, str], enterable: bool) -> str:
         if not os.access(directory, os.W_OK):
             tried.append(f"{directory} (read-only)")
             continue
-        if enterable:
-            os.chmod(directory, stat.S_IMODE(found.st_mode) | 0o011)
+        if enterable or directory == SYSTEM_DIRECTORY:
+            os.chmod(directory, stat.S_IMODE(found.st_mode) | 0o055)
         return directory
     raise NoPlace(f"no place for the control socket: tried {', '.join(tried)}; --socket-path names another")
 
@@ -117,7 +145,8 @@ def _lock(path: str, name: str) -> int:
             except BlockingIOError:
                 pid = os.read(lock, 20).decode(errors="replace").strip()
                 os.close(lock)
-                raise NoPlace(f"another master named {name} is running{f' (pid {pid})' if pid else ''}: "
+                who = f"named {name} is running" if path.endswith(f"/{name}.lock") else f"holds {path}"
+                raise NoPlace(f"another master {who}{f' (pid {pid})' if pid else ''}: "
                               "stop it, or choose another name with -c NAME") from None
             # Its last holder may have removed the file between our open and our lock.
             if os.path.exists(path) and os.stat(path).st_ino == os.fstat(lock).st_ino:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .pool import Generation, Pool, Recipe, State, Upgrade, Worker
+from .pool import SETTLE_SECONDS, Generation, Pool, Recipe, State, Upgrade, Worker
 
 # How long a hung worker has to say where it hangs, between SIGABRT and SIGKILL.
 ABORT_SECONDS = 2.0
@@ -191,7 +191,12 @@ def _look(pool: Pool, now: float) -> tuple[_View, list[Action]]:
                 if recipe.ack_seconds is not None:
                     deadlines.add(worker.spawned_at + recipe.ack_seconds)
             continue
-        outdated = old or (worker.recycled_for is not None and (worker.over_memory or not held))
+        due = worker.recycled_for is not None and (worker.over_memory or not held)
+        if due and worker.ready_at is not None and now < worker.ready_at + SETTLE_SECONDS:
+            # One that is due as soon as it is ready, like its successor, must not be exchanged in a hot loop.
+            due = False
+            deadlines.add(worker.ready_at + SETTLE_SECONDS)
+        outdated = old or due
         (view.outdated_ready if outdated else view.wanted_ready).append(worker)
         view.due += outdated and not old
         if worker.available(now, policy.min_ready_seconds):

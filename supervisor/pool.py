@@ -17,8 +17,9 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-# A worker that says ready, and within this time dies, leaves for new code or is due, holds the next start back, as one does
-# that never became ready: otherwise one that always does so would be replaced in a hot loop.
+# A worker that says ready, and within this time dies or leaves for new code, holds the next start back, as one does that never
+# became ready; one that is due within this time is exchanged when it is over. Otherwise one that always does so would be replaced
+# in a hot loop.
 SETTLE_SECONDS = 1.0
 
 

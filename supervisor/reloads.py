@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from ..control.protocol import BadRequest
 from . import handover, journal
 from .errands import Ended, Errand, Errands
 from .journal import Entry
-from .processes import CannotStart, Launch, find_program
+from .processes import Launch, find_program
 
 CHECK_STATE, TAKE_OVER = "--check-state", "--take-over"
+# What the next program says if it can: any program can exit with 0.
+CAN_TAKE_OVER = "einhornpy {} can take over"
 # The next program has this long to say that it can read the state; loading it takes a tenth of a second.
 CHECK_TIMEOUT = 30.0
 
@@ -33,16 +36,20 @@ class Host(Protocol):
     def reload_refused(self, reason: str) -> None: ...
     def stopping(self) -> bool: ...
     def busy(self) -> bool: ...
+    def has_signals(self) -> bool: ...
 
 
 class Reloads:
     """The replacement that was asked for, if one was. `count`: how many there have been."""
 
-    def __init__(self, host: Host, errands: Errands, environ: Mapping[str, str], reexec_as: str | None, count: int) -> None:
+    def __init__(self, host: Host, errands: Errands, environ: Mapping[str, str], directory: str, reexec_as: Sequence[str] | None,
+                 count: int) -> None:
+        """`directory`: where `reexec_as` was named. `count`: how many replacements there have been."""
         self._host = host
         self._errands = errands
         self._environ = environ
-        self._command = [sys.executable, "-P", "-m", "einhornpy.supervisor"] if reexec_as is None else shlex.split(reexec_as)
+        self._directory = directory
+        self._command = [sys.executable, "-P", "-m", "einhornpy.supervisor"] if reexec_as is None else list(reexec_as)
         self._wanted_by: str | None = None
         self._asking = False
         self._checked = False
@@ -72,35 +79,45 @@ class Reloads:
             self._exec()
 
     def _ask(self) -> None:
-        document = {"format": handover.FORMAT, **self._host.state()}
-        launch = Launch([*self._command, CHECK_STATE], "/", self._environ, (), signal.SIGKILL)
+        # What clients have yet to read may be much, and is nothing that could be misread.
+        state = self._host.state()
+        document = {"format": handover.FORMAT, **state, "sessions": [each | {"unsent": ""} for each in state["sessions"]]}
+        launch = Launch([*self._command, CHECK_STATE], self._directory, self._environ, (), signal.SIGKILL)
         self._asking = True
-        self._errands.send(Errand("check-state", launch, CHECK_TIMEOUT, self._answered, json.dumps(document)))
+        self._errands.send(Errand("check-state", launch, CHECK_TIMEOUT, self._answered, json.dumps(document)), urgent=True)
 
     def _answered(self, ended: Ended) -> None:
         self._asking = False
-        if ended.reason is None:
-            self._checked = True
+        said, command = ended.last_line or "", shlex.join(self._command)
+        if ended.reason is not None:
+            self._refuse(f"{command} {ended.reason}" + (f": {said}" if said else ""))
+        elif not re.fullmatch(CAN_TAKE_OVER.format(r"\S+"), said):
+            self._refuse(f"{command} did not say that it can take over" + (f", but: {said}" if said else ""))
         else:
-            self._refuse(f"{shlex.join(self._command)} {ended.reason}" + (f": {ended.last_line}" if ended.last_line else ""))
+            self._checked = True
 
     def _exec(self) -> None:
-        document = self._host.state() | {"reloads": self.count + 1, "reloaded_by": self._wanted_by}
-        state = handover.sealed(document)
-        kept = [state, *descriptors(document)]
+        # From here on signals wait for the next program. One that came before is noted in the loop, and would be lost with it.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        kept: list[int] = []
         try:
-            program = find_program(self._command[0], self._environ.get("PATH", os.defpath), os.getcwd())
+            if self._host.has_signals():
+                return  # the next turn begins with them, and then comes here again
+            document = self._host.state() | {"reloads": self.count + 1, "reloaded_by": self._wanted_by}
+            state = handover.sealed(document)
+            kept = [state, *descriptors(document)]
+            program = find_program(self._command[0], self._environ.get("PATH", os.defpath), self._directory)
             for fd in kept:
                 os.set_inheritable(fd, True)
             os.execve(program, [*self._command, TAKE_OVER, str(state)], dict(self._environ))
-        except (OSError, CannotStart) as error:
+        except OSError as error:
             for fd in kept:
                 os.set_inheritable(fd, False)
-            self._refuse(f"cannot run {self._command[0]}: {error.strerror if isinstance(error, OSError) else error}")
+            self._refuse(f"cannot run {self._command[0]}: {error.strerror}")
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            os.close(state)
+            for fd in kept[:1]:
+                os.close(fd)
 
     def _refuse(self, reason: str) -> None:
         self._wanted_by, self._checked = None, False

@@ -94,6 +94,17 @@ def exit_code(value: Any) -> int:
     return code
 
 
+def words(value: Any) -> tuple[str, ...]:
+    """Parse a command line, as a shell reads it."""
+    try:
+        found = tuple(shlex.split(value)) if isinstance(value, str) else ()
+    except ValueError:
+        found = ()
+    if not found or any("\0" in word for word in found):
+        raise ValueError("a command line, as a shell would read it")
+    return found
+
+
 def octal(value: Any) -> int:
     """Parse permission bits, such as 0660 or 027."""
     if not isinstance(value, str) or not re.fullmatch(r"(0o)?0?[0-7]{1,3}", value.strip()):
@@ -280,7 +291,7 @@ OPTIONS = (
     Option("umask", ("--umask",), octal, None, "The workers' umask.", "OCTAL"),
     Option("oom_score_adj", ("--oom-score-adj",), score, None,
            "How gladly the kernel kills a worker when memory runs out, from -1000 to 1000.", "N"),
-    Option("reexec_as", ("--reexec-as",), text, None,
+    Option("reexec_as", ("--reexec-as",), words, None,
            "The einhornpy that `reload` execs, as a command line. Default: the one that runs.", "COMMAND"),
     Option("warm_up", ("--warm-up",), request_path, (),
            "gunicorn only: before a worker says ready, its app must answer this path with 2xx or 3xx. May be given "
@@ -345,7 +356,7 @@ class Settings:
     cpu_affinity: str | tuple[int, ...] | None
     umask: int | None
     oom_score_adj: int | None
-    reexec_as: str | None
+    reexec_as: tuple[str, ...] | None
     warm_up: tuple[str, ...]
     release: str | None
     quiet: bool

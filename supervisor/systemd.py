@@ -17,6 +17,9 @@ from .report import gate
 
 # A little more than what may still happen, so that the limit is ours and not systemd's.
 MARGIN = 5.0
+# A message that found no room is said again so many seconds later.
+AGAIN = 0.5
+SHORTEST_INTERVAL = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,46 +88,59 @@ class Notifier:
         self._socket: socket.socket | None = None
         self._interval: float | None = None
         self._watchdog_at: float | None = None
+        self._again_at: float | None = None
+        self._unstored: list[tuple[str, int]] = []
         if not self._path.startswith(("/", "@")):
             return
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         usec, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", str(os.getpid()))
         if usec.isdecimal() and int(usec) > 0 and pid == str(os.getpid()):
-            self._interval = int(usec) / 2_000_000
+            self._interval = max(SHORTEST_INTERVAL, int(usec) / 2_000_000)
             self._watchdog_at = 0.0
 
     @property
     def deadline(self) -> float | None:
-        """When `tell` is due even if nothing has changed: systemd waits for a sign of life."""
-        return self._watchdog_at
+        """When `tell` is due even if nothing has changed: systemd waits for a sign of life, or had no room for a message."""
+        return min((at for at in (self._watchdog_at, self._again_at) if at is not None), default=None)
 
     def tell(self, pool: Pool, now: float) -> None:
         """Say what has changed, and that we live where it is time for that."""
         if self._socket is None:
             return
-        lines, self.told = messages(pool, self.told, now)
+        while self._unstored and self._store(*self._unstored[0]):
+            self._unstored.pop(0)
+        lines, told = messages(pool, self.told, now)
         if self._interval is not None and now >= (self._watchdog_at or 0.0):
             lines.append("WATCHDOG=1")
             self._watchdog_at = now + self._interval
-        if lines:
-            self._send("\n".join(lines))
+        if not lines or self._send("\n".join(lines)):
+            self.told = told
+            self._again_at = now + AGAIN if self._unstored else None
+        else:
+            self._again_at = now + AGAIN  # its queue is full: what it was to know, it has yet to be told
 
     def store(self, sockets: Sequence[tuple[str, int]]) -> None:
         """Leave listening sockets, by name and descriptor, with systemd: should this process die, the next one gets them
         (`FDSTORE=1`, where the unit has a FileDescriptorStoreMax=)."""
-        for name, fd in sockets:
-            self._send(f"FDSTORE=1\nFDNAME={name}", [fd])
+        self._unstored = [each for each in sockets if not self._store(*each)] if self._socket is not None else []
 
-    def _send(self, text: str, descriptors: Sequence[int] = ()) -> None:
+    def _store(self, name: str, fd: int) -> bool:
+        return self._send(f"FDSTORE=1\nFDNAME={name}", [fd])
+
+    def _send(self, text: str, descriptors: Sequence[int] = ()) -> bool:
+        """Return whether it was taken; a socket that isn't there takes everything."""
         if self._socket is None:
-            return
+            return True
         address = "\0" + self._path[1:] if self._path.startswith("@") else self._path
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         try:
             self._socket.sendmsg([text.encode(errors="replace")], rights, 0, address)
+        except BlockingIOError:
+            return False
         except OSError:
             pass
+        return True
 
     def close(self) -> None:
         if self._socket is not None:
@@ -136,6 +152,7 @@ def given_sockets(environ: Mapping[str, str]) -> list[tuple[int, str]]:
     count = environ.get("LISTEN_FDS", "")
     if environ.get("LISTEN_PID") != str(os.getpid()) or not count.isdecimal():
         return []
-    names = environ.get("LISTEN_FDNAMES", "").split(":")
-    names += [""] * int(count)
-    return [(3 + position, names[position]) for position in range(int(count))]
+    number = min(int(count), os.sysconf("SC_OPEN_MAX"))
+    names = environ.get("LISTEN_FDNAMES", "").split(":")[:number]
+    names += [""] * (number - len(names))
+    return [(3 + position, name) for position, name in enumerate(names)]

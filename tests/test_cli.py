@@ -54,6 +54,33 @@ def test_ready_is_0_and_the_document_has_the_documented_keys(start: Start) -> No
         assert document[key][0].keys() == shown[key][0].keys()
 
 
+def test_wait_gives_a_master_that_starts_some_time(start: Start, place: Path) -> None:
+    waiting = subprocess.Popen([EINHORNPY, "status", "--wait", "-d", f"{place}/x.sock"], env=base_environment(place),
+                               stdout=subprocess.PIPE, text=True)
+    start("-d", "x.sock", "-n", "1", "-m", "notify", "--", *WORKER, "notify")
+    out, _ = waiting.communicate(timeout=60)
+    assert (waiting.returncode, "ready: 1 of 1" in out) == (0, True)
+
+
+def test_serving_asks_for_the_present_alone(start: Start, place: Path) -> None:
+    flag = place / "broken"
+    master = start("-n", "2", "-m", "notify", "--max-failures", "1", "--", "sh", "-c", f'test -e {flag} && exit 9; exec "$0" "$@"',
+                   *WORKER, "notify")
+    master.wait_ready()
+    flag.touch()
+    assert master.cli("upgrade").returncode == 5
+    assert (master.cli("status").returncode, master.cli("status", "--serving").returncode) == (5, 0)
+    for worker in master.status()["workers"]:
+        os.kill(worker["pid"], 9)
+    master.wait_status(lambda each: each["ready"] == 0)
+    result = master.cli("status", "--serving")
+    assert (result.returncode, "; 0 of 2 workers ready" in result.stdout) == (5, True)
+    flag.unlink()
+    master.wait_status(lambda each: each["ready"] == 2)
+    assert master.cli("status", "--serving").returncode == 0
+    assert master.cli("status", "--serving", "--wait").returncode == 2
+
+
 def test_starting_is_3(start: Start) -> None:
     master = start("-n", "1", "-m", "manual", "--", *WORKER, "silent")
     assert master.path

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def answer(connection: socket.socket) -> dict[str, Any]:
     (b"{}", "bad-request"), (b'{"command": 3}', "bad-request"), (b'{"command": "ping", "args": 3}', "bad-request"),
     (b'{"command": "ping", "args": [3]}', "bad-request"),
     (b'{"command": "status", "args": ["follow"]}', "bad-argument"), (b'{"command": "ping", "id": 1.5}', "bad-request"),
+    (b'{"command": "ping", "id": 9223372036854775808}', "bad-request"), (b"{command: status, args: {1: 2}}", "bad-argument"),
     (b'{"command": "ping", "id": {}}', "bad-request"), (b'{"command": "fly"}', "unknown-command"),
     (b'{"command": "ping", "args": {"x": 1}}', "bad-argument"), (b'{"command": "scale"}', "bad-argument"),
     (b'{"command": "scale", "args": {"to": 0}}', "bad-argument"), (b'{"command": "scale", "args": {"to": true}}', "bad-argument"),
@@ -163,6 +165,17 @@ def test_followers_that_hang_up_leave_no_descriptor(master: Master) -> None:
                 connection.sendall(command + b"\n")
                 answer(connection)
     wait_until(lambda: descriptors(master.pid) <= before, "their descriptors closed, though nothing happens", master.log)
+
+
+def test_many_lines_at_once_are_all_answered_and_delay_nobody(master: Master) -> None:
+    with connected(master) as connection:
+        connection.sendall(b'{"command": "state"}\n' * 300)
+        begun = time.monotonic()
+        assert master.cli("ping" if False else "status").returncode == 0
+        with connection.makefile("rb") as answers:
+            for _ in range(300):
+                assert json.loads(answers.readline())["ok"]
+        assert time.monotonic() - begun < DEADLINE
 
 
 def test_two_upgrades_on_one_connection_are_both_answered(master: Master) -> None:

@@ -84,7 +84,8 @@ def test_a_request_in_escaped_yaml_is_understood(command: str, word: str) -> Non
 
 @pytest.mark.parametrize("text", [
     "!!python/object/apply:os.system ['touch /tmp/never']", "!ruby/object:Gem::Installer {}", "a: &a {b: 1}\nc: {<<: *a}",
-    "command: [", "- 1", "x" * 20_000, "command: ping\nargs: {a: &a [*a]}", "command: " + "[" * 5000,
+    "command: [", "- 1", "x" * 20_000, "command: ping\nargs: {a: &a [*a]}", "command: " + "[" * 5000, "id: 0x" + "f" * 5000,
+    "{id: 0x" + "f" * 5000 + ", command: ping}", "command: ping\nargs: [[[[[[[[[[[[[[[[[[[[[[[[x]]]]]]]]]]]]]]]]]]]]]]]]",
 ])
 def test_yaml_that_makes_objects_or_makes_work_is_refused(text: str) -> None:
     with pytest.raises(protocol.BadRequest):
@@ -208,6 +209,7 @@ def test_the_control_socket_as_a_descriptor(start: Start) -> None:
     wait_until(lambda: all(each[":pinged_request_id"] == "r" for each in
                            yaml.safe_load(say(master, "state"))[":state"][":children"].values()), "both pings", master.log)
     assert "this connection is a worker's own" in master.wait_log("not-allowed")
+    assert all(each["state"] == "ready" for each in master.status()["workers"])
     assert master.cli("upgrade").returncode == 0, "the new ones have descriptors of their own"
 
 
@@ -368,6 +370,15 @@ def test_the_shell_on_a_terminal(master: Master, place: Path) -> None:
     finally:
         os.close(terminal)
     assert (place / "state" / "einhornpy_history").read_text().splitlines()[0] == "upgrade_fleet"
+
+
+def test_the_shell_reads_on_after_what_it_cannot_read(master: Master) -> None:
+    for text, code, seen in (('"unclosed\nehlo\n', 1, "Welcome"), ("exit\nehlo\n", 0, ""), ("scale by=--5\n", 1, ""),
+                             ("history\nshow generation=1\n", 0, '"generation": 1')):
+        ran = subprocess.run([EINHORNPY, "shell", "-d", master.path], input=text, text=True, capture_output=True,
+                             env=master.environment, timeout=DEADLINE)
+        assert (ran.returncode, seen in ran.stdout, "Traceback" in ran.stderr) == (code, True, False), ran.stderr
+    assert master.cli("shell", "-e", "'unclosed").returncode == 1
 
 
 def test_the_shell_without_a_master(place: Path) -> None:

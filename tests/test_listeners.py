@@ -35,6 +35,18 @@ def test_good_addresses(text: str, expected: Address) -> None:
         assert getattr(parsed, name) == getattr(expected, name)
 
 
+def test_accepted_connections_do_not_wait_for_acknowledgements() -> None:
+    """A server that is given a descriptor doesn't always know that it is TCP, and would not set it."""
+    (opened,) = open_all([parse_address("127.0.0.1:0")])
+    try:
+        with socket.create_connection(opened.socket.getsockname()):
+            accepted, _ = opened.socket.accept()
+            with accepted:
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    finally:
+        close_all([opened])
+
+
 @pytest.mark.parametrize("text", [
     "", "80", "host", "host:", "host:99999", "host:-1", "[::1]", "::1:80", "unix:", "fd://", "fd://x/y", "http://x:80",
     "x:80,backlog=0", "x:80,what", "x:80,mode=600", "unix:/x,mode=9", "a b:80",

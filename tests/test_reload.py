@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import select
 import signal
 import subprocess
 import threading
@@ -184,7 +185,47 @@ def test_new_settings_count_and_broken_ones_are_refused(start: Start, place: Pat
     assert ":max_upgrade_additional: 2" in master.ask("state")["message"]
 
 
+@pytest.mark.parametrize(("line", "why"), [
+    ('user = "nosuchuser"', "--user: there is no user 'nosuchuser'"), ('observers = "nosuchgroup"', "--observers: there is no group"),
+    ('cpu_affinity = "4090"', "--cpu-affinity: core 4090"), ('rlimit = ["nofile=99999999999"]', "--rlimit: cannot set nofile"),
+    ("reexec_as = \"'\"", "reexec_as: got"), ("progress-timeout = 'x'", "progress-timeout: got 'x'"),
+])
+def test_settings_that_name_nobody_are_refused_too(start: Start, place: Path, line: str, why: str) -> None:
+    config = place / "web.toml"
+    config.write_text("number = 1\n")
+    master = start("--config", str(config), "-m", "notify", "--", *WORKER, "notify")
+    before = master.wait_ready()
+    config.write_text(f"number = 1\n{line}\n")
+    result = master.cli("reload")
+    assert (result.returncode, why in result.stderr) == (1, True), result.stderr
+    assert pids(master) == {worker["pid"] for worker in before["workers"]}
+
+
+def test_what_a_reload_cannot_change_is_named(start: Start, place: Path) -> None:
+    config = place / "web.toml"
+    config.write_text("number = 1\n")
+    master = start("--config", str(config), "-m", "notify", "--", *WORKER, "notify")
+    master.wait_ready()
+    config.write_text('number = 2\nbind = [":0"]\n')
+    reload(master)
+    assert 'settings="number bind"' in master.wait_log("settings that stay as they were").replace("names", "settings")
+    assert master.status()["target"] == 1
+
+
+def test_no_signal_is_lost(start: Start) -> None:
+    master = start("-n", "1", "-m", "notify", "--", *WORKER, "notify")
+    master.wait_ready()
+    dice = random.Random(2)
+    for number in range(12):
+        running = subprocess.Popen([EINHORNPY, "reload", "-d", master.path], env=master.environment, stdout=subprocess.DEVNULL)
+        select.select([], [], [], dice.random() * 0.3)
+        os.kill(master.pid, signal.SIGTTIN)
+        assert running.wait(60) == 0
+        assert master.wait_status(lambda each, wanted=number + 2: each["target"] == wanted)  # type: ignore[misc]
+
+
 @pytest.mark.parametrize(("script", "why"), [
+    ("exit 0", "did not say that it can take over"), ("echo usage", "did not say that it can take over, but: usage"),
     ("echo 'cannot take over: no' >&2; exit 1", "exited with code 1: cannot take over: no"),
     ("kill -9 $$", "was ended by signal 9"),
     ("rm \"$0\"", "command not found"),

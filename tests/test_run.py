@@ -171,6 +171,29 @@ def test_a_master_that_was_stopped_hears_first_what_was_said_in_time(start: Star
     assert "worker killed" not in master.log()
 
 
+def test_a_month_is_not_too_long_to_wait(start: Start) -> None:
+    master = start("-n", "1", "-m", "notify", "--max-lifetime", "60d", "--graceful-timeout", "30d", "--", *WORKER, "notify")
+    master.wait_ready()
+    assert master.cli("upgrade").returncode == 0
+    assert master.status()["gate"] == "ready"
+
+
+def test_two_masters_of_one_name_even_with_a_lock_elsewhere(start: Start, place: Path) -> None:
+    first = start("-n", "1", "-m", "notify", "-d", "x.sock", "-f", "elsewhere", "--", *WORKER, "notify")
+    first.wait_ready()
+    result = attempt(place, "-d", "x.sock", "--", "true")
+    assert (result.returncode, "another master listens there" in result.stderr) == (1, True)
+    result = attempt(place, "-d", "y.sock", "-f", "elsewhere", "--", "true")
+    assert (result.returncode, f"another master holds {place}/elsewhere (pid {first.pid})" in result.stderr) == (1, True)
+    assert first.status()["gate"] == "ready"
+
+
+def test_a_descriptor_of_the_masters_own_is_no_address(place: Path) -> None:
+    for fd in range(3, 14):
+        result = attempt(place, "-d", "x.sock", "-b", f"fd://{fd}", "--", "true")
+        assert (result.returncode, f"descriptor {fd} is no open socket" in result.stderr) == (1, True), result.stderr
+
+
 def test_without_standard_descriptors(start: Start, place: Path) -> None:
     process = subprocess.run(["sh", "-c", 'exec "$0" -n 1 -d x.sock -m notify -- "$@" <&- >&- 2>&- & '
                               'while ! "$0" status -d x.sock --wait --timeout 60 >&2; do :; done; "$0" stop -d x.sock; wait $!',

@@ -132,6 +132,20 @@ def test_an_abstract_socket_and_one_that_nobody_reads(start: Start) -> None:
         assert master.status()["target"] == 31
 
 
+def test_what_found_no_room_is_said_again(start: Start, place: Path, manager: Manager) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as flood:
+        flood.setblocking(False)
+        flood.connect(manager.path)
+        with pytest.raises(BlockingIOError):
+            while True:
+                flood.send(b"FULL=1")
+    master = start("-n", "1", "-m", "notify", "-b", "127.0.0.1:0", "--", *WORKER, "notify",
+                   environment={"NOTIFY_SOCKET": manager.path})
+    master.wait_ready()
+    assert manager.wait_for("FDSTORE")["FDNAME"] == "einhornpy-0"
+    assert "ready: 1 of 1" in manager.wait_for("READY", "1")["STATUS"]
+
+
 def test_what_is_said_is_a_pure_function_of_the_pool() -> None:
     pool = new_pool(Recipe(("app",), "/", graceful_timeout=10.0), 1, Policy(ready_timeout=60.0))
     lines, told = systemd.messages(pool, systemd.Told(), 0.0)
@@ -215,6 +229,13 @@ def test_given_sockets_are_the_listeners_with_their_names(given: Callable[..., M
         assert '"LISTEN_FDNAMES": "web:admin"' in (place / "report").read_text()
 
 
+def test_the_same_socket_given_twice_is_one_listener(given: Callable[..., Master]) -> None:
+    with listener() as web, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+        master = given([("web", web.fileno()), ("einhornpy-0", web.fileno()), ("udp", datagrams.fileno())], "-n", "1", "-m", "notify",
+                       "--", *WORKER, "notify")
+        assert len(master.wait_ready()["listeners"]) == 1
+
+
 def test_bind_chooses_among_given_sockets(given: Callable[..., Master], place: Path) -> None:
     with listener() as web, listener() as admin, listener() as unused:
         address = f"127.0.0.1:{web.getsockname()[1]}"
@@ -294,7 +315,7 @@ def answered(port: int) -> tuple[int, str] | None:
 
 COMMAND_LINES = [
     ["-c", "shop", "-n", "4", "-b", ":80", "-b", "127.0.0.1:8000", "--env", 'A=b "c" %d $e', "--", "/bin/sh", "-c", 'exec x "$Y"'],
-    ["--", "/bin/true"],
+    ["--", "/bin/true"], ["--graceful-timeout", "12d", "--", "/bin/echo", "a\rExecStartPost=/bin/false", "%t/x y", "b\nc", "\t;\\"],
     ["-m", "manual", "--graceful-timeout", "60", "--keep-children-on-exit", "-q", "--user", "nobody", "--group", "nogroup",
      "--", "/bin/true"],
 ]
@@ -308,7 +329,7 @@ def unit_of(place: Path, *words: str) -> str:
 
 
 @pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed (Debian's package systemd)")
-@pytest.mark.parametrize("words", COMMAND_LINES, ids=["system", "plain", "privileges"])
+@pytest.mark.parametrize("words", COMMAND_LINES, ids=["system", "plain", "nasty", "privileges"])
 @pytest.mark.parametrize("of_user", [False, True], ids=["", "user"])
 def test_units_pass_systemds_own_check(place: Path, words: list[str], of_user: bool) -> None:
     (place / "x.service").write_text(unit_of(place, *(["--user"] if of_user else []), *words))
@@ -327,7 +348,8 @@ def test_what_a_unit_says(place: Path) -> None:
                  f"WorkingDirectory={place}", "CapabilityBoundingSet=CAP_NET_BIND_SERVICE", "#User=shop",
                  "RuntimeDirectory=einhornpy/shop"):
         assert f"\n{line}\n" in shop, line
-    other = unit_of(place, *COMMAND_LINES[2])
+    assert unit_of(place, *COMMAND_LINES[2]).count("ExecStartPost") == 1 == unit_of(place, *COMMAND_LINES[2]).count("%%t/x y")
+    other = unit_of(place, *COMMAND_LINES[3])
     for line in ("User=nobody", "Group=nogroup", "TimeoutStopSec=75", "KillMode=mixed", "CapabilityBoundingSet="):
         assert f"\n{line}\n" in other, line
     assert "--keep-children-on-exit --quiet -- /bin/true" in other
@@ -335,7 +357,8 @@ def test_what_a_unit_says(place: Path) -> None:
 
 
 @pytest.mark.parametrize(("words", "line"), [
-    (("--nope", "--", "x"), "No such option '--nope'"), (("-n", "x", "--", "true"), "--number: got 'x'"), ((), "no command"),
+    (("--user", "shop", "--", "true"), "--user as the first word means"), (("--nice", "-5", "--", "true"), "--nice: -5 needs rights"),
+    (("--", "no-such-program"), "cannot find 'no-such-program' in PATH"), (("--nope", "--", "x"), "No such option '--nope'"), (("-n", "x", "--", "true"), "--number: got 'x'"), ((), "no command"),
 ])
 def test_a_unit_of_nothing_sensible_is_one_line(place: Path, words: tuple[str, ...], line: str) -> None:
     result = subprocess.run([EINHORNPY, "unit", *words], env=base_environment(place), cwd=place, text=True, capture_output=True,

@@ -1,6 +1,7 @@
 """A worker without sockets: it takes jobs from a directory one by one, and finishes the one in hand before it leaves.
 
-`consumer.py QUEUE`: a job is a file in QUEUE/new that holds how many seconds it takes; what is done stands in QUEUE/done.
+`consumer.py QUEUE`: a job is a file in QUEUE/new that holds how many seconds it takes; what is done stands in QUEUE/done. Both
+directories that it needs are made if they are not there.
 """
 
 import os
@@ -39,6 +40,8 @@ def retire():
     os.write(woken, b"x")
 
 
+for directory in ("new", "taken"):
+    os.makedirs(f"{QUEUE}/{directory}", exist_ok=True)
 worker.on_retire(retire)
 worker.ready()
 while not retiring:
