@@ -359,7 +359,8 @@ def test_what_a_unit_says(place: Path) -> None:
 
 @pytest.mark.parametrize(("words", "line"), [
     (("--user", "shop", "--", "true"), "--user as the first word means"), (("--nice", "-5", "--", "true"), "--nice: -5 needs rights"),
-    (("--", "no-such-program"), "cannot find 'no-such-program' in PATH"), (("--nope", "--", "x"), "No such option '--nope'"), (("-n", "x", "--", "true"), "--number: got 'x'"), ((), "no command"),
+    (("--", "no-such-program"), "cannot find 'no-such-program' in PATH"),
+    (("--nope", "--", "x"), "No such option '--nope'"), (("-n", "x", "--", "true"), "--number: got 'x'"), ((), "no command"),
 ])
 def test_a_unit_of_nothing_sensible_is_one_line(place: Path, words: tuple[str, ...], line: str) -> None:
     result = subprocess.run([EINHORNPY, "unit", *words], env=base_environment(place), cwd=place, text=True, capture_output=True,
