@@ -272,7 +272,8 @@ class Server:
         """Go on with a session of the master before us."""
         session = Session.taken_over(self, told)
         self._sessions[session] = None
-        self.watch(session, READ | (WRITE if session.hand_over()["unsent"] else 0))
+        self.watch(session, READ | (WRITE if told["unsent"] else 0))
+        self._with_lines[session] = None
         return session
 
     def _evict(self) -> bool:

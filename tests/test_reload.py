@@ -7,6 +7,7 @@ import os
 import random
 import select
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Callable
@@ -210,6 +211,21 @@ def test_what_a_reload_cannot_change_is_named(start: Start, place: Path) -> None
     reload(master)
     assert 'settings="number bind"' in master.wait_log("settings that stay as they were").replace("names", "settings")
     assert master.status()["target"] == 1
+
+
+def test_lines_that_wait_for_their_turn_are_answered_by_the_next_master(start: Start) -> None:
+    master = start("-n", "1", "-m", "notify", "--", *WORKER, "notify")
+    master.wait_ready()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(DEADLINE)
+        connection.connect(master.path)
+        connection.sendall(b'{"command": "state"}\n' * 1500 + b'{"id": 7, "comm')
+        reload(master)
+        connection.sendall(b'and": "ping"}\n')
+        with connection.makefile("rb") as answers:
+            for _ in range(1500):
+                assert json.loads(answers.readline())["ok"]
+            assert json.loads(answers.readline())["request_id"] == 7
 
 
 def test_no_signal_is_lost(start: Start) -> None:
