@@ -188,9 +188,7 @@ class Session:
 
     def _hung_up(self) -> bool:
         """Whether the other end is closed for good: poll(2) then says POLLHUP."""
-        poller = select.poll()
-        poller.register(self.fileno(), 0)
-        return bool(poller.poll(0))
+        return _polled(self._socket, 0)
 
     def _flush(self) -> None:
         if self.closed:
@@ -213,6 +211,16 @@ class Session:
             self.close()
         else:
             self._server.watch(self, READ | (WRITE if self._unsent else 0))
+
+
+def _polled(polled: socket.socket, events: int) -> bool:
+    poller = select.poll()
+    poller.register(polled.fileno(), events)
+    return bool(poller.poll(0))
+
+
+def _readable(polled: socket.socket) -> bool:
+    return _polled(polled, select.POLLIN)
 
 
 class Server:
@@ -242,12 +250,14 @@ class Server:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE) and self._evict():
+                # The kernel says that there is no descriptor left before it looks whether anybody waits for one.
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or not _readable(self._listener):
+                    return
+                if self._evict():
                     continue
-                if error.errno in (errno.EMFILE, errno.ENFILE):
-                    # Nobody to send away: stop listening until a session ends, or we would spin.
-                    self._full = True
-                    self._loop.unwatch(self._listener.fileno())
+                # Nobody to send away: stop listening until a session ends, or we would spin.
+                self._full = True
+                self._loop.unwatch(self._listener.fileno())
                 return
             connection.setblocking(False)
             if len(self._sessions) >= self._most:
