@@ -133,6 +133,13 @@ def test_who_may_connect_and_who_may_only_look(start: Start, open_place: Path) -
             refused = ask(command, group, extra)
             assert refused["message"] == "user 65000 may look, but not touch"
     assert ask("ping", 65000, [])["error"]["code"] == "not-allowed"
+    # A stranger's YAML is not even read, and nothing is kept of what he leaves half said.
+    script = ('$s = IO::Socket::UNIX->new(Peer => $ARGV[0]) or die $!; $s->autoflush; print $s "command: ping\\n"; print scalar <$s>;'
+              '$SIG{PIPE} = "IGNORE"; print $s "x" x 60000; print defined(scalar <$s>) ? "more" : "end"')
+    stranger = subprocess.run(["/usr/bin/perl", "-MIO::Socket::UNIX", "-e", script, master.path], user=65000, group=65000,
+                              extra_groups=[], capture_output=True, text=True, timeout=DEADLINE)
+    line, end = stranger.stdout.splitlines()
+    assert (json.loads(line)["error"]["code"], end) == ("not-allowed", "end")
     assert master.status()["newest_generation"] == 1
 
 

@@ -213,6 +213,19 @@ def test_the_control_socket_as_a_descriptor(start: Start) -> None:
     assert master.cli("upgrade").returncode == 0, "the new ones have descriptors of their own"
 
 
+def test_a_worker_that_floods_its_descriptor_loses_it_and_nothing_else(start: Start) -> None:
+    code = ("import json, os, signal\n"
+            "fd = int(os.environ['EINHORN_SOCK_FD'])\n"
+            "os.write(fd, json.dumps({'command': 'worker:ack', 'pid': os.getpid()}).encode() + b'\\n')\n"
+            "try:\n"
+            "    while True: os.write(fd, b'x' * 65536)\n"
+            "except (BrokenPipeError, ConnectionResetError): print('cut off', flush=True)\n"
+            "signal.pause()")
+    master = start("-n", "1", "-g", "-m", "manual", "--stop-signal", "TERM", "--", sys.executable, "-c", code)
+    master.wait_log("cut off")
+    assert master.wait_ready()["workers"][0]["restarts"] == 0
+
+
 def test_a_client_that_undoes_query_encoding(master: Master) -> None:
     """As a Go client does it with url.QueryUnescape: a plus must survive."""
     assert master.cli("upgrade", "--release", "1.0+b 50%25").returncode == 0
