@@ -20,8 +20,9 @@ import pytest
 from einhornpy.worker import asgi
 
 from .airbag import check, upgrades_under_load
-from .harness import DEADLINE, ROOT, Master, get, wait_until
+from .harness import ROOT, Master, get, wait_until
 from .load import Load
+from .reuse import lost_while_it_leaves
 from .test_draining import Connection, connect  # noqa: F401
 
 Start = Callable[..., Master]
@@ -98,42 +99,9 @@ def test_a_connection_reused_at_the_worst_moment_gets_its_answer(
     master.wait_ready()
     master.ask("scale", to=1)
     master.wait_status(lambda document: len(document["workers"]) == 1)
-    recorder = master.record()
     connections = [connect(master.address) for _ in range(40)]
-
-    def request(connection: Connection) -> bool:
-        """One more on this connection; return whether its answer announces the end."""
-        connection.request()
-        status, close, _ = connection.answer()
-        assert status == 200
-        return close
-
-    assert master.cli("upgrade", "--no-wait", "--canary", "1", "--hold", "until-resume").returncode == 0
-    while master.status()["gate"] != "paused":  # the new worker may take its time: no connection idles meanwhile
-        assert [request(connection) for connection in connections] == [False] * 40
-    moments = (threading.Event(), threading.Event())
-    lost: list[BaseException] = []
-
-    def go_on(moment: threading.Event, connection: Connection) -> None:
-        try:
-            moment.wait(DEADLINE)
-            while not request(connection):
-                pass  # some are answered before the worker knows that it is to go
-            assert connection.ended(), "reset after its last answer"
-        except (OSError, EOFError, AssertionError) as error:
-            lost.append(error)
-
-    threads = [threading.Thread(target=go_on, args=(moments[number % 2], each)) for number, each in enumerate(connections)]
-    for thread in threads:
-        thread.start()
-    moments[0].set()
-    master.ask("resume")
-    recorder.wait_for("worker-retiring", generation=1)
-    moments[1].set()
-    for thread in threads:
-        thread.join(DEADLINE)
+    lost = lost_while_it_leaves(master, connections)
     assert not lost, f"{len(lost)} of {len(connections)}: {lost}\n{master.log()}"
-    recorder.wait_for("upgrade-ended")
     assert "worker killed" not in master.log()
 
 
