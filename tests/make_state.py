@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .harness import APPS, EINHORNPY, Master
+from .harness import APPS, ROOT, Master
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
         master.cli("reload")
         state = json.loads((place / "state").read_text())
         path = Path(__file__).parent / "states" / f"{state['version']}.json"
-        path.write_text(json.dumps(state, indent=1).replace(str(place), "/srv/web").replace(EINHORNPY, "einhornpy") + "\n")
+        path.write_text(json.dumps(state, indent=1).replace(str(place), "/srv/web").replace(str(ROOT), "/src") + "\n")
         print(path)
     finally:
         master.stop()
