@@ -144,6 +144,15 @@ def test_who_may_connect_and_who_may_only_look(start: Start, open_place: Path) -
 
 
 @as_root
+def test_a_directory_that_others_cannot_reach_is_passed_over_where_they_must(place: Path) -> None:
+    """As after `su -`: XDG_RUNTIME_DIR is root's alone, and workers of another user could not say ready."""
+    place.chmod(0o700)
+    result = attempt(place, "--user", "nobody", "-n", "1", "--max-failures", "1", "-c", "reach", "--", "false",
+                     environment={"TMPDIR": str(place)})
+    assert "socket=/run/einhornpy/reach.sock" in result.stderr, result.stderr
+
+
+@as_root
 def test_the_rights_of_the_control_socket(start: Start, open_place: Path) -> None:
     for flags, mode, gid in [
         ([], 0o600, 0), (["--socket-group", str(NOBODY.pw_gid)], 0o660, NOBODY.pw_gid), (["--socket-mode", "0640"], 0o640, 0),

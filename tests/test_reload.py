@@ -357,6 +357,31 @@ def test_every_pool_survives_the_way_through_a_sealed_file(pool: facts.Pool) -> 
         os.close(fd)
 
 
+def test_a_relative_program_and_two_requests_on_one_connection(start: Start, place: Path) -> None:
+    (place / "next").write_text(f"#!/bin/sh\nexec {EINHORNPY} \"$@\"\n")
+    (place / "next").chmod(0o755)
+    master = start("-n", "1", "-m", "notify", "--reexec-as", "./next", "--", *WORKER, "notify")
+    master.wait_ready()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(DEADLINE)
+        connection.connect(master.path)
+        connection.sendall(b'{"id": 1, "command": "reload"}\n{"id": 2, "command": "reload"}\n')
+        with connection.makefile("rb") as answers:
+            read = [json.loads(answers.readline()) for _ in range(2)]
+    assert [(each["request_id"], each["ok"]) for each in read] == [(1, True), (2, True)]
+
+
+def test_hooks_that_wait_in_line_hold_up_no_reload(start: Start, place: Path) -> None:
+    os.mkfifo(place / "gate")
+    master = start("-n", "12", "-m", "notify", "--on-worker-ready", f"test -e {place}/open || cat {place}/gate", "--", *WORKER, "notify")
+    master.wait_ready()
+    reload(master)
+    assert master.status()["master"]["reloads"] == 1
+    assert "hook failed" not in master.log(), "the hooks still wait"
+    (place / "open").touch()
+    (place / "gate").write_text("")
+
+
 def test_ask_again_while_one_is_under_way(start: Start, place: Path) -> None:
     master = start("-n", "1", "-m", "notify", "--", *WORKER, "notify")
     master.wait_ready()
