@@ -373,7 +373,8 @@ def test_a_relative_program_and_two_requests_on_one_connection(start: Start, pla
 
 def test_hooks_that_wait_in_line_hold_up_no_reload(start: Start, place: Path) -> None:
     os.mkfifo(place / "gate")
-    master = start("-n", "12", "-m", "notify", "--on-worker-ready", f"test -e {place}/open || cat {place}/gate", "--", *WORKER, "notify")
+    hook = f"test -e {place}/open || cat {place}/gate"
+    master = start("-n", "12", "-m", "notify", "--on-worker-ready", hook, "--", *WORKER, "notify")
     master.wait_ready()
     reload(master)
     assert master.status()["master"]["reloads"] == 1
