@@ -86,9 +86,7 @@ class Session:
     @classmethod
     def taken_over(cls, server: Server, told: Mapping[str, Any]) -> Session:
         """Go on with a session of the master before us; `told`: what its `hand_over` said."""
-        connection = socket.socket(fileno=told["fd"])
-        connection.set_inheritable(False)
-        session = cls(server, connection)
+        session = cls(server, socket.socket(fileno=told["fd"]))
         session.pid, session.uid, session.gid = told["peer"]
         session._unsent += told["unsent"].encode("latin-1")
         session._lines.extend(session._framer.feed(told["begun"].encode("latin-1")))
@@ -219,10 +217,6 @@ def _polled(polled: socket.socket, events: int) -> bool:
     return bool(poller.poll(0))
 
 
-def _readable(polled: socket.socket) -> bool:
-    return _polled(polled, select.POLLIN)
-
-
 class Server:
     """The listening half. `most_sessions`: beyond it the session that has been idle longest makes room, and where all of
     them follow something, the oldest of these; but never one of a process that `is_worker`: it may have yet to say ready."""
@@ -251,7 +245,7 @@ class Server:
                 return
             except OSError as error:
                 # The kernel says that there is no descriptor left before it looks whether anybody waits for one.
-                if error.errno not in (errno.EMFILE, errno.ENFILE) or not _readable(self._listener):
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or not _polled(self._listener, select.POLLIN):
                     return
                 if self._evict():
                     continue

@@ -180,7 +180,6 @@ class Errands:
             errand.output, errand.tail = each["output"], each["tail"].encode("latin-1")
             self._running[each["pid"]] = errand
             if errand.output is not None:
-                os.set_inheritable(errand.output, False)
                 self._loop.watch(errand.output, READ, partial(self._on_output, errand))
         for each in inherited["waiting"]:
             self._waiting.append(_retold(each, made(Launch, each["launch"]), whom))

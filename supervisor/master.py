@@ -30,7 +30,7 @@ from .measures import Measures
 from .place import NoPlace, Place, Rights, claim, remove_pidfile, write_pidfile
 from .processes import CannotStart, Exit, Launch, Processes
 from .readiness import Notice, NotifySocket
-from .reloads import Reloads
+from .reloads import Reloads, descriptors_in
 from .settings import Settings
 from .upgrades import CHECK, START_HOOK, Upgrades
 
@@ -70,6 +70,8 @@ class Master:
         self._environ = dict(environ)
         self._given = dict(given)
         self._inherited = inherited
+        for fd in () if inherited is None else descriptors_in(inherited):
+            os.set_inheritable(fd, False)  # they were to survive exec, but are nothing for a worker
         self._attributes, self._observers, self._rights = known.attributes, known.observers, known.rights
         self._started_at = time.monotonic()
         self._loop = Loop(SIGNALS)
@@ -216,12 +218,8 @@ class Master:
                                each["made"] and (each["made"][0], each["made"][1]), each["label"])
             for each in state["listeners"]
         ]
-        for listener in self._listeners:
-            listener.socket.set_inheritable(False)
         place = state["place"]
         control = socket.socket(fileno=place["listener"])
-        for fd in (control.fileno(), place["lock"], *state["processes"]["errors"]):
-            os.set_inheritable(fd, False)
         self._place = Place(place["path"], place["notify_path"], place["lock_path"], control, place["lock"])
         self._pidfile = state["pidfile"]
         self._notify = NotifySocket(self._loop, place["notify_path"], 0, self.notice, state["notify"])

@@ -62,7 +62,6 @@ class NotifySocket:
             self._socket = self._bound(path, mode)
         else:
             self._socket = socket.socket(fileno=fd)
-            self._socket.set_inheritable(False)
         loop.watch(self._socket.fileno(), READ, self._read)
 
     @staticmethod

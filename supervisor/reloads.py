@@ -105,7 +105,7 @@ class Reloads:
                 return  # the next turn begins with them, and then comes here again
             document = self._host.state() | {"reloads": self.count + 1, "reloaded_by": self._wanted_by}
             state = handover.sealed(document)
-            kept = [state, *descriptors(document)]
+            kept = [state, *descriptors_in(document)]
             program = find_program(self._command[0], self._environ.get("PATH", os.defpath), self._directory)
             for fd in kept:
                 os.set_inheritable(fd, True)
@@ -125,7 +125,7 @@ class Reloads:
         self._host.reload_refused(reason)
 
 
-def descriptors(document: Mapping[str, Any]) -> Iterable[int]:
+def descriptors_in(document: Mapping[str, Any]) -> Iterable[int]:
     """Every descriptor that a state speaks of."""
     place, running = document["place"], document["errands"]["running"]
     return [

@@ -56,7 +56,6 @@ class Page:
             self.fd = os.memfd_create("einhornpy-workers", os.MFD_CLOEXEC)
         else:
             self.fd, self._size = inherited["fd"], inherited["size"]
-            os.set_inheritable(self.fd, False)
             self._slots = {int(worker): offset for worker, offset in inherited["slots"].items()}
             taken = set(self._slots.values())
             self._free = [offset for offset in range(0, self._size, SLOT_SIZE) if offset not in taken]
