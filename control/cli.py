@@ -330,6 +330,18 @@ def scale(command_name: str | None, socket_path: str | None, number: str) -> Non
         click.echo(master.ask("scale", **{key: int(number)})["message"])
 
 
+@cli.command()
+@which_master
+@click.argument("index", type=Whole(0), metavar="INDEX")
+def recycle(command_name: str | None, socket_path: str | None, index: int) -> None:
+    """Replace one worker, that of seat INDEX, by another of the same code: it leaves when the other one is ready.
+
+    Exit codes: 0 it is due, 1 nobody there is ready, 69 no master there, 2 wrong usage.
+    """
+    with connect(command_name, socket_path) as master:
+        click.echo(master.ask("recycle", index=index)["message"])
+
+
 @cli.command("signal")
 @which_master
 @click.argument("name", metavar="SIGNAL")

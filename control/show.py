@@ -150,7 +150,7 @@ def upgrade_line(upgrade: Mapping[str, Any]) -> str:
 
 def event(document: Mapping[str, Any]) -> str:
     """One event as a line."""
-    hidden = {"event", "time", "ready", "live", "target", "gate", "gate_reason", "replaced"}
+    hidden = {"event", "time", "unix_time", "ready", "live", "target", "gate", "gate_reason", "replaced"}
     fields = " ".join(f"{key}={value}" for key, value in document.items() if key not in hidden and value is not None)
     counts = f"[{document['ready']}/{document['target']} ready]"
     return f"{document['time']} {document['event']:<18} {counts} {fields}".rstrip()

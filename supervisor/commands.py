@@ -6,7 +6,8 @@ A command never waits: a long one leaves its session in `Audience`, which tells 
 from __future__ import annotations
 
 import pwd
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from ..control import protocol
@@ -19,6 +20,8 @@ from .settings import seconds, signal_name
 
 DEFAULT_HOLD = 60.0
 UNTIL_RESUME = "until-resume"
+# So many events are remembered: a quarter of a megabyte, a rolling upgrade of 60 workers.
+MOST_RECENT = 256
 
 
 class Session(Protocol):
@@ -55,12 +58,15 @@ class Master(einhorn.Host, Protocol):
 
     def notice(self, notice: Notice) -> None: ...
     def log(self, entry: Entry) -> None: ...
+    def recycle(self, index: int, by: str) -> int: ...
 
 
 class Audience:
-    """The sessions that want to hear what happens: every event, every new status, or the course of one upgrade."""
+    """The sessions that want to hear what happens: every event, every new status, or the course of one upgrade. `recent`: the
+    last events, which newcomers are told too, so that whoever looks after something has happened still sees it."""
 
-    def __init__(self) -> None:
+    def __init__(self, recent: Iterable[Mapping[str, Any]] = ()) -> None:
+        self.recent: deque[Mapping[str, Any]] = deque(recent, MOST_RECENT)
         self._events: dict[Session, Any] = {}
         self._status: dict[Session, Any] = {}
         self._upgrades: dict[Session, list[tuple[Any, int]]] = {}  # several may be asked for on one connection
@@ -121,6 +127,7 @@ class Audience:
 
     def tell(self, entry: Entry, document: Mapping[str, Any], upgrade: Mapping[str, Any] | None) -> None:
         """Pass one event on. `upgrade`: the upgrade's document where the event ends one."""
+        self.recent.append(document)
         for session, request_id in list(self._events.items()):
             session.send(protocol.reply(request_id, journal.sentence(entry), {"event": dict(document)}, wait=True))
         for session, followed in list(self._upgrades.items()):
@@ -180,6 +187,7 @@ class Commands:
             "show": (self._show, ("generation",), "what a generation was made of"),
             "scale": (self._scale, ("to", "by"), "change how many workers are kept ready"),
             "signal": (self._signal, ("signal",), "send a signal to every worker"),
+            "recycle": (self._recycle, ("index",), "replace the ready worker of a seat, make before break"),
             "reload": (self._reload, (), "replace the master by the einhornpy that is installed now"),
             "stop": (self._stop, ("how",), "stop; how: graceful, terminate or now"),
             "events": (self._events, (), "stream every event"),
@@ -322,6 +330,14 @@ class Commands:
         count = self._master.signal_workers(name)
         session.send(protocol.reply(request.id, f"{name} sent to {count} workers", {"signal": name, "workers": count}))
 
+    def _recycle(self, session: Session, request: Request) -> None:
+        index = request.args.get("index")
+        if isinstance(index, bool) or not isinstance(index, int) or index < 0:
+            raise ValueError(f"index: got {index!r}, expected the number of a seat, 0 or more")
+        pid = self._master.recycle(index, who(session.uid))
+        session.send(protocol.reply(request.id, f"worker {index} (pid {pid}) leaves as soon as another one is ready in its place",
+                                    {"index": index, "pid": pid}))
+
     def _reload(self, session: Session, request: Request) -> None:
         self._reloads.request(who(session.uid))
         self._audience.follow_reload(session, request.id)
@@ -334,7 +350,8 @@ class Commands:
         self._master.stop(how)
 
     def _events(self, session: Session, request: Request) -> None:
-        session.send(protocol.reply(request.id, "following", {"status": self._master.status()}, wait=True))
+        session.send(protocol.reply(request.id, "following", {
+            "status": self._master.status(), "recent": [dict(each) for each in self._audience.recent]}, wait=True))
         self._audience.follow_events(session, request.id)
 
 

@@ -152,7 +152,7 @@ def _upgrade(before: Pool, after: Pool, now: float) -> Iterator[Entry]:
 def event_document(entry: Entry, pool: Pool, wall: float) -> dict[str, Any]:
     """What listeners get: the entry, and the pool's counts right after it."""
     verdict, reason = gate(pool)
-    document = {"event": entry.name.replace(" ", "-"), "time": timestamp(wall)} | entry.fields | {
+    document = {"event": entry.name.replace(" ", "-"), "time": timestamp(wall), "unix_time": round(wall, 3)} | entry.fields | {
         "ready": pool.ready, "live": pool.live, "target": pool.target, "gate": verdict, "gate_reason": reason,
     }
     if pool.running_upgrade is not None:

@@ -80,7 +80,7 @@ class Master:
         self._processes = Processes(None if inherited is None else inherited["processes"])
         self._most_sessions = max(16, self._processes.raise_descriptor_limit() // 2)
         self._page = watch.Page(None if inherited is None else inherited["page"])
-        self._audience = Audience()
+        self._audience = Audience(() if inherited is None else inherited.get("recent", ()))
         self.prepared: dict[int, recipes.Prepared] = {}
         self._workers: dict[int, int] = {}  # pid → worker
         self._next_worker = 1
@@ -200,6 +200,7 @@ class Master:
             "sessions": [session.hand_over() | {"role": self._audience.role_of(session)}
                          for session in self._server.sessions()],
             "systemd": plain(self._systemd.told),
+            "recent": [dict(each) for each in self._audience.recent],
             "kept": {name: plain(getattr(self.settings, name)) for name in KEPT_BY_RELOAD},
         }
 
@@ -625,6 +626,22 @@ class Master:
         old = self.pool.target
         self.observe(pool.Scaled(target))
         self.run_hook(self.prepared[self.pool.current], "nworkers_changed", [target, old])
+
+    def recycle(self, index: int, by: str) -> int:
+        """Let the ready worker of a seat be replaced; return its pid.
+
+        Raises:
+            BadRequest: nobody there is ready, or it is due already.
+        """
+        ready = [worker for worker in self.pool.workers.values() if worker.index == index and worker.state is pool.State.READY]
+        if not ready:
+            raise BadRequest("not-ready", f"no worker with index {index} is ready")
+        due = [worker for worker in ready if worker.recycled_for is None]
+        if not due:
+            raise BadRequest("not-ready", f"worker {index} (pid {ready[0].pid}) is due already: it {ready[0].recycled_for}")
+        self.observe(pool.Due(due[0].id, f"was asked to go by {by}"))
+        self._measures.memory_at = time.monotonic()  # is there room for its replacement?
+        return due[0].pid
 
     def signal_workers(self, name: str) -> int:
         count = self._signal_all(signal.Signals[name])

@@ -81,7 +81,9 @@ class Recorder:
         self.events: list[dict[str, Any]] = []
         self._client = Client(path, timeout=None)
         self._replies = self._client.replies("events")
-        self.first: dict[str, Any] = next(self._replies)["result"]["status"]
+        first = next(self._replies)["result"]
+        self.first: dict[str, Any] = first["status"]
+        self.recent: list[dict[str, Any]] = first["recent"]
         self._condition = threading.Condition()
         self._ended = False
         self._thread = threading.Thread(target=self._read, daemon=True)

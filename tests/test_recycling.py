@@ -137,3 +137,25 @@ def test_only_gunicorns_workers_count_requests(start: Start) -> None:
     master = start("-n", "1", "--max-requests", "5", "--", *WORKER)
     assert master.wait_exit() == 2
     assert "only gunicorn's workers count their requests" in master.log()
+
+
+def test_one_worker_is_recycled_by_hand(start: Start) -> None:
+    master = start("-n", "2", "-m", "notify", "--", *WORKER)
+    document = master.wait_ready()
+    recorder = master.record()
+    old = document["workers"][1]["pid"]
+    done = master.cli("recycle", "1")
+    assert (done.returncode, done.stdout) == (0, f"worker 1 (pid {old}) leaves as soon as another one is ready in its place\n")
+    recorder.wait_for("worker-gone", pid=old)
+    new = master.wait_ready()["workers"]
+    assert [worker["index"] for worker in new] == [0, 1]
+    assert new[0]["pid"] == document["workers"][0]["pid"]
+    assert new[1]["pid"] != old
+    check(recorder, 2)
+    refused = master.cli("recycle", "7")
+    assert (refused.returncode, refused.stderr) == (1, "einhornpy: no worker with index 7 is ready\n")
+    assert master.cli("recycle", "x").returncode == 2
+    # Whoever comes later is told of it too.
+    late = master.record()
+    with_pid = [event["event"] for event in late.recent if event.get("pid") == old]
+    assert with_pid[-3:] == ["worker-due", "worker-retiring", "worker-gone"]
