@@ -59,6 +59,7 @@ class Master(einhorn.Host, Protocol):
     def notice(self, notice: Notice) -> None: ...
     def log(self, entry: Entry) -> None: ...
     def recycle(self, index: int, by: str) -> int: ...
+    def tally(self) -> dict[str, Any]: ...
 
 
 class Audience:
@@ -190,6 +191,7 @@ class Commands:
             "recycle": (self._recycle, ("index",), "replace the ready worker of a seat, make before break"),
             "reload": (self._reload, (), "replace the master by the einhornpy that is installed now"),
             "stop": (self._stop, ("how",), "stop; how: graceful, terminate or now"),
+            "tally": (self._tally, (), "what has happened since the start, as numbers"),
             "events": (self._events, (), "stream every event"),
         }
 
@@ -348,6 +350,9 @@ class Commands:
             raise ValueError(f"how: got {how!r}, expected graceful, terminate or now")
         session.send(protocol.reply(request.id, f"stopping ({how})", {"how": how}))
         self._master.stop(how)
+
+    def _tally(self, session: Session, request: Request) -> None:
+        session.send(protocol.reply(request.id, "tally", self._master.tally()))
 
     def _events(self, session: Session, request: Request) -> None:
         session.send(protocol.reply(request.id, "following", {

@@ -32,6 +32,7 @@ from .processes import CannotStart, Exit, Launch, Processes
 from .readiness import Notice, NotifySocket
 from .reloads import Reloads, descriptors_in
 from .settings import Settings
+from .tally import Tally
 from .upgrades import CHECK, START_HOOK, Upgrades
 
 VERSION = "0.1.0"
@@ -74,7 +75,8 @@ class Master:
             os.set_inheritable(fd, False)  # they were to survive exec, but are nothing for a worker
         self._attributes, self._observers, self._rights = known.attributes, known.observers, known.rights
         self._started_at = time.monotonic()
-        self._loop = Loop(SIGNALS)
+        self._tally = Tally(None if inherited is None else inherited.get("tally"))
+        self._loop = Loop(SIGNALS, self._tally.lag_seconds.add)
         # Whoever exec'ed us had blocked them all, so that none was lost meanwhile.
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         self._processes = Processes(None if inherited is None else inherited["processes"])
@@ -200,6 +202,7 @@ class Master:
             "sessions": [session.hand_over() | {"role": self._audience.role_of(session)}
                          for session in self._server.sessions()],
             "systemd": plain(self._systemd.told),
+            "tally": self._tally.document(),
             "recent": [dict(each) for each in self._audience.recent],
             "kept": {name: plain(getattr(self.settings, name)) for name in KEPT_BY_RELOAD},
         }
@@ -369,6 +372,7 @@ class Master:
         if isinstance(event, pool.Heartbeat | pool.Measured):
             return
         self._changed = True
+        self._tally.observe(before, event, self.pool, now)
         for entry in journal.changes(before, event, self.pool, now):
             self.log(entry)
 
@@ -421,6 +425,7 @@ class Master:
     def _on_worker_exit(self, worker: pool.Worker, exit: Exit) -> None:
         asks = observe.asks_for_upgrade(self.pool, worker, exit.status) and self.pool.running_upgrade is None
         self.observe(pool.Exited(worker.id, exit.status, exit.error))
+        self._tally.worker_is_gone(self._page.requests(worker.id))
         self._page.give_back(worker.id)
         self.run_hook(self.prepared[worker.generation], "child_exit", [[exit.pid, worker.index + 1]])
         if asks:
@@ -609,6 +614,14 @@ class Master:
             memory={worker.pid: watch.memory(worker.pid) for worker in self.pool.workers.values()},
             usage=self._usage(time.monotonic()),
         )
+
+    def tally(self) -> dict[str, Any]:
+        """What has happened since the first master started, as numbers, and what this one costs: see docs/observability.md."""
+        used = os.times()
+        return self._tally.document(sum(self._page.requests(worker) for worker in self.pool.workers)) | {
+            "master": {"cpu_seconds": used.user + used.system, "memory_bytes": watch.memory(os.getpid()),
+                       "started_at": round(time.time() - (time.monotonic() - self._started_at), 3), "reloads": self._reloads.count},
+        }
 
     def _usage(self, now: float) -> dict[int, dict[str, Any]]:
         found = {}

@@ -88,6 +88,11 @@ class Page:
             return None
         return Counters(words[2], int(words[3]), int(words[4]), round(busy_share(words, now, age), 4))
 
+    def requests(self, worker: int) -> int:
+        """How many requests `worker` has served, as far as it counts them."""
+        words = self._words(worker)
+        return 0 if words is None else int(words[3])
+
     def _words(self, worker: int) -> tuple[float, ...] | None:
         offset = self._slots.get(worker)
         if offset is None:
