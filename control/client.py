@@ -54,11 +54,8 @@ class Client:
         Raises:
             NoMaster: nobody listens there.
         """
+        self._use(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), timeout)
         self.path = path
-        self._deadline = None if timeout is None else time.monotonic() + timeout
-        self._framer = protocol.Framer(longest=None)
-        self._lines: list[bytes] = []
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._limit()
             self._socket.connect(path)
@@ -72,6 +69,20 @@ class Client:
             self._socket.close()
             raise NoMaster(f"no master at {path}: {error.strerror or error}") from None
 
+    @classmethod
+    def over(cls, connection: socket.socket, timeout: float | None = 10.0) -> Client:
+        """Speak over a connection that is there already."""
+        client = cls.__new__(cls)
+        client._use(connection, timeout)
+        client.path = ""
+        return client
+
+    def _use(self, connection: socket.socket, timeout: float | None) -> None:
+        self._socket = connection
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._framer = protocol.Framer(longest=None)
+        self._lines: list[bytes] = []
+
     def __enter__(self) -> Client:
         return self
 
@@ -81,6 +92,10 @@ class Client:
     def wait_for_ever(self) -> None:
         """From now on no reply is too late: the master has answered once, and what follows takes its time."""
         self._deadline = None
+
+    def allow(self, seconds: float) -> None:
+        """From now on a reply is too late after so many seconds."""
+        self._deadline = time.monotonic() + seconds
 
     def _limit(self) -> None:
         left = None if self._deadline is None else self._deadline - time.monotonic()
@@ -100,10 +115,9 @@ class Client:
         """Send a request as it is; yield each reply. `number`: pass over what still answers another request. Raises as
         `replies` does."""
         try:
-            self._limit()
-            self._socket.sendall(protocol.encode(request))
+            self.send(request)
             while True:
-                reply = self._next()
+                reply = self.next_reply()
                 if number is not None and reply.get("request_id") not in (number, None):
                     continue
                 if not reply.get("ok") and "error" in reply:
@@ -123,7 +137,17 @@ class Client:
             pass
         return last
 
-    def _next(self) -> dict[str, Any]:
+    def send(self, request: Mapping[str, Any]) -> None:
+        """Send a request and wait for nothing."""
+        self._limit()
+        self._socket.sendall(protocol.encode(request))
+
+    def next_reply(self) -> dict[str, Any]:
+        """The next reply, whatever it answers.
+
+        Raises:
+            MasterGone: it hung up; TimedOut: the deadline passed.
+        """
         import json
 
         while not self._lines:

@@ -45,6 +45,8 @@ class Access:
 
     def refusal(self, session: Session, command: str) -> str | None:
         """Why this session may not give this command; None if it may."""
+        if session.looking_only:
+            return None if command in protocol.LOOKING_COMMANDS else "this connection may look, but not touch"
         if command in protocol.WORKER_COMMANDS:
             return None
         if session.worker_only:
@@ -60,13 +62,14 @@ class Access:
 
     def allows_something(self, session: Session) -> bool:
         """Whether this session may give any command at all."""
-        return (session.worker_only or session.uid in (0, self.owner)
+        return (session.worker_only or session.looking_only or session.uid in (0, self.owner)
                 or (self.observers is not None and self.observers in session.groups()))
 
 
 class Session:
     """One client. `pid`, `uid`, `gid`: what the kernel says it was when it connected. `close_handlers` run once at its end.
-    `worker_only`: a connection that a worker was born with; it is not closed after a word."""
+    `worker_only`: a connection that a worker was born with; it is not closed after a word. `looking_only`: one that our own
+    sidecar was born with; whoever it is, it may look and nothing else."""
 
     def __init__(self, server: Server, connection: socket.socket) -> None:
         self._server = server
@@ -80,6 +83,7 @@ class Session:
         self.close_handlers: list[Callable[[], None]] = []
         self.long_running = False
         self.worker_only = False
+        self.looking_only = False
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         self.pid, self.uid, self.gid = _UCRED.unpack(credentials)
 
@@ -91,6 +95,7 @@ class Session:
         session._unsent += told["unsent"].encode("latin-1")
         session._lines.extend(session._framer.feed(told["begun"].encode("latin-1")))
         session._last_words, session.long_running, session.worker_only = told["last_words"], told["long"], told["worker_only"]
+        session.looking_only = told.get("looking_only", False)
         return session
 
     def hand_over(self) -> dict[str, Any]:
@@ -98,7 +103,7 @@ class Session:
         said = b"".join([*(line + b"\n" for line in self._lines), self._framer.begun])
         return {"fd": self.fileno(), "peer": [self.pid, self.uid, self.gid], "unsent": self._unsent.decode("latin-1"),
                 "begun": said.decode("latin-1"), "last_words": self._last_words, "long": self.long_running,
-                "worker_only": self.worker_only}
+                "worker_only": self.worker_only, "looking_only": self.looking_only}
 
     def groups(self) -> set[int]:
         """The groups of the client."""
@@ -268,6 +273,14 @@ class Server:
         self._sessions[session] = None
         self.watch(session, READ)
 
+    def admit_onlooker(self, connection: socket.socket) -> None:
+        """Serve a connection of our own sidecar's."""
+        connection.setblocking(False)
+        session = Session(self, connection)
+        session.looking_only = True
+        self._sessions[session] = None
+        self.watch(session, READ)
+
     def sessions(self) -> list[Session]:
         """All of them, the one that spoke last at the end."""
         return list(self._sessions)
@@ -281,7 +294,8 @@ class Server:
         return session
 
     def _evict(self) -> bool:
-        strangers = [session for session in self._sessions if not session.worker_only and not self._is_worker(session.pid)]
+        strangers = [session for session in self._sessions
+                     if not session.worker_only and not session.looking_only and not self._is_worker(session.pid)]
         # False sorts first, and sorting keeps the order in which they spoke.
         for session in sorted(strangers, key=lambda session: session.long_running)[:1]:
             session.close()

@@ -69,11 +69,12 @@ def load(given: Mapping[str, Any]) -> settings.Settings:
         BadSetting, BadAddress: one of them is wrong.
     """
     wanted = settings.load(given["flags"], given["command"], os.environ, given["directory"])
-    for address in wanted.bind:
-        try:
-            parse_address(address)
-        except BadAddress as error:
-            raise BadAddress(f"{wanted.origin['bind']}: {error}") from None
+    for setting, addresses in (("bind", wanted.bind), ("web", [wanted.web] if wanted.web else [])):
+        for address in addresses:
+            try:
+                parse_address(address)
+            except BadAddress as error:
+                raise BadAddress(f"{wanted.origin[setting]}: {error}") from None
     return wanted
 
 

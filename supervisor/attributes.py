@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 PR_SET_NO_NEW_PRIVS = 38
+# What the kernel itself calls the user that owns nothing, where no such name is known.
+NOBODY = 65534
 
 
 class Refused(ValueError):
@@ -132,6 +134,25 @@ def _who(user: str | None, group: str | None) -> tuple[int | None, int | None, t
     gid = entry.pw_gid if gid is None else gid
     groups = tuple(sorted({gid, *os.getgrouplist(entry.pw_name, entry.pw_gid)}))
     return entry.pw_uid, gid, groups, {"USER": entry.pw_name, "LOGNAME": entry.pw_name, "HOME": entry.pw_dir}
+
+
+def web_user(name: str | None) -> tuple[int, int] | None:
+    """Who the web sidecar is to become, (uid, gid): the user that was asked for, nobody where we are root, else None: who we are.
+
+    Raises:
+        Refused: there is no such user, or this process may not become it.
+    """
+    own = os.geteuid()
+    try:
+        entry = pwd.getpwuid(int(name)) if name is not None and name.isdecimal() else pwd.getpwnam(name or "nobody")
+        found = entry.pw_uid, entry.pw_gid
+    except KeyError:
+        if name is not None:
+            raise Refused(f"--web-user: there is no user {name!r}") from None
+        found = NOBODY, NOBODY
+    if name is not None and own not in (0, found[0]):
+        raise Refused(f"--web-user: only root may choose who serves the page, and this is user {own}")
+    return found if own == 0 else None
 
 
 def _ranges(cores: list[int]) -> str:

@@ -32,6 +32,7 @@ from .processes import CannotStart, Exit, Launch, Processes
 from .readiness import Notice, NotifySocket
 from .reloads import Reloads, descriptors_in
 from .settings import Settings
+from .sidecar import Sidecar
 from .tally import Tally
 from .upgrades import CHECK, START_HOOK, Upgrades
 
@@ -47,7 +48,8 @@ LONGEST_TURN = 0.05
 LATE, ROUNDS_WHEN_LATE = 0.2, 4
 HOOK_TIMEOUT = 30.0
 # What a reload can't change, or scaling has changed since.
-KEPT_BY_RELOAD = ("number", "bind", "backlog", "command_name", "socket_path", "socket_mode", "socket_group", "lockfile", "pidfile")
+KEPT_BY_RELOAD = ("number", "bind", "backlog", "command_name", "socket_path", "socket_mode", "socket_group", "lockfile", "pidfile",
+                  "web")
 
 
 class CannotRun(RuntimeError):
@@ -73,7 +75,8 @@ class Master:
         self._inherited = inherited
         for fd in () if inherited is None else descriptors_in(inherited):
             os.set_inheritable(fd, False)  # they were to survive exec, but are nothing for a worker
-        self._attributes, self._observers, self._rights = known.attributes, known.observers, known.rights
+        self._attributes, self._observers, self._rights, self._web_user = (
+            known.attributes, known.observers, known.rights, known.web_user)
         self._started_at = time.monotonic()
         self._tally = Tally(None if inherited is None else inherited.get("tally"))
         self._loop = Loop(SIGNALS, self._tally.lag_seconds.add)
@@ -103,6 +106,7 @@ class Master:
         self._notify: NotifySocket | None = None
         self._server: Server | None = None
         self._pidfile: str | None = None
+        self._sidecar: Sidecar | None = None
         self.pool: pool.Pool  # there is none before the first generation is made
 
     # --- starting and ending ---
@@ -144,6 +148,7 @@ class Master:
             binds = [recipes.bind_of(bind, gunicorn) for bind in gunicorn["bind"]]
         addresses = [listeners.parse_address(bind, settings.backlog) for bind in binds]
         self._listeners = listeners.open_all(addresses, given)
+        web = [] if settings.web is None else listeners.open_all([listeners.parse_address(settings.web)], given)
         unused = given.close_rest()
         pidfile = settings.pidfile or gunicorn.get("pidfile")
         if pidfile:
@@ -155,6 +160,7 @@ class Master:
         self.pool = observe.new_pool(first.recipe, target, _policy(settings))
         self.prepared[1] = first
         self._open_for_commands()
+        self._serve_web(web)
         self._systemd.store([(each.label or listeners.stored_name(position), each.socket.fileno())
                              for position, each in enumerate(self._listeners)])
         self._say_how_it_started(first, gunicorn)
@@ -170,6 +176,12 @@ class Master:
                               self._most_sessions)
         self._commands = Commands(self, self.upgrades, self._reloads, self._audience)
         _set_title(f"einhornpy: master {self._name}")
+
+    def _serve_web(self, web: list[listeners.Listener]) -> None:
+        assert self._server is not None
+        for listener in web:
+            self._sidecar = Sidecar(self._processes, listener, contract.inherited(self._environ), self._name, self._web_user, None,
+                                    self._server.admit_onlooker, self.log)
 
     # --- one master after the other ---
 
@@ -190,8 +202,7 @@ class Master:
             "pool": plain(self.pool),
             "prepared": {str(number): {"gunicorn": plain(each.gunicorn), "guessed": each.guessed}
                          for number, each in self.prepared.items()},
-            "listeners": [{"fd": each.socket.fileno(), "address": plain(each.address), "made": each.made, "label": each.label}
-                          for each in self._listeners],
+            "listeners": [_listener_state(each) for each in self._listeners],
             "place": {"path": place.path, "notify_path": place.notify_path, "lock_path": place.lock_path,
                       "listener": place.listener.fileno(), "lock": place.lock},
             "notify": self._notify.fileno(),
@@ -202,6 +213,7 @@ class Master:
             "sessions": [session.hand_over() | {"role": self._audience.role_of(session)}
                          for session in self._server.sessions()],
             "systemd": plain(self._systemd.told),
+            "web": None if self._sidecar is None else _listener_state(self._sidecar.listener) | self._sidecar.hand_over(),
             "tally": self._tally.document(),
             "recent": [dict(each) for each in self._audience.recent],
             "kept": {name: plain(getattr(self.settings, name)) for name in KEPT_BY_RELOAD},
@@ -217,11 +229,7 @@ class Master:
             if int(number) in generations:
                 self.prepared[int(number)] = recipes.Prepared(generations[int(number)].recipe, gunicorn, each["guessed"])
         self._workers = {worker.pid: worker.id for worker in self.pool.workers.values()}
-        self._listeners = [
-            listeners.Listener(made(listeners.Address, each["address"]), socket.socket(fileno=each["fd"]),
-                               each["made"] and (each["made"][0], each["made"][1]), each["label"])
-            for each in state["listeners"]
-        ]
+        self._listeners = [_listener_of(each) for each in state["listeners"]]
         place = state["place"]
         control = socket.socket(fileno=place["listener"])
         self._place = Place(place["path"], place["notify_path"], place["lock_path"], control, place["lock"])
@@ -232,6 +240,11 @@ class Master:
         assert self._server is not None
         for told in state["sessions"]:
             self._audience.take_over(self._server.take_over(told), told["role"])
+        web = state.get("web")
+        if web is not None:
+            self._serve_web([_listener_of(web)])
+            assert self._sidecar is not None
+            self._sidecar.take_over(web)
         for worker in self.pool.workers.values():
             self._measures.expect(worker, time.monotonic())
         self._changed = True
@@ -304,6 +317,9 @@ class Master:
     def _clean_up(self) -> None:
         self.upgrades.stop_preparing()
         self._errands.close()
+        if self._sidecar is not None:
+            self._sidecar.close()
+            listeners.close_all([self._sidecar.listener])
         if self._server is not None:
             self._server.close()
         if self._notify is not None:
@@ -325,7 +341,8 @@ class Master:
         now = time.monotonic()
         preparation = self.upgrades.preparation
         preparing = None if preparation is None else preparation.deadline
-        deadlines = (self._wake_at, preparing, self._errands.deadline, self._measures.memory_at, self._systemd.deadline)
+        deadlines = (self._wake_at, preparing, self._errands.deadline, self._measures.memory_at, self._systemd.deadline,
+                     None if self._sidecar is None else self._sidecar.deadline)
         soonest = min((deadline for deadline in deadlines if deadline is not None), default=None)
         if self._server is not None and self._server.waiting:
             soonest = now
@@ -343,6 +360,8 @@ class Master:
             self.upgrades.preparation.on_time(now)
         self._errands.on_time(now)
         self._measures.on_time(now)
+        if self._sidecar is not None:
+            self._sidecar.on_time(now)
         self._advance(now + LONGEST_TURN)
         if self._changed:
             self._changed = False
@@ -417,7 +436,7 @@ class Master:
                 self._on_worker_exit(self.pool.workers[worker], exit)
             elif self.upgrades.preparation is not None and exit.pid == self.upgrades.preparation.pid:
                 self.upgrades.preparation.on_exit(exit)
-            else:
+            elif self._sidecar is None or not self._sidecar.on_exit(exit):
                 self._errands.on_exit(exit)
         needed = {*self.pool.generations, self.upgrades.preparing}
         self.prepared = {number: each for number, each in self.prepared.items() if number in needed}
@@ -613,6 +632,7 @@ class Master:
             ],
             memory={worker.pid: watch.memory(worker.pid) for worker in self.pool.workers.values()},
             usage=self._usage(time.monotonic()),
+            labels=dict(self.settings.labels),
         )
 
     def tally(self) -> dict[str, Any]:
@@ -677,11 +697,12 @@ class Master:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Who and what the settings name. `observers`: a gid."""
+    """Who and what the settings name. `observers`: a gid. `web_user`: (uid, gid) that the sidecar becomes, None for ours."""
 
     attributes: attributes.Attributes
     observers: int | None
     rights: Rights
+    web_user: tuple[int, int] | None
 
 
 def look_up(settings: Settings) -> Known:
@@ -697,7 +718,8 @@ def look_up(settings: Settings) -> Known:
     mode = settings.socket_mode
     if mode is None:
         mode = 0o666 if made.other_user or observers is not None else 0o600 if group is None else 0o660
-    return Known(made, observers, Rights(mode, group, enterable=bool(mode & 0o077)))
+    web_user = attributes.web_user(settings.web_user)
+    return Known(made, observers, Rights(mode, group, enterable=bool(mode & 0o077)), web_user)
 
 
 def check_state(state: Mapping[str, Any]) -> pool.Pool:
@@ -717,6 +739,15 @@ def check_state(state: Mapping[str, Any]) -> pool.Pool:
     made(systemd.Told, state["systemd"])
     found: pool.Pool = made(pool.Pool, state["pool"])
     return found
+
+
+def _listener_state(listener: listeners.Listener) -> dict[str, Any]:
+    return {"fd": listener.socket.fileno(), "address": plain(listener.address), "made": listener.made, "label": listener.label}
+
+
+def _listener_of(state: Mapping[str, Any]) -> listeners.Listener:
+    return listeners.Listener(made(listeners.Address, state["address"]), socket.socket(fileno=state["fd"]),
+                              state["made"] and (state["made"][0], state["made"][1]), state["label"])
 
 
 def _policy(settings: Settings) -> pool.Policy:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import select
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -168,6 +169,18 @@ class Processes:
         if exits:
             self._read_errors()
         return [Exit(pid, status, self._failed.pop(pid, None)) for pid, status in exits]
+
+    def wait_for(self, pid: int, patience: float) -> bool:
+        """Wait for one child that was killed, at most `patience` seconds, and reap it; return whether it is gone."""
+        fd = os.pidfd_open(pid)
+        try:
+            gone = bool(select.select([fd], [], [], patience)[0])
+        finally:
+            os.close(fd)
+        if gone:
+            os.waitpid(pid, 0)
+            self._ours.discard(pid)
+        return gone
 
     def _read_errors(self) -> None:
         try:

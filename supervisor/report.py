@@ -148,6 +148,7 @@ def _waits_for(pool: Pool, worker: Worker, now: float, in_flight: int | None) ->
 def status_document(
     pool: Pool, now: float, *, name: str, started_at: float, master: Mapping[str, Any],
     listeners: Iterable[Mapping[str, Any]], memory: Mapping[int, int | None], usage: Mapping[int, Mapping[str, Any]],
+    labels: Mapping[str, str],
 ) -> dict[str, Any]:
     """The whole status document."""
     verdict, reason = gate(pool)
@@ -161,6 +162,7 @@ def status_document(
         "release": pool.generations[pool.current].recipe.release,
         "target": pool.target,
         "ready": pool.ready,
+        "labels": dict(labels),
         "uptime_seconds": round(now - started_at, 3),
         "master": dict(master),
         "workers": worker_documents(pool, now, memory, usage),

@@ -181,6 +181,14 @@ def pair(value: Any) -> tuple[str, str]:
     return key, rest
 
 
+def label(value: Any) -> tuple[str, str]:
+    """Parse a label, `KEY=VALUE`, with a key that every place which shows labels can take."""
+    key, equals, rest = value.partition("=") if isinstance(value, str) else ("", "", "")
+    if not equals or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", key) or not rest.isprintable() or len(rest) > 500:
+        raise ValueError("KEY=VALUE, where KEY is a letter and letters, digits and _, and VALUE printable")
+    return key, rest
+
+
 def yes_or_no(value: Any) -> bool:
     """Parse a switch."""
     if isinstance(value, bool):
@@ -297,6 +305,12 @@ OPTIONS = (
            "gunicorn only: before a worker says ready, its app must answer this path with 2xx or 3xx. May be given "
            "several times.", "PATH", many=True),
     Option("release", ("--release",), text, None, "A label for the first generation.", "NAME"),
+    Option("labels", ("--labels",), label, (),
+           "A label of this host or task, for logs, status and metrics. May be given several times.", "KEY=VALUE", many=True),
+    Option("web", ("--web",), text, None,
+           "Serve metrics, probes and a page here: HOST:PORT, [V6]:PORT or unix:PATH, by a process that may only look.", "ADDR"),
+    Option("web_user", ("--web-user",), text, None,
+           "Who that process is, where the master is root. Default: nobody.", "USER"),
     Option("quiet", ("-q", "--quiet"), yes_or_no, False, "Log only what needs attention.", switch=True),
     Option("verbose", ("-v", "--verbose"), yes_or_no, False, "Log details too.", switch=True),
 )
@@ -359,6 +373,9 @@ class Settings:
     reexec_as: tuple[str, ...] | None
     warm_up: tuple[str, ...]
     release: str | None
+    labels: tuple[tuple[str, str], ...]
+    web: str | None
+    web_user: str | None
     quiet: bool
     verbose: bool
     origin: Mapping[str, str] = field(default_factory=dict)
@@ -491,7 +508,7 @@ def _from_file(config: str | None, directory: str) -> _Source:
             continue
         if setting not in BY_NAME:
             raise BadSetting(f"{where}: no such setting; expected one of {_known()}")
-        if setting == "env" and isinstance(value, dict):
+        if setting in ("env", "labels") and isinstance(value, dict):
             value = [f"{variable}={content}" for variable, content in value.items()]
         found[setting] = (_parse(BY_NAME[setting], value, where), where)
     return found

@@ -45,7 +45,7 @@ class Tally:
     def __init__(self, inherited: Mapping[str, Any] | None = None) -> None:
         old = inherited or {}
         self.upgrades: dict[str, int] = {"done": 0, "rolled-back": 0, "aborted": 0, "superseded": 0} | old.get("upgrades", {})
-        self.restarts: dict[str, int] = dict.fromkeys(REASONS, 0) | old.get("restarts", {})
+        self.exits: dict[str, int] = dict.fromkeys(REASONS, 0) | old.get("exits", {})
         self.upgrade_seconds = _histogram(UPGRADE_SECONDS, old.get("upgrade_seconds"))
         self.ready_seconds = _histogram(READY_SECONDS, old.get("ready_seconds"))
         self.lag_seconds = _histogram(LAG_SECONDS, old.get("lag_seconds"))
@@ -59,9 +59,9 @@ class Tally:
                 if worker != before.workers[event.worker]:
                     self.ready_seconds.add(now - worker.spawned_at)
             case facts.Exited():
-                self.restarts[_why_it_left(before, before.workers[event.worker])] += 1
+                self.exits[_why_it_left(before, before.workers[event.worker])] += 1
             case facts.SpawnFailed():
-                self.restarts["failed-start"] += 1
+                self.exits["failed-start"] += 1
         for ended in after.history[-1:] if after.history != before.history else ():
             self.upgrades[str(ended.outcome)] += 1
             self.upgrade_seconds.add(now - ended.started_at)
@@ -74,7 +74,7 @@ class Tally:
         """The tally as plain data; seconds and counts."""
         return {
             "upgrades": dict(self.upgrades),
-            "restarts": dict(self.restarts),
+            "exits": dict(self.exits),
             "upgrade_seconds": self.upgrade_seconds.document(),
             "ready_seconds": self.ready_seconds.document(),
             "lag_seconds": self.lag_seconds.document(),

@@ -31,6 +31,8 @@ SAMPLES: dict[str, tuple[str, Any, str]] = {
     "user": ("www-data", "www-data", ""), "group": ("33", "33", ""), "nice": ("-5:10", (-5, 10), "20"),
     "rlimit": ("nofile=65536:unlimited", (("nofile", 65536, -1),), "nofiles=3"), "cpu_affinity": ("0,2-4", (0, 2, 3, 4), "all"),
     "umask": ("027", 0o27, "9"), "oom_score_adj": ("-500", -500, "1001"), "reexec_as": ("a 'b c'", ("a", "b c"), "'"),
+    "labels": ("region=eu", (("region", "eu"),), "1=x"), "web": ("127.0.0.1:9110", "127.0.0.1:9110", ""),
+    "web_user": ("nobody", "nobody", ""),
     "quiet": ("yes", True, "2"), "verbose": ("on", True, "2"),
 }
 each_option = pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)

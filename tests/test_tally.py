@@ -30,7 +30,7 @@ def test_what_happens_is_counted_once(start: Callable[..., Master]) -> None:
     recorder.wait_for("worker-ready", 5)
     master.cli("reload")
     tally = master.ask("tally")["result"]
-    assert {reason: count for reason, count in tally["restarts"].items() if count} == {
+    assert {reason: count for reason, count in tally["exits"].items() if count} == {
         "upgrade": 2, "asked": 1, "scaled": 1, "died": 1}
     assert tally["upgrades"] == {"done": 1, "rolled-back": 0, "aborted": 0, "superseded": 0}
     assert sum(tally["upgrade_seconds"]["counts"]) == 1
@@ -60,4 +60,4 @@ def test_a_refused_release_is_counted(start: Callable[..., Master]) -> None:
     assert master.cli("upgrade").returncode == 5
     tally = master.ask("tally")["result"]
     assert tally["upgrades"]["rolled-back"] == 1
-    assert tally["restarts"]["failed-start"] == 1
+    assert tally["exits"]["failed-start"] == 1

@@ -1,0 +1,104 @@
+"""The WSGI app: which path answers what. Looking only: GET and HEAD."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import gate
+from ..client import Failed, MasterGone, TimedOut
+from .feed import Feed, Master
+from .metrics import Metrics
+
+Environ = Mapping[str, Any]
+StartResponse = Callable[[str, list[tuple[str, str]]], Any]
+Answer = tuple[str, str, bytes]
+
+# The page needs its own files and its stream, and nothing from anywhere else.
+HEADERS = [
+    ("Cache-Control", "no-store"),
+    ("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+                                "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+    ("Referrer-Policy", "no-referrer"),
+    ("X-Content-Type-Options", "nosniff"),
+]
+TEXT = "text/plain; charset=utf-8"
+OK, UNAVAILABLE = "200 OK", "503 Service Unavailable"
+
+
+class App:
+    """A WSGI app (PEP 3333). `files`: what `read_file` says of each of `FILES`."""
+
+    FILES: Mapping[str, str] = {
+        "page.html": "text/html; charset=utf-8", "page.css": "text/css; charset=utf-8", "page.js": "text/javascript; charset=utf-8",
+    }
+
+    def __init__(self, master: Master, feed: Feed, metrics: Metrics, files: Mapping[str, bytes]) -> None:
+        self._master = master
+        self._feed = feed
+        self._metrics = metrics
+        self._files = files
+        self._answers: dict[str, Callable[[Environ], Answer]] = {
+            "/": lambda environ: self._file("page.html"),
+            "/page.css": lambda environ: self._file("page.css"),
+            "/page.js": lambda environ: self._file("page.js"),
+            "/status": self._status,
+            "/healthz": self._health,
+            "/readyz": self._readiness,
+        }
+
+    @staticmethod
+    def read_file(name: str) -> bytes:
+        return (Path(__file__).parent / name).read_bytes()
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
+        known = path in self._answers or path in ("/metrics", "/stream")
+        if known and method not in ("GET", "HEAD"):
+            answer = "405 Method Not Allowed", TEXT, b"this page only shows: expected GET\n"
+            return _send(answer, start_response, "", [("Allow", "GET, HEAD")])
+        if not known:
+            paths = ", ".join([*self._answers, "/metrics", "/stream"])
+            return _send(("404 Not Found", TEXT, f"no such page: expected one of {paths}\n".encode()), start_response, method)
+        try:
+            if path == "/metrics":
+                return self._metrics(environ, start_response)
+            if path == "/stream":
+                return self._stream(start_response, method)
+            return _send(self._answers[path](environ), start_response, method)
+        except (MasterGone, TimedOut, Failed) as error:
+            return _send((UNAVAILABLE, TEXT, f"the master does not answer: {error}\n".encode()), start_response, method)
+
+    def _file(self, name: str) -> Answer:
+        return OK, self.FILES[name], self._files[name]
+
+    def _status(self, environ: Environ) -> Answer:
+        return OK, "application/json", json.dumps(self._master.ask("status"), indent=2).encode() + b"\n"
+
+    def _health(self, environ: Environ) -> Answer:
+        pong = self._master.ask("ping", patience=5.0)
+        return OK, TEXT, f"alive: pid {pong['pid']}, einhornpy {pong['version']}\n".encode()
+
+    def _readiness(self, environ: Environ) -> Answer:
+        document = self._master.ask("status")
+        verdict = gate.verdict(document)
+        well = verdict.code == gate.READY
+        if environ.get("QUERY_STRING") == "serving":
+            well = document["ready"] >= document["target"]
+        return OK if well else UNAVAILABLE, TEXT, f"{document['gate']}: {verdict.reason}\n".encode()
+
+    def _stream(self, start_response: StartResponse, method: str) -> Iterable[bytes]:
+        stream = self._feed.stream() if method == "GET" else iter(())
+        if stream is None:
+            answer = UNAVAILABLE, TEXT, b"too many pages listen already\n"
+            return _send(answer, start_response, method, [("Retry-After", "10")])
+        start_response(OK, [("Content-Type", "text/event-stream"), *HEADERS])
+        return stream
+
+
+def _send(answer: Answer, start_response: StartResponse, method: str, more: Iterable[tuple[str, str]] = ()) -> list[bytes]:
+    status, kind, body = answer
+    start_response(status, [("Content-Type", kind), ("Content-Length", str(len(body))), *HEADERS, *more])
+    return [] if method == "HEAD" else [body]

@@ -1,0 +1,1 @@
+new EventSource("/stream").addEventListener("status", (event) => { document.getElementById("status").textContent = event.data; });

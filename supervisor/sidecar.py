@@ -1,0 +1,103 @@
+"""The web sidecar as the master sees it: a child with a listening socket and two connections to the control socket that may
+only look. Restarted with growing delays, never one of the N workers; what it serves is control/web's business.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from . import journal
+from .journal import Entry
+from .listeners import Listener
+from .processes import CannotStart, Exit, Launch, Processes
+
+FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0
+# One that has lived for so long died for a reason of its own.
+SETTLED = 60.0
+# A process that was killed is gone in milliseconds, unless the kernel can't end it.
+PATIENCE = 2.0
+
+
+class Sidecar:
+    """`listener`: where it serves. `admit`: takes one end of a connection that may only look. `user`: (uid, gid) for it to become,
+    None for ours. `metrics`: the directory of the app's own metrics, if there is one."""
+
+    def __init__(self, processes: Processes, listener: Listener, environ: Mapping[str, str], name: str, user: tuple[int, int] | None,
+                 metrics: str | None, admit: Callable[[socket.socket], None], log: Callable[[Entry], None]) -> None:
+        self._processes = processes
+        self.listener = listener
+        self._environ = environ
+        self._told = json.dumps({"name": name, "user": user, "metrics": metrics})
+        self._admit = admit
+        self._log = log
+        self._pid: int | None = None
+        self._started_at = 0.0
+        self._failures = 0
+        self.deadline: float | None = time.monotonic()  # when it is to be started
+
+    def on_time(self, now: float) -> None:
+        """Start it, if it is time."""
+        if self.deadline is None or now < self.deadline:
+            return
+        self.deadline = None
+        pairs = [socket.socketpair(), socket.socketpair()]
+        descriptors = [self.listener.socket.fileno(), *(theirs.fileno() for _, theirs in pairs)]
+        command = [sys.executable, "-P", "-m", "einhornpy.control.web", self._told]
+        try:
+            self._pid = self._processes.start(Launch(command, "/", self._environ, descriptors, signal.SIGTERM))
+        except CannotStart as error:
+            for ours, _ in pairs:
+                ours.close()
+            self._lost(str(error), now)
+            return
+        finally:
+            for _, theirs in pairs:
+                theirs.close()
+        self._started_at = now
+        for ours, _ in pairs:
+            self._admit(ours)
+        self._log(Entry("web started", {"pid": self._pid, "listen": self.listener.name}))
+
+    def on_exit(self, exit: Exit) -> bool:
+        """Note that a child has exited; return whether it was this one."""
+        if exit.pid != self._pid:
+            return False
+        self._pid = None
+        now = time.monotonic()
+        if now - self._started_at >= SETTLED:
+            self._failures = 0
+        self._lost(exit.error or f"status {exit.status}", now)
+        return True
+
+    def _lost(self, why: str, now: float) -> None:
+        delay = min(LONGEST_DELAY, FIRST_DELAY * 2**self._failures)
+        self._failures = min(self._failures + 1, 10)
+        self.deadline = now + delay
+        self._log(Entry("web died", {"why": why, "next_try_in": f"{delay:g}s"}, journal.ATTENTION))
+
+    def hand_over(self) -> dict[str, Any]:
+        """What the next master needs to know."""
+        return {"pid": self._pid}
+
+    def take_over(self, inherited: Mapping[str, Any]) -> None:
+        """End that of the master before us: ours is of the new version. Who asks meanwhile waits in the queue of the socket."""
+        self._pid = inherited["pid"]
+        self._end()
+
+    def close(self) -> None:
+        """End it, without letting it finish: what it streams has no end."""
+        self.deadline = None
+        self._end()
+
+    def _end(self) -> None:
+        if self._pid is None:
+            return
+        self._processes.signal(self._pid, signal.SIGKILL, group=True)
+        self._processes.wait_for(self._pid, PATIENCE)
+        self._pid = None
