@@ -32,9 +32,9 @@ from .processes import CannotStart, Exit, Launch, Processes
 from .readiness import Notice, NotifySocket
 from .reloads import Reloads, descriptors_in
 from .settings import Settings
-from .sidecar import Sidecar
 from .tally import Tally
 from .upgrades import CHECK, START_HOOK, Upgrades
+from .web import Web
 
 VERSION = "0.1.0"
 SIGNALS = [
@@ -106,7 +106,7 @@ class Master:
         self._notify: NotifySocket | None = None
         self._server: Server | None = None
         self._pidfile: str | None = None
-        self._sidecar: Sidecar | None = None
+        self._web: Web | None = None
         self.pool: pool.Pool  # there is none before the first generation is made
 
     # --- starting and ending ---
@@ -160,7 +160,8 @@ class Master:
         self.pool = observe.new_pool(first.recipe, target, _policy(settings))
         self.prepared[1] = first
         self._open_for_commands()
-        self._serve_web(web)
+        for listener in web:
+            self._serve_web(listener)
         self._systemd.store([(each.label or listeners.stored_name(position), each.socket.fileno())
                              for position, each in enumerate(self._listeners)])
         self._say_how_it_started(first, gunicorn)
@@ -177,11 +178,11 @@ class Master:
         self._commands = Commands(self, self.upgrades, self._reloads, self._audience)
         _set_title(f"einhornpy: master {self._name}")
 
-    def _serve_web(self, web: list[listeners.Listener]) -> None:
+    def _serve_web(self, listener: listeners.Listener) -> Web:
         assert self._server is not None
-        for listener in web:
-            self._sidecar = Sidecar(self._processes, listener, contract.inherited(self._environ), self._name, self._web_user, None,
-                                    self._server.admit_onlooker, self.log)
+        self._web = Web(self, self._processes, self._errands, self._environ, listener, self._web_user, self._attributes,
+                        self._server.admit_onlooker)
+        return self._web
 
     # --- one master after the other ---
 
@@ -213,7 +214,7 @@ class Master:
             "sessions": [session.hand_over() | {"role": self._audience.role_of(session)}
                          for session in self._server.sessions()],
             "systemd": plain(self._systemd.told),
-            "web": None if self._sidecar is None else _listener_state(self._sidecar.listener) | self._sidecar.hand_over(),
+            "web": None if self._web is None else _listener_state(self._web.listener) | self._web.hand_over(),
             "tally": self._tally.document(),
             "recent": [dict(each) for each in self._audience.recent],
             "kept": {name: plain(getattr(self.settings, name)) for name in KEPT_BY_RELOAD},
@@ -242,9 +243,7 @@ class Master:
             self._audience.take_over(self._server.take_over(told), told["role"])
         web = state.get("web")
         if web is not None:
-            self._serve_web([_listener_of(web)])
-            assert self._sidecar is not None
-            self._sidecar.take_over(web)
+            self._serve_web(_listener_of(web)).take_over(web)
         for worker in self.pool.workers.values():
             self._measures.expect(worker, time.monotonic())
         self._changed = True
@@ -317,9 +316,9 @@ class Master:
     def _clean_up(self) -> None:
         self.upgrades.stop_preparing()
         self._errands.close()
-        if self._sidecar is not None:
-            self._sidecar.close()
-            listeners.close_all([self._sidecar.listener])
+        if self._web is not None:
+            self._web.close()
+            listeners.close_all([self._web.listener])
         if self._server is not None:
             self._server.close()
         if self._notify is not None:
@@ -342,7 +341,7 @@ class Master:
         preparation = self.upgrades.preparation
         preparing = None if preparation is None else preparation.deadline
         deadlines = (self._wake_at, preparing, self._errands.deadline, self._measures.memory_at, self._systemd.deadline,
-                     None if self._sidecar is None else self._sidecar.deadline)
+                     None if self._web is None else self._web.deadline)
         soonest = min((deadline for deadline in deadlines if deadline is not None), default=None)
         if self._server is not None and self._server.waiting:
             soonest = now
@@ -360,8 +359,8 @@ class Master:
             self.upgrades.preparation.on_time(now)
         self._errands.on_time(now)
         self._measures.on_time(now)
-        if self._sidecar is not None:
-            self._sidecar.on_time(now)
+        if self._web is not None:
+            self._web.on_time(now)
         self._advance(now + LONGEST_TURN)
         if self._changed:
             self._changed = False
@@ -392,6 +391,8 @@ class Master:
             return
         self._changed = True
         self._tally.observe(before, event, self.pool, now)
+        if self._web is not None and self.pool.generations.keys() != before.generations.keys():
+            self._web.generations_changed()
         for entry in journal.changes(before, event, self.pool, now):
             self.log(entry)
 
@@ -436,7 +437,7 @@ class Master:
                 self._on_worker_exit(self.pool.workers[worker], exit)
             elif self.upgrades.preparation is not None and exit.pid == self.upgrades.preparation.pid:
                 self.upgrades.preparation.on_exit(exit)
-            elif self._sidecar is None or not self._sidecar.on_exit(exit):
+            elif self._web is None or not self._web.on_exit(exit):
                 self._errands.on_exit(exit)
         needed = {*self.pool.generations, self.upgrades.preparing}
         self.prepared = {number: each for number, each in self.prepared.items() if number in needed}
@@ -446,6 +447,8 @@ class Master:
         self.observe(pool.Exited(worker.id, exit.status, exit.error))
         self._tally.worker_is_gone(self._page.requests(worker.id))
         self._page.give_back(worker.id)
+        if self._web is not None:
+            self._web.worker_is_gone(worker.generation, exit.pid)
         self.run_hook(self.prepared[worker.generation], "child_exit", [[exit.pid, worker.index + 1]])
         if asks:
             asker = f"worker {worker.index} (pid {worker.pid}, exit code {exit.status})"
@@ -551,6 +554,8 @@ class Master:
             names=[listener.label for listener in self._listeners], stop_signal=settings.stop_signal, adapter=adapter,
             control_fd=None if control is None else contract.FIRST_FD + len(descriptors),
         )
+        if self._web is not None:
+            environment |= self._web.environment(action.generation)
         if control is not None:
             descriptors.append(control.fileno())
         farewell = signal.Signals[settings.stop_signal] if settings.kill_children_on_exit else None
@@ -569,6 +574,10 @@ class Master:
         if gunicorn is None or name not in gunicorn.settings["hooks"]:
             return
         launch = recipes.hook_launch(prepared, gunicorn, name, arguments, self.pool.target, self._attributes.of_user_alone())
+        for number, each in self.prepared.items():
+            if self._web is not None and each is prepared and number in self.pool.generations:
+                # Many a child_exit hook tidies up the metrics of the dead.
+                launch = replace(launch, environment={**launch.environment, **self._web.environment(number)})
         self._errands.send(Errand(name, launch, HOOK_TIMEOUT, lambda ended: self._hook_ended(name, ended)))
 
     def _run_hook_for(self, entry: Entry, document: dict[str, Any]) -> None:

@@ -210,6 +210,12 @@ class Master:
         host, _, port = self.status()["listeners"][0]["address"].rpartition(":")
         return host, int(port)
 
+    @property
+    def web_address(self) -> tuple[str, int]:
+        """Where the sidecar listens, over TCP."""
+        host, _, port = self.wait_log(" web started ").partition(" listen=")[2].strip().rpartition(":")
+        return host, int(port)
+
     def cli(self, *arguments: str, timeout: float = DEADLINE, environment: dict[str, str] | None = None
             ) -> subprocess.CompletedProcess[str]:
         """Run a client command against this master, whatever others run on this host."""

@@ -6,7 +6,6 @@ Descriptors: 3 the listening socket, 4 the connection to ask on, 5 the one that 
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
@@ -23,12 +22,13 @@ from ..client import Client
 from .app import App
 from .feed import MOST_STREAMS, Feed, Master
 from .metrics import Metrics
+from .privileges import become, by_descriptor
 
 LISTENER, ASKING, TOLD = 3, 4, 5
 # Read before we become somebody who may not be able to read them.
-LAZY = ("gunicorn.workers.gthread", "gunicorn.glogging", "gunicorn.http.parser", "gunicorn.http.wsgi", "gunicorn.util", "concurrent.futures.thread",
+LAZY = ("gunicorn.workers.gthread", "gunicorn.glogging", "gunicorn.http.parser", "gunicorn.http.wsgi", "gunicorn.util",
+        "concurrent.futures.thread",
         "logging.config", "encodings.idna", "prometheus_client.openmetrics.exposition", "gzip", "traceback")
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -58,32 +58,12 @@ def end_with_the_worker(arbiter: Any, worker: Any) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def become(user: tuple[int, int] | None) -> None:
-    """Become this user for good, unable to gain any right; die when the master does."""
-    master = os.getppid()
-    if user is not None:
-        try:
-            os.setgroups([])
-            os.setresgid(user[1], user[1], user[1])
-            os.setresuid(user[0], user[0], user[0])
-        except PermissionError:
-            # A container's root without any capability: it owns as little as anybody there.
-            print(f"einhornpy: web: cannot become user {user[0]}, stays user {os.geteuid()}", file=sys.stderr)
-    # Not in the standard library. The kernel forgets the first one when the user changes (prctl(2)).
-    kernel = ctypes.CDLL(None, use_errno=True)
-    kernel.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    kernel.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != master:
-        sys.exit(0)
-
-
 def main() -> None:
     told: Mapping[str, Any] = json.loads(sys.argv[1])
     for module in LAZY:
         importlib.import_module(module)
     files = {name: App.read_file(name) for name in App.FILES}
-    # Named by its descriptor, it can be entered by whoever may not pass the directories above it.
-    metrics = None if told["metrics"] is None else f"/proc/self/fd/{os.open(told['metrics'], os.O_RDONLY | os.O_DIRECTORY)}"
+    metrics = None if told["metrics"] is None else by_descriptor(told["metrics"])
     become(None if told["user"] is None else (told["user"][0], told["user"][1]))
 
     def serve() -> Callable[..., Any]:
