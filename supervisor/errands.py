@@ -109,7 +109,7 @@ class Errands:
                 errand.output, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
                 os.set_blocking(writer, True)
                 files.append(writer)
-                launch = replace(launch, stdin=stdin, stdout=writer)
+                launch = replace(launch, stdin=stdin, stdout=writer, stderr=writer)
             pid = self._processes.start(launch)
         except (CannotStart, OSError) as error:
             self._close(errand)

@@ -20,18 +20,22 @@ from typing import Any
 from ..control.protocol import BadRequest, Request, failure
 from ..control.server import Access, Server
 from ..control.server import Session as ServerSession
-from . import attributes, contract, journal, listeners, observe, planner, pool, recipes, report, systemd, watch
+from . import attributes, contract, journal, listeners, log, observe, planner, pool, recipes, report, systemd, watch
 from .commands import Audience, Commands
 from .errands import Ended, Errand, Errands
 from .handover import Unreadable, made, plain
 from .journal import Entry
+from .keeper import Keeper
+from .log import STANDARD_ERROR, Log, Source
 from .loop import Loop
 from .measures import Measures
+from .output import Ends, Output
 from .place import NoPlace, Place, Rights, claim, remove_pidfile, write_pidfile
 from .processes import CannotStart, Exit, Launch, Processes
 from .readiness import Notice, NotifySocket
 from .reloads import Reloads, descriptors_in
 from .settings import Settings
+from .sinks import CannotLog, Counts
 from .tally import Tally
 from .upgrades import CHECK, START_HOOK, Upgrades
 from .web import Web
@@ -101,7 +105,15 @@ class Master:
         self._exit_code: int | None = None
         self._name = settings.command_name
         self._least_weight = journal.ATTENTION if settings.quiet else journal.DETAIL if settings.verbose else journal.NORMAL
-        self._log = journal.Log(2)
+        counts = None if inherited is None else made(Counts, inherited.get("log", {}))
+        try:
+            self._log = Log(settings, self._loop, counts)
+        except CannotLog:
+            # It could be written when it was looked at (`look_up`): a reload must not fail for it now.
+            self._log = Log(replace(settings, log_file=None, log_to="stderr"), self._loop, counts)
+        self._output = Output(self._loop, self._log, settings.worker_output, lambda pipe: self._keeper.keep(pipe))
+        self._keeper = Keeper(self._processes, contract.inherited(environ), self._output.open_pipes, self.log,
+                              None if inherited is None else inherited.get("keeper"))
         self._place: Place | None = None
         self._notify: NotifySocket | None = None
         self._server: Server | None = None
@@ -142,6 +154,7 @@ class Master:
         gunicorn = first.gunicorn.settings if first.gunicorn is not None else {}
         if gunicorn.get("proc_name") and not settings.given("command_name"):
             self._name = "".join(letter if letter.isalnum() else "_" for letter in gunicorn["proc_name"])[:64]
+        self._log.name = self._name
         self._place = claim(self._name, settings.socket_path, self._environ, self._rights, settings.lockfile)
         binds = list(settings.bind)
         if not binds and gunicorn and not given:
@@ -215,6 +228,9 @@ class Master:
                          for session in self._server.sessions()],
             "systemd": plain(self._systemd.told),
             "web": None if self._web is None else _listener_state(self._web.listener) | self._web.hand_over(),
+            "log": plain(self._log.hand_over()),
+            "keeper": self._keeper.hand_over(),
+            "output": self._output.hand_over(),
             "tally": self._tally.document(),
             "recent": [dict(each) for each in self._audience.recent],
             "kept": {name: plain(getattr(self.settings, name)) for name in KEPT_BY_RELOAD},
@@ -223,6 +239,8 @@ class Master:
     def _take_over(self, state: Mapping[str, Any]) -> None:
         self._name, self._started_at, self._next_worker = state["name"], state["started_at"], state["next_worker"]
         self._least_weight = state["least_weight"]
+        self._log.name = self._name
+        self._output.take_over(state.get("output", []))
         self.pool = replace(check_state(state), policy=_policy(self.settings))
         generations = self.pool.generations
         for number, each in state["prepared"].items():
@@ -329,6 +347,10 @@ class Master:
             self._place.close()
         if self._pidfile is not None:
             remove_pidfile(self._pidfile)
+        self._output.read_the_rest()
+        self._keeper.close()
+        self._output.close()
+        self._log.close()
         self._systemd.close()
         self._page.close()
         self._processes.close()
@@ -341,10 +363,11 @@ class Master:
         preparation = self.upgrades.preparation
         preparing = None if preparation is None else preparation.deadline
         deadlines = (self._wake_at, preparing, self._errands.deadline, self._measures.memory_at, self._systemd.deadline,
-                     None if self._web is None else self._web.deadline)
+                     None if self._web is None else self._web.deadline, self._keeper.deadline)
         soonest = min((deadline for deadline in deadlines if deadline is not None), default=None)
         if self._server is not None and self._server.waiting:
             soonest = now
+        self._output.on_turn()
         came = self._loop.wait(None if soonest is None else soonest - now)
         if soonest is not None and time.monotonic() > max(soonest, now) + LATE:
             # We were stopped, or the host is: hear first what was said in time, before anybody is judged by the clock.
@@ -359,6 +382,7 @@ class Master:
             self.upgrades.preparation.on_time(now)
         self._errands.on_time(now)
         self._measures.on_time(now)
+        self._keeper.on_time(now)
         if self._web is not None:
             self._web.on_time(now)
         self._advance(now + LONGEST_TURN)
@@ -400,7 +424,7 @@ class Master:
         """Write an entry to the log and tell everybody who follows."""
         wall = time.time()
         if entry.weight >= self._least_weight:
-            self._log.write(journal.text_line(entry, self._name, wall))
+            self._log.entry(entry, wall)
         if entry.weight > journal.DETAIL:
             ended = None
             if entry.name == "upgrade ended":
@@ -420,8 +444,14 @@ class Master:
                 # The second time somebody is in a hurry.
                 self.stop("now" if self.pool.stopping is not None else STOPS[number])
             case signal.SIGUSR1:
-                # One that is still starting may not have its handler yet, and would die of it.
-                self._signal_all(signal.SIGUSR1, only_ready=True)
+                try:
+                    self._log.reopen()
+                except CannotLog as error:
+                    self.log(Entry("log file not opened anew", {"reason": str(error)}, journal.ATTENTION))
+                for worker in self.pool.workers.values():
+                    # One that has no handler for it, or not yet, would die of it.
+                    if watch.catches(worker.pid, signal.SIGUSR1):
+                        self._processes.signal(worker.pid, signal.SIGUSR1)
             case signal.SIGTTIN:
                 self.scale(self.pool.target + 1)
             case signal.SIGTTOU:
@@ -437,14 +467,15 @@ class Master:
                 self._on_worker_exit(self.pool.workers[worker], exit)
             elif self.upgrades.preparation is not None and exit.pid == self.upgrades.preparation.pid:
                 self.upgrades.preparation.on_exit(exit)
-            elif self._web is None or not self._web.on_exit(exit):
+            elif not self._keeper.on_exit(exit) and (self._web is None or not self._web.on_exit(exit)):
                 self._errands.on_exit(exit)
         needed = {*self.pool.generations, self.upgrades.preparing}
         self.prepared = {number: each for number, each in self.prepared.items() if number in needed}
 
     def _on_worker_exit(self, worker: pool.Worker, exit: Exit) -> None:
         asks = observe.asks_for_upgrade(self.pool, worker, exit.status) and self.pool.running_upgrade is None
-        self.observe(pool.Exited(worker.id, exit.status, exit.error))
+        self.observe(pool.Exited(worker.id, exit.status, exit.error, self._output.last_lines(worker.id)))
+        self._output.worker_is_gone(worker.id)
         self._tally.worker_is_gone(self._page.requests(worker.id))
         self._page.give_back(worker.id)
         if self._web is not None:
@@ -487,7 +518,7 @@ class Master:
                 self._measures.look_at_host([self.pool.workers[action.worker]], time.monotonic())
             case planner.Abort():
                 self._processes.signal(self.pool.workers[action.worker].pid, signal.SIGABRT)
-                self.observe(pool.Aborted(action.worker, action.reason))
+                self.observe(pool.Aborted(action.worker, action.reason, self._output.last_lines(action.worker)))
             case planner.BeginHold():
                 self.observe(pool.HoldBegun())
                 self.upgrades.begin_check()
@@ -501,7 +532,7 @@ class Master:
                 self.observe(pool.Retired(action.worker, action.reason))
             case planner.Kill():
                 self._processes.signal(self.pool.workers[action.worker].pid, signal.SIGKILL, group=True)
-                self.observe(pool.Killed(action.worker, action.reason))
+                self.observe(pool.Killed(action.worker, action.reason, self._output.last_lines(action.worker)))
             case planner.RollBack():
                 self.observe(pool.RolledBack(action.reason, action.error))
             case planner.Finish():
@@ -524,11 +555,14 @@ class Master:
                 ours, theirs = socket.socketpair() if self.settings.command_socket_as_fd else (None, None)
                 if theirs is not None:
                     closing.enter_context(theirs)
-                pid = self._processes.start(self._launch(action, worker, jitter, theirs))
+                ends = self._output.open()
+                pid = self._start_worker(self._launch(action, worker, jitter, theirs, ends), ends)
             except (CannotStart, OSError) as error:
                 self._page.give_back(worker)
                 self.observe(pool.SpawnFailed(action.index, action.generation, str(error)))
                 return False
+        source = Source(action.index, pid, action.generation, self.pool.generations[action.generation].recipe.release)
+        self._output.started(ends, worker, source, self.prepared[action.generation].gunicorn is None)
         self._workers[pid] = worker
         if ours is not None and self._server is not None:
             self._server.admit_worker(ours, pid)
@@ -536,8 +570,16 @@ class Master:
         self._measures.expect(self.pool.workers[worker], time.monotonic())
         return True
 
-    def _launch(self, action: planner.Spawn, worker: int, jitter: float, control: socket.socket | None) -> Launch:
-        """What a new worker is made of. `control`: its own connection to the control socket, if it gets one."""
+    def _start_worker(self, launch: Launch, ends: Ends) -> int:
+        try:
+            return self._processes.start(launch)
+        except (CannotStart, OSError):
+            self._output.close_all(ends)
+            raise
+
+    def _launch(self, action: planner.Spawn, worker: int, jitter: float, control: socket.socket | None, ends: Ends) -> Launch:
+        """What a new worker is made of. `control`: its own connection to the control socket, if it gets one. `ends`: the pipes to
+        which it writes."""
         assert self._place is not None
         assert self._notify is not None
         settings, generation, prepared = self.settings, self.pool.generations[action.generation], self.prepared[action.generation]
@@ -545,8 +587,12 @@ class Master:
         adapter, command = None, generation.recipe.command
         if prepared.gunicorn is not None:
             page = (contract.FIRST_FD + len(descriptors), self._page.take(worker))
-            adapter = recipes.adapter_instructions(prepared, settings, self.pool.target, page, jitter)
             descriptors.append(self._page.fd)
+            stderr = None
+            if settings.worker_output == "inherit":
+                stderr = contract.FIRST_FD + len(descriptors)
+                descriptors.append(STANDARD_ERROR)
+            adapter = recipes.adapter_instructions(prepared, settings, self.pool.target, page, jitter, stderr)
             command = (prepared.gunicorn.python, recipes.ADAPTER, *prepared.gunicorn.arguments)
         environment = contract.environment(
             generation, index=action.index, master=os.getpid(), control_socket=self._place.path, notify_socket=self._notify.path,
@@ -559,8 +605,9 @@ class Master:
         if control is not None:
             descriptors.append(control.fileno())
         farewell = signal.Signals[settings.stop_signal] if settings.kill_children_on_exit else None
-        return Launch(command, generation.recipe.directory, environment, descriptors, farewell, attributes=self._attributes,
-                      seat=action.index)
+        stdout, stderr_pipe = ends.writers
+        return Launch(command, generation.recipe.directory, environment, descriptors, farewell, stdout, stderr_pipe,
+                      attributes=self._attributes, seat=action.index)
 
     def _signal_all(self, number: signal.Signals, only_ready: bool = False) -> int:
         return sum(
@@ -641,13 +688,14 @@ class Master:
             ],
             memory={worker.pid: watch.memory(worker.pid) for worker in self.pool.workers.values()},
             usage=self._usage(time.monotonic()),
-            labels=dict(self.settings.labels),
+            labels=self._log.labels, last_lines={worker: self._output.kept_lines(worker) for worker in self.pool.workers},
         )
 
     def tally(self) -> dict[str, Any]:
         """What has happened since the first master started, as numbers, and what this one costs: see docs/observability.md."""
         used = os.times()
         return self._tally.document(sum(self._page.requests(worker) for worker in self.pool.workers)) | {
+            "log": plain(self._log.counts),
             "master": {"cpu_seconds": used.user + used.system, "memory_bytes": watch.memory(os.getpid()),
                        "started_at": round(time.time() - (time.monotonic() - self._started_at), 3), "reloads": self._reloads.count},
         }
@@ -718,8 +766,9 @@ def look_up(settings: Settings) -> Known:
     """Find who and what the settings name.
 
     Raises:
-        Refused: somebody doesn't exist, or this process may not set something.
+        Refused: somebody doesn't exist, or this process may not set something. CannotLog: there can be no log.
     """
+    log.check(settings)
     made = attributes.look_up(settings.user, settings.group, None if settings.nice is None else settings.nice[1],
                               settings.rlimit, settings.cpu_affinity, settings.umask, settings.oom_score_adj)
     observers = None if settings.observers is None else attributes.group_id(settings.observers, "--observers")

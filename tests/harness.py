@@ -263,6 +263,19 @@ def descendants() -> Iterator[int]:
             yield int(pid)
 
 
+def children() -> list[tuple[int, str]]:
+    """The pid and command line of every child of ours that lives."""
+    found = []
+    for pid in descendants():
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if command:  # one that is dead has none
+            found.append((pid, command))
+    return found
+
+
 def reap_leftovers() -> list[str]:
     """Kill and reap every child that is left; return what they were."""
     left = []

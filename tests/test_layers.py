@@ -19,6 +19,9 @@ PURE = {
     "lineage": {"__future__", "collections", "re", "typing"},
     "planner": {"__future__", "collections", "dataclasses"},
     "report": {"__future__", "collections", "time", "typing"},
+    "formats": {"__future__", "collections", "json", "time", "typing"},
+    "journal": {"__future__", "collections", "dataclasses", "typing"},
+    "tally": {"__future__", "bisect", "collections", "dataclasses", "typing"},
     "contract": {"__future__", "collections"},
 }
 
