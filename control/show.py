@@ -69,6 +69,9 @@ def status(document: Mapping[str, Any]) -> str:
             lines.append(f"  hold        ends in {duration(upgrade['hold_left_seconds'])}")
         if upgrade["error"] and upgrade["outcome"] != "done":
             lines.append(f"  error       {upgrade['error']}")
+    failed = document["failed_start"]
+    if failed is not None and failed["last_lines"]:
+        lines += last_lines(failed["last_lines"], failed["generation"])
     lines += ["", " INDEX     PID  GEN STATE       AGE READY IN RESTARTS   MEMORY    REQUESTS BUSY"]
     for worker in document["workers"]:
         busy = "-" if worker["busy_share"] is None else f"{worker['busy_share']:.0%}"
@@ -85,6 +88,11 @@ def status(document: Mapping[str, Any]) -> str:
     if not document["workers"]:
         lines.append("  no workers")
     return "\n".join(lines)
+
+
+def last_lines(said: list[str], generation: int) -> list[str]:
+    """What the start that failed last has written to its standard error, as a block."""
+    return [f"  the last lines of a worker of generation {generation} on its standard error", *(f"    {line}" for line in said)]
 
 
 def history(upgrades: list[dict[str, Any]]) -> str:

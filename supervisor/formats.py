@@ -30,8 +30,15 @@ def _pairs(fields: Mapping[str, Any]) -> Iterable[str]:
             continue
         text = str(value)
         if not text or any(character in text for character in ' "=\n') or not text.isprintable():
-            text = '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+            text = '"' + "".join(_escaped(character) for character in text) + '"'
         yield f"{key}={text}"
+
+
+def _escaped(character: str) -> str:
+    if character in '"\\':
+        return "\\" + character
+    # A message of somebody else's must neither begin a line of its own nor steer a terminal.
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
 def text_line(entry: Entry, name: str, wall: float) -> str:
