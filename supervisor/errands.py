@@ -38,13 +38,14 @@ class Ended:
 
 @dataclass(slots=True, eq=False)
 class Errand:
-    """One command. `limit`: seconds."""
+    """One command. `limit`: seconds. `grace`: for so many seconds the master's end waits for it."""
 
     name: str
     launch: Launch
     limit: float
     done: Callable[[Ended], None]
     stdin: str | None = None
+    grace: float = 30.0
     deadline: float = 0.0
     timed_out: bool = False
     output: int | None = None
@@ -63,6 +64,11 @@ class Errands:
 
     def __bool__(self) -> bool:
         return bool(self._running or self._waiting)
+
+    @property
+    def grace(self) -> float:
+        """For how many seconds the master's end waits for those that run or wait."""
+        return max((errand.grace for errand in (*self._running.values(), *self._waiting)), default=0.0)
 
     @property
     def deadline(self) -> float | None:
@@ -193,13 +199,13 @@ class Errands:
 
 
 def _told(errand: Errand) -> dict[str, Any]:
-    return {"name": errand.name, "limit": errand.limit, "stdin": errand.stdin, "deadline": errand.deadline,
+    return {"name": errand.name, "limit": errand.limit, "grace": errand.grace, "stdin": errand.stdin, "deadline": errand.deadline,
             "timed_out": errand.timed_out, "cancelled": errand.cancelled}
 
 
 def _retold(told: Mapping[str, Any], launch: Launch, whom: Callable[[Errand], Callable[[Ended], None]]) -> Errand:
-    errand = Errand(told["name"], launch, told["limit"], lambda ended: None, told["stdin"], told["deadline"], told["timed_out"],
-                    cancelled=told["cancelled"])
+    errand = Errand(told["name"], launch, told["limit"], lambda ended: None, told["stdin"], told.get("grace", 30.0), told["deadline"],
+                    told["timed_out"], cancelled=told["cancelled"])
     errand.done = whom(errand)
     return errand
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import formats
+from . import formats, labels
 from .journal import ATTENTION, NORMAL, Entry
 from .settings import Settings
-from .sinks import Counts, Datagrams, Descriptor, File, Loop, Sink
+from .sinks import CannotLog, Counts, Datagrams, Descriptor, File, Loop, Sink
 
 JOURNALD, SYSLOG = "/run/systemd/journal/socket", "/dev/log"
 STANDARD_ERROR = 2
@@ -43,6 +43,16 @@ def check(settings: Settings) -> None:
         Datagrams(JOURNALD if settings.log_to == "journal" else SYSLOG, nowhere, Counts(), lambda dropped: b"").close()
 
 
+def opened(settings: Settings, loop: Loop, environ: Mapping[str, str], counts: Counts | None) -> Log:
+    """The log that the settings want, with what is known of this host at once. `counts`: those of the master before us."""
+    found = labels.known_at_once(environ)
+    try:
+        return Log(settings, loop, found, counts)
+    except CannotLog:
+        # It could be written when it was looked at (`check`): a master that takes over must not fail for it now.
+        return Log(replace(settings, log_file=None, log_to="stderr"), loop, found, counts)
+
+
 class _Nowhere:
     """A loop that watches nothing."""
 
@@ -53,14 +63,15 @@ class _Nowhere:
 class Log:
     """`name`: the master's. `labels`: of this host; more may become known later. `counts`: how many lines there were."""
 
-    def __init__(self, settings: Settings, loop: Loop, counts: Counts | None = None) -> None:
-        """`counts`: those of the master before us.
+    def __init__(self, settings: Settings, loop: Loop, found: Mapping[str, str], counts: Counts | None = None) -> None:
+        """`found`: labels that nobody gave. `counts`: those of the master before us.
 
         Raises:
             CannotLog: there is no such place.
         """
         self.name = settings.command_name
-        self.labels: dict[str, str] = dict(settings.labels)
+        self._given = dict(settings.labels)
+        self.labels: dict[str, str] = {**found, **self._given}
         self.counts = Counts() if counts is None else counts
         self._format = settings.log_format
         self._output_format = settings.worker_output
@@ -109,8 +120,10 @@ class Log:
                     told = {**self.labels, **fields, "stream": source.stream, "name": self.name, "event": "worker-output"}
                     self._sink.put(formats.journal_datagram(message, formats.severity(NORMAL), self.name, told))
             return
-        lines = _json_lines if self._output_format == "json" else _prefixed_lines
-        written = lines(self.name, fields, self.labels, source.stream, pieces, wall)
+        if self._output_format == "json":
+            written = _json_lines(self.name, fields, self.labels, source.stream, pieces, wall)
+        else:  # for people, who know on which host they are
+            written = _prefixed_lines(self.name, fields, self._given, source.stream, pieces)
         self._sink.put(b"".join(written), len(written))
 
     def reopen(self) -> None:
@@ -135,7 +148,7 @@ class Log:
 
 
 def _prefixed_lines(name: str, fields: Mapping[str, Any], labels: Mapping[str, str], stream: str,
-                    pieces: Iterable[tuple[bytes, bool, bool]], wall: float) -> list[bytes]:
+                    pieces: Iterable[tuple[bytes, bool, bool]]) -> list[bytes]:
     """`shop index=2 pid=4711 generation=7 region=eu stderr| text`; with `stderr+|` what goes on the line before."""
     head = formats.sentence(Entry(name, {**labels, **fields})).encode(errors="backslashreplace")
     first, further = head + b" %s| " % stream.encode(), head + b" %s+| " % stream.encode()

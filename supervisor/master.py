@@ -20,13 +20,14 @@ from typing import Any
 from ..control.protocol import BadRequest, Request, failure
 from ..control.server import Access, Server
 from ..control.server import Session as ServerSession
-from . import attributes, contract, journal, listeners, log, observe, planner, pool, recipes, report, systemd, watch
+from . import attributes, contract, journal, labels, listeners, log, observe, planner, pool, recipes, report, systemd, watch
+from .announcements import Announcements
 from .commands import Audience, Commands
 from .errands import Ended, Errand, Errands
 from .handover import Unreadable, made, plain
 from .journal import Entry
 from .keeper import Keeper
-from .log import STANDARD_ERROR, Log, Source
+from .log import STANDARD_ERROR, Source
 from .loop import Loop
 from .measures import Measures
 from .output import Ends, Output
@@ -84,9 +85,13 @@ class Master:
         self._started_at = time.monotonic()
         self._tally = Tally(None if inherited is None else inherited.get("tally"))
         self._loop = Loop(SIGNALS, self._tally.lag_seconds.add)
+        self._log = log.opened(settings, self._loop, environ, None if inherited is None else made(Counts, inherited.get("log", {})))
         # Whoever exec'ed us had blocked them all, so that none was lost meanwhile.
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         self._processes = Processes(None if inherited is None else inherited["processes"])
+        self._output = Output(self._loop, self._log, settings.worker_output, self._keep)
+        self._keeper = Keeper(self._processes, contract.inherited(environ), self._output.open_pipes, self.log,
+                              None if inherited is None else inherited.get("keeper"))
         self._most_sessions = max(16, self._processes.raise_descriptor_limit() // 2)
         self._page = watch.Page(None if inherited is None else inherited["page"])
         self._audience = Audience(() if inherited is None else inherited.get("recent", ()))
@@ -97,6 +102,7 @@ class Master:
         self.upgrades = Upgrades(self, self._processes, self._loop, self._errands, settings, self._environ, self._attributes)
         self._reloads = Reloads(self, self._errands, self._environ, self._given["directory"], settings.reexec_as,
                                 0 if inherited is None else inherited["reloads"])
+        self._announcements = Announcements(settings, self._errands, contract.inherited(environ), self._web_user, self.log)
         self._systemd = systemd.Notifier(environ, None if inherited is None else made(systemd.Told, inherited["systemd"]))
         self._measures = Measures(self, self._page, settings.min_available_memory)
         self._listeners: list[listeners.Listener] = []
@@ -105,15 +111,6 @@ class Master:
         self._exit_code: int | None = None
         self._name = settings.command_name
         self._least_weight = journal.ATTENTION if settings.quiet else journal.DETAIL if settings.verbose else journal.NORMAL
-        counts = None if inherited is None else made(Counts, inherited.get("log", {}))
-        try:
-            self._log = Log(settings, self._loop, counts)
-        except CannotLog:
-            # It could be written when it was looked at (`look_up`): a reload must not fail for it now.
-            self._log = Log(replace(settings, log_file=None, log_to="stderr"), self._loop, counts)
-        self._output = Output(self._loop, self._log, settings.worker_output, lambda pipe: self._keeper.keep(pipe))
-        self._keeper = Keeper(self._processes, contract.inherited(environ), self._output.open_pipes, self.log,
-                              None if inherited is None else inherited.get("keeper"))
         self._place: Place | None = None
         self._notify: NotifySocket | None = None
         self._server: Server | None = None
@@ -178,6 +175,7 @@ class Master:
         self._systemd.store([(each.label or listeners.stored_name(position), each.socket.fileno())
                              for position, each in enumerate(self._listeners)])
         self._say_how_it_started(first, gunicorn)
+        labels.ask_the_platform(self._errands, self._environ, self._labels_found, self._labels_not_found)
         if unused:
             self.log(Entry("inherited sockets unused", {"names": " ".join(unused), "so": "they are closed"}, journal.ATTENTION))
         self.run_hook(first, "when_ready", [])
@@ -229,6 +227,8 @@ class Master:
             "systemd": plain(self._systemd.told),
             "web": None if self._web is None else _listener_state(self._web.listener) | self._web.hand_over(),
             "log": plain(self._log.hand_over()),
+            "labels": dict(self._log.labels),
+            "announcements": self._announcements.hand_over(),
             "keeper": self._keeper.hand_over(),
             "output": self._output.hand_over(),
             "tally": self._tally.document(),
@@ -241,6 +241,7 @@ class Master:
         self._least_weight = state["least_weight"]
         self._log.name = self._name
         self._output.take_over(state.get("output", []))
+        self._log.labels = state.get("labels", {}) | self._log.labels
         self.pool = replace(check_state(state), policy=_policy(self.settings))
         generations = self.pool.generations
         for number, each in state["prepared"].items():
@@ -255,6 +256,7 @@ class Master:
         self._pidfile = state["pidfile"]
         self._notify = NotifySocket(self._loop, place["notify_path"], 0, self.notice, state["notify"])
         self._errands.take_over(state["errands"], self._whom)
+        self._announcements.take_over(state.get("announcements", {}))
         self._open_for_commands()
         assert self._server is not None
         for told in state["sessions"]:
@@ -276,7 +278,16 @@ class Master:
 
     def _whom(self, errand: Errand) -> Callable[[Ended], None]:
         """Who is to know how an errand of the master before us ended."""
-        return self.upgrades.resume_errand(errand) or (lambda ended: self._hook_ended(errand.name, ended))
+        if errand.name == labels.NAME:
+            return labels.answered(self._labels_found, self._labels_not_found)
+        for resume in (self.upgrades.resume_errand, self._announcements.resume_errand):
+            whom = resume(errand)
+            if whom is not None:
+                return whom
+        return lambda ended: self._hook_ended(errand.name, ended)
+
+    def _keep(self, pipe: int) -> None:
+        self._keeper.keep(pipe)
 
     def has_signals(self) -> bool:
         return self._loop.has_signals()
@@ -330,6 +341,14 @@ class Master:
         ]
         if overruled:
             self.log(Entry("gunicorn settings overruled", {"settings": ", ".join(overruled)}))
+
+    def _labels_found(self, found: dict[str, str]) -> None:
+        self._log.labels = self._log.labels | found | dict(self.settings.labels)
+        self._changed = True
+        self.log(Entry("labels found", found))
+
+    def _labels_not_found(self, reason: str) -> None:
+        self.log(Entry("labels not found", {"reason": reason}, journal.ATTENTION))
 
     def _clean_up(self) -> None:
         self.upgrades.stop_preparing()
@@ -432,6 +451,10 @@ class Master:
             document = journal.event_document(entry, self.pool, wall)
             self._audience.tell(entry, document, ended)
             self._run_hook_for(entry, document)
+            if self._announcements.wants(entry):
+                assert self.pool.upgrade is not None
+                told = ended or report.upgrade_document(self.pool, self.pool.upgrade, time.monotonic())
+                self._announcements.tell(entry, told, self._name, self._log.labels, document)
 
     # --- facts ---
 
@@ -653,9 +676,9 @@ class Master:
 
     def _wait_for_errands(self) -> None:
         """Let the last hooks finish; whoever asks us to stop once more doesn't want to wait for them."""
-        deadline = time.monotonic() + HOOK_TIMEOUT
-        while self._errands and time.monotonic() < deadline:
-            if self._loop.wait(deadline - time.monotonic()) & STOPS.keys():
+        begun = time.monotonic()
+        while (left := begun + self._errands.grace - time.monotonic()) > 0:
+            if self._loop.wait(left) & STOPS.keys():
                 return
             self._errands.on_time(time.monotonic())
             self._reap()

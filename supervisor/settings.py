@@ -189,6 +189,21 @@ def label(value: Any) -> tuple[str, str]:
     return key, rest
 
 
+def endpoint(value: Any) -> str:
+    """Parse `HOST:PORT`, with an IPv6 address in brackets."""
+    found = re.fullmatch(r"(\[[0-9A-Fa-f:.%a-z]+\]|[^\s:\[\]/]+):([0-9]{1,5})", value) if isinstance(value, str) else None
+    if not found or not 0 < int(found[2]) < 65536:
+        raise ValueError("HOST:PORT")
+    return found[0]
+
+
+def url(value: Any) -> str:
+    """Parse the URL of a webhook."""
+    if not isinstance(value, str) or not re.fullmatch(r"https?://[^\s/?#]+\S*", value):
+        raise ValueError("a URL that begins with http:// or https://")
+    return value
+
+
 def one_of(*words: str) -> Callable[[Any], str]:
     """A parser of one word out of these."""
 
@@ -322,6 +337,13 @@ OPTIONS = (
            "Serve metrics, probes and a page here: HOST:PORT, [V6]:PORT or unix:PATH, by a process that may only look.", "ADDR"),
     Option("web_user", ("--web-user",), text, None,
            "Who that process is, where the master is root. Default: nobody.", "USER"),
+    Option("statsd", ("--statsd",), endpoint, (),
+           "Count deploy events here, by UDP: events.deploy.NAME.started, .done, .refused. May be given several times.", "HOST:PORT",
+           many=True),
+    Option("graphite", ("--graphite",), endpoint, (),
+           "Send the same to Graphite, by TCP, in its plaintext protocol. May be given several times.", "HOST:PORT", many=True),
+    Option("webhook", ("--webhook",), url, (),
+           "POST deploy events here, as JSON with a text that Slack shows. May be given several times.", "URL", many=True),
     Option("log_format", ("--log-format",), one_of("text", "json", "logfmt"), "text",
            "What a log line looks like: text, json or logfmt.", "FORMAT"),
     Option("log_to", ("--log-to",), one_of("stderr", "journal", "syslog"), "stderr",
@@ -395,6 +417,9 @@ class Settings:
     labels: tuple[tuple[str, str], ...]
     web: str | None
     web_user: str | None
+    statsd: tuple[str, ...]
+    graphite: tuple[str, ...]
+    webhook: tuple[str, ...]
     log_format: str
     log_to: str
     log_file: str | None

@@ -80,7 +80,7 @@ class Web:
             return
         told = json.dumps({"directory": f"{self._metrics.path}/{generation}", "user": self._owner})
         launch = Launch([sys.executable, "-P", "-m", "einhornpy.control.web.fold", told], "/", self._environ, (), signal.SIGKILL)
-        self._errands.send(Errand("fold-metrics", launch, FOLD_TIMEOUT, self._folded, ""))
+        self._errands.send(Errand("fold-metrics", launch, FOLD_TIMEOUT, self._folded, "", 0.0))
 
     def _folded(self, ended: Ended) -> None:
         if ended.reason is not None:

@@ -51,7 +51,8 @@ def records(master: Master) -> list[dict[str, Any]]:
 
 
 def test_json_and_logfmt(start: Start) -> None:
-    master = start("-n", "1", "-m", "notify", "-c", "web", "--labels", "region=eu west", "--log-format", "json", "--", *WORKER)
+    labels = ["-c", "web", "--labels", "region=eu west"]
+    master = start("-n", "1", "-m", "notify", *labels, "--log-format", "json", "--", *WORKER)
     master.wait_ready()
     assert master.cli("upgrade", "--release", "r2").returncode == 0
     assert master.stop() == 0
@@ -59,15 +60,15 @@ def test_json_and_logfmt(start: Start) -> None:
     told = records(master)
     ready = [each for each in told if each["event"] == "worker-ready"][-1]
     assert (ready["name"], ready["level"], ready["index"], ready["generation"]) == ("web", "info", 0, 2)
-    assert ready["labels"] == {"region": "eu west"}
+    assert ready["labels"] == {"hostname": os.uname().nodename, "region": "eu west"}
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", ready["time"])
     assert [each["event"] for each in told][-1] == "master-stopped"
 
-    master = start("-n", "1", "-m", "notify", "-c", "web", "--labels", "region=eu west", "--log-format", "logfmt", "--", *WORKER)
+    master = start("-n", "1", "-m", "notify", *labels, "--log-format", "logfmt", "--", *WORKER)
     master.wait_ready()
     line = master.wait_log("event=worker-ready")
-    assert re.fullmatch(
-        r"time=\S+Z name=web level=info event=worker-ready index=0 pid=\d+ generation=1 took=\S+ region=\"eu west\"", line)
+    assert re.fullmatch(r"time=\S+Z name=web level=info event=worker-ready index=0 pid=\d+ generation=1 took=\S+ "
+                        r"hostname=\S+ region=\"eu west\"", line)
 
 
 @given(st.text(max_size=30), st.dictionaries(st.from_regex("[a-z_]{1,8}", fullmatch=True), st.text(max_size=30), max_size=4))
@@ -213,7 +214,8 @@ sys.stdout.flush()
     assert [(len(each["message"]), each.get("partial", False)) for each in said[1:4]] == [(16384, True), (16384, True), (7232, False)]
     assert said[4]["message"] == '{"level": "info"}\r'
     assert said[5]["message"] == ""
-    assert (said[0]["stream"], said[0]["index"], said[0]["generation"], said[0]["labels"]) == ("stdout", 0, 1, {"region": "eu"})
+    assert (said[0]["stream"], said[0]["index"], said[0]["generation"]) == ("stdout", 0, 1)
+    assert said[0]["labels"] == {"hostname": os.uname().nodename, "region": "eu"}
 
 
 @pytest.mark.parametrize("mode", ["inherit", "prefix", "json"])

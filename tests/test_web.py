@@ -70,7 +70,7 @@ def test_each_path(master: Master) -> None:
     status, headers, body = fetch(master, "/status")
     assert (status, headers["Content-Type"]) == (200, "application/json")
     document = json.loads(body)
-    assert document["labels"] == {"region": "eu"}
+    assert document["labels"] == {"hostname": os.uname().nodename, "region": "eu"}
     assert document.keys() == master.status().keys()
     assert fetch(master, "/healthz")[::2] == (200, f"alive: pid {master.pid}, einhornpy 0.1.0\n")
     assert fetch(master, "/readyz")[::2] == (200, "ready: 2 of 2 workers ready on generation 1\n")
@@ -137,6 +137,8 @@ def test_metrics_say_what_status_says(start: Start) -> None:
     assert len([key for key in found if key[0] == "einhornpy_worker_memory_bytes"]) == 2
     assert total(found, "einhornpy_master_memory_bytes") > 1 << 20
     assert total(found, "einhornpy_master_loop_lag_seconds_count") > 10
+    assert total(found, "einhornpy_log_lines_total") > 10
+    assert total(found, "einhornpy_log_lines_dropped_total") == 0
     assert all(family.documentation.endswith(".") for family in families.values())
 
 

@@ -19,10 +19,10 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 
 from ..client import Client
+from ..privileges import become, by_descriptor
 from .app import App
 from .feed import MOST_STREAMS, Feed, Master
 from .metrics import Metrics
-from .privileges import become, by_descriptor
 
 LISTENER, ASKING, TOLD = 3, 4, 5
 # Read before we become somebody who may not be able to read them.

@@ -17,8 +17,8 @@ from collections.abc import Iterable
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from ..privileges import become, by_descriptor
 from .metrics import LOCK
-from .privileges import become, by_descriptor
 
 ADDED_UP = ("counter", "histogram", "summary", "gauge_sum", "gauge_min", "gauge_max")
 # Kept: which of them is the newest is known only together with the living.

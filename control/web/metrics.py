@@ -113,6 +113,9 @@ def of_tally(tally: Mapping[str, Any]) -> Iterator[Metric]:
     yield histogram("einhornpy_worker_ready_duration_seconds", "From a worker's start until it was ready.", tally["ready_seconds"])
     yield histogram("einhornpy_master_loop_lag_seconds", "For how long the master's loop let everybody wait, each time it ran.",
                     tally["lag_seconds"])
+    log = tally["log"]
+    yield CounterMetricFamily("einhornpy_log_lines", "Lines for the log, of the master and, through it, of workers.", log["lines"])
+    yield CounterMetricFamily("einhornpy_log_lines_dropped", "Log lines that nobody took in time.", log["dropped"])
     master = tally["master"]
     yield CounterMetricFamily("einhornpy_master_cpu_seconds", "Processor time of the master.", master["cpu_seconds"])
     yield gauge("einhornpy_master_memory_bytes", "Resident memory of the master.", [({}, master["memory_bytes"])])
