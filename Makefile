@@ -52,7 +52,7 @@ soak: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -c 'import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"]))' > $(VENV)/requirements-bench.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r $(VENV)/requirements-bench.txt
-	for name in status scale idle throughput page keep_alive reload; do $(BIN)/python -m bench.$$name || exit 1; done
+	for name in status scale idle throughput page logs keep_alive reload; do $(BIN)/python -m bench.$$name || exit 1; done
 
 clean:
 	rm -rf $(VENV) $(BASEPLATE) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

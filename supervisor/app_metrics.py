@@ -19,12 +19,15 @@ DEATHS_PER_FOLD = 16
 
 
 class AppMetrics:
-    """`path`: the directory above those of the generations. `owner`: (uid, gid) of workers, where it isn't ours."""
+    """`path`: the directory above those of the generations. `owner`: (uid, gid) of workers, where it isn't ours. `fresh`: what lies
+    there is of a master that was killed."""
 
-    def __init__(self, path: str, owner: tuple[int, int] | None) -> None:
+    def __init__(self, path: str, owner: tuple[int, int] | None, fresh: bool) -> None:
         self.path = path
         self._owner = owner
         self._deaths: dict[int, int] = {}
+        if fresh:
+            self.close()
         os.makedirs(path, 0o755, exist_ok=True)
         os.chmod(path, 0o755)  # whatever the umask is: the sidecar is somebody else
 

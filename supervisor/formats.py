@@ -74,7 +74,8 @@ def severity(weight: int) -> int:
 
 
 def journal_datagram(message: str, priority: int, name: str, fields: Mapping[str, Any]) -> bytes:
-    """A record for journald in its native protocol (systemd, Native Journal Protocol): fields as EINHORNPY_NAME."""
+    """A record for journald in its native protocol (systemd, Native Journal Protocol): fields as EINHORNPY_NAME. The standard
+    library has no word of it, and systemd's own binding needs a compiler and waits for its reader."""
     parts = [("MESSAGE", message), ("PRIORITY", priority), ("SYSLOG_IDENTIFIER", name), ("SYSLOG_FACILITY", FACILITY)]
     parts += [(f"EINHORNPY_{key.upper()}", value) for key, value in fields.items() if value is not None]
     return b"".join(_journal_field(key, str(value).encode("utf-8", "backslashreplace")) for key, value in parts)

@@ -171,7 +171,7 @@ class Master:
         self.prepared[1] = first
         self._open_for_commands()
         for listener in web:
-            self._serve_web(listener)
+            self._serve_web(listener, None)
         self._systemd.store([(each.label or listeners.stored_name(position), each.socket.fileno())
                              for position, each in enumerate(self._listeners)])
         self._say_how_it_started(first, gunicorn)
@@ -189,11 +189,10 @@ class Master:
         self._commands = Commands(self, self.upgrades, self._reloads, self._audience)
         _set_title(f"einhornpy: master {self._name}")
 
-    def _serve_web(self, listener: listeners.Listener) -> Web:
+    def _serve_web(self, listener: listeners.Listener, inherited: Mapping[str, Any] | None) -> None:
         assert self._server is not None
         self._web = Web(self, self._processes, self._errands, self._environ, listener, self._web_user, self._attributes,
-                        self._server.admit_onlooker)
-        return self._web
+                        self._server.admit_onlooker, inherited)
 
     # --- one master after the other ---
 
@@ -263,7 +262,7 @@ class Master:
             self._audience.take_over(self._server.take_over(told), told["role"])
         web = state.get("web")
         if web is not None:
-            self._serve_web(_listener_of(web)).take_over(web)
+            self._serve_web(_listener_of(web), web)
         for worker in self.pool.workers.values():
             self._measures.expect(worker, time.monotonic())
         self._changed = True

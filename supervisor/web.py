@@ -35,7 +35,9 @@ class Web:
     """`listener`: where the page is served. `user`: who serves it, None for us. `attributes`: of the workers."""
 
     def __init__(self, host: Host, processes: Processes, errands: Errands, environ: Mapping[str, str], listener: Listener,
-                 user: tuple[int, int] | None, attributes: Attributes, admit: Callable[[socket.socket], None]) -> None:
+                 user: tuple[int, int] | None, attributes: Attributes, admit: Callable[[socket.socket], None],
+                 inherited: Mapping[str, Any] | None) -> None:
+        """`inherited`: what `hand_over` of the master before us said."""
         self._host = host
         self._errands = errands
         self._environ = contract.inherited(environ)
@@ -46,12 +48,14 @@ class Web:
         self._metrics: AppMetrics | None = None
         identity = host.identity()
         try:
-            self._metrics = AppMetrics(identity["socket"].removesuffix(".sock") + ".metrics", self._owner)
+            self._metrics = AppMetrics(identity["socket"].removesuffix(".sock") + ".metrics", self._owner, inherited is None)
         except OSError as error:
             host.log(Entry("no app metrics", {"reason": str(error)}, journal.ATTENTION))
         self.listener = listener
         self._sidecar = Sidecar(processes, listener, self._environ, identity["name"], user,
                                 None if self._metrics is None else self._metrics.path, admit, host.log)
+        if inherited is not None:
+            self._sidecar.take_over(inherited)
 
     @property
     def deadline(self) -> float | None:
@@ -94,10 +98,6 @@ class Web:
     def hand_over(self) -> dict[str, Any]:
         """What the next master needs to know."""
         return self._sidecar.hand_over()
-
-    def take_over(self, inherited: Mapping[str, Any]) -> None:
-        """Go on where the master before us was."""
-        self._sidecar.take_over(inherited)
 
     def close(self) -> None:
         self._sidecar.close()

@@ -70,6 +70,14 @@ def test_control(path: Path) -> None:
         assert not absolute(path) & {"os", "socket", "time", "select", "signal"}
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "control" / "web").glob("*.py")), ids=lambda path: path.stem)
+def test_web(path: Path) -> None:
+    assert absolute(path) <= STDLIB | {"prometheus_client", "gunicorn"}
+    beyond = {module for module in imports(path) if module.startswith("..")}
+    assert beyond <= {"..", "..client", "..protocol", "..privileges"}
+    assert imports(path).get("..", set()) <= {"gate", "protocol"}
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "worker").glob("*.py")), ids=lambda path: path.stem)
 def test_worker(path: Path) -> None:
     assert absolute(path) <= STDLIB | {"gunicorn_adapter": {"gunicorn"}, "gunicorn_draining": {"uvicorn"}}.get(path.stem, set())

@@ -345,3 +345,16 @@ def test_an_app_with_a_place_for_its_metrics_keeps_it(start: Start, place: Path)
     visit(master, 1)
     assert list((place / "own").glob("counter_*.db"))
     assert total(metrics(master), "shop_requests_total") == 0
+
+
+def test_what_a_killed_master_has_left_is_not_counted(start: Start) -> None:
+    master = metered(start)
+    visit(master, 5)
+    workers = [worker["pid"] for worker in master.status()["workers"]]
+    master.process.kill()
+    master.process.wait()
+    for pid in workers:
+        wait_gone(pid)
+    master = metered(start)
+    visit(master, 2)
+    assert total(metrics(master), "shop_requests_total") == 2
