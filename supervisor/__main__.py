@@ -16,10 +16,12 @@ from typing import Any
 
 from . import handover, settings
 from .attributes import Refused, renice
+from .known import look_up
 from .listeners import BadAddress, parse_address
-from .master import VERSION, CannotRun, Master, check_state, fail, look_up
+from .master import VERSION, CannotRun, Master, fail
 from .reloads import CAN_TAKE_OVER, CHECK_STATE, TAKE_OVER
 from .sinks import CannotLog
+from .succession import check_state
 
 
 def main() -> int:

@@ -25,6 +25,8 @@ from .processes import CannotStart, Exit, Launch, Processes
 MOST_AT_ONCE = 8
 LONGEST_LINE = 1000
 _TAIL = 4000
+# A process that was killed is gone in milliseconds, unless the kernel can't end it.
+PATIENCE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,11 +193,14 @@ class Errands:
             self._waiting.append(_retold(each, made(Launch, each["launch"]), whom))
 
     def close(self) -> None:
-        """Kill them all."""
+        """Kill them all, and see them gone."""
         self._waiting.clear()
         for pid, errand in self._running.items():
             self._processes.signal(pid, signal.SIGKILL, group=True)
             self._close(errand)
+        for pid in self._running:
+            self._processes.wait_for(pid, PATIENCE)
+        self._running.clear()
 
 
 def _told(errand: Errand) -> dict[str, Any]:

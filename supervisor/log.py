@@ -61,7 +61,7 @@ class _Nowhere:
 
 
 class Log:
-    """`name`: the master's. `labels`: of this host; more may become known later. `counts`: how many lines there were."""
+    """`name`: the master's. `found`: labels that nobody gave; more may become known later. `counts`: how many lines there were."""
 
     def __init__(self, settings: Settings, loop: Loop, found: Mapping[str, str], counts: Counts | None = None) -> None:
         """`found`: labels that nobody gave. `counts`: those of the master before us.
@@ -71,7 +71,7 @@ class Log:
         """
         self.name = settings.command_name
         self._given = dict(settings.labels)
-        self.labels: dict[str, str] = {**found, **self._given}
+        self.found = dict(found)
         self.counts = Counts() if counts is None else counts
         self._format = settings.log_format
         self._output_format = settings.worker_output
@@ -82,6 +82,11 @@ class Log:
             self._sink = File(settings.log_file, loop, self.counts, self._note)
         elif self._to != "stderr":
             self._sink = Datagrams(JOURNALD if self._to == "journal" else SYSLOG, loop, self.counts, self._note)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What this host is called; what somebody gave comes first."""
+        return {**self.found, **self._given}
 
     def entry(self, entry: Entry, wall: float) -> None:
         """Log what happened at `wall`, in seconds since the epoch."""

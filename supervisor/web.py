@@ -51,7 +51,6 @@ class Web:
             self._metrics = AppMetrics(identity["socket"].removesuffix(".sock") + ".metrics", self._owner, inherited is None)
         except OSError as error:
             host.log(Entry("no app metrics", {"reason": str(error)}, journal.ATTENTION))
-        self.listener = listener
         self._sidecar = Sidecar(processes, listener, self._environ, identity["name"], user,
                                 None if self._metrics is None else self._metrics.path, admit, host.log)
         if inherited is not None:
