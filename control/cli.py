@@ -429,6 +429,28 @@ def events(command_name: str | None, socket_path: str | None, as_json: bool) -> 
             raise Exit(gate.STOPPING, "the master is gone") from None
 
 
+@cli.command()
+@which_master
+def top(command_name: str | None, socket_path: str | None) -> None:
+    """Watch a master live on the terminal, and steer it by keys; ? lists them.
+
+    It wants Textual: pip install 'einhornpy[top]'. Exit codes: 0 you left, 2 wrong usage, no terminal or no Textual, 69 no
+    master there.
+    """
+    # Textual draws on standard error.
+    if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)) or os.environ.get("TERM", "dumb") == "dumb":
+        raise Exit(gate.USAGE, "top: it wants a terminal; einhornpy status prints the same once, einhornpy events goes on")
+    try:
+        from . import top as view
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("textual", "rich"):
+            raise
+        raise Exit(gate.USAGE, "top: Textual is not installed; pip install 'einhornpy[top]' installs it") from None
+    with connect(command_name, socket_path) as master:
+        master.ask("status")  # whoever may not even look is told so here, in one line
+    view.run(master.path)
+
+
 @cli.command("unit", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
              options_metavar="[--user]")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[OPTIONS OF RUN] -- COMMAND")

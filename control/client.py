@@ -78,6 +78,13 @@ class Client:
     def __exit__(self, *exception: object) -> None:
         self._socket.close()
 
+    def hang_up(self) -> None:
+        """End the connection, from another thread too: whoever waits for a reply gets MasterGone."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
     def wait_for_ever(self) -> None:
         """From now on no reply is too late: the master has answered once, and what follows takes its time."""
         self._deadline = None
@@ -122,6 +129,36 @@ class Client:
         for last in self.replies(command, **args):
             pass
         return last
+
+    def send(self, request: Mapping[str, Any]) -> None:
+        """Send a request whose answers come by `receive`.
+
+        Raises:
+            MasterGone: it hung up; TimedOut: it doesn't read.
+        """
+        try:
+            self._limit()
+            self._socket.sendall(protocol.encode(request))
+        except TimeoutError:
+            raise TimedOut("no answer in time") from None
+        except (BrokenPipeError, ConnectionResetError):
+            raise MasterGone("the master closed the connection") from None
+
+    def receive(self, seconds: float) -> dict[str, Any] | None:
+        """Return the next reply, whichever request it answers; None if none comes within so many seconds.
+
+        Raises:
+            MasterGone: the master hung up.
+        """
+        before, self._deadline = self._deadline, time.monotonic() + seconds
+        try:
+            return self._next()
+        except (TimedOut, TimeoutError):
+            return None
+        except ConnectionResetError:
+            raise MasterGone("the master closed the connection") from None
+        finally:
+            self._deadline = before
 
     def _next(self) -> dict[str, Any]:
         import json
