@@ -48,7 +48,7 @@ class Column:
 
 # With the scroll bar they are 80 wide.
 COLUMNS = (
-    Column("INDEX", "index", 6, "the worker's seat; a new worker has that of the one it will replace"),
+    Column("INDEX", "index", 6, "the worker's seat; a new worker has that of the one it replaces"),
     Column("PID", "pid", 8, "its process"),
     Column("GEN", "generation", 5, "the generation whose code it runs"),
     Column("STATE", "state", 9, "starting, ready or retiring"),
@@ -65,13 +65,10 @@ u      upgrade: replace every worker by one of the new code
 p      pause the upgrade; resume it, or end its hold
 a      abort the upgrade: go back
 + -    one worker more, one less
-r      recycle the chosen worker: arrows, page keys or a click
-s S    sort by the next column, by the one before
-o      the other way round; a click on a title does both
+r      recycle the chosen worker: arrows, page keys or a click choose
+s S    sort by the next column, by the one before; o: the other way round
 Tab    to the events and back, to scroll
-q      leave; nothing changes for the master
-
-Each action asks first: y, or n and Escape.
+q      leave: the master goes on. What changes something asks first.
 
 """
 
@@ -122,6 +119,37 @@ class Help(ModalScreen[None]):
             yield Static(Text(HELP + columns))
 
 
+class Log(RichLog):
+    """The last events, broken into lines anew where the width changes."""
+
+    def __init__(self) -> None:
+        super().__init__(wrap=True, min_width=1)
+        self.sentences: deque[str] = deque(maxlen=MOST_EVENTS)
+        self._columns = 0
+
+    def tell(self, sentences: list[str]) -> None:
+        """Add some, at the end."""
+        self.sentences.extend(sentences)
+        for sentence in sentences[-MOST_EVENTS:]:
+            self.write(Text(sentence))
+        if len(self.lines) > 8 * MOST_EVENTS:
+            self._anew()
+
+    def forget(self) -> None:
+        self.sentences.clear()
+        self.clear()
+
+    def on_resize(self, event: Resize) -> None:
+        if event.size.width != self._columns:
+            self._columns = event.size.width
+            self._anew()
+
+    def _anew(self) -> None:
+        self.clear()
+        for sentence in self.sentences:
+            self.write(Text(sentence))
+
+
 class Top(App[None]):
     """The live view of the master at `path`."""
 
@@ -130,7 +158,7 @@ class Top(App[None]):
     #lost { display: none; text-style: reverse bold; color: ansi_red; padding: 0 1; }
     #lost.shown { display: block; }
     #head, #upgrade { height: auto; max-height: 6; padding: 0 1; }
-    DataTable { height: 2fr; min-height: 4; scrollbar-size-vertical: 1; overflow-x: hidden; }
+    DataTable { height: 2fr; min-height: 4; scrollbar-size: 1 1; }
     RichLog { height: 1fr; min-height: 4; border-top: solid ansi_default; padding: 0 1; scrollbar-size-vertical: 1; }
     Dialog, Help { align: center middle; }
     Dialog Vertical { width: 64; max-width: 95%; height: auto; border: solid ansi_default; padding: 1 2; }
@@ -168,22 +196,21 @@ class Top(App[None]):
         self._reversed = False
         self._shown: dict[str, tuple[str, ...]] = {}
         self._order: list[str] = []
-        self._lines: deque[str] = deque(maxlen=MOST_EVENTS)
         # Kept here, since a query looks only at the screen on top, which may be a dialog.
-        self._banner = Static(id="lost")
-        self._head = Static("connecting", id="head")
-        self._upgrade = Static(id="upgrade")
+        self.banner = Static(id="lost")
+        self.head = Static("connecting", id="head")
+        self.upgrade = Static(id="upgrade")
         self.table: DataTable[Text] = DataTable(cursor_type="row", cell_padding=0)
-        self._note = Static(id="note")
-        self._events = RichLog(wrap=True, min_width=1, max_lines=4 * MOST_EVENTS)
+        self.note = Static(id="note")
+        self.events = Log()
 
     def compose(self) -> ComposeResult:
-        yield from (self._banner, self._head, self._upgrade, self.table, self._note, self._events)
+        yield from (self.banner, self.head, self.upgrade, self.table, self.note, self.events)
         yield Footer(compact=True, show_command_palette=False)
 
     def on_mount(self) -> None:
         self.theme = "ansi-dark"
-        self._events.border_title = "events (UTC)"
+        self.events.border_title = "events (UTC)"
         for column in COLUMNS:
             self.table.add_column(self._title(column), width=column.width, key=column.key)
         self.table.focus()
@@ -212,8 +239,7 @@ class Top(App[None]):
                     newest, self._lost = document, None
                 case watch.Events(documents, anew):
                     if anew:
-                        self._lines.clear()
-                        self._events.clear()
+                        self.events.forget()
                         lines = []
                     lines += [show.happened(document) for document in documents]
                 case Answer(message, well):
@@ -223,13 +249,11 @@ class Top(App[None]):
         with self.batch_update():
             if newest is not None:
                 self.document, self._seen_at = newest, time.monotonic()
-                self._head.update(head(newest))
-                self._upgrade.update(upgrade(newest))
+                self.head.update(head(newest))
+                self.upgrade.update(upgrade(newest))
                 self._show_workers(newest["workers"])
-                self._note.update(note(newest["workers"], self.chosen()))
-            self._lines.extend(lines)
-            for line in lines[-MOST_EVENTS:]:
-                self._events.write(Text(line))
+                self.note.update(note(newest["workers"], self.chosen()))
+            self.events.tell(lines)
             self._show_loss()
 
     def _show_loss(self) -> None:
@@ -243,17 +267,8 @@ class Top(App[None]):
             case watch.Lost(reason, again_in):
                 left = max(0.0, again_in - (now - self._lost_at))
                 text = f"CONNECTION LOST: {reason}. Next try in {left:.0f} s. What you see is {age} old."
-        self._banner.set_class(bool(text), "shown")
-        self._banner.update(Text(text))
-
-    def on_resize(self, event: Resize) -> None:
-        """The events are broken into lines anew."""
-        def again() -> None:
-            self._events.clear()
-            for line in self._lines:
-                self._events.write(Text(line))
-
-        self.call_after_refresh(again)
+        self.banner.set_class(bool(text), "shown")
+        self.banner.update(Text(text))
 
     def _show_workers(self, workers: list[dict[str, Any]]) -> None:
         """Update the table in place: cells that changed, rows that came or went, the order if it is another one."""
