@@ -8,7 +8,6 @@ import grp
 import os
 import pwd
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -21,7 +20,8 @@ import pytest
 from einhornpy.control import show, top, watch
 from textual.pilot import Pilot
 
-from .harness import APPS, DEADLINE, EINHORNPY, Master, base_environment, wait_gone, wait_until
+from .harness import APPS, DEADLINE, EINHORNPY, Master, base_environment, wait_until
+from .terminals import Tmux, on_terminal
 
 Start = Callable[..., Master]
 WORKER = [sys.executable, str(APPS / "worker.py")]
@@ -433,85 +433,36 @@ def test_without_a_terminal_or_textual_it_says_so(place: Path) -> None:
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
     assert "it wants a terminal" in result.stderr
     (place / "textual.py").write_text("raise ModuleNotFoundError('No module named textual', name='textual')")
-    out = in_terminal(place, [EINHORNPY, "top"], {"PYTHONPATH": str(place)})
-    assert out == (2, "einhornpy: top: Textual is not installed; pip install 'einhornpy[top]' installs it")
-    assert in_terminal(place, [EINHORNPY, "top"], {})[0] == 69
-
-
-def in_terminal(place: Path, command: list[str], environment: dict[str, str]) -> tuple[int, str]:
-    """Run a command on a terminal of 80 columns: its exit code and what it printed, in one line."""
-    import pty
-
-    terminal, inside = pty.openpty()
-    process = subprocess.Popen(command, env=base_environment(place) | {"TERM": "xterm", "COLUMNS": "80"} | environment,
-                               stdin=inside, stdout=inside, stderr=inside)
-    os.close(inside)
-    seen = b""
-    try:
-        while chunk := os.read(terminal, 65536):
-            seen += chunk
-    except OSError:  # the other end is closed
-        pass
-    os.close(terminal)
-    return process.wait(DEADLINE), " ".join(seen.decode().split())
-
-
-class Tmux:
-    """A tmux server of our own, with one window of 80 by 24 in which a command runs."""
-
-    def __init__(self, place: Path, command: list[str], environment: dict[str, str]) -> None:
-        self._environment = base_environment(place) | {"TERM": "xterm-256color"} | environment
-        self._socket = str(place / "tmux")
-        (place / "tmux.conf").write_text("set -g escape-time 0\nset -g remain-on-exit on\nset -g default-terminal screen-256color\n")
-        self.run("-f", str(place / "tmux.conf"), "new-session", "-d", "-x", "80", "-y", "24", shlex.join(command))
-        self.pid = int(self.run("display-message", "-p", "#{pid}"))
-
-    def run(self, *arguments: str) -> str:
-        return subprocess.run(["tmux", "-S", self._socket, *arguments], env=self._environment, capture_output=True, text=True,
-                              timeout=DEADLINE, check=True).stdout
-
-    def screen(self, *arguments: str) -> str:
-        return self.run("capture-pane", "-p", *arguments)
-
-    def sees(self, text: str) -> None:
-        wait_until(lambda: text in self.screen(), repr(text), self.screen)
-
-    def misses(self, text: str) -> None:
-        wait_until(lambda: text not in self.screen(), f"{text!r} gone", self.screen)
-
-    def press(self, key: str) -> None:
-        self.run("send-keys", key)
-
-    def close(self) -> None:
-        self.run("kill-server")
-        wait_gone(self.pid)
+    assert on_terminal([EINHORNPY, "top"], base_environment(place) | {"PYTHONPATH": str(place)}) == (
+        2, "einhornpy: top: Textual is not installed; pip install 'einhornpy[top]' installs it\n")
+    assert on_terminal([EINHORNPY, "top"], base_environment(place))[0] == 69
 
 
 def test_in_a_real_terminal(start: Start, place: Path) -> None:
     master = good(start, "-c", "shop", "-b", "127.0.0.1:0")
-    tmux = Tmux(place, [EINHORNPY, "top", "-d", master.path], {})
+    tmux = Tmux(place, [EINHORNPY, "top", "-d", master.path], base_environment(place))
     try:
         tmux.sees("shop: ready: 2 of 2 workers ready on generation 1")
         assert max(map(len, tmux.screen().splitlines())) <= 80
         assert "\x1b[32m ready" in tmux.screen("-e")
-        tmux.press("u")
+        tmux.type("u")
         tmux.sees("All 2 workers are replaced")
-        tmux.press("n")
+        tmux.type("n")
         tmux.misses("All 2 workers")
-        tmux.press("u")
+        tmux.type("u")
         tmux.sees("Upgrade shop?")
-        tmux.press("y")
+        tmux.type("y")
         tmux.sees("upgrade to generation 2 accepted")
         tmux.sees("last upgrade: 1 -> 2, rolling, done after ")
-        tmux.press("Down")
-        tmux.press("r")
+        tmux.type("Down")
+        tmux.type("r")
         tmux.sees("Recycle worker 1")
-        tmux.press("Escape")
+        tmux.type("Escape")
         tmux.misses("Recycle worker 1")
         tmux.run("resize-window", "-x", "60", "-y", "16")
         tmux.sees("shop: ready: 2 of 2 workers ready on generation 2")
-        tmux.press("q")
-        wait_until(lambda: tmux.run("display-message", "-p", "#{pane_dead} #{pane_dead_status}").strip() == "1 0", "its end",
+        tmux.type("q")
+        wait_until(lambda: tmux.about("pane_dead", "pane_dead_status") == "1 0", "its end",
                    tmux.screen)
     finally:
         tmux.close()
@@ -520,14 +471,14 @@ def test_in_a_real_terminal(start: Start, place: Path) -> None:
 
 def test_no_colour_where_none_is_wanted_and_sigterm_leaves_the_terminal_whole(start: Start, place: Path) -> None:
     master = good(start, "-c", "shop")
-    tmux = Tmux(place, [EINHORNPY, "top", "-d", master.path], {"NO_COLOR": "1"})
+    tmux = Tmux(place, [EINHORNPY, "top", "-d", master.path], base_environment(place) | {"NO_COLOR": "1"})
     try:
         tmux.sees("shop: ready: 2 of 2 workers ready on generation 1")
         codes = {code for found in re.findall(r"\x1b\[([0-9;]*)m", tmux.screen("-e")) for code in found.split(";")}
         assert not codes & {*map(str, range(30, 39)), *map(str, range(40, 49)), *map(str, range(90, 98))}, codes
-        os.kill(int(tmux.run("display-message", "-p", "#{pane_pid}")), signal.SIGTERM)
-        wait_until(lambda: tmux.run("display-message", "-p", "#{pane_dead}").strip() == "1", "its end", tmux.screen)
-        assert tmux.run("display-message", "-p", "#{alternate_on} #{mouse_any_flag}").strip() == "0 0"
+        os.kill(int(tmux.about("pane_pid")), signal.SIGTERM)
+        wait_until(lambda: tmux.about("pane_dead") == "1", "its end", tmux.screen)
+        assert tmux.about("alternate_on", "mouse_any_flag") == "0 0"
     finally:
         tmux.close()
 
