@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(shell find supervisor control worker -name '*.py' -o -name py.typed)
+SOURCES := $(shell find supervisor control worker -name '*.py' -o -name py.typed) docs/man/einhornpy.1
 
 # Its dependencies want versions of their own.
 BASEPLATE := .venv-baseplate

@@ -685,7 +685,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except BrokenPipeError:  # whoever read us has left; say nothing more, to anyone
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if message is not None:
-        print(f"einhornpy: {message}", file=sys.stderr)
+        from . import show
+
+        print("\n".join(show.wrapped(f"einhornpy: {message}", 2, "", sys.stderr)), file=sys.stderr)
     sys.exit(code)
 
 

@@ -65,7 +65,7 @@ def test_the_tab_key(start: Start, place: Path, terminal: Tmux) -> None:
         terminal.type("-l", typed)
         terminal.type("Tab")
         terminal.sees(completed)
-        terminal.type("C-c")
+        terminal.type("C-u")
 
 
 def test_what_bash_offers(start: Start, place: Path) -> None:
