@@ -6,6 +6,7 @@ Text in, text out; nothing here asks the master anything. rich is imported only 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from types import TracebackType
@@ -57,14 +58,14 @@ def size(count: int | None) -> str:
 
 
 def number(value: int | None, width: int) -> str:
-    """A count as it is where it has room, else `1.2M`, `34k`, `5.6G`; `-` for none."""
+    """A count as it is where it has room, else rounded down: `1.2M`, `34k`, `5.6G`; `-` for none."""
     if value is None:
         return "-"
     text = str(value)
     for unit, worth in (("k", 1000), ("M", 1000**2), ("G", 1000**3), ("T", 1000**4)):
         if len(text) <= width:
             break
-        text = f"{value / worth:.1f}{unit}" if value < 10 * worth else f"{value // worth}{unit}"
+        text = f"{value * 10 // worth / 10:.1f}{unit}" if value < 10 * worth else f"{value // worth}{unit}"
     return text
 
 
@@ -170,6 +171,10 @@ def generation(document: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+# Between words, but not between a number and its unit.
+_BREAK = re.compile(r" (?!(?<=[0-9] )(?:d|h|min|s)\b)")
+
+
 def columns() -> int:
     """How wide standard output is, if it is a terminal."""
     import shutil
@@ -185,7 +190,7 @@ def wrapped(text: str, indent: int, first: str | None = None, stream: TextIO | N
         return [head + text]
     lines, width = [], columns()
     line, begun = head, False
-    for word in text.split(" "):
+    for word in _BREAK.split(text):
         if begun and _visible(line) + _visible(word) > width:
             lines.append(line.rstrip())
             line = " " * indent
