@@ -230,8 +230,10 @@ def event(document: Mapping[str, Any]) -> str:
 
 
 def happened(document: Mapping[str, Any]) -> str:
-    """One event in words, with the time of day (UTC): for people who look on."""
-    return f"{document['time'][11:19]} {progress_line(document) or _other_event(document)}"
+    """One event in words, with the time of day (UTC): for people who look on, in most cases short enough for 80 columns."""
+    text = progress_line(document) or _other_event(document)
+    number = document.get("generation")
+    return f"{document['time'][11:19]} " + text.replace(f", generation {number})", f", gen {number})", 1)
 
 
 def _other_event(document: Mapping[str, Any]) -> str:

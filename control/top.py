@@ -26,12 +26,16 @@ from . import client, show, watch
 
 DRAW = 0.1
 MOST_EVENTS = 256
-# How long the master may take for an answer, in seconds, and how long that is shown.
-PATIENCE, SHOWN = 10.0, 10.0
+# How long the master may take for an answer, in seconds, and how long that is shown: a refusal must be read.
+PATIENCE, SHOWN, SHOWN_IF_BAD = 10.0, 4.0, 12.0
 BAR = 24
 STYLES = {
     "ready": "green", "done": "green", "starting": "yellow", "upgrading": "yellow", "paused": "yellow", "stopping": "yellow",
     "retiring": "yellow", "superseded": "yellow", "degraded": "bold red", "rolled-back": "bold red", "aborted": "bold red",
+}
+BAD_NEWS = {
+    "worker-failed", "worker-died", "worker-killed", "worker-hung", "worker-cannot-be-started", "start-failed", "check-failed",
+    "upgrade-refused", "hook-failed", "host-short-of-memory", "giving-up", "reload-refused",
 }
 
 
@@ -124,14 +128,14 @@ class Log(RichLog):
 
     def __init__(self) -> None:
         super().__init__(wrap=True, min_width=1)
-        self.sentences: deque[str] = deque(maxlen=MOST_EVENTS)
+        self.sentences: deque[Text] = deque(maxlen=MOST_EVENTS)
         self._columns = 0
 
-    def tell(self, sentences: list[str]) -> None:
+    def tell(self, sentences: list[Text]) -> None:
         """Add some, at the end."""
         self.sentences.extend(sentences)
         for sentence in sentences[-MOST_EVENTS:]:
-            self.write(Text(sentence))
+            self.write(sentence)
         if len(self.lines) > 8 * MOST_EVENTS:
             self._anew()
 
@@ -147,7 +151,7 @@ class Log(RichLog):
     def _anew(self) -> None:
         self.clear()
         for sentence in self.sentences:
-            self.write(Text(sentence))
+            self.write(sentence)
 
 
 class Top(App[None]):
@@ -166,6 +170,9 @@ class Top(App[None]):
                     overflow-y: auto; }
     #note { height: 1; padding: 0 1; }
     #keys { margin-top: 1; }
+    Toast { padding: 0 1; margin-top: 0; background: ansi_default; border: round ansi_green; }
+    Toast.-warning { border: round ansi_yellow; }
+    Toast.-error { border: round ansi_red; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("u", "upgrade", "Upgrade"),
@@ -232,7 +239,7 @@ class Top(App[None]):
     def _draw(self) -> None:
         """Show what has come since the last time."""
         newest: dict[str, Any] | None = None
-        lines: list[str] = []
+        lines: list[Text] = []
         while self._news:
             match self._news.popleft():
                 case watch.Status(document):
@@ -241,9 +248,10 @@ class Top(App[None]):
                     if anew:
                         self.events.forget()
                         lines = []
-                    lines += [show.happened(document) for document in documents]
+                    lines += [Text(show.happened(each), "red" if each["event"] in BAD_NEWS else "") for each in documents]
                 case Answer(message, well):
-                    self.notify(message, severity="information" if well else "error", timeout=SHOWN, markup=False)
+                    self.notify(message, severity="information" if well else "error", timeout=SHOWN if well else SHOWN_IF_BAD,
+                                markup=False)
                 case watch.Lost() | watch.Silent() as lost:
                     self._lost, self._lost_at = lost, time.monotonic()
         with self.batch_update():

@@ -85,7 +85,7 @@ class Eyes:
         return [int(self.app.table.get_row_at(number)[1].plain) for number in range(self.app.table.row_count)]
 
     def events(self) -> str:
-        return "\n".join(self.app.events.sentences)
+        return "\n".join(each.plain for each in self.app.events.sentences)
 
 
 def look(path: str, scenario: Callable[[Eyes], Awaitable[None]], size: tuple[int, int] = (80, 24)) -> None:
