@@ -478,7 +478,7 @@ def top(command_name: str | None, socket_path: str | None) -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("textual", "rich"):
             raise
-        raise Exit(gate.USAGE, "top: Textual is not installed; pip install 'einhornpy[top]' installs it") from None
+        raise Exit(gate.USAGE, "top: Textual is missing; pip install 'einhornpy[top]' installs it") from None
     with connect(command_name, socket_path) as master:
         master.ask("status")  # whoever may not even look is told so here, in one line
     view.run(master.path)

@@ -87,11 +87,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """Something to ask of the master, and what will happen then, as a question."""
+    """Something to ask of the master, and what will happen then, as a question. `pid`: the worker that is meant, if one is."""
 
     command: str
     arguments: Mapping[str, Any]
     question: str
+    pid: int | None = None
 
 
 class Dialog(ModalScreen[bool]):
@@ -402,7 +403,7 @@ class Top(App[None]):
             return
         self._ask(Action("recycle", {"index": worker["index"]}, (
             f"Recycle worker {worker['index']} (pid {worker['pid']}, {worker['state']})?\n\nAnother one of the same code is started "
-            "in its place. When that is ready, this one finishes its requests and leaves.")))
+            "in its place. When that is ready, this one finishes its requests and leaves."), worker["pid"]))
 
     def _present(self) -> dict[str, Any] | None:
         """The status, if the master is there to be asked."""
@@ -419,10 +420,18 @@ class Top(App[None]):
 
     def _ask(self, action: Action) -> None:
         def answered(yes: bool | None) -> None:
-            if yes:
+            if yes and action.pid is not None and not self._stays(action.pid):
+                # The master knows seats: somebody else would go in its place.
+                self.notify(f"worker {action.pid} leaves already: nothing was asked", severity="warning", markup=False)
+            elif yes:
                 self.run_worker(lambda: self._give(action), thread=True)
 
         self.push_screen(Dialog(action.question), answered)
+
+    def _stays(self, pid: int) -> bool:
+        """Whether a worker is there and hasn't been asked to leave."""
+        return self.document is not None and any(
+            worker["pid"] == pid and worker["state"] != "retiring" for worker in self.document["workers"])
 
     def _give(self, action: Action) -> None:
         """In a thread: ask the master, and pass on what it says."""

@@ -19,8 +19,8 @@ from . import client, protocol
 CONNECT, LOOK, SILENCE, FIRST_DELAY, LONGEST_DELAY = 3.0, 1.0, 3.0, 0.25, 8.0
 # A look may use at most this part of the time: a status of a thousand workers is work for the master.
 SHARE = 0.1
-# So long a pause for each worker follows a status: while an upgrade changes it all the time, the master is asked for the newest
-# one a few times a second. What waits in the socket meanwhile is then never older than a third of a second.
+# So long a pause for each worker follows a status: an upgrade changes it all the time, and of a thousand workers' two or three a
+# second are enough. The master sends only the newest one, and after what has happened before it, so it is a second old at most.
 PAUSE_PER_WORKER = 0.0005
 FOLLOWED, EVENTS, LOOKED = 1, 2, 3
 

@@ -28,15 +28,17 @@ def on_terminal(command: list[str], environment: dict[str, str]) -> tuple[int, s
 
 
 class Tmux:
-    """A tmux server of our own, with one window of 80 by 24 in which a command runs."""
+    """A tmux server of our own, with one window of 80 by 24 in which a command runs; then it says `left with CODE`."""
 
     def __init__(self, place: Path, command: list[str], environment: dict[str, str]) -> None:
         self._environment = environment | {"TERM": "xterm-256color"}
         self._socket = str(place / "tmux")
         settings = place / "tmux.conf"
-        settings.write_text("set -g escape-time 0\nset -g remain-on-exit on\nset -g default-terminal screen-256color\n")
-        self.run("-f", str(settings), "new-session", "-d", "-x", "80", "-y", "24", shlex.join(command))
-        self._pid = int(self.about("pid"))
+        settings.write_text("set -g escape-time 0\nset -g default-terminal screen-256color\n")
+        # tmux itself doesn't always notice how a window's command ended.
+        script = f"{shlex.join(command)}; echo left with $?; read line"
+        self.run("-f", str(settings), "new-session", "-d", "-x", "80", "-y", "24", shlex.join(["sh", "-c", script]))
+        self._pids = [int(word) for word in self.about("pid", "pane_pid").split()]
 
     def run(self, *arguments: str) -> str:
         return subprocess.run(["tmux", "-S", self._socket, *arguments], env=self._environment, capture_output=True, text=True,
@@ -59,7 +61,12 @@ class Tmux:
         """Press keys, by tmux's names for them."""
         self.run("send-keys", *keys)
 
+    def pid(self) -> int:
+        """That of the command."""
+        return int(Path(f"/proc/{self._pids[1]}/task/{self._pids[1]}/children").read_text())
+
     def close(self) -> None:
         """End it and what runs in it."""
         self.run("kill-server")
-        wait_gone(self._pid)
+        for pid in self._pids:
+            wait_gone(pid)

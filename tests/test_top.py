@@ -20,7 +20,7 @@ import pytest
 from einhornpy.control import show, top, watch
 from textual.pilot import Pilot
 
-from .harness import APPS, DEADLINE, EINHORNPY, Master, base_environment, wait_until
+from .harness import APPS, DEADLINE, EINHORNPY, Master, base_environment
 from .terminals import Tmux, on_terminal
 
 Start = Callable[..., Master]
@@ -255,6 +255,14 @@ def test_recycle_the_chosen_worker(start: Start) -> None:
         chosen = eyes.app.chosen()
         assert chosen is not None
         assert (chosen["index"], chosen["pid"]) == (1, eyes.pids()[1])  # the choice goes to whoever has the seat
+        await eyes.asked("r", "Recycle worker 1 ")
+        meant = eyes.pids()[1]
+        os.kill(meant, signal.SIGKILL)
+        await eyes.until_document(lambda each: each["ready"] == 3 and meant not in eyes.pids(), "its replacement")
+        seen = eyes.pids()
+        await eyes.answer("y")
+        await eyes.hears(f"worker {meant} leaves already: nothing was asked")
+        assert [worker["pid"] for worker in master.status()["workers"]] == seen
 
     look(master.path, scenario)
     assert master.status()["generation"] == 1
@@ -434,7 +442,7 @@ def test_without_a_terminal_or_textual_it_says_so(place: Path) -> None:
     assert "it wants a terminal" in result.stderr
     (place / "textual.py").write_text("raise ModuleNotFoundError('No module named textual', name='textual')")
     assert on_terminal([EINHORNPY, "top"], base_environment(place) | {"PYTHONPATH": str(place)}) == (
-        2, "einhornpy: top: Textual is not installed; pip install 'einhornpy[top]' installs it\n")
+        2, "einhornpy: top: Textual is missing; pip install 'einhornpy[top]' installs it\n")
     assert on_terminal([EINHORNPY, "top"], base_environment(place))[0] == 69
 
 
@@ -462,8 +470,7 @@ def test_in_a_real_terminal(start: Start, place: Path) -> None:
         tmux.run("resize-window", "-x", "60", "-y", "16")
         tmux.sees("shop: ready: 2 of 2 workers ready on generation 2")
         tmux.type("q")
-        wait_until(lambda: tmux.about("pane_dead", "pane_dead_status") == "1 0", "its end",
-                   tmux.screen)
+        tmux.sees("left with 0")
     finally:
         tmux.close()
     assert master.status()["generation"] == 2
@@ -476,8 +483,8 @@ def test_no_colour_where_none_is_wanted_and_sigterm_leaves_the_terminal_whole(st
         tmux.sees("shop: ready: 2 of 2 workers ready on generation 1")
         codes = {code for found in re.findall(r"\x1b\[([0-9;]*)m", tmux.screen("-e")) for code in found.split(";")}
         assert not codes & {*map(str, range(30, 39)), *map(str, range(40, 49)), *map(str, range(90, 98))}, codes
-        os.kill(int(tmux.about("pane_pid")), signal.SIGTERM)
-        wait_until(lambda: tmux.about("pane_dead") == "1", "its end", tmux.screen)
+        os.kill(tmux.pid(), signal.SIGTERM)
+        tmux.sees("left with 0")
         assert tmux.about("alternate_on", "mouse_any_flag") == "0 0"
     finally:
         tmux.close()
