@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(shell find supervisor control worker -type f -not -name '*.pyc')
+SOURCES := $(shell find supervisor control worker -type f -not -name '*.pyc') docs/man/einhornpy.1
 
 # Its dependencies want versions of their own.
 BASEPLATE := .venv-baseplate

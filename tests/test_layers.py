@@ -61,7 +61,8 @@ def test_supervisor(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "control").glob("*.py")), ids=lambda path: path.stem)
 def test_control(path: Path) -> None:
-    allowed = {"cli": {"click"}, "show": {"rich"}, "einhorn": {"yaml"}}.get(path.stem, set())
+    allowed = {"cli": {"click"}, "completion": {"click"}, "show": {"rich"}, "top": {"rich", "textual"},
+               "einhorn": {"yaml"}}.get(path.stem, set())
     assert absolute(path) <= STDLIB | allowed
     beyond = {module for module in imports(path) if module.startswith("..")}
     assert beyond <= ({"..supervisor", "..supervisor.settings"} if path.stem == "cli" else set())
@@ -102,7 +103,8 @@ def test_what_the_master_loads() -> None:
 
 def test_what_status_loads() -> None:
     modules = loaded("import einhornpy.control.cli, einhornpy.control.show")
-    assert not modules & {"asyncio", "psutil", "rich", "prometheus_client", "gunicorn", "einhornpy.supervisor", "yaml"}
+    assert not modules & {"asyncio", "psutil", "rich", "prometheus_client", "gunicorn", "einhornpy.supervisor", "yaml",
+                          "textual", "einhornpy.control.top", "einhornpy.control.completion"}
 
 
 def test_the_package_is_a_namespace_without_code() -> None:
