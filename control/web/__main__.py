@@ -26,8 +26,9 @@ from .metrics import Metrics
 
 LISTENER, ASKING, TOLD = 3, 4, 5
 # Read before we become somebody who may not be able to read them.
-LAZY = ("gunicorn.workers.gthread", "gunicorn.glogging", "gunicorn.http.parser", "gunicorn.http.wsgi", "gunicorn.util", "concurrent.futures.thread",
-        "logging.config", "encodings.idna", "prometheus_client.openmetrics.exposition", "gzip", "traceback")
+LAZY = ("gunicorn.workers.gthread", "gunicorn.glogging", "gunicorn.http.parser", "gunicorn.http.wsgi", "gunicorn.util",
+        "concurrent.futures.thread", "logging.config", "encodings.idna", "prometheus_client.openmetrics.exposition", "gzip",
+        "traceback")
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 
 

@@ -32,7 +32,9 @@ class App:
     """A WSGI app (PEP 3333). `files`: what `read_file` says of each of `FILES`."""
 
     FILES: Mapping[str, str] = {
-        "page.html": "text/html; charset=utf-8", "page.css": "text/css; charset=utf-8", "page.js": "text/javascript; charset=utf-8",
+        "page.html": "text/html; charset=utf-8", "page.css": "text/css; charset=utf-8",
+        **dict.fromkeys(("page.js", "page-charts.js", "page-draw.js", "page-model.js", "page-seats.js", "page-words.js"),
+                        "text/javascript; charset=utf-8"),
     }
 
     def __init__(self, master: Master, feed: Feed, metrics: Metrics, files: Mapping[str, bytes]) -> None:
@@ -41,9 +43,7 @@ class App:
         self._metrics = metrics
         self._files = files
         self._answers: dict[str, Callable[[Environ], Answer]] = {
-            "/": lambda environ: self._file("page.html"),
-            "/page.css": lambda environ: self._file("page.css"),
-            "/page.js": lambda environ: self._file("page.js"),
+            **{"/" if name == "page.html" else f"/{name}": self._serving(name) for name in self.FILES},
             "/status": self._status,
             "/healthz": self._health,
             "/readyz": self._readiness,
@@ -71,8 +71,8 @@ class App:
         except (MasterGone, TimedOut, Failed) as error:
             return _send((UNAVAILABLE, TEXT, f"the master does not answer: {error}\n".encode()), start_response, method)
 
-    def _file(self, name: str) -> Answer:
-        return OK, self.FILES[name], self._files[name]
+    def _serving(self, name: str) -> Callable[[Environ], Answer]:
+        return lambda environ: (OK, self.FILES[name], self._files[name])
 
     def _status(self, environ: Environ) -> Answer:
         return OK, "application/json", json.dumps(self._master.ask("status"), indent=2).encode() + b"\n"
