@@ -33,8 +33,9 @@ class App:
 
     FILES: Mapping[str, str] = {
         "page.html": "text/html; charset=utf-8", "page.css": "text/css; charset=utf-8",
-        **dict.fromkeys(("page.js", "page-charts.js", "page-draw.js", "page-model.js", "page-seats.js", "page-words.js"),
-                        "text/javascript; charset=utf-8"),
+        **dict.fromkeys(
+            ("page.js", "page-airbag.js", "page-charts.js", "page-draw.js", "page-model.js", "page-panels.js", "page-seats.js",
+             "page-stream.js", "page-words.js"), "text/javascript; charset=utf-8"),
     }
 
     def __init__(self, master: Master, feed: Feed, metrics: Metrics, files: Mapping[str, bytes]) -> None:

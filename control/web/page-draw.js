@@ -3,7 +3,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 
 function fill(element, attributes, children) {
-  for (const [name, value] of Object.entries(attributes)) if (value !== null && value !== undefined) element.setAttribute(name, value);
+  for (const [name, value] of Object.entries(attributes)) if (value !== null) element.setAttribute(name, value);
   element.append(...children);
   return element;
 }
@@ -16,14 +16,17 @@ export function svg(name, attributes = {}, ...children) {
   return fill(document.createElementNS(SVG, name), attributes, children);
 }
 
-// Replace what is in a list of facts: pairs of a term and what is said of it (text or a node); null pairs are left out.
+// Replace what is in a list of facts: pairs of a term and what is said of it; what is no pair is left out.
 export function facts(list, pairs) {
-  const wanted = pairs.filter((pair) => pair !== null);
+  const wanted = pairs.filter(Boolean).map(([term, what]) => {
+    const long = String(what).length > 36;
+    return html("div", { class: long ? "long" : null }, html("dt", {}, term), html("dd", {}, String(what)));
+  });
   // Told every second: unless something changed nothing is touched, so that a selection or a reader's place stays.
-  const same = list.children.length === wanted.length && wanted.every(([term, what], place) =>
-    list.children[place].firstChild.textContent === term && list.children[place].lastChild.textContent === String(what));
-  if (same) return;
-  list.replaceChildren(...wanted.map(([term, what]) => html("div", {}, html("dt", {}, term), html("dd", {}, String(what)))));
+  wanted.forEach((each, place) => {
+    if (!list.children[place]?.isEqualNode(each)) list.replaceChild(each, list.children[place] ?? list.appendChild(html("div")));
+  });
+  while (list.children.length > wanted.length) list.lastChild.remove();
 }
 
 export function setText(element, text) {
@@ -48,4 +51,9 @@ export const ICONS = {
 
 export function icon(name, attributes = {}) {
   return svg("svg", { viewBox: "0 0 24 24", "aria-hidden": "true", ...attributes }, svg("path", { d: ICONS[name] ?? ICONS.unknown }));
+}
+
+// Which icon stands for the outcome of an upgrade; null while it runs.
+export function iconOf(outcome) {
+  return { null: "upgrading", done: "ready", superseded: "superseded" }[outcome] ?? "rolled-back";
 }

@@ -2,6 +2,9 @@
 
 const MOST_EVENTS = 6000;
 const MOST_SAMPLES = 900;
+// Seconds.
+const LIVE = 180;
+const SHORTEST = 10;
 
 // What one stretch of time has in common.
 const SAME = ["ready", "live", "target", "gate"];
@@ -51,12 +54,14 @@ export class Model {
     this.now = Math.max(this.now, this.samples.at(-1)?.unix_time ?? 0);
   }
 
-  // The first moment of which anything is known.
-  get since() {
-    return Math.min(this.events[0]?.unix_time ?? Infinity, this.samples[0]?.unix_time ?? Infinity, this.now);
+  // The time that is shown live: the last minutes, or less where less is known.
+  get live() {
+    const known = Math.min(this.events[0]?.unix_time ?? Infinity, this.samples[0]?.unix_time ?? Infinity, this.now - SHORTEST);
+    return { from: Math.max(this.now - LIVE, known), to: this.now };
   }
 
-  // The last upgrades, the newest first. `ended`, `outcome`: null while it runs.
+  // The last upgrades, the newest first: {from, to, began, ended, outcome, reason, error}. `ended` and `outcome` are null while it
+  // runs; `from` is null where nobody has seen it begin.
   upgrades() {
     const found = [];
     const running = (to) => found.find((each) => each.to === to && each.outcome === null);
@@ -64,12 +69,11 @@ export class Model {
       if (event.event === "master-started") {
         for (const each of found) if (each.outcome === null) Object.assign(each, { outcome: "lost", ended: event.unix_time });
       } else if (event.event === "upgrade-started") {
-        found.push({ from: event.from, to: event.to, kind: event.kind, release: event.release, requestedBy: event.requested_by,
-          began: event.unix_time, ended: null, outcome: null, reason: null, error: null });
+        found.push({ from: event.from, to: event.to, began: event.unix_time, ended: null, outcome: null });
       } else if (event.event === "upgrade-ended") {
         let upgrade = running(event.generation);
         if (upgrade === undefined) {
-          upgrade = { from: null, to: event.generation, release: event.release, began: event.unix_time - parseFloat(event.took) };
+          upgrade = { from: null, to: event.generation, began: event.unix_time - parseFloat(event.took) };
           found.push(upgrade);
         }
         Object.assign(upgrade, { ended: event.unix_time, outcome: event.outcome, reason: event.reason, error: event.error });
@@ -77,13 +81,13 @@ export class Model {
     }
     const told = this.status?.upgrade;
     if (told && told.outcome === null && running(told.to) === undefined) {
-      found.push({ from: told.from, to: told.to, release: told.release, began: Date.parse(told.started_at) / 1000, ended: null, outcome: null });
+      found.push({ from: told.from, to: told.to, began: Date.parse(told.started_at) / 1000, ended: null, outcome: null });
     }
     return found.reverse();
   }
 
-  // How many were ready and wanted from one moment to another: stretches {from, to, ready, live, target, gate}. Every change of either is
-  // an event, so what an event says holds until the next one.
+  // How many were ready, live and wanted from one moment to another: stretches {from, to, ready, live, target, gate}. Every change
+  // is an event, so what an event says holds until the next one.
   stretches(from, to) {
     const known = this.events.length ? this.events : this.samples;
     const stretches = [];

@@ -51,17 +51,19 @@ export class Seats {
 
     if (!this.#tiles.has(this.#current)) this.#current = null;
     if (this.#current === null && workers.length) this.#goTo(this.#tiles.get(key(workers[0])));
-    const odd = workers.filter((worker) => worker.state === "retiring").length;
-    const starting = workers.filter((worker) => worker.state === "starting").length;
-    setText(document.getElementById("workers-summary"), [`${ready} of ${target} ready`, starting && `${starting} starting`,
-      odd && `${odd} draining`, `generation ${generation}`].filter(Boolean).join(" · "));
+    const countOf = (state) => workers.filter((worker) => worker.state === state).length;
+    const others = ["starting", "retiring"].filter(countOf).map((state) => `${countOf(state)} ${STATES[state]}`);
+    setText(document.getElementById("workers-summary"),
+      [`${ready} of ${target} ready`, ...others, `generation ${generation}`].join(" · "));
     this.#showDetails();
   }
 
   #addSeat() {
     const index = this.#seats.length;
-    const seat = html("li", { class: "seat" }, html("span", { class: "seat-name", "aria-hidden": "true" }, String(index)),
-      html("div", { class: "tiles" }), html("span", { class: "vacant" }, html("span", { class: "unseen" }, `Seat ${index}: `), "empty"));
+    const seat = html("li", { class: "seat" },
+      html("span", { class: "seat-name", "aria-hidden": "true" }, String(index)),
+      html("div", { class: "tiles" }),
+      html("span", { class: "vacant" }, html("span", { class: "unseen" }, `Seat ${index}: `), "empty"));
     this.#seats.push(seat);
     this.#list.append(seat);
   }
@@ -174,7 +176,8 @@ export class Seats {
     const last = this.#model.lastOf(worker.pid);
     const told = last ? `${clock(last.unix_time)} ${sentence(last)}` : null;
     facts(document.getElementById("details-facts"), [
-      ["state", alive ? STATES[worker.state] ?? worker.state : "gone"], ...described(worker), told && ["last event", told],
+      ["state", alive ? STATES[worker.state] ?? worker.state : "gone"], ...described(alive ? worker : { ...worker, waits_for: null }),
+      told && ["last event", told],
     ]);
     showLines(worker);
   }

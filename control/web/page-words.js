@@ -5,14 +5,18 @@ export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
   if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
   const whole = Math.round(seconds);
-  const parts = [[Math.floor(whole / 86400), "d"], [Math.floor(whole / 3600) % 24, "h"], [Math.floor(whole / 60) % 60, "min"], [whole % 60, "s"]];
+  const parts = [
+    [Math.floor(whole / 86400), "d"], [Math.floor(whole / 3600) % 24, "h"], [Math.floor(whole / 60) % 60, "min"], [whole % 60, "s"],
+  ];
   const first = parts.findIndex(([count]) => count);
   return parts.slice(first, first + 2).filter(([count]) => count).map(([count, unit]) => `${count} ${unit}`).join(" ");
 }
 
+const CLOCK = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+
 // The time of day where the reader is.
 export function clock(unixTime) {
-  return new Date(unixTime * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+  return CLOCK.format(unixTime * 1000);
 }
 
 export function moment(unixTime) {
@@ -46,6 +50,11 @@ export function outcome(word) {
   return word === null ? "running" : OUTCOMES[word] ?? word;
 }
 
+// From which generation to which.
+export function course({ from, to }) {
+  return from === null ? `→ ${to}` : `${from} → ${to}`;
+}
+
 export function reasonAndError({ reason, error }) {
   return [reason, error].filter((text, place, all) => text && !(place === 1 && all[0]?.includes(text))).join(": ");
 }
@@ -63,11 +72,12 @@ export function needsAttention(event) {
 const COMMON = new Set(["event", "time", "unix_time", "ready", "live", "target", "gate", "gate_reason", "replaced"]);
 
 const worker = (event) => `worker ${event.index} (pid ${event.pid}, generation ${event.generation})`;
+const took = (event) => event.took.replace("s", " s");
 const because = (text) => (text ? `: ${text}` : "");
 
 const SENTENCES = {
   "worker-starting": (event) => `${worker(event)} starting`,
-  "worker-ready": (event) => `${worker(event)} ready after ${event.took.replace("s", " s")}`,
+  "worker-ready": (event) => `${worker(event)} ready after ${took(event)}`,
   "worker-due": (event) => `${worker(event)} due for recycling: it ${event.reason}`,
   "worker-retiring": (event) => `${worker(event)} draining: ${event.reason}`,
   "worker-gone": (event) => `${worker(event)} gone${because(event.error)}`,
@@ -79,8 +89,9 @@ const SENTENCES = {
     + (event.next_try_in ? `, next try in ${event.next_try_in.replace("s", " s")}` : "") + because(event.error),
   "upgrade-started": (event) => `upgrade ${event.from} → ${event.to} started (${event.kind}`
     + `${event.release ? `, release ${event.release}` : ""}), asked for by ${event.requested_by}`,
-  "upgrade-refused": (event) => `generation ${event.generation} refused, going back to ${event.back_to}${because(reasonAndError(event))}`,
-  "upgrade-ended": (event) => `upgrade to generation ${event.generation} ${outcome(event.outcome)} after ${event.took.replace("s", " s")}`
+  "upgrade-refused": (event) => `generation ${event.generation} refused, going back to ${event.back_to}`
+    + because(reasonAndError(event)),
+  "upgrade-ended": (event) => `upgrade to generation ${event.generation} ${outcome(event.outcome)} after ${took(event)}`
     + because(reasonAndError(event)),
   "upgrade-paused": (event) => `upgrade paused by ${event.by}`,
   "upgrade-resumed": (event) => `upgrade resumed by ${event.by}`,
