@@ -28,12 +28,17 @@ export class Chart {
     this.picture = svg("svg", { role: "img" });
     this.element.append(this.picture);
     this.again = () => {};
-    new ResizeObserver(() => this.again()).observe(this.element);
+    this.width = this.element.clientWidth;
+    // Asking for the width while the page changes costs a layout each time; this tells it when it changes.
+    new ResizeObserver(([{ contentRect }]) => {
+      this.width = contentRect.width;
+      this.again();
+    }).observe(this.element);
   }
 
   // Begin anew: scales for the time from `from` to `to` and the values from `low` to `high`, and the axes.
   begin({ from, to, low, high, top, margin = 12, relativeTo = null, describe }) {
-    const width = Math.max(200, this.element.clientWidth);
+    const width = Math.max(200, this.width);
     const left = 14 + 7.5 * String(high).length;
     const area = { left, right: width - margin, top, bottom: this.height - 24 };
     const x = (time) => round(area.left + ((time - from) / (to - from)) * (area.right - area.left));

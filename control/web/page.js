@@ -10,6 +10,9 @@ import { setText } from "./page-draw.js";
 
 // Messages that wait while the page is paused.
 const MOST_WAITING = 20000;
+// Milliseconds between two showings; and so many times what the last one took, since with very many workers it is work.
+const INTERVAL = 80;
+const REST = 5;
 
 const at = (id) => document.getElementById(id);
 const seconds = () => Date.now() / 1000;
@@ -18,6 +21,7 @@ const seats = new Seats();
 const airbag = new Airbag();
 const traffic = new Traffic();
 let asked = false; // to show the model
+let restUntil = 0;
 let announced = null; // the gate that was last said aloud
 let lostSince = null;
 let pausedSince = null;
@@ -27,14 +31,17 @@ let waiting = [];
 function showSoon() {
   if (asked) return;
   asked = true;
-  // No frames come to a page in the background; its title and its icon are still seen.
-  if (document.hidden) setTimeout(show, 250);
-  else requestAnimationFrame(show);
+  setTimeout(() => {
+    // No frames come to a page in the background; its title and its icon are still seen.
+    if (document.hidden) show();
+    else requestAnimationFrame(show);
+  }, restUntil - performance.now());
 }
 
 function show() {
   asked = false;
   if (!model.status) return;
+  const began = performance.now();
   showGate(model);
   seats.show(model);
   airbag.show(model);
@@ -43,6 +50,7 @@ function show() {
   showEvents(model);
   if (lostSince === null) announce(model.status.gate, model.status.reason);
   showFreshness();
+  restUntil = performance.now() + Math.max(INTERVAL, REST * (performance.now() - began));
 }
 
 // For those who listen: the gate when it changes, and nothing else.
