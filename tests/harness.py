@@ -210,6 +210,11 @@ class Master:
         host, _, port = self.status()["listeners"][0]["address"].rpartition(":")
         return host, int(port)
 
+    @property
+    def web(self) -> str:
+        """Where the sidecar serves, `http://HOST:PORT`, as soon as it has been started."""
+        return "http://" + self.wait_log("web started").partition(" listen=")[2].split()[0]
+
     def cli(self, *arguments: str, timeout: float = DEADLINE, environment: dict[str, str] | None = None
             ) -> subprocess.CompletedProcess[str]:
         """Run a client command against this master, whatever others run on this host."""

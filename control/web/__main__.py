@@ -30,6 +30,7 @@ LAZY = ("gunicorn.workers.gthread", "gunicorn.glogging", "gunicorn.http.parser",
         "concurrent.futures.thread", "logging.config", "encodings.idna", "prometheus_client.openmetrics.exposition", "gzip",
         "traceback")
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+KERNEL = ctypes.CDLL(None, use_errno=True)  # the standard library has no prctl
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -60,8 +61,7 @@ def end_with_the_worker(arbiter: Any, worker: Any) -> None:
 
 
 def become(user: tuple[int, int] | None) -> None:
-    """Become this user for good, unable to gain any right; die when the master does."""
-    master = os.getppid()
+    """Become this user for good, unable to gain any right."""
     if user is not None:
         try:
             os.setgroups([])
@@ -70,12 +70,15 @@ def become(user: tuple[int, int] | None) -> None:
         except PermissionError:
             # A container's root without any capability: it owns as little as anybody there.
             print(f"einhornpy: web: cannot become user {user[0]}, stays user {os.geteuid()}", file=sys.stderr)
-    # Not in the standard library. The kernel forgets the first one when the user changes (prctl(2)).
-    kernel = ctypes.CDLL(None, use_errno=True)
-    kernel.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    kernel.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != master:
-        sys.exit(0)
+    KERNEL.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def die_with(parent: int) -> None:
+    """Be killed when the parent is gone: nothing here needs an end, and whoever lingers keeps the address, and its streams open."""
+    # The kernel forgets it when the user changes (prctl(2)).
+    KERNEL.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)
 
 
 def main() -> None:
@@ -85,10 +88,12 @@ def main() -> None:
     files = {name: App.read_file(name) for name in App.FILES}
     # Named by its descriptor, it can be entered by whoever may not pass the directories above it.
     metrics = None if told["metrics"] is None else f"/proc/self/fd/{os.open(told['metrics'], os.O_RDONLY | os.O_DIRECTORY)}"
+    parent, arbiter = os.getppid(), os.getpid()
     become(None if told["user"] is None else (told["user"][0], told["user"][1]))
+    die_with(parent)
 
     def serve() -> Callable[..., Any]:
-        arbiter = os.getppid()
+        die_with(arbiter)
         master = Master(Client.over(socket.socket(fileno=ASKING)))
         feed = Feed(Client.over(socket.socket(fileno=TOLD), timeout=None), master, lambda: os.kill(arbiter, signal.SIGTERM))
         feed.start()

@@ -154,8 +154,10 @@ class Timeline extends Chart {
   #drawPointer() {
     this.picture.querySelector(".pointer")?.remove();
     const { x, area } = this.#scales ?? {};
-    const here = this.#scales && this.#pointer !== null
-      && this.#stretches.find((each) => x(each.from) <= this.#pointer && this.#pointer <= x(each.to));
+    const near = this.#pointer === null || !this.#scales ? []
+      : this.#stretches.filter((each) => x(each.from) - 3 <= this.#pointer && this.#pointer <= x(each.to) + 3);
+    // Of what is too short to be pointed at, the worst matters.
+    const here = near.reduce((worst, each) => (worst && worst.ready - worst.target <= each.ready - each.target ? worst : each), null);
     if (!here) {
       this.readout.textContent = "";
       return;
