@@ -258,8 +258,9 @@ def base_environment(directory: Path) -> dict[str, str]:
 def descendants() -> Iterator[int]:
     """The pids of our children, adopted orphans included."""
     for entry in Path("/proc/self/task").iterdir():
-        for pid in (entry / "children").read_text().split():
-            yield int(pid)
+        # A thread that has just ended has left its children to another one.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            yield from map(int, (entry / "children").read_text().split())
 
 
 def reap_leftovers() -> list[str]:

@@ -39,6 +39,7 @@ export class Seats {
     this.#model = model;
     const { workers, target, generation, ready } = model.status;
     const count = Math.max(target, ...workers.map((worker) => worker.index + 1));
+    this.#list.style.setProperty("--seats", count);
     this.#list.className = `seats ${count <= ROOMY ? "roomy" : count <= DENSE ? "dense" : "crowd"}`;
     while (this.#seats.length < count) this.#addSeat();
     while (this.#seats.length > count) this.#seats.pop().remove();
