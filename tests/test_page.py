@@ -18,13 +18,14 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from .browser import chromium
-from .harness import APPS, DEADLINE, EXAMPLE, Master, get, wait_gone
+from .harness import APPS, DEADLINE, EXAMPLE, Master, get, wait_gone, wait_until
 from .test_upgrade import COMMAND, Start, release
 
 expect.set_options(timeout=DEADLINE * 1000)
 AXE = importlib.resources.files("axe_playwright_python").joinpath("axe.min.js").read_text()
 # What the browser says when the stream is cut off or nobody listens: the very thing that some tests do.
-LOST = re.compile("Failed to load resource: net::ERR_(CONNECTION_(REFUSED|RESET)|INCOMPLETE_CHUNKED_ENCODING|EMPTY_RESPONSE)")
+LOST = re.compile("Failed to load resource: (net::ERR_(CONNECTION_(REFUSED|RESET)|INCOMPLETE_CHUNKED_ENCODING|EMPTY_RESPONSE)"
+                  "|the server responded with a status of 503)")
 # Notes every change of what is read aloud.
 LISTEN = """addEventListener("DOMContentLoaded", () => {
   window.heard = [];
@@ -261,10 +262,13 @@ def test_a_lost_connection_is_said_and_found_again(start: Start, place: Path, vi
     expect(page.locator("#lost")).to_have_text(re.compile(r"^Connection lost since \d\d:\d\d:\d\d, trying again\."))
     expect(page.locator("body")).to_have_class("stale")
     expect(page.locator("#announcement")).to_have_text("Gate unknown: the connection is lost")
+    expect(page).to_have_title("lost · shop · einhornpy")
     expect(page.locator("#lost")).to_be_hidden()
     expect(page.locator("body")).not_to_have_class("stale")
     expect(page.locator("#freshness")).to_contain_text("live, ")
     expect(page.locator("#events")).to_contain_text("this page's server died")
+    expect(page).to_have_title("ready · shop · einhornpy")
+    expect(page.locator("#announcement")).to_have_text("Gate ready: 2 of 2 workers ready on generation 1")
     # One master after the other: what was between them nobody knows, so the line is broken.
     master.signal(signal.SIGKILL)
     master.wait_exit()
@@ -275,6 +279,33 @@ def test_a_lost_connection_is_said_and_found_again(start: Start, place: Path, vi
     expect(page.locator("#facts")).to_contain_text(f"pid {second.pid},")
     page.wait_for_function("document.querySelector('#timeline .line.ready').getAttribute('d').match(/M/g).length === 2")
     viewer.may_lose()
+
+
+def test_a_stream_that_is_refused_is_asked_for_again(serve: Callable[..., Master], viewer: Viewer) -> None:
+    master = serve(number=1)
+    page = viewer.new(master.web)
+    page.route("**/stream", lambda route: route.fulfill(status=503, body="too many pages listen already"))
+    page.goto(master.web)
+    expect(page.locator("#lost")).to_contain_text("Connection lost since")
+    page.unroute("**/stream")
+    expect(page.locator("#gate-word")).to_have_text("ready")
+    expect(page.locator("#lost")).to_be_hidden()
+    viewer.may_lose()
+
+
+def test_a_master_that_says_nothing(serve: Callable[..., Master], viewer: Viewer) -> None:
+    master = serve(number=1)
+    page = viewer.new(master.web)
+    page.clock.install()
+    page.goto(master.web)
+    expect(page.locator("#freshness")).to_contain_text("live, ")
+    master.signal(signal.SIGSTOP)
+    # The connection stands, but for a quarter of a minute, by a clock that is put forward, nothing comes; a word may still be under way.
+    wait_until(lambda: page.clock.fast_forward(20_000) or page.locator("#lost").is_visible(), "the page missing the master")
+    expect(page.locator("#lost")).to_contain_text("No news from the master since")
+    master.signal(signal.SIGCONT)
+    expect(page.locator("#lost")).to_be_hidden()
+    expect(page.locator("#freshness")).to_contain_text("live, ")
 
 
 def test_a_master_that_stops(serve: Callable[..., Master], viewer: Viewer) -> None:
@@ -402,4 +433,3 @@ def test_a_thousand_workers(serve: Callable[..., Master], viewer: Viewer) -> Non
         page.get_by_role("button", name="Seat 999: generation 1, ready").click()
         # A key that the page has never heard of is shown as it is.
         expect(page.locator("#details-lines pre")).to_have_text("one\ntwo 999")
-    check_accessible(page)

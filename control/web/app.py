@@ -61,7 +61,7 @@ class App:
             answer = "405 Method Not Allowed", TEXT, b"this page only shows: expected GET\n"
             return _send(answer, start_response, "", [("Allow", "GET, HEAD")])
         if not known:
-            paths = ", ".join([*self._answers, "/metrics", "/stream"])
+            paths = ", ".join([*(path for path in self._answers if not path.startswith("/page")), "/metrics", "/stream"])
             return _send(("404 Not Found", TEXT, f"no such page: expected one of {paths}\n".encode()), start_response, method)
         try:
             if path == "/metrics":

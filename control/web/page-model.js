@@ -87,9 +87,10 @@ export class Model {
   }
 
   // How many were ready, live and wanted from one moment to another: stretches {from, to, ready, live, target, gate}. Every change
-  // is an event, so what an event says holds until the next one.
+  // is an event, so what an event says holds until the next one; what was before the first one only samples know.
   stretches(from, to) {
-    const known = this.events.length ? this.events : this.samples;
+    const first = this.events[0]?.unix_time ?? Infinity;
+    const known = [...this.samples.filter((each) => each.unix_time < first), ...this.events];
     const stretches = [];
     known.forEach((each, place) => {
       let end = Math.min(to, known[place + 1]?.unix_time ?? this.now);

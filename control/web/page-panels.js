@@ -17,10 +17,8 @@ export function showGate({ status }) {
   if (at("gate-icon").dataset.icon !== gate) {
     at("gate-icon").dataset.icon = gate;
     at("gate-icon").replaceChildren(...icon(gate).childNodes);
-    showIcon(gate);
   }
   setText(at("name"), name);
-  document.title = `${gate} · ${name} · einhornpy`;
   const wanted = html("ul", {}, ...Object.entries(labels).map(([key, value]) => html("li", {}, `${key}=${value}`)));
   if (at("labels").innerHTML !== wanted.innerHTML) at("labels").replaceChildren(...wanted.childNodes);
   at("labels").hidden = !wanted.hasChildNodes();
@@ -36,13 +34,15 @@ export function showGate({ status }) {
   setText(at("stopping"), `The master is stopping: ${reason}.`);
 }
 
-// The gate as the page's own icon, for whoever has it among many tabs.
-export function showIcon(gate) {
-  const tone = getComputedStyle(at("gate")).getPropertyValue("--tone").trim();
-  const path = icon(gate).firstChild.getAttribute("d");
+// The gate in the page's title and icon, for whoever has it among many tabs; null: not known now.
+export function showTab(gate, name) {
+  document.title = `${gate ?? "lost"} · ${name} · einhornpy`;
+  const tone = getComputedStyle(gate === null ? at("lost") : at("gate")).getPropertyValue("--tone").trim();
+  const path = icon(gate ?? "unknown").firstChild.getAttribute("d");
   const picture = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24"><rect width="24" height="24" rx="6" fill="${tone}"/>`
     + `<path d="${path}" transform="translate(3 3) scale(.75)" fill="none" stroke="#fff" stroke-width="3"/></svg>`;
-  at("icon").href = `data:image/svg+xml,${encodeURIComponent(picture)}`;
+  const address = `data:image/svg+xml,${encodeURIComponent(picture)}`;
+  if (at("icon").getAttribute("href") !== address) at("icon").href = address;
 }
 
 export function showUpgrade(model) {

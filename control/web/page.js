@@ -2,7 +2,7 @@
 
 import { Airbag } from "./page-airbag.js";
 import { Model } from "./page-model.js";
-import { showEvents, showGate, showIcon, showUpgrade, Traffic } from "./page-panels.js";
+import { showEvents, showGate, showTab, showUpgrade, Traffic } from "./page-panels.js";
 import { Seats } from "./page-seats.js";
 import { Stream } from "./page-stream.js";
 import { clock, plural } from "./page-words.js";
@@ -26,6 +26,8 @@ let announced = null; // the gate that was last said aloud
 let lostSince = null;
 let pausedSince = null;
 let waiting = [];
+let newest = null; // of those that wait, the message with the newest document
+let events = 0; // that wait
 
 // Show the model, soon and once, however much news there is.
 function showSoon() {
@@ -50,6 +52,7 @@ function show() {
   showEvents(model);
   if (lostSince === null) announce(model.status.gate, model.status.reason);
   showFreshness();
+  showTabNow();
   restUntil = performance.now() + Math.max(INTERVAL, REST * (performance.now() - began));
 }
 
@@ -62,6 +65,10 @@ function announce(gate, reason) {
 function showFreshness() {
   const course = lostSince === null ? `live, ${clock(model.now)}` : "connection lost";
   setText(at("freshness-text"), pausedSince === null ? course : "paused");
+}
+
+function showTabNow() {
+  if (model.status) showTab(lostSince === null ? model.status.gate : null, model.status.name);
 }
 
 function hear(kind, data) {
@@ -82,6 +89,7 @@ function lose(silent) {
     + ` What shows is old.${stopped}`);
   announce("unknown", silent ? "no news from the master" : "the connection is lost");
   showFreshness();
+  showTabNow();
 }
 
 function find() {
@@ -89,20 +97,22 @@ function find() {
   lostSince = null;
   document.body.classList.remove("stale");
   at("lost").hidden = true;
-  showFreshness();
+  showSoon();
 }
 
 // Keep a message as it came; but of the documents only the newest one, since it says all.
 function keep(kind, data) {
-  const newest = waiting.findLast(([, each]) => each.status);
-  if (kind === "status" && newest?.[0] === "status") newest[1] = { status: null, sample: newest[1].sample };
-  waiting.push([kind, data]);
-  if (waiting.length > MOST_WAITING) waiting.splice(waiting.findIndex(([each]) => each !== "hello"), 1);
+  const message = [kind, data];
+  if (kind === "status" && newest) newest[1] = { status: null, sample: newest[1].sample };
+  if (kind === "status") newest = message;
+  if (kind === "hello") newest = null;
+  if (kind === "event") events += 1;
+  waiting.push(message);
+  if (waiting.length > MOST_WAITING) waiting.shift();
   sayWhatWaits();
 }
 
 function sayWhatWaits() {
-  const events = waiting.filter(([kind]) => kind === "event").length;
   setText(at("paused"), `Paused since ${clock(pausedSince)}; ${plural(events, "event waits", "events wait")}.`);
 }
 
@@ -119,12 +129,12 @@ function pauseOrResume() {
     return;
   }
   for (const [kind, data] of waiting) model.take(kind, data);
-  waiting = [];
+  [waiting, newest, events] = [[], null, 0];
   showSoon();
 }
 
 at("pause").addEventListener("click", pauseOrResume);
 at("attention").addEventListener("change", () => showEvents(model));
 document.addEventListener("visibilitychange", showSoon);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => model.status && showIcon(model.status.gate));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showTabNow);
 new Stream({ hear, lose, find });
