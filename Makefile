@@ -7,7 +7,7 @@ SOURCES := $(shell find supervisor control worker -type f -not -name '*.pyc') do
 # Its dependencies want versions of their own.
 BASEPLATE := .venv-baseplate
 
-.PHONY: run test lint types soak bench clean
+.PHONY: run test lint types soak bench pictures clean
 
 $(VENV)/.dependencies: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "expected Python 3.11 or newer: make PYTHON=...")'
@@ -35,7 +35,7 @@ lint: $(VENV)/.installed
 
 types: $(VENV)/.installed
 	$(BIN)/mypy -p einhornpy.supervisor -p einhornpy.control -p einhornpy.worker
-	$(BIN)/mypy tests bench
+	$(BIN)/mypy tests bench docs/make_pictures.py
 
 $(BASEPLATE)/.installed:
 	test -x $(BASEPLATE)/bin/python || $(PYTHON) -m venv $(BASEPLATE)
@@ -53,6 +53,10 @@ bench: $(VENV)/.installed
 	$(BIN)/python -c 'import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"]))' > $(VENV)/requirements-bench.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r $(VENV)/requirements-bench.txt
 	for name in status scale idle throughput page logs keep_alive reload; do $(BIN)/python -m bench.$$name || exit 1; done
+
+# Debian's chromium draws them, and its pngquant makes them small.
+pictures: $(VENV)/.installed
+	$(BIN)/python -m docs.make_pictures
 
 clean:
 	rm -rf $(VENV) $(BASEPLATE) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

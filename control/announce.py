@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import select
 import socket
 import sys
@@ -16,7 +17,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
-from .privileges import become
+from .privileges import become, die_with
 
 # Seconds. All of it stays below the master's patience (supervisor/announcements.py).
 TIMEOUT, PAUSES = 5.0, (1.0, 3.0)
@@ -46,9 +47,10 @@ def tell(told: Mapping[str, Any]) -> None:
 
 
 def main() -> int:
-    told = json.load(sys.stdin)
+    parent, told = os.getppid(), json.load(sys.stdin)
     importlib.import_module("encodings.idna")  # while we are somebody who may read this Python's files
     become(None if told["user"] is None else (told["user"][0], told["user"][1]))
+    die_with(parent)
     reason = ""
     for pause in (0.0, *PAUSES):
         select.select([], [], [], pause)

@@ -1,4 +1,4 @@
-"""How a process of ours becomes somebody who owns nothing, after it has read what it needs."""
+"""How a process of ours becomes somebody who owns nothing, after it has read what it needs, and ends with its parent."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import sys
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 
 
+KERNEL = ctypes.CDLL(None, use_errno=True)  # the standard library has no prctl
+
+
 def become(user: tuple[int, int] | None) -> None:
-    """Become this user, (uid, gid), for good, unable to gain any right (None: stay who we are); end when our parent does."""
-    parent = os.getppid()
+    """Become this user, (uid, gid), for good, unable to gain any right; None: stay who we are."""
     if user is not None:
         try:
             os.setgroups([])
@@ -21,12 +23,14 @@ def become(user: tuple[int, int] | None) -> None:
         except PermissionError:
             # A container's root without any capability: it owns as little as anybody there.
             print(f"einhornpy: cannot become user {user[0]}, stays user {os.geteuid()}", file=sys.stderr)
-    # Not in the standard library. The kernel forgets the second one when the user changes (prctl(2)).
-    kernel = ctypes.CDLL(None, use_errno=True)
-    kernel.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    kernel.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    KERNEL.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def die_with(parent: int) -> None:
+    """Be killed when the parent, a pid, is gone. Comes after `become`: the kernel forgets it when the user changes (prctl(2))."""
+    KERNEL.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
-        sys.exit(0)
+        os._exit(0)
 
 
 def by_descriptor(directory: str) -> str:

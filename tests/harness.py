@@ -216,6 +216,11 @@ class Master:
         host, _, port = self.wait_log(" web started ").partition(" listen=")[2].strip().rpartition(":")
         return host, int(port)
 
+    @property
+    def web(self) -> str:
+        """Where the sidecar serves, `http://HOST:PORT`, as soon as it has been started."""
+        return "http://" + self.wait_log("web started").partition(" listen=")[2].split()[0]
+
     def cli(self, *arguments: str, timeout: float = DEADLINE, environment: dict[str, str] | None = None
             ) -> subprocess.CompletedProcess[str]:
         """Run a client command against this master, whatever others run on this host."""
@@ -259,8 +264,9 @@ def base_environment(directory: Path) -> dict[str, str]:
 def descendants() -> Iterator[int]:
     """The pids of our children, adopted orphans included."""
     for entry in Path("/proc/self/task").iterdir():
-        for pid in (entry / "children").read_text().split():
-            yield int(pid)
+        # A thread that has just ended has left its children to another one.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            yield from map(int, (entry / "children").read_text().split())
 
 
 def children() -> list[tuple[int, str]]:

@@ -19,7 +19,7 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 
 from ..client import Client
-from ..privileges import become, by_descriptor
+from ..privileges import become, by_descriptor, die_with
 from .app import App
 from .feed import MOST_STREAMS, Feed, Master
 from .metrics import Metrics
@@ -27,8 +27,8 @@ from .metrics import Metrics
 LISTENER, ASKING, TOLD = 3, 4, 5
 # Read before we become somebody who may not be able to read them.
 LAZY = ("gunicorn.workers.gthread", "gunicorn.glogging", "gunicorn.http.parser", "gunicorn.http.wsgi", "gunicorn.util",
-        "concurrent.futures.thread",
-        "logging.config", "encodings.idna", "prometheus_client.openmetrics.exposition", "gzip", "traceback")
+        "concurrent.futures.thread", "logging.config", "encodings.idna", "prometheus_client.openmetrics.exposition", "gzip",
+        "traceback")
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -64,10 +64,12 @@ def main() -> None:
         importlib.import_module(module)
     files = {name: App.read_file(name) for name in App.FILES}
     metrics = None if told["metrics"] is None else by_descriptor(told["metrics"])
+    parent, arbiter = os.getppid(), os.getpid()
     become(None if told["user"] is None else (told["user"][0], told["user"][1]))
+    die_with(parent)
 
     def serve() -> Callable[..., Any]:
-        arbiter = os.getppid()
+        die_with(arbiter)
         master = Master(Client.over(socket.socket(fileno=ASKING)))
         feed = Feed(Client.over(socket.socket(fileno=TOLD), timeout=None), master, lambda: os.kill(arbiter, signal.SIGTERM))
         feed.start()

@@ -32,7 +32,10 @@ class App:
     """A WSGI app (PEP 3333). `files`: what `read_file` says of each of `FILES`."""
 
     FILES: Mapping[str, str] = {
-        "page.html": "text/html; charset=utf-8", "page.css": "text/css; charset=utf-8", "page.js": "text/javascript; charset=utf-8",
+        "page.html": "text/html; charset=utf-8", "page.css": "text/css; charset=utf-8",
+        **dict.fromkeys(
+            ("page.js", "page-airbag.js", "page-charts.js", "page-draw.js", "page-model.js", "page-panels.js", "page-seats.js",
+             "page-stream.js", "page-words.js"), "text/javascript; charset=utf-8"),
     }
 
     def __init__(self, master: Master, feed: Feed, metrics: Metrics, files: Mapping[str, bytes]) -> None:
@@ -41,9 +44,7 @@ class App:
         self._metrics = metrics
         self._files = files
         self._answers: dict[str, Callable[[Environ], Answer]] = {
-            "/": lambda environ: self._file("page.html"),
-            "/page.css": lambda environ: self._file("page.css"),
-            "/page.js": lambda environ: self._file("page.js"),
+            **{"/" if name == "page.html" else f"/{name}": self._serving(name) for name in self.FILES},
             "/status": self._status,
             "/healthz": self._health,
             "/readyz": self._readiness,
@@ -60,7 +61,7 @@ class App:
             answer = "405 Method Not Allowed", TEXT, b"this page only shows: expected GET\n"
             return _send(answer, start_response, "", [("Allow", "GET, HEAD")])
         if not known:
-            paths = ", ".join([*self._answers, "/metrics", "/stream"])
+            paths = ", ".join([*(path for path in self._answers if not path.startswith("/page")), "/metrics", "/stream"])
             return _send(("404 Not Found", TEXT, f"no such page: expected one of {paths}\n".encode()), start_response, method)
         try:
             if path == "/metrics":
@@ -71,8 +72,8 @@ class App:
         except (MasterGone, TimedOut, Failed) as error:
             return _send((UNAVAILABLE, TEXT, f"the master does not answer: {error}\n".encode()), start_response, method)
 
-    def _file(self, name: str) -> Answer:
-        return OK, self.FILES[name], self._files[name]
+    def _serving(self, name: str) -> Callable[[Environ], Answer]:
+        return lambda environ: (OK, self.FILES[name], self._files[name])
 
     def _status(self, environ: Environ) -> Answer:
         return OK, "application/json", json.dumps(self._master.ask("status"), indent=2).encode() + b"\n"

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from ..privileges import become, by_descriptor
+from ..privileges import become, by_descriptor, die_with
 from .metrics import LOCK
 
 ADDED_UP = ("counter", "histogram", "summary", "gauge_sum", "gauge_min", "gauge_max")
@@ -61,9 +61,10 @@ def _add_up(kind: str, paths: Iterable[str], whole: str) -> None:
 
 
 def main() -> None:
-    told = json.loads(sys.argv[1])
+    parent, told = os.getppid(), json.loads(sys.argv[1])
     directory = by_descriptor(told["directory"])
     become(None if told["user"] is None else (told["user"][0], told["user"][1]))
+    die_with(parent)
     fold(directory)
 
 
