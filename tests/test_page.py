@@ -121,7 +121,7 @@ def test_an_upgrade_from_its_start_to_its_end(serve: Callable[..., Master], plac
     expect(page.locator("#gate-word")).to_have_text("ready")
     expect(page.locator("#gate-reason")).to_have_text("3 of 3 workers ready on generation 1")
     expect(page).to_have_title("ready · shop · einhornpy")
-    expect(page.locator("#labels")).to_have_text("region=north")
+    expect(page.locator("#labels")).to_contain_text("region=north")
     expect(page.locator("#facts")).to_contain_text(f"pid {master.pid}, 0.1.0")
     expect(page.locator("#upgrade")).to_have_text("None since the master started.")
 
@@ -301,7 +301,12 @@ def test_a_master_that_says_nothing(serve: Callable[..., Master], viewer: Viewer
     expect(page.locator("#freshness")).to_contain_text("live, ")
     master.signal(signal.SIGSTOP)
     # The connection stands, but for a quarter of a minute, by a clock put forward, nothing comes; a word may still be under way.
-    wait_until(lambda: page.clock.fast_forward(20_000) or page.locator("#lost").is_visible(), "the page missing the master")
+
+    def missed() -> bool:
+        page.clock.fast_forward(20_000)
+        return page.locator("#lost").is_visible()
+
+    wait_until(missed, "the page missing the master")
     expect(page.locator("#lost")).to_contain_text("No news from the master since")
     master.signal(signal.SIGCONT)
     expect(page.locator("#lost")).to_be_hidden()
