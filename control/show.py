@@ -88,6 +88,8 @@ def status(document: Mapping[str, Any]) -> str:
     lines = wrapped(f"{document['name']}: {coloured(document['gate'])}: {document['reason']}", 4, "")
     lines += _entry("master", f"pid {master['pid']}, einhornpy {master['version']}, up {duration(document['uptime_seconds'])}")
     lines += _entry("generation", f"{document['generation']}{release}")
+    if document["labels"]:
+        lines += _entry("labels", " ".join(f"{key}={value}" for key, value in document["labels"].items()))
     for listener in document["listeners"]:
         lines += _entry("listening", listening(listener))
     upgrade = document["upgrade"]

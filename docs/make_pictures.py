@@ -5,14 +5,19 @@ Waits for events, never for the clock, so that every picture shows the same mome
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+from einhornpy.control.top import Top
 
 from tests.browser import chromium
 from tests.harness import EXAMPLE, ROOT, Master
@@ -25,7 +30,7 @@ WORKERS = 6
 @contextlib.contextmanager
 def shop() -> Iterator[tuple[Master, Callable[..., None]]]:
     """A master with the example app, which takes a second to import, and a function that puts another release in its place."""
-    with tempfile.TemporaryDirectory(prefix="eh", dir="/tmp") as name:
+    with tempfile.TemporaryDirectory(prefix="shop-", dir="/tmp") as name:
         place = Path(name)
 
         def release(release: str, broken: bool = False) -> None:
@@ -66,12 +71,46 @@ def page() -> None:
     squeeze(PICTURES / "page.png")
 
 
+def top() -> None:
+    """The same moment in a terminal of 80 by 24, as Textual draws it."""
+    with shop() as (master, release):
+        master.wait_ready()
+
+        async def look() -> str:
+            app = Top(master.path)
+            async with app.run_test(size=(80, 24)) as pilot:
+                master.cli("upgrade", "--release", "9c1d22f", "--no-wait")
+                while not half_way(app.document):
+                    await pilot.pause(0.02)
+                await pilot.pause(0.2)  # it is drawn ten times a second
+                return app.export_screenshot(title="einhornpy top")
+
+        with Load(master.address, rate=40, slow=0.4):
+            release("a2", broken=True)
+            master.cli("upgrade", "--release", "9c1d22e")
+            release("a3")
+            drawn = asyncio.run(look())
+    # Textual names a font on a server of somebody else's; one of ours will do.
+    drawn = re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL).replace("Fira Code", "DejaVu Sans Mono")
+    with chromium() as browser:
+        view = browser.new_page(viewport={"width": 1000, "height": 700})
+        view.set_content(f"<body style='margin: 0'>{drawn}</body>")
+        view.locator("svg").screenshot(path=PICTURES / "top.png")
+    squeeze(PICTURES / "top.png")
+
+
+def half_way(document: Mapping[str, Any] | None) -> bool:
+    """Whether half of the workers are replaced, and somebody stands beside his successor."""
+    return (document is not None and document["upgrade"] is not None and document["upgrade"]["replaced"] == WORKERS // 2
+            and len(document["workers"]) > WORKERS)
+
+
 def squeeze(picture: Path) -> None:
     """Make a PNG small: with 256 colours of its own it looks the same."""
     subprocess.run(["pngquant", "--force", "--speed", "1", "--strip", "--ext", ".png", "256", str(picture)], check=True)
 
 
-MAKERS = {"page": page}
+MAKERS = {"page": page, "top": top}
 
 
 def main() -> None:
