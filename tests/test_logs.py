@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import re
 import select
+import shutil
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from hypothesis import strategies as st
 from .harness import APPS, DEADLINE, EINHORNPY, EXAMPLE, Master, base_environment, get, wait_gone, wait_until
 
 Start = Callable[..., Master]
+JOURNALD = "/lib/systemd/systemd-journald"
 WORKER = [sys.executable, str(APPS / "worker.py"), "notify"]
 # Says ready, prints what it is told to, and stays.
 SAY = """
@@ -146,41 +148,61 @@ def test_a_log_that_cannot_be_is_one_line(start: Start, arguments: list[str], li
     assert master.log() == f"einhornpy: {line}\n"
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or os.path.exists("/run/systemd/journal/socket"), reason="wants to be journald itself")
-def test_the_journal_gets_native_fields(start: Start) -> None:
-    directory = Path("/run/systemd/journal")
-    made = [each for each in (directory, *directory.parents) if not each.exists()]
-    directory.mkdir(parents=True, exist_ok=True)
-    journald = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+@contextlib.contextmanager
+def journald() -> Iterator[Callable[[], None]]:
+    """A real systemd-journald that keeps its journal in memory; yields a function that starts it anew."""
+    directories = [Path("/run/systemd/journal"), Path("/run/log/journal")]
+    missing = [each for directory in directories for each in reversed((directory, *directory.parents)) if not each.exists()]
+    for directory in directories:
+        directory.mkdir(parents=True, exist_ok=True)
+    running: list[subprocess.Popen[bytes]] = []
+
+    def end() -> None:
+        for process in running:
+            process.terminate()
+            process.wait()
+        running.clear()
+        (directories[0] / "socket").unlink(missing_ok=True)
+
+    def start_it() -> None:
+        end()
+        running.append(subprocess.Popen([JOURNALD], env={"SYSTEMD_LOG_TARGET": "console"}, stderr=subprocess.DEVNULL))
+        wait_until((directories[0] / "socket").exists, "journald's socket")
+
     try:
-        journald.bind(str(directory / "socket"))
-        journald.settimeout(DEADLINE)
-        master = start("-n", "1", "-m", "notify", "-c", "web", "--log-to", "journal", "--worker-output", "prefix", "--release", "r1",
-                       "--labels", "region=eu", "--", *saying("print('from a worker', file=sys.stderr, flush=True)"))
-        seen: list[dict[str, str]] = []
-        while not {"worker-ready", "worker-output"} <= {each.get("EINHORNPY_EVENT") for each in seen}:
-            seen.append(journal_fields(journald.recv(65536)))
-        ready = next(each for each in seen if each["EINHORNPY_EVENT"] == "worker-ready")
-        assert (ready["SYSLOG_IDENTIFIER"], ready["PRIORITY"], ready["EINHORNPY_INDEX"], ready["EINHORNPY_GENERATION"],
-                ready["EINHORNPY_REGION"]) == ("web", "6", "0", "1", "eu")
-        assert ready["MESSAGE"].startswith("worker ready index=0 ")
-        said = next(each for each in seen if each["EINHORNPY_EVENT"] == "worker-output")
-        assert (said["MESSAGE"], said["EINHORNPY_STREAM"], said["EINHORNPY_RELEASE"]) == ("from a worker", "stderr", "r1")
-        # A journal that is restarted is found again.
-        journald.close()
-        os.unlink(directory / "socket")
-        journald = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        journald.bind(str(directory / "socket"))
-        journald.settimeout(DEADLINE)
-        master.cli("scale", "2")
-        while "scaled" not in journal_fields(journald.recv(65536))["MESSAGE"]:
-            pass
-        assert master.stop() == 0
+        start_it()
+        yield start_it
     finally:
-        journald.close()
-        (directory / "socket").unlink(missing_ok=True)
-        for each in made:
-            each.rmdir()
+        end()
+        for each in missing:
+            shutil.rmtree(each, ignore_errors=True)
+
+
+def journal(name: str, event: str) -> list[dict[str, str]]:
+    """What journalctl finds."""
+    out = subprocess.run(["journalctl", "-t", name, f"EINHORNPY_EVENT={event}", "-o", "json"], capture_output=True, text=True).stdout
+    return [json.loads(line) for line in out.splitlines()]
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or os.path.exists("/run/systemd/journal/socket"), reason="starts a journald of its own")
+def test_the_journal_gets_native_fields(start: Start) -> None:
+    name = f"web{os.getpid()}"
+    with journald() as start_it_anew:
+        master = start("-n", "1", "-m", "notify", "-c", name, "--log-to", "journal", "--worker-output", "prefix", "--release", "r1",
+                       "--labels", "region=eu", "--", *saying("print('from a worker', file=sys.stderr, flush=True)"))
+        (ready,) = wait_until(lambda: journal(name, "worker-ready"), "the journal")
+        assert (ready["PRIORITY"], ready["EINHORNPY_INDEX"], ready["EINHORNPY_GENERATION"], ready["EINHORNPY_REGION"]) == (
+            "6", "0", "1", "eu")
+        assert ready["MESSAGE"].startswith("worker ready index=0 ")
+        assert ready["_PID"] == str(master.pid)
+        (said,) = wait_until(lambda: journal(name, "worker-output"), "the worker's line")
+        assert (said["MESSAGE"], said["EINHORNPY_STREAM"], said["EINHORNPY_RELEASE"]) == ("from a worker", "stderr", "r1")
+        assert master.log() == ""
+        # One that is started again is found again.
+        start_it_anew()
+        master.cli("scale", "2")
+        wait_until(lambda: journal(name, "scaled"), "the journal after its restart")
+        assert master.stop() == 0
 
 
 # --- workers' output -------------------------------------------------------------------------------------------------
