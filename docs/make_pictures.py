@@ -1,6 +1,6 @@
 """Draws the pictures in docs/pictures from a real master: `make pictures`. Each function below makes one of them.
 
-Waits for events, never for the clock, so that every picture shows the same moment each time.
+Waits for events, never for the clock, so that each picture shows the same moment whenever it is made.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WORKERS = 6
 @contextlib.contextmanager
 def shop() -> Iterator[tuple[Master, Callable[..., None]]]:
     """A master with the example app, which takes a second to import, and a function that puts another release in its place."""
-    with tempfile.TemporaryDirectory(prefix="eh", dir="/tmp") as name:
+    with tempfile.TemporaryDirectory(prefix="shop-", dir="/tmp") as name:
         place = Path(name)
 
         def release(release: str, broken: bool = False) -> None:

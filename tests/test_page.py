@@ -269,6 +269,11 @@ def test_a_lost_connection_is_said_and_found_again(start: Start, place: Path, vi
     expect(page.locator("#events")).to_contain_text("this page's server died")
     expect(page).to_have_title("ready · shop · einhornpy")
     expect(page.locator("#announcement")).to_have_text("Gate ready: 2 of 2 workers ready on generation 1")
+    # A reload replaces the sidecar too; the page goes on with the next one.
+    assert master.cli("reload").returncode == 0
+    assert master.cli("upgrade").returncode == 0
+    wait_tiles(page, 0, "Seat 0: generation 2, ready")
+    expect(page.locator("#lost")).to_be_hidden()
     # One master after the other: what was between them nobody knows, so the line is broken.
     master.signal(signal.SIGKILL)
     master.wait_exit()
@@ -277,7 +282,7 @@ def test_a_lost_connection_is_said_and_found_again(start: Start, place: Path, vi
     second.wait_ready()
     expect(page.locator("#lost")).to_be_hidden()
     expect(page.locator("#facts")).to_contain_text(f"pid {second.pid},")
-    page.wait_for_function("document.querySelector('#timeline .line.ready').getAttribute('d').match(/M/g).length === 2")
+    page.wait_for_function("document.querySelector('#timeline .line.ready').getAttribute('d').match(/M/g).length >= 2")
     viewer.may_lose()
 
 
@@ -300,8 +305,12 @@ def test_a_master_that_says_nothing(serve: Callable[..., Master], viewer: Viewer
     page.goto(master.web)
     expect(page.locator("#freshness")).to_contain_text("live, ")
     master.signal(signal.SIGSTOP)
-    # The connection stands, but for a quarter of a minute, by a clock that is put forward, nothing comes; a word may still be under way.
-    wait_until(lambda: page.clock.fast_forward(20_000) or page.locator("#lost").is_visible(), "the page missing the master")
+    # The connection stands, but by a clock that is put forward nothing has come for long; one last word may still be under way.
+    def put_forward() -> bool:
+        page.clock.fast_forward(20_000)
+        return page.locator("#lost").is_visible()
+
+    wait_until(put_forward, "the page missing the master")
     expect(page.locator("#lost")).to_contain_text("No news from the master since")
     master.signal(signal.SIGCONT)
     expect(page.locator("#lost")).to_be_hidden()

@@ -1,7 +1,7 @@
 // The seats: one cell each, with the worker that sits there, or, during an exchange, the old one and the new one.
 
 import { facts, html, icon, setText } from "./page-draw.js";
-import { clock, duration, number, plural, sentence, share, size, STATES } from "./page-words.js";
+import { clock, duration, number, sentence, share, size, STATES } from "./page-words.js";
 
 // As many colours as the stylesheet has for generations.
 const COLOURS = 6;
@@ -192,7 +192,7 @@ const KNOWN = {
   requests: ["requests done", number],
   in_flight: ["in flight", number],
   busy_share: ["busy", share],
-  restarts: ["restarts of this seat", (count) => (count ? plural(count, "restart") : "none")],
+  restarts: ["restarts", (count) => (count ? `${number(count)} in this seat` : "none")],
   recycled_for: ["due for recycling", (reason) => `it ${reason}`],
   waits_for: ["waits for", String],
 };
