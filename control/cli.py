@@ -20,10 +20,14 @@ import click
 from . import client, gate
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from . import unit as unit_of_systemd
 
 # How long `status --wait` looks for a master that isn't there yet, in seconds.
 PATIENCE = 5.0
+# What a shell may offer for a setting, by the word that stands for its value.
+KINDS = {"DIR": "dir", "PATH": "file", "USER": "user", "GROUP": "group", "SIGNAL": "signal", "MODE": "mode", "spread|LIST": "cores"}
 HOLD = "a number of seconds such as 90 or 5min, or until-resume"
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -36,6 +40,30 @@ class Group(click.Group):
 
     def list_commands(self, context: click.Context) -> list[str]:
         return ["run", *super().list_commands(context)]
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """While a shell completes a line, the words before are read here as `main` reads those of a whole one."""
+        if context.resilient_parsing and args:
+            if args[0] == "unit":
+                args = ["run", *args[2 if args[1:2] == ["--user"] else 1:]]
+            elif args[0] not in (*self.commands, "run"):
+                args = ["run", *args]
+        return super().parse_args(context, args)
+
+    def shell_complete(self, context: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        if incomplete.startswith("-"):
+            return run_command().shell_complete(click.Context(run_command(), parent=context), incomplete)
+        return super().shell_complete(context, incomplete)
+
+
+def suggest(what: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]:
+    """Let a shell offer words of a kind (see completion.py)."""
+    def suggestions(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+        from . import completion
+
+        return completion.suggestions(what, context, incomplete)
+
+    return suggestions
 
 
 class Whole(click.IntRange):
@@ -75,8 +103,9 @@ def cli() -> None:
 def which_master(function: Function) -> Function:
     """Add the options that choose a master."""
     for option in (
-        click.option("-d", "--socket-path", metavar="PATH", help="The master's control socket."),
-        click.option("-c", "--command-name", metavar="NAME", help="The master's name, where several run."),
+        click.option("-d", "--socket-path", metavar="PATH", help="The master's control socket.", shell_complete=suggest("file")),
+        click.option("-c", "--command-name", metavar="NAME", help="The master's name, where several run.",
+                     shell_complete=suggest("master")),
     ):
         function = option(function)
     return function
@@ -107,8 +136,10 @@ def connect_patiently(name: str | None, path: str | None, timeout: float | None)
 @click.option("--wait", is_flag=True, help="Return as soon as the answer is final; a master that starts is given 5 s.")
 @click.option("--serving", is_flag=True, help="Exit 0 if all N workers are ready, whatever an upgrade does or did.")
 @click.option("--timeout", type=Seconds(0, min_open=True), metavar="SECONDS", help="With --wait: exit 124 after this long.")
-@click.option("--generation", type=Whole(1), metavar="N", help="Ready means: this generation is ready.")
-@click.option("--release", metavar="NAME", help="Ready means: this release is ready.")
+@click.option("--generation", type=Whole(1), metavar="N", help="Ready means: this generation is ready.",
+              shell_complete=suggest("generation"))
+@click.option("--release", metavar="NAME", help="Ready means: this release is ready.",
+              shell_complete=suggest("release"))
 def status(
     command_name: str | None, socket_path: str | None, as_json: bool, wait: bool, serving: bool, timeout: float | None,
     generation: int | None, release: str | None,
@@ -158,7 +189,8 @@ def status(
 @click.option("--release", metavar="NAME", help="Label the new generation.")
 @click.option("--fleet", is_flag=True, help="Start all new workers first, then let all old ones go.")
 @click.option("--canary", type=Whole(1), metavar="N", help="Let N new workers serve first, beside the old ones.")
-@click.option("--hold", metavar="SECONDS|until-resume", help="How long the canaries are watched.  Default: 60.")
+@click.option("--hold", metavar="SECONDS|until-resume", help="How long the canaries are watched.  Default: 60.",
+              shell_complete=suggest("hold"))
 @click.option("--check", metavar="COMMAND", help="Run during the hold; if it fails, the release is refused.")
 @click.option("--max-failures", type=Whole(0), metavar="N", help="Go back at so many failures, this time.")
 @click.option("--reload", "reload_first", is_flag=True, help="Replace the master first, as reload does.")
@@ -198,7 +230,8 @@ def upgrade(
 
 @cli.command()
 @which_master
-@click.option("--to", metavar="N|RELEASE", help="This generation, or the newest one of this release.")
+@click.option("--to", metavar="N|RELEASE", help="This generation, or the newest one of this release.",
+              shell_complete=suggest("recipe"))
 @click.option("--no-wait", is_flag=True, help="Return as soon as it is accepted.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON instead of lines.")
 def rollback(command_name: str | None, socket_path: str | None, to: str | None, no_wait: bool, as_json: bool) -> None:
@@ -261,7 +294,7 @@ def history(command_name: str | None, socket_path: str | None, as_json: bool) ->
 
 @cli.command("show")
 @which_master
-@click.argument("generation", type=Whole(1), metavar="GENERATION")
+@click.argument("generation", type=Whole(1), metavar="GENERATION", shell_complete=suggest("generation"))
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def show_generation(command_name: str | None, socket_path: str | None, generation: int, as_json: bool) -> None:
     """Print what a generation was made of, and what differs from the one before. What looks secret is masked."""
@@ -296,6 +329,10 @@ def begin(master: client.Client, command: str, arguments: dict[str, Any], no_wai
         return
     if result["outcome"] == "superseded":
         raise Exit(code, f"upgrade superseded by generation {result['by']}")
+    if ended.get("last_lines"):
+        from . import show
+
+        click.echo("\n".join(show.last_lines(ended["last_lines"], ended["to"])), err=True)
     why = ": ".join(text for text in (result["reason"], result["error"]) if text)
     raise Exit(code, f"upgrade {result['outcome'].replace('-', ' ')}{f': {why}' if why else ''}")
 
@@ -332,7 +369,7 @@ def scale(command_name: str | None, socket_path: str | None, number: str) -> Non
 
 @cli.command()
 @which_master
-@click.argument("index", type=Whole(0), metavar="INDEX")
+@click.argument("index", type=Whole(0), metavar="INDEX", shell_complete=suggest("seat"))
 def recycle(command_name: str | None, socket_path: str | None, index: int) -> None:
     """Replace one worker, that of seat INDEX, by another of the same code: it leaves when the other one is ready.
 
@@ -344,7 +381,7 @@ def recycle(command_name: str | None, socket_path: str | None, index: int) -> No
 
 @cli.command("signal")
 @which_master
-@click.argument("name", metavar="SIGNAL")
+@click.argument("name", metavar="SIGNAL", shell_complete=suggest("signal"))
 def send_signal(command_name: str | None, socket_path: str | None, name: str) -> None:
     """Send a signal to every worker."""
     from ..supervisor.settings import signal_name
@@ -429,6 +466,28 @@ def events(command_name: str | None, socket_path: str | None, as_json: bool) -> 
             raise Exit(gate.STOPPING, "the master is gone") from None
 
 
+@cli.command()
+@which_master
+def top(command_name: str | None, socket_path: str | None) -> None:
+    """Watch a master live on the terminal, and steer it by keys; ? lists them.
+
+    It wants Textual: pip install 'einhornpy[top]'. Exit codes: 0 you left, 2 wrong usage, no terminal or no Textual, 69 no
+    master there.
+    """
+    # Textual draws on standard error.
+    if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)) or os.environ.get("TERM", "dumb") == "dumb":
+        raise Exit(gate.USAGE, "top: it wants a terminal; einhornpy status prints the same once, einhornpy events goes on")
+    try:
+        from . import top as view
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("textual", "rich"):
+            raise
+        raise Exit(gate.USAGE, "top: Textual is missing; pip install 'einhornpy[top]' installs it") from None
+    with connect(command_name, socket_path) as master:
+        master.ask("status")  # whoever may not even look is told so here, in one line
+    view.run(master.path)
+
+
 @cli.command("unit", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
              options_metavar="[--user]")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[OPTIONS OF RUN] -- COMMAND")
@@ -494,6 +553,21 @@ def words_of(option: Any, value: Any) -> list[str]:
     return [word for each in (value if option.many else [value]) for word in (option.flags[-1], str(each))]
 
 
+@cli.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def print_completion(shell: str) -> None:
+    """Print what makes a shell complete einhornpy's commands, options and masters with the Tab key.
+
+    \b
+      eval "$(einhornpy completion bash)"                 in ~/.bashrc
+      eval "$(einhornpy completion zsh)"                  in ~/.zshrc, after compinit
+      einhornpy completion fish | source                  in ~/.config/fish/config.fish
+    """
+    from . import completion
+
+    click.echo(completion.script(cli, shell), nl=False)
+
+
 @cli.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def list_masters(as_json: bool) -> None:
@@ -521,7 +595,7 @@ def run_command() -> click.Command:
     from ..supervisor.settings import OPTIONS
 
     parameters: list[click.Parameter] = [
-        click.Option(["--config"], metavar="FILE", help="Read settings from this TOML file too."),
+        click.Option(["--config"], metavar="FILE", help="Read settings from this TOML file too.", shell_complete=suggest("file")),
     ]
     for option in OPTIONS:
         names = [*option.flags]
@@ -532,14 +606,15 @@ def run_command() -> click.Command:
         about = option.help if "Default:" in option.help else option.help + shown
         parameters.append(
             click.Option([option.name, *names], is_flag=option.switch, default=None, multiple=option.many,
-                         metavar=None if option.switch else option.metavar, help=about))
+                         metavar=None if option.switch else option.metavar, help=about,
+                         shell_complete=suggest(KINDS[option.metavar]) if option.metavar in KINDS else None))
     for names, why in (
         (["-p", "--preload"], "it loads Ruby code into the master, which is no Ruby: workers import their code themselves"),
         (["--gc-before-fork"], "it tunes Ruby's memory before a fork, and workers are exec'ed"),
     ):
         parameters.append(click.Option(names, hidden=True, expose_value=False, is_flag=len(names) == 1,
                                        callback=functools.partial(refuse, names[-1], why)))
-    parameters.append(click.Argument(["command"], nargs=-1, type=click.UNPROCESSED))
+    parameters.append(click.Argument(["command"], nargs=-1, type=click.UNPROCESSED, shell_complete=suggest("program")))
 
     def run(command: tuple[str, ...], **given: Any) -> NoReturn:
         handed_over = json.dumps({"flags": given_only(given), "command": command, "directory": logical_directory()})
@@ -614,7 +689,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except BrokenPipeError:  # whoever read us has left; say nothing more, to anyone
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if message is not None:
-        print(f"einhornpy: {message}", file=sys.stderr)
+        from . import show
+
+        print("\n".join(show.wrapped(f"einhornpy: {message}", 2, "", sys.stderr)), file=sys.stderr)
     sys.exit(code)
 
 

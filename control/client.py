@@ -89,6 +89,13 @@ class Client:
     def __exit__(self, *exception: object) -> None:
         self._socket.close()
 
+    def hang_up(self) -> None:
+        """End the connection, from another thread too: whoever waits for a reply gets MasterGone."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
     def wait_for_ever(self) -> None:
         """From now on no reply is too late: the master has answered once, and what follows takes its time."""
         self._deadline = None
@@ -138,9 +145,34 @@ class Client:
         return last
 
     def send(self, request: Mapping[str, Any]) -> None:
-        """Send a request and wait for nothing."""
-        self._limit()
-        self._socket.sendall(protocol.encode(request))
+        """Send a request whose answers come by `receive`.
+
+        Raises:
+            MasterGone: it hung up; TimedOut: it doesn't read.
+        """
+        try:
+            self._limit()
+            self._socket.sendall(protocol.encode(request))
+        except TimeoutError:
+            raise TimedOut("no answer in time") from None
+        except (BrokenPipeError, ConnectionResetError):
+            raise MasterGone("the master closed the connection") from None
+
+    def receive(self, seconds: float) -> dict[str, Any] | None:
+        """Return the next reply, whichever request it answers; None if none comes within so many seconds.
+
+        Raises:
+            MasterGone: the master hung up.
+        """
+        before, self._deadline = self._deadline, time.monotonic() + seconds
+        try:
+            return self.next_reply()
+        except (TimedOut, TimeoutError):
+            return None
+        except ConnectionResetError:
+            raise MasterGone("the master closed the connection") from None
+        finally:
+            self._deadline = before
 
     def next_reply(self) -> dict[str, Any]:
         """The next reply, whatever it answers.

@@ -6,10 +6,11 @@ Text in, text out; nothing here asks the master anything. rich is imported only 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 _COLOURS = {
     "ready": "32", "starting": "33", "upgrading": "33", "paused": "33", "degraded": "31", "rolled-back": "31",
@@ -25,6 +26,8 @@ def coloured(word: str, width: int = 0) -> str:
     return f"\x1b[{_COLOURS[word]}m{padded}\x1b[0m"
 
 
+# Where the release begins in a line of the history.
+_HISTORY_WIDTH = 68
 _UNITS = ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
 
 
@@ -47,44 +50,93 @@ def compact(seconds: float | None) -> str:
 
 
 def size(count: int | None) -> str:
-    return "-" if count is None else f"{count / (1 << 20):.0f} MiB"
+    """`25 MiB`, `120 GiB`: never more than 8 characters."""
+    if count is None:
+        return "-"
+    megabytes = f"{count / (1 << 20):.0f} MiB"
+    return megabytes if len(megabytes) <= 8 else f"{count / (1 << 30):.0f} GiB"
+
+
+def number(value: int | None, width: int) -> str:
+    """A count as it is where it has room, else rounded down: `1.2M`, `34k`, `5.6G`; `-` for none."""
+    if value is None:
+        return "-"
+    text = str(value)
+    for unit, worth in (("k", 1000), ("M", 1000**2), ("G", 1000**3), ("T", 1000**4)):
+        if len(text) <= width:
+            break
+        text = f"{value * 10 // worth / 10:.1f}{unit}" if value < 10 * worth else f"{value // worth}{unit}"
+    return text
+
+
+def requests(worker: Mapping[str, Any]) -> str:
+    """A worker's requests, done and under way: `812+1`."""
+    if worker["requests"] is None:
+        return "-"
+    flying = number(worker["in_flight"], 4)
+    return f"{number(worker['requests'], 10 - len(flying))}+{flying}"
+
+
+def share(part: float | None) -> str:
+    return "-" if part is None else f"{part:.0%}"
 
 
 def status(document: Mapping[str, Any]) -> str:
     """The status document as a short table."""
     master = document["master"]
     release = f" ({document['release']})" if document["release"] else ""
-    lines = [
-        f"{document['name']}: {coloured(document['gate'])}: {document['reason']}",
-        f"  master      pid {master['pid']}, einhornpy {master['version']}, up {duration(document['uptime_seconds'])}",
-        f"  generation  {document['generation']}{release}",
-    ]
+    lines = wrapped(f"{document['name']}: {coloured(document['gate'])}: {document['reason']}", 4, "")
+    lines += _entry("master", f"pid {master['pid']}, einhornpy {master['version']}, up {duration(document['uptime_seconds'])}")
+    lines += _entry("generation", f"{document['generation']}{release}")
     for listener in document["listeners"]:
-        queue = "?" if listener["queue"] is None else listener["queue"]
-        lines.append(f"  listening   {listener['address']} (queue {queue} of {listener['backlog'] or '?'})")
+        lines += _entry("listening", listening(listener))
     upgrade = document["upgrade"]
     if upgrade is not None:
-        lines.append(f"  upgrade     {upgrade_line(upgrade)}")
+        lines += _entry("upgrade", upgrade_line(upgrade))
         if upgrade["hold_left_seconds"] is not None:
-            lines.append(f"  hold        ends in {duration(upgrade['hold_left_seconds'])}")
+            lines += _entry("hold", f"ends in {duration(upgrade['hold_left_seconds'])}")
         if upgrade["error"] and upgrade["outcome"] != "done":
-            lines.append(f"  error       {upgrade['error']}")
+            lines += _entry("error", upgrade["error"])
+    failed = document["failed_start"]
+    if failed is not None and failed["last_lines"]:
+        lines += last_lines(failed["last_lines"], failed["generation"])
     lines += ["", " INDEX     PID  GEN STATE       AGE READY IN RESTARTS   MEMORY    REQUESTS BUSY"]
     for worker in document["workers"]:
-        busy = "-" if worker["busy_share"] is None else f"{worker['busy_share']:.0%}"
-        requests = "-" if worker["requests"] is None else f"{worker['requests']}+{worker['in_flight']}"
         lines.append(
-            f" {worker['index']:>5} {worker['pid']:>7} {worker['generation']:>4} {coloured(worker['state'], 8)} "
+            f" {worker['index']:>5} {worker['pid']:>7} {number(worker['generation'], 4):>4} {coloured(worker['state'], 8)} "
             f"{compact(worker['age_seconds']):>6} {compact(worker['ready_after_seconds']):>8} "
-            f"{worker['restarts']:>8} {size(worker['memory_bytes']):>8} {requests:>11} {busy:>4}"
+            f"{number(worker['restarts'], 8):>8} {size(worker['memory_bytes']):>8} {requests(worker):>11} "
+            f"{share(worker['busy_share']):>4}"
         )
-        if worker["waits_for"]:
-            lines.append(f"        waits for {worker['waits_for']}")
-        elif worker["recycled_for"]:
-            lines.append(f"        due for recycling: it {worker['recycled_for']}")
+        note = worker_note(worker)
+        if note is not None:
+            lines += wrapped(note, 8)
     if not document["workers"]:
         lines.append("  no workers")
     return "\n".join(lines)
+
+
+def last_lines(said: list[str], generation: int) -> list[str]:
+    """What the start that failed last has written to its standard error, as a block."""
+    return [f"  the last lines of a worker of generation {generation} on its standard error", *(f"    {line}" for line in said)]
+
+
+def listening(listener: Mapping[str, Any]) -> str:
+    """A listener: its address and how many connections wait in its queue."""
+    queue = "?" if listener["queue"] is None else listener["queue"]
+    return f"{listener['address']} (queue {queue} of {listener['backlog'] or '?'})"
+
+
+def worker_note(worker: Mapping[str, Any]) -> str | None:
+    """Why a worker is still there, or won't be for long; None for most."""
+    if worker["waits_for"]:
+        return f"waits for {worker['waits_for']}"
+    return f"due for recycling: it {worker['recycled_for']}" if worker["recycled_for"] else None
+
+
+def _entry(label: str, text: str) -> list[str]:
+    """A labelled line of the status."""
+    return wrapped(text, 14, f"  {label:<12}")
 
 
 def history(upgrades: list[dict[str, Any]]) -> str:
@@ -94,9 +146,14 @@ def history(upgrades: list[dict[str, Any]]) -> str:
         release = each["release"] or "-"
         if each["recipe_of"]:
             release += f" (recipe of {each['recipe_of']})"
+        # What has no room at the end of the line gets one of its own.
+        beside = not sys.stdout.isatty() or len(release) <= columns() - _HISTORY_WIDTH
         lines.append(
             f"{each['started_at']:<20} {each['from']:>5} {each['to']:>5} {coloured(each['outcome'] or 'under way', 13)} "
-            f"{compact(each['took_seconds']):>6} {each['requested_by'].partition(' (')[0][:12]:<12} {release}")
+            f"{compact(each['took_seconds']):>6} {each['requested_by'].partition(' (')[0][:12]:<12} {release if beside else ''}"
+            .rstrip())
+        if not beside:
+            lines += wrapped(release, 4)
         why = ": ".join(text for text in (each["reason"], each["error"]) if text)
         if why and each["outcome"] != "done":
             lines += wrapped(why, 4)
@@ -122,38 +179,87 @@ def generation(document: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def wrapped(text: str, indent: int) -> list[str]:
-    """Lines that fit a terminal; one line for everything else."""
-    if not sys.stdout.isatty():
-        return [" " * indent + text]
-    import shutil
-    import textwrap
+# Between words, but not between a number and its unit.
+_BREAK = re.compile(r" (?!(?<=[0-9] )(?:d|h|min|s)\b)")
 
-    return textwrap.wrap(text, max(40, shutil.get_terminal_size().columns), initial_indent=" " * indent,
-                         subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+
+def columns() -> int:
+    """How wide standard output is, if it is a terminal."""
+    import shutil
+
+    return max(40, shutil.get_terminal_size().columns)
+
+
+def wrapped(text: str, indent: int, first: str | None = None, stream: TextIO | None = None) -> list[str]:
+    """Lines that fit a terminal, broken between words; one line for everything else. `first`: what the first line begins with,
+    by default the indent. A word too long for a line stays whole: an address or a path can then still be copied."""
+    head = " " * indent if first is None else first
+    if not (stream or sys.stdout).isatty():
+        return [head + text]
+    lines, width = [], columns()
+    line, begun = head, False
+    for word in _BREAK.split(text):
+        if begun and _visible(line) + _visible(word) > width:
+            lines.append(line.rstrip())
+            line = " " * indent
+        line, begun = f"{line}{word} ", True
+    return [*lines, line.rstrip()]
+
+
+def _visible(text: str) -> int:
+    """How many columns a text takes, its colours left out."""
+    return sum(len(part.partition("m")[2]) if number else len(part) for number, part in enumerate(text.split("\x1b")))
 
 
 def _value(value: Any) -> str:
     return "(none)" if value is None else " ".join(value) if isinstance(value, list) else str(value)
 
 
-def upgrade_line(upgrade: Mapping[str, Any]) -> str:
-    """One line on the running or the last upgrade."""
+def upgrade_line(upgrade: Mapping[str, Any], plain: bool = False) -> str:
+    """One line on the running or the last upgrade; `plain`: without colours of its own."""
     outcome = upgrade["outcome"] or "under way"
     recipe = f", recipe of {upgrade['recipe_of']}" if upgrade["recipe_of"] else ""
-    text = f"{upgrade['from']} -> {upgrade['to']}{recipe}, {upgrade['kind']}, {coloured(outcome)}"
+    text = f"{upgrade['from']} -> {upgrade['to']}{recipe}, {upgrade['kind']}, {outcome if plain else coloured(outcome)}"
     text += f" after {duration(upgrade['took_seconds'])}, asked for by {upgrade['requested_by']}"
     if upgrade["failures"]:
         text += f", {upgrade['failures']} failed"
     return text
 
 
+# What every event says, beside what happened.
+_HIDDEN = {"event", "time", "unix_time", "ready", "live", "target", "gate", "gate_reason", "replaced"}
+
+
 def event(document: Mapping[str, Any]) -> str:
     """One event as a line."""
-    hidden = {"event", "time", "unix_time", "ready", "live", "target", "gate", "gate_reason", "replaced"}
-    fields = " ".join(f"{key}={value}" for key, value in document.items() if key not in hidden and value is not None)
+    fields = " ".join(f"{key}={value}" for key, value in document.items() if key not in _HIDDEN and value is not None)
     counts = f"[{document['ready']}/{document['target']} ready]"
     return f"{document['time']} {document['event']:<18} {counts} {fields}".rstrip()
+
+
+def happened(document: Mapping[str, Any]) -> str:
+    """One event in words, with the time of day (UTC): for people who look on, in most cases short enough for 80 columns."""
+    text = progress_line(document) or _other_event(document)
+    number = document.get("generation")
+    return f"{document['time'][11:19]} " + text.replace(f", generation {number})", f", gen {number})", 1)
+
+
+def _other_event(document: Mapping[str, Any]) -> str:
+    match document["event"]:
+        case "upgrade-ended":
+            why = ": ".join(text for text in (document["reason"], document["error"]) if text)
+            because = f": {why}" if why and document["outcome"] != "done" else ""
+            ended = f"{document['outcome'].replace('-', ' ')} after {document['took']}{because}"
+            return f"upgrade to generation {document['generation']} {ended}"
+        case "worker-due":
+            return f"worker {document['index']} (pid {document['pid']}) is due for recycling: it {document['reason']}"
+        case "scaled":
+            return f"number of workers: {document['from']} -> {document['to']}"
+        case "generation-prepared":
+            return f"generation {document['generation']} prepared in {document['directory']}"
+    fields = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in document.items()
+                       if key not in _HIDDEN and value is not None)
+    return str(document["event"]).replace("-", " ") + (f": {fields}" if fields else "")
 
 
 class PlainProgress:
@@ -170,7 +276,7 @@ class PlainProgress:
     def step(self, document: Mapping[str, Any]) -> None:
         line = progress_line(document)
         if line is not None:
-            print(line, flush=True)
+            print("\n".join(wrapped(line, 4, "")), flush=True)
 
 
 class MovingProgress:
@@ -197,13 +303,13 @@ class MovingProgress:
     def step(self, document: Mapping[str, Any]) -> None:
         line = progress_line(document)
         if line is not None:
-            self._progress.console.print(line, markup=False)
+            self._progress.console.print("\n".join(wrapped(line, 4, "")), markup=False, soft_wrap=True)
         self._progress.update(self._task, total=document["target"], completed=document.get("replaced", 0))
 
 
 def progress_line(document: Mapping[str, Any]) -> str | None:
     """What an event means for somebody who waits for an upgrade; None if it means nothing."""
-    done = f"{document.get('replaced', 0)} of {document['target']}"
+    done = f" - {document['replaced']} of {document['target']} replaced" if "replaced" in document else ""
     who = f"worker {document.get('index')} (pid {document.get('pid')}, generation {document.get('generation')})"
     match document["event"]:
         case "upgrade-started":
@@ -214,7 +320,7 @@ def progress_line(document: Mapping[str, Any]) -> str | None:
         case "worker-starting":
             return f"{who} starting"
         case "worker-ready":
-            return f"{who} ready after {document['took']} - {done} replaced"
+            return f"{who} ready after {document['took']}{done}"
         case "worker-retiring":
             return f"{who} retiring: {document['reason']}"
         case "worker-gone":

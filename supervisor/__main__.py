@@ -16,9 +16,12 @@ from typing import Any
 
 from . import handover, settings
 from .attributes import Refused, renice
+from .known import look_up
 from .listeners import BadAddress, parse_address
-from .master import VERSION, CannotRun, Master, check_state, fail, look_up
+from .master import VERSION, CannotRun, Master, fail
 from .reloads import CAN_TAKE_OVER, CHECK_STATE, TAKE_OVER
+from .sinks import CannotLog
+from .succession import check_state
 
 
 def main() -> int:
@@ -44,7 +47,7 @@ def main() -> int:
         if inherited is None and wanted.nice is not None:
             renice(wanted.nice[0])  # first, since what workers may have depends on it
         return Master(wanted, os.environ, given, look_up(wanted), inherited).run()
-    except (settings.BadSetting, BadAddress, Refused) as error:
+    except (settings.BadSetting, BadAddress, Refused, CannotLog) as error:
         return fail(str(error), 2)
     except handover.Unreadable as error:
         return fail(f"cannot take over: {error}", 1)

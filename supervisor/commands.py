@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ..control import protocol
 from ..control.protocol import BadRequest, Request
-from . import einhorn, journal
+from . import einhorn, formats
 from .journal import Entry
 from .pool import Terms
 from .readiness import Notice, from_command
@@ -130,7 +130,7 @@ class Audience:
         """Pass one event on. `upgrade`: the upgrade's document where the event ends one."""
         self.recent.append(document)
         for session, request_id in list(self._events.items()):
-            session.send(protocol.reply(request_id, journal.sentence(entry), {"event": dict(document)}, wait=True))
+            session.send(protocol.reply(request_id, formats.sentence(entry), {"event": dict(document)}, wait=True))
         for session, followed in list(self._upgrades.items()):
             for request_id, number in followed:
                 self._tell_of_upgrade(session, request_id, number, entry, document, upgrade)
@@ -146,7 +146,7 @@ class Audience:
             self.forget_upgrade(session, number)
             session.send(protocol.failure(request_id, "stopping", "the master stops"))
         else:
-            session.send(protocol.reply(request_id, journal.sentence(entry), {"event": dict(document)}, wait=True))
+            session.send(protocol.reply(request_id, formats.sentence(entry), {"event": dict(document)}, wait=True))
 
     def status_changed(self, make: Callable[[], Mapping[str, Any]]) -> None:
         """Send the new status to those who follow it; one that reads slowly gets only the newest."""

@@ -25,6 +25,8 @@ from .processes import CannotStart, Exit, Launch, Processes
 MOST_AT_ONCE = 8
 LONGEST_LINE = 1000
 _TAIL = 4000
+# A process that was killed is gone in milliseconds, unless the kernel can't end it.
+PATIENCE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +40,14 @@ class Ended:
 
 @dataclass(slots=True, eq=False)
 class Errand:
-    """One command. `limit`: seconds."""
+    """One command. `limit`: seconds. `grace`: for so many seconds the master's end waits for it."""
 
     name: str
     launch: Launch
     limit: float
     done: Callable[[Ended], None]
     stdin: str | None = None
+    grace: float = 30.0
     deadline: float = 0.0
     timed_out: bool = False
     output: int | None = None
@@ -63,6 +66,11 @@ class Errands:
 
     def __bool__(self) -> bool:
         return bool(self._running or self._waiting)
+
+    @property
+    def grace(self) -> float:
+        """For how many seconds the master's end waits for those that run or wait."""
+        return max((errand.grace for errand in (*self._running.values(), *self._waiting)), default=0.0)
 
     @property
     def deadline(self) -> float | None:
@@ -109,7 +117,7 @@ class Errands:
                 errand.output, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
                 os.set_blocking(writer, True)
                 files.append(writer)
-                launch = replace(launch, stdin=stdin, stdout=writer)
+                launch = replace(launch, stdin=stdin, stdout=writer, stderr=writer)
             pid = self._processes.start(launch)
         except (CannotStart, OSError) as error:
             self._close(errand)
@@ -185,21 +193,24 @@ class Errands:
             self._waiting.append(_retold(each, made(Launch, each["launch"]), whom))
 
     def close(self) -> None:
-        """Kill them all."""
+        """Kill them all, and see them gone."""
         self._waiting.clear()
         for pid, errand in self._running.items():
             self._processes.signal(pid, signal.SIGKILL, group=True)
             self._close(errand)
+        for pid in self._running:
+            self._processes.wait_for(pid, PATIENCE)
+        self._running.clear()
 
 
 def _told(errand: Errand) -> dict[str, Any]:
-    return {"name": errand.name, "limit": errand.limit, "stdin": errand.stdin, "deadline": errand.deadline,
+    return {"name": errand.name, "limit": errand.limit, "grace": errand.grace, "stdin": errand.stdin, "deadline": errand.deadline,
             "timed_out": errand.timed_out, "cancelled": errand.cancelled}
 
 
 def _retold(told: Mapping[str, Any], launch: Launch, whom: Callable[[Errand], Callable[[Ended], None]]) -> Errand:
-    errand = Errand(told["name"], launch, told["limit"], lambda ended: None, told["stdin"], told["deadline"], told["timed_out"],
-                    cancelled=told["cancelled"])
+    errand = Errand(told["name"], launch, told["limit"], lambda ended: None, told["stdin"], told.get("grace", 30.0), told["deadline"],
+                    told["timed_out"], cancelled=told["cancelled"])
     errand.done = whom(errand)
     return errand
 

@@ -1,12 +1,7 @@
-"""What happened, as events with fields: computed from the pool before and after a fact, for the log and for listeners.
-
-Pure but for `Log`, which writes lines to a descriptor without ever waiting: a lost log must not cost a worker.
-"""
+"""What happened, as events with fields: computed from the pool before and after a fact, for the log and for listeners. Pure."""
 
 from __future__ import annotations
 
-import os
-import select
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -158,44 +153,3 @@ def event_document(entry: Entry, pool: Pool, wall: float) -> dict[str, Any]:
     if pool.running_upgrade is not None:
         document["replaced"] = replaced(pool, pool.running_upgrade)
     return document
-
-
-def sentence(entry: Entry) -> str:
-    """The entry and its fields: `worker ready index=2 pid=4711 generation=7 took=2.31s`."""
-    parts = [entry.name]
-    for key, value in entry.fields.items():
-        if value is None:
-            continue
-        text = str(value)
-        if not text or any(character in text for character in ' "=\n') or not text.isprintable():
-            text = '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
-        parts.append(f"{key}={text}")
-    return " ".join(parts)
-
-
-def text_line(entry: Entry, name: str, wall: float) -> str:
-    """One log line: `2026-01-02T03:04:05Z web worker ready index=2 pid=4711 generation=7 took=2.31s`."""
-    return f"{timestamp(wall)} {name} {sentence(entry)}"
-
-
-class Log:
-    """Lines to one descriptor. A reader that has stopped reading must not stop the master: lines that can't be written
-    at once are dropped, and counted in the next one that can."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._dropped = 0
-
-    def write(self, line: str) -> None:
-        """Write a line, whole or not at all; never waits, never raises."""
-        note = f"{self._dropped} log lines were dropped: nobody read them in time\n" if self._dropped else ""
-        # A pipe that polls as writable has room for PIPE_BUF bytes (pipe(7)): a line of that size can't block.
-        data = f"{note}{line}\n".encode(errors="replace")
-        data = data if len(data) <= select.PIPE_BUF else data[: select.PIPE_BUF - 1] + b"\n"
-        try:
-            if not select.select([], [self._fd], [], 0)[1]:
-                raise BlockingIOError
-            os.write(self._fd, data)
-            self._dropped = 0
-        except OSError:
-            self._dropped += 1

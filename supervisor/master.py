@@ -6,7 +6,6 @@ does both, and it does nothing in between that could wait.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -14,27 +13,50 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from ..control.protocol import BadRequest, Request, failure
 from ..control.server import Access, Server
 from ..control.server import Session as ServerSession
-from . import attributes, contract, journal, listeners, observe, planner, pool, recipes, report, systemd, watch
+from . import (
+    attributes,
+    contract,
+    journal,
+    labels,
+    listeners,
+    log,
+    observe,
+    planner,
+    pool,
+    recipes,
+    report,
+    succession,
+    systemd,
+    watch,
+)
+from .announcements import Announcements
 from .commands import Audience, Commands
 from .errands import Ended, Errand, Errands
-from .handover import Unreadable, made, plain
+from .handover import made, plain
+from .hooks import Hooks
 from .journal import Entry
+from .keeper import Keeper
+from .known import Known
 from .loop import Loop
 from .measures import Measures
-from .place import NoPlace, Place, Rights, claim, remove_pidfile, write_pidfile
-from .processes import CannotStart, Exit, Launch, Processes
+from .output import Output
+from .place import NoPlace, Place, claim, remove_pidfile, write_pidfile
+from .processes import CannotStart, Exit, Processes
 from .readiness import Notice, NotifySocket
 from .reloads import Reloads, descriptors_in
 from .settings import Settings
-from .sidecar import Sidecar
+from .sinks import CannotLog, Counts
+from .spawning import Spawner
+from .succession import check_state, listener_of, listener_state
 from .tally import Tally
-from .upgrades import CHECK, START_HOOK, Upgrades
+from .upgrades import Upgrades
+from .web import Web
 
 VERSION = "0.1.0"
 SIGNALS = [
@@ -46,10 +68,6 @@ STOPS = {signal.SIGINT: "graceful", signal.SIGUSR2: "graceful", signal.SIGTERM: 
 LONGEST_TURN = 0.05
 # Waking up so many seconds after a deadline is late. An ack is heard in the second round: one accepts, one reads.
 LATE, ROUNDS_WHEN_LATE = 0.2, 4
-HOOK_TIMEOUT = 30.0
-# What a reload can't change, or scaling has changed since.
-KEPT_BY_RELOAD = ("number", "bind", "backlog", "command_name", "socket_path", "socket_mode", "socket_group", "lockfile", "pidfile",
-                  "web")
 
 
 class CannotRun(RuntimeError):
@@ -80,9 +98,13 @@ class Master:
         self._started_at = time.monotonic()
         self._tally = Tally(None if inherited is None else inherited.get("tally"))
         self._loop = Loop(SIGNALS, self._tally.lag_seconds.add)
+        self._log = log.opened(settings, self._loop, environ, None if inherited is None else made(Counts, inherited.get("log", {})))
         # Whoever exec'ed us had blocked them all, so that none was lost meanwhile.
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         self._processes = Processes(None if inherited is None else inherited["processes"])
+        self._output = Output(self._loop, self._log, settings.worker_output, self._keep)
+        self._keeper = Keeper(self._processes, contract.inherited(environ), self._output.open_pipes, self.log,
+                              None if inherited is None else inherited.get("keeper"))
         self._most_sessions = max(16, self._processes.raise_descriptor_limit() // 2)
         self._page = watch.Page(None if inherited is None else inherited["page"])
         self._audience = Audience(() if inherited is None else inherited.get("recent", ()))
@@ -90,23 +112,26 @@ class Master:
         self._workers: dict[int, int] = {}  # pid → worker
         self._next_worker = 1
         self._errands = Errands(self._processes, self._loop)
-        self.upgrades = Upgrades(self, self._processes, self._loop, self._errands, settings, self._environ, self._attributes)
+        self._hooks = Hooks(self, self._errands, settings, self._attributes)
+        self.upgrades = Upgrades(self, self._processes, self._loop, self._errands, self._hooks, settings, self._environ,
+                                 self._attributes)
         self._reloads = Reloads(self, self._errands, self._environ, self._given["directory"], settings.reexec_as,
                                 0 if inherited is None else inherited["reloads"])
+        self._announcements = Announcements(settings, self._errands, contract.inherited(environ), self._web_user, self.log)
         self._systemd = systemd.Notifier(environ, None if inherited is None else made(systemd.Told, inherited["systemd"]))
         self._measures = Measures(self, self._page, settings.min_available_memory)
         self._listeners: list[listeners.Listener] = []
+        self._web_listeners: list[listeners.Listener] = []
         self._wake_at: float | None = self._started_at  # the first plan is due at once
         self._changed = False
         self._exit_code: int | None = None
         self._name = settings.command_name
         self._least_weight = journal.ATTENTION if settings.quiet else journal.DETAIL if settings.verbose else journal.NORMAL
-        self._log = journal.Log(2)
         self._place: Place | None = None
         self._notify: NotifySocket | None = None
         self._server: Server | None = None
         self._pidfile: str | None = None
-        self._sidecar: Sidecar | None = None
+        self._web: Web | None = None
         self.pool: pool.Pool  # there is none before the first generation is made
 
     # --- starting and ending ---
@@ -142,13 +167,15 @@ class Master:
         gunicorn = first.gunicorn.settings if first.gunicorn is not None else {}
         if gunicorn.get("proc_name") and not settings.given("command_name"):
             self._name = "".join(letter if letter.isalnum() else "_" for letter in gunicorn["proc_name"])[:64]
+        self._log.name = self._name
         self._place = claim(self._name, settings.socket_path, self._environ, self._rights, settings.lockfile)
         binds = list(settings.bind)
         if not binds and gunicorn and not given:
             binds = [recipes.bind_of(bind, gunicorn) for bind in gunicorn["bind"]]
         addresses = [listeners.parse_address(bind, settings.backlog) for bind in binds]
         self._listeners = listeners.open_all(addresses, given)
-        web = [] if settings.web is None else listeners.open_all([listeners.parse_address(settings.web)], given)
+        if settings.web is not None:
+            self._web_listeners = listeners.open_all([listeners.parse_address(settings.web)], given)
         unused = given.close_rest()
         pidfile = settings.pidfile or gunicorn.get("pidfile")
         if pidfile:
@@ -160,13 +187,16 @@ class Master:
         self.pool = observe.new_pool(first.recipe, target, _policy(settings))
         self.prepared[1] = first
         self._open_for_commands()
-        self._serve_web(web)
+        self._spawner = self._make_spawner()
+        for listener in self._web_listeners:
+            self._serve_web(listener, None)
         self._systemd.store([(each.label or listeners.stored_name(position), each.socket.fileno())
                              for position, each in enumerate(self._listeners)])
         self._say_how_it_started(first, gunicorn)
+        labels.ask_the_platform(self._errands, self._environ, self._labels_found, self._labels_not_found)
         if unused:
             self.log(Entry("inherited sockets unused", {"names": " ".join(unused), "so": "they are closed"}, journal.ATTENTION))
-        self.run_hook(first, "when_ready", [])
+        self._hooks.of_gunicorn(first, "when_ready", [])
         return True
 
     def _open_for_commands(self) -> None:
@@ -177,11 +207,15 @@ class Master:
         self._commands = Commands(self, self.upgrades, self._reloads, self._audience)
         _set_title(f"einhornpy: master {self._name}")
 
-    def _serve_web(self, web: list[listeners.Listener]) -> None:
+    def _make_spawner(self) -> Spawner:
+        assert self._notify is not None
+        return Spawner(self, self._processes, self._page, self._output, self.settings, self._attributes, self._listeners,
+                       self._notify.path)
+
+    def _serve_web(self, listener: listeners.Listener, inherited: Mapping[str, Any] | None) -> None:
         assert self._server is not None
-        for listener in web:
-            self._sidecar = Sidecar(self._processes, listener, contract.inherited(self._environ), self._name, self._web_user, None,
-                                    self._server.admit_onlooker, self.log)
+        self._web = Web(self, self._processes, self._errands, self._environ, listener, self._web_user, self._attributes,
+                        self._server.admit_onlooker, inherited)
 
     # --- one master after the other ---
 
@@ -202,7 +236,7 @@ class Master:
             "pool": plain(self.pool),
             "prepared": {str(number): {"gunicorn": plain(each.gunicorn), "guessed": each.guessed}
                          for number, each in self.prepared.items()},
-            "listeners": [_listener_state(each) for each in self._listeners],
+            "listeners": [listener_state(each) for each in self._listeners],
             "place": {"path": place.path, "notify_path": place.notify_path, "lock_path": place.lock_path,
                       "listener": place.listener.fileno(), "lock": place.lock},
             "notify": self._notify.fileno(),
@@ -213,15 +247,23 @@ class Master:
             "sessions": [session.hand_over() | {"role": self._audience.role_of(session)}
                          for session in self._server.sessions()],
             "systemd": plain(self._systemd.told),
-            "web": None if self._sidecar is None else _listener_state(self._sidecar.listener) | self._sidecar.hand_over(),
+            "web": None if self._web is None else listener_state(self._web_listeners[0]) | self._web.hand_over(),
+            "log": plain(self._log.hand_over()),
+            "labels": dict(self._log.found),
+            "announcements": self._announcements.hand_over(),
+            "keeper": self._keeper.hand_over(),
+            "output": self._output.hand_over(),
             "tally": self._tally.document(),
             "recent": [dict(each) for each in self._audience.recent],
-            "kept": {name: plain(getattr(self.settings, name)) for name in KEPT_BY_RELOAD},
+            "kept": succession.kept(self.settings),
         }
 
     def _take_over(self, state: Mapping[str, Any]) -> None:
         self._name, self._started_at, self._next_worker = state["name"], state["started_at"], state["next_worker"]
         self._least_weight = state["least_weight"]
+        self._log.name = self._name
+        self._output.take_over(state.get("output", []))
+        self._log.found = state.get("labels", {}) | self._log.found
         self.pool = replace(check_state(state), policy=_policy(self.settings))
         generations = self.pool.generations
         for number, each in state["prepared"].items():
@@ -229,29 +271,29 @@ class Master:
             if int(number) in generations:
                 self.prepared[int(number)] = recipes.Prepared(generations[int(number)].recipe, gunicorn, each["guessed"])
         self._workers = {worker.pid: worker.id for worker in self.pool.workers.values()}
-        self._listeners = [_listener_of(each) for each in state["listeners"]]
+        self._listeners = [listener_of(each) for each in state["listeners"]]
         place = state["place"]
         control = socket.socket(fileno=place["listener"])
         self._place = Place(place["path"], place["notify_path"], place["lock_path"], control, place["lock"])
         self._pidfile = state["pidfile"]
         self._notify = NotifySocket(self._loop, place["notify_path"], 0, self.notice, state["notify"])
+        self._spawner = self._make_spawner()
         self._errands.take_over(state["errands"], self._whom)
+        self._announcements.take_over(state.get("announcements", {}))
         self._open_for_commands()
         assert self._server is not None
         for told in state["sessions"]:
             self._audience.take_over(self._server.take_over(told), told["role"])
         web = state.get("web")
         if web is not None:
-            self._serve_web([_listener_of(web)])
-            assert self._sidecar is not None
-            self._sidecar.take_over(web)
+            self._web_listeners = [listener_of(web)]
+            self._serve_web(self._web_listeners[0], web)
         for worker in self.pool.workers.values():
             self._measures.expect(worker, time.monotonic())
         self._changed = True
         self.log(Entry("master replaced", {"pid": os.getpid(), "version": VERSION, "before": state["version"],
                                            "workers": len(self._workers), "by": state["reloaded_by"]}))
-        kept = state.get("kept", {})
-        stays = [name.replace("_", "-") for name in kept if plain(getattr(self.settings, name)) != kept[name]]
+        stays = succession.ignored(self.settings, state.get("kept", {}))
         if stays:
             why = "restart the master to change them"
             self.log(Entry("settings that stay as they were", {"settings": " ".join(stays), "so": why}, journal.ATTENTION))
@@ -259,7 +301,16 @@ class Master:
 
     def _whom(self, errand: Errand) -> Callable[[Ended], None]:
         """Who is to know how an errand of the master before us ended."""
-        return self.upgrades.resume_errand(errand) or (lambda ended: self._hook_ended(errand.name, ended))
+        if errand.name == labels.NAME:
+            return labels.answered(self._labels_found, self._labels_not_found)
+        for resume in (self.upgrades.resume_errand, self._announcements.resume_errand):
+            whom = resume(errand)
+            if whom is not None:
+                return whom
+        return lambda ended: self._hooks.ended(errand.name, ended)
+
+    def _keep(self, pipe: int) -> None:
+        self._keeper.keep(pipe)
 
     def has_signals(self) -> bool:
         return self._loop.has_signals()
@@ -314,22 +365,33 @@ class Master:
         if overruled:
             self.log(Entry("gunicorn settings overruled", {"settings": ", ".join(overruled)}))
 
+    def _labels_found(self, found: dict[str, str]) -> None:
+        self._log.found |= found
+        self._changed = True
+        self.log(Entry("labels found", found))
+
+    def _labels_not_found(self, reason: str) -> None:
+        self.log(Entry("labels not found", {"reason": reason}, journal.ATTENTION))
+
     def _clean_up(self) -> None:
         self.upgrades.stop_preparing()
         self._errands.close()
-        if self._sidecar is not None:
-            self._sidecar.close()
-            listeners.close_all([self._sidecar.listener])
+        if self._web is not None:
+            self._web.close()
         if self._server is not None:
             self._server.close()
         if self._notify is not None:
             self._notify.close()
-        listeners.close_all(self._listeners)
+        listeners.close_all([*self._listeners, *self._web_listeners])
         if self._place is not None:
             self._place.listener.close()
             self._place.close()
         if self._pidfile is not None:
             remove_pidfile(self._pidfile)
+        self._output.read_the_rest()
+        self._keeper.close()
+        self._output.close()
+        self._log.close()
         self._systemd.close()
         self._page.close()
         self._processes.close()
@@ -342,10 +404,11 @@ class Master:
         preparation = self.upgrades.preparation
         preparing = None if preparation is None else preparation.deadline
         deadlines = (self._wake_at, preparing, self._errands.deadline, self._measures.memory_at, self._systemd.deadline,
-                     None if self._sidecar is None else self._sidecar.deadline)
+                     None if self._web is None else self._web.deadline, self._keeper.deadline)
         soonest = min((deadline for deadline in deadlines if deadline is not None), default=None)
         if self._server is not None and self._server.waiting:
             soonest = now
+        self._output.on_turn()
         came = self._loop.wait(None if soonest is None else soonest - now)
         if soonest is not None and time.monotonic() > max(soonest, now) + LATE:
             # We were stopped, or the host is: hear first what was said in time, before anybody is judged by the clock.
@@ -360,8 +423,9 @@ class Master:
             self.upgrades.preparation.on_time(now)
         self._errands.on_time(now)
         self._measures.on_time(now)
-        if self._sidecar is not None:
-            self._sidecar.on_time(now)
+        self._keeper.on_time(now)
+        if self._web is not None:
+            self._web.on_time(now)
         self._advance(now + LONGEST_TURN)
         if self._changed:
             self._changed = False
@@ -392,6 +456,8 @@ class Master:
             return
         self._changed = True
         self._tally.observe(before, event, self.pool, now)
+        if self._web is not None and self.pool.generations.keys() != before.generations.keys():
+            self._web.generations_changed()
         for entry in journal.changes(before, event, self.pool, now):
             self.log(entry)
 
@@ -399,14 +465,18 @@ class Master:
         """Write an entry to the log and tell everybody who follows."""
         wall = time.time()
         if entry.weight >= self._least_weight:
-            self._log.write(journal.text_line(entry, self._name, wall))
+            self._log.entry(entry, wall)
         if entry.weight > journal.DETAIL:
             ended = None
             if entry.name == "upgrade ended":
                 ended = report.upgrade_document(self.pool, self.pool.history[-1], time.monotonic())
             document = journal.event_document(entry, self.pool, wall)
             self._audience.tell(entry, document, ended)
-            self._run_hook_for(entry, document)
+            self._hooks.of_event(entry, document)
+            if self._announcements.wants(entry):
+                assert self.pool.upgrade is not None
+                told = ended or report.upgrade_document(self.pool, self.pool.upgrade, time.monotonic())
+                self._announcements.tell(entry, told, self._name, self._log.labels, document)
 
     # --- facts ---
 
@@ -419,8 +489,14 @@ class Master:
                 # The second time somebody is in a hurry.
                 self.stop("now" if self.pool.stopping is not None else STOPS[number])
             case signal.SIGUSR1:
-                # One that is still starting may not have its handler yet, and would die of it.
-                self._signal_all(signal.SIGUSR1, only_ready=True)
+                try:
+                    self._log.reopen()
+                except CannotLog as error:
+                    self.log(Entry("log file not opened anew", {"reason": str(error)}, journal.ATTENTION))
+                for worker in self.pool.workers.values():
+                    # One that has no handler for it, or not yet, would die of it.
+                    if watch.catches(worker.pid, signal.SIGUSR1):
+                        self._processes.signal(worker.pid, signal.SIGUSR1)
             case signal.SIGTTIN:
                 self.scale(self.pool.target + 1)
             case signal.SIGTTOU:
@@ -436,17 +512,20 @@ class Master:
                 self._on_worker_exit(self.pool.workers[worker], exit)
             elif self.upgrades.preparation is not None and exit.pid == self.upgrades.preparation.pid:
                 self.upgrades.preparation.on_exit(exit)
-            elif self._sidecar is None or not self._sidecar.on_exit(exit):
+            elif not self._keeper.on_exit(exit) and (self._web is None or not self._web.on_exit(exit)):
                 self._errands.on_exit(exit)
         needed = {*self.pool.generations, self.upgrades.preparing}
         self.prepared = {number: each for number, each in self.prepared.items() if number in needed}
 
     def _on_worker_exit(self, worker: pool.Worker, exit: Exit) -> None:
         asks = observe.asks_for_upgrade(self.pool, worker, exit.status) and self.pool.running_upgrade is None
-        self.observe(pool.Exited(worker.id, exit.status, exit.error))
+        self.observe(pool.Exited(worker.id, exit.status, exit.error, self._output.last_lines(worker.id)))
+        self._output.worker_is_gone(worker.id)
         self._tally.worker_is_gone(self._page.requests(worker.id))
         self._page.give_back(worker.id)
-        self.run_hook(self.prepared[worker.generation], "child_exit", [[exit.pid, worker.index + 1]])
+        if self._web is not None:
+            self._web.worker_is_gone(worker.generation, exit.pid)
+        self._hooks.of_gunicorn(self.prepared[worker.generation], "child_exit", [[exit.pid, worker.index + 1]])
         if asks:
             asker = f"worker {worker.index} (pid {worker.pid}, exit code {exit.status})"
             self.upgrades.request(pool.Terms(), asker, frozenset({worker.index}))
@@ -484,7 +563,7 @@ class Master:
                 self._measures.look_at_host([self.pool.workers[action.worker]], time.monotonic())
             case planner.Abort():
                 self._processes.signal(self.pool.workers[action.worker].pid, signal.SIGABRT)
-                self.observe(pool.Aborted(action.worker, action.reason))
+                self.observe(pool.Aborted(action.worker, action.reason, self._output.last_lines(action.worker)))
             case planner.BeginHold():
                 self.observe(pool.HoldBegun())
                 self.upgrades.begin_check()
@@ -498,7 +577,7 @@ class Master:
                 self.observe(pool.Retired(action.worker, action.reason))
             case planner.Kill():
                 self._processes.signal(self.pool.workers[action.worker].pid, signal.SIGKILL, group=True)
-                self.observe(pool.Killed(action.worker, action.reason))
+                self.observe(pool.Killed(action.worker, action.reason, self._output.last_lines(action.worker)))
             case planner.RollBack():
                 self.observe(pool.RolledBack(action.reason, action.error))
             case planner.Finish():
@@ -507,7 +586,7 @@ class Master:
                 self.log(Entry("giving up", {"reason": action.reason, "error": action.error}, journal.ATTENTION))
                 self._exit_code = 3
             case planner.Leave():
-                self.run_hook(self.prepared[self.pool.current], "on_exit", [])
+                self._hooks.of_gunicorn(self.prepared[self.pool.current], "on_exit", [])
                 self._wait_for_errands()
                 self.log(Entry("master stopped", {"pid": os.getpid()}))
                 self._exit_code = 0
@@ -515,47 +594,17 @@ class Master:
 
     def _spawn(self, action: planner.Spawn) -> bool:
         worker, self._next_worker = self._next_worker, self._next_worker + 1
-        jitter = int.from_bytes(os.urandom(4), "little") / (1 << 32)
-        with contextlib.ExitStack() as closing:
-            try:
-                ours, theirs = socket.socketpair() if self.settings.command_socket_as_fd else (None, None)
-                if theirs is not None:
-                    closing.enter_context(theirs)
-                pid = self._processes.start(self._launch(action, worker, jitter, theirs))
-            except (CannotStart, OSError) as error:
-                self._page.give_back(worker)
-                self.observe(pool.SpawnFailed(action.index, action.generation, str(error)))
-                return False
-        self._workers[pid] = worker
-        if ours is not None and self._server is not None:
-            self._server.admit_worker(ours, pid)
-        self.observe(pool.Spawned(worker, action.index, action.generation, pid, jitter))
+        try:
+            started = self._spawner.spawn(action, worker)
+        except (CannotStart, OSError) as error:
+            self.observe(pool.SpawnFailed(action.index, action.generation, str(error)))
+            return False
+        self._workers[started.pid] = worker
+        if started.connection is not None and self._server is not None:
+            self._server.admit_worker(started.connection, started.pid)
+        self.observe(pool.Spawned(worker, action.index, action.generation, started.pid, started.jitter))
         self._measures.expect(self.pool.workers[worker], time.monotonic())
         return True
-
-    def _launch(self, action: planner.Spawn, worker: int, jitter: float, control: socket.socket | None) -> Launch:
-        """What a new worker is made of. `control`: its own connection to the control socket, if it gets one."""
-        assert self._place is not None
-        assert self._notify is not None
-        settings, generation, prepared = self.settings, self.pool.generations[action.generation], self.prepared[action.generation]
-        descriptors = [listener.socket.fileno() for listener in self._listeners]
-        adapter, command = None, generation.recipe.command
-        if prepared.gunicorn is not None:
-            page = (contract.FIRST_FD + len(descriptors), self._page.take(worker))
-            adapter = recipes.adapter_instructions(prepared, settings, self.pool.target, page, jitter)
-            descriptors.append(self._page.fd)
-            command = (prepared.gunicorn.python, recipes.ADAPTER, *prepared.gunicorn.arguments)
-        environment = contract.environment(
-            generation, index=action.index, master=os.getpid(), control_socket=self._place.path, notify_socket=self._notify.path,
-            families=[socket.AddressFamily(listener.socket.family).name for listener in self._listeners],
-            names=[listener.label for listener in self._listeners], stop_signal=settings.stop_signal, adapter=adapter,
-            control_fd=None if control is None else contract.FIRST_FD + len(descriptors),
-        )
-        if control is not None:
-            descriptors.append(control.fileno())
-        farewell = signal.Signals[settings.stop_signal] if settings.kill_children_on_exit else None
-        return Launch(command, generation.recipe.directory, environment, descriptors, farewell, attributes=self._attributes,
-                      seat=action.index)
 
     def _signal_all(self, number: signal.Signals, only_ready: bool = False) -> int:
         return sum(
@@ -563,43 +612,11 @@ class Master:
             if worker.state is pool.State.READY or not only_ready
         )
 
-    def run_hook(self, prepared: recipes.Prepared, name: str, arguments: list[Any]) -> None:
-        """Run one of the server hooks that gunicorn's arbiter would have run, in a process of its own."""
-        gunicorn = prepared.gunicorn
-        if gunicorn is None or name not in gunicorn.settings["hooks"]:
-            return
-        launch = recipes.hook_launch(prepared, gunicorn, name, arguments, self.pool.target, self._attributes.of_user_alone())
-        self._errands.send(Errand(name, launch, HOOK_TIMEOUT, lambda ended: self._hook_ended(name, ended)))
-
-    def _run_hook_for(self, entry: Entry, document: dict[str, Any]) -> None:
-        """Run the operator's hook for an event, if there is one. on_upgrade_start is no such one: it is waited for."""
-        well = entry.fields.get("outcome") in ("done", "superseded")
-        name = {"worker ready": "on_worker_ready", "worker gone": "on_worker_exit", "worker died": "on_worker_exit",
-                "upgrade ended": "on_upgrade_end" if well else "on_upgrade_failed"}.get(entry.name)
-        command = None if name is None else getattr(self.settings, name)
-        if name is not None and command is not None:
-            self.shell(name, command, self.settings.hook_timeout, lambda ended: self._hook_ended(name, ended), document)
-
-    def _hook_ended(self, name: str, ended: Ended) -> None:
-        if ended.reason is not None:
-            self.log(Entry("hook failed", {"hook": name, "reason": ended.reason, "last_line": ended.last_line},
-                           journal.ATTENTION))
-
-    def shell(
-        self, name: str, command: str, limit: float, done: Callable[[Ended], None], document: Mapping[str, Any],
-        **variables: str,
-    ) -> Errand:
-        assert self._place is not None
-        recipe = self.pool.generations[self.pool.current].recipe
-        environment = dict(recipe.environment) | {"EINHORNPY_SOCKET_PATH": self._place.path, "PWD": recipe.directory} | variables
-        return self._errands.shell(name, command, recipe.directory, environment, limit, done, document,
-                                   self._attributes.of_user_alone(), urgent=name in (START_HOOK, CHECK))
-
     def _wait_for_errands(self) -> None:
         """Let the last hooks finish; whoever asks us to stop once more doesn't want to wait for them."""
-        deadline = time.monotonic() + HOOK_TIMEOUT
-        while self._errands and time.monotonic() < deadline:
-            if self._loop.wait(deadline - time.monotonic()) & STOPS.keys():
+        begun = time.monotonic()
+        while (left := begun + self._errands.grace - time.monotonic()) > 0:
+            if self._loop.wait(left) & STOPS.keys():
                 return
             self._errands.on_time(time.monotonic())
             self._reap()
@@ -614,6 +631,10 @@ class Master:
         except Exception as error:  # a mistake of ours in one command must not take the workers' master down
             traceback.print_exc()
             session.send(failure(request.id, "internal-error", f"{type(error).__name__}: {error}"))
+
+    def metrics_environment(self, generation: int) -> dict[str, str]:
+        """What processes of a generation's app are given beside its recipe, for the app's own metrics."""
+        return {} if self._web is None else self._web.environment(generation)
 
     def identity(self) -> dict[str, Any]:
         assert self._place is not None
@@ -632,13 +653,14 @@ class Master:
             ],
             memory={worker.pid: watch.memory(worker.pid) for worker in self.pool.workers.values()},
             usage=self._usage(time.monotonic()),
-            labels=dict(self.settings.labels),
+            labels=self._log.labels, last_lines={worker: self._output.kept_lines(worker) for worker in self.pool.workers},
         )
 
     def tally(self) -> dict[str, Any]:
         """What has happened since the first master started, as numbers, and what this one costs: see docs/observability.md."""
         used = os.times()
         return self._tally.document(sum(self._page.requests(worker) for worker in self.pool.workers)) | {
+            "log": plain(self._log.counts),
             "master": {"cpu_seconds": used.user + used.system, "memory_bytes": watch.memory(os.getpid()),
                        "started_at": round(time.time() - (time.monotonic() - self._started_at), 3), "reloads": self._reloads.count},
         }
@@ -658,7 +680,7 @@ class Master:
     def scale(self, target: int) -> None:
         old = self.pool.target
         self.observe(pool.Scaled(target))
-        self.run_hook(self.prepared[self.pool.current], "nworkers_changed", [target, old])
+        self._hooks.of_gunicorn(self.prepared[self.pool.current], "nworkers_changed", [target, old])
 
     def recycle(self, index: int, by: str) -> int:
         """Let the ready worker of a seat be replaced; return its pid.
@@ -693,61 +715,6 @@ class Master:
         self.upgrades.stop_preparing()
         self.upgrades.drop_check()
         self.observe(pool.StopRequested(how))
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """Who and what the settings name. `observers`: a gid. `web_user`: (uid, gid) that the sidecar becomes, None for ours."""
-
-    attributes: attributes.Attributes
-    observers: int | None
-    rights: Rights
-    web_user: tuple[int, int] | None
-
-
-def look_up(settings: Settings) -> Known:
-    """Find who and what the settings name.
-
-    Raises:
-        Refused: somebody doesn't exist, or this process may not set something.
-    """
-    made = attributes.look_up(settings.user, settings.group, None if settings.nice is None else settings.nice[1],
-                              settings.rlimit, settings.cpu_affinity, settings.umask, settings.oom_score_adj)
-    observers = None if settings.observers is None else attributes.group_id(settings.observers, "--observers")
-    group = None if settings.socket_group is None else attributes.group_id(settings.socket_group, "--socket-group")
-    mode = settings.socket_mode
-    if mode is None:
-        mode = 0o666 if made.other_user or observers is not None else 0o600 if group is None else 0o660
-    web_user = attributes.web_user(settings.web_user)
-    return Known(made, observers, Rights(mode, group, enterable=bool(mode & 0o077)), web_user)
-
-
-def check_state(state: Mapping[str, Any]) -> pool.Pool:
-    """Read the pool of a state, and look whether the rest of it is there.
-
-    Raises:
-        Unreadable: something isn't.
-    """
-    missing = {"version", "given", "name", "started_at", "reloads", "next_worker", "least_weight", "pool", "prepared", "listeners",
-               "place", "notify", "pidfile", "page", "processes", "errands", "sessions", "systemd"} - state.keys()
-    if missing:
-        raise Unreadable(f"the state has no {', '.join(sorted(missing))}")
-    for each in state["listeners"]:
-        made(listeners.Address, each["address"])
-    for each in state["prepared"].values():
-        made(recipes.Gunicorn | None, each["gunicorn"])
-    made(systemd.Told, state["systemd"])
-    found: pool.Pool = made(pool.Pool, state["pool"])
-    return found
-
-
-def _listener_state(listener: listeners.Listener) -> dict[str, Any]:
-    return {"fd": listener.socket.fileno(), "address": plain(listener.address), "made": listener.made, "label": listener.label}
-
-
-def _listener_of(state: Mapping[str, Any]) -> listeners.Listener:
-    return listeners.Listener(made(listeners.Address, state["address"]), socket.socket(fileno=state["fd"]),
-                              state["made"] and (state["made"][0], state["made"][1]), state["label"])
 
 
 def _policy(settings: Settings) -> pool.Policy:

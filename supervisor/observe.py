@@ -65,7 +65,7 @@ def observe(pool: Pool, event: Event, now: float) -> Pool:
         case facts.SpawnFailed():
             if event.generation not in pool.generations:
                 raise Impossible(f"{event} with generations {[*pool.generations]}")
-            return _count_failure(pool, event.generation, f"cannot be started: {event.error}", event.error, now)
+            return _count_failure(pool, event.generation, f"cannot be started: {event.error}", event.error, (), now)
         case facts.Measured():
             measured = {key: replace(worker, memory=event.memory.get(key, worker.memory))
                         for key, worker in pool.workers.items()}
@@ -109,9 +109,9 @@ def _of_worker(pool: Pool, event: _OfWorker, now: float) -> Pool:
                 return pool
             return _with_worker(pool, replace(worker, state=State.RETIRING, retired_at=now))
         case facts.Aborted():
-            return _ended(pool, worker, replace(worker, aborted_at=now), event.reason, now)
+            return _ended(pool, worker, replace(worker, aborted_at=now), event, now)
         case facts.Killed():
-            return _ended(pool, worker, replace(worker, killed_at=now), event.reason, now)
+            return _ended(pool, worker, replace(worker, killed_at=now), event, now)
         case facts.Exited():
             return _tidy(_exited(pool, worker, event, now))
 
@@ -138,18 +138,18 @@ def _due(pool: Pool, worker: Worker, event: facts.Due, now: float) -> Pool:
     pool = _with_worker(pool, replace(worker, recycled_for=event.reason, over_memory=event.memory))
     upgrade = pool.running_upgrade
     if event.memory and upgrade is not None and upgrade.on_canary and worker.generation == upgrade.to_generation:
-        return _count_failure(pool, worker.generation, event.reason, None, now)
+        return _count_failure(pool, worker.generation, event.reason, None, (), now)
     return pool
 
 
-def _ended(pool: Pool, worker: Worker, after: Worker, reason: str, now: float) -> Pool:
+def _ended(pool: Pool, worker: Worker, after: Worker, event: facts.Aborted | facts.Killed, now: float) -> Pool:
     """A worker was told by force to go. Counted now, not when it is gone: a process that can't be killed must not hide
     a failure."""
     retired_at = now if worker.retired_at is None else worker.retired_at
     pool = _with_worker(pool, replace(after, state=State.RETIRING, retired_at=retired_at))
     if worker.state is State.RETIRING or pool.stopping:
         return pool
-    return _lost(pool, worker, reason, worker.error, now)
+    return _lost(pool, worker, event.reason, worker.error, event.lines, now)
 
 
 def _exited(pool: Pool, worker: Worker, event: facts.Exited, now: float) -> Pool:
@@ -164,17 +164,17 @@ def _exited(pool: Pool, worker: Worker, event: facts.Exited, now: float) -> Pool
         return pool if upgrade is None else replace(pool, upgrade=replace(upgrade, vacant=upgrade.vacant | {worker.index}))
     how = f"was ended by signal {-event.status}" if event.status < 0 else f"exited with code {event.status}"
     when = "before it was ready" if worker.ready_at is None else f"{now - worker.ready_at:.1f} s after it was ready"
-    return _lost(pool, worker, f"{how} {when}", worker.error or event.error, now)
+    return _lost(pool, worker, f"{how} {when}", worker.error or event.error, event.lines, now)
 
 
-def _lost(pool: Pool, worker: Worker, reason: str, error: str | None, now: float) -> Pool:
+def _lost(pool: Pool, worker: Worker, reason: str, error: str | None, lines: tuple[str, ...], now: float) -> Pool:
     """A worker that nobody had asked to go is no more; unless it had settled, or is on trial, its start has failed."""
     pool = _count_restart(pool, worker)
     upgrade = pool.running_upgrade
     on_trial = upgrade is not None and upgrade.to_generation == worker.generation
     if settled(pool, worker, now) and not on_trial:
         return pool
-    return _count_failure(pool, worker.generation, reason, error, now)
+    return _count_failure(pool, worker.generation, reason, error, lines, now)
 
 
 def _count_restart(pool: Pool, worker: Worker) -> Pool:
@@ -184,7 +184,7 @@ def _count_restart(pool: Pool, worker: Worker) -> Pool:
     return replace(pool, restarts={**pool.restarts, worker.index: pool.restarts.get(worker.index, 0) + 1})
 
 
-def _count_failure(pool: Pool, number: int, reason: str, error: str | None, now: float) -> Pool:
+def _count_failure(pool: Pool, number: int, reason: str, error: str | None, lines: tuple[str, ...], now: float) -> Pool:
     """A start of this generation failed: hold its next one back, longer each time until one of its workers has settled, and
     charge the upgrade that wants it."""
     generation = pool.generations[number]
@@ -197,12 +197,13 @@ def _count_failure(pool: Pool, number: int, reason: str, error: str | None, now:
     delay = delay_after(failures, pool.policy.first_delay)
     pool = _with_generation(
         pool,
-        replace(generation, failures_in_a_row=failures, failed_at=now, not_before=now + delay, error=error or reason),
+        replace(generation, failures_in_a_row=failures, failed_at=now, not_before=now + delay, error=error or reason,
+                lines=lines),
     )
     upgrade = pool.running_upgrade
     if upgrade is not None and upgrade.to_generation == number and not upgrade.rolling_back:
         pool = replace(pool, upgrade=replace(upgrade, failures=upgrade.failures + 1, reason=f"a worker {reason}",
-                                             error=error))
+                                             error=error, lines=lines))
     return pool
 
 

@@ -77,6 +77,8 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
+    """`error`: why its last start failed, `lines`: the last lines of standard error of that start."""
+
     number: int
     recipe: Recipe
     proven: bool = False
@@ -84,6 +86,7 @@ class Generation:
     failed_at: float = 0.0
     not_before: float = 0.0
     error: str | None = None
+    lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +138,9 @@ class Upgrade:
     """One change of generation. `outcome`: None while it runs, then done, rolled-back, aborted or superseded.
 
     `on_canary`: the exchange waits for the canary's hold to end; `held_since`: since when all canaries are there.
-    `check`: None, waiting, running or passed. `refusal`: why it has to go back now. `vacant`: seats whose workers left
-    in order to be replaced by the new code. `replaced`: how many ready workers its generation had in the end.
+    `lines`: the last lines of standard error of the start that failed last. `check`: None, waiting, running or passed. `refusal`:
+    why it has to go back now. `vacant`: seats whose workers left in order to be replaced by the new code. `replaced`: how many
+    ready workers its generation had in the end.
     """
 
     from_generation: int
@@ -160,6 +164,7 @@ class Upgrade:
     failures: int = 0
     reason: str | None = None
     error: str | None = None
+    lines: tuple[str, ...] = ()
     outcome: str | None = None
     replaced: int = 0
     ended_at: float | None = None
@@ -282,10 +287,11 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Aborted:
-    """SIGABRT went to it: it hangs, and is to say where."""
+    """SIGABRT went to it: it hangs, and is to say where. `lines` as in `Killed`."""
 
     worker: int
     reason: str
+    lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,19 +304,22 @@ class Retired:
 
 @dataclass(frozen=True, slots=True)
 class Killed:
-    """SIGKILL went to its process group."""
+    """SIGKILL went to its process group. `lines`: the last ones of its standard error."""
 
     worker: int
     reason: str
+    lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """`status`: the exit code, or minus the number of the signal that ended it. `error`: why it never ran, if so."""
+    """`status`: the exit code, or minus the number of the signal that ended it. `error`: why it never ran, if so. `lines` as in
+    `Killed`."""
 
     worker: int
     status: int
     error: str | None = None
+    lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

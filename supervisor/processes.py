@@ -31,8 +31,8 @@ class Launch:
     """What a child is made of.
 
     `descriptors` become 3, 4, … in the child; everything else above 2 is closed. `parent_death_signal`: sent to the
-    child when this process dies (None: nothing is). `stdin`, `stdout`: descriptors for its standard input, and for its
-    standard output and error, or None to share ours. `attributes`: what it is made to be (None: what we are); `seat`: for
+    child when this process dies (None: nothing is). `stdin`, `stdout`, `stderr`: descriptors for its standard input, output and
+    error, or None to share ours. `attributes`: what it is made to be (None: what we are); `seat`: for
     those that differ from worker to worker.
     """
 
@@ -42,6 +42,7 @@ class Launch:
     descriptors: Sequence[int] = ()
     parent_death_signal: int | None = None
     stdout: int | None = None
+    stderr: int | None = None
     stdin: int | None = None
     attributes: Attributes | None = None
     seat: int = 0
@@ -111,7 +112,7 @@ class Processes:
             parent = os.getppid()
             os.setpgid(0, 0)
             # First of all, while our own high limit still says how many there may be.
-            _arrange_descriptors([*launch.descriptors, self._errors_end], launch.stdin, launch.stdout)
+            _arrange_descriptors([*launch.descriptors, self._errors_end], launch.stdin, launch.stdout, launch.stderr)
             self._errors_end = FIRST_FD + len(launch.descriptors)
             resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
             environment = dict(launch.environment)
@@ -232,18 +233,18 @@ def _die_with_parent(number: int, parent: int) -> None:
         os._exit(0)
 
 
-def _arrange_descriptors(descriptors: Sequence[int], stdin: int | None, stdout: int | None) -> None:
+def _arrange_descriptors(
+    descriptors: Sequence[int], stdin: int | None, stdout: int | None, stderr: int | None
+) -> None:
     """Move `descriptors` to 3, 4, … (inheritable, but for the last one) and close all others above 2."""
     import fcntl
 
-    if stdin is not None:
-        os.dup2(stdin, 0)
-    if stdout is not None:
-        os.dup2(stdout, 1)
-        os.dup2(stdout, 2)
     last = FIRST_FD + len(descriptors)
     # First out of the way, since a target may be the source of another.
     parked = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, last) for fd in descriptors]
+    for target, fd in enumerate((stdin, stdout, stderr)):
+        if fd is not None:
+            os.dup2(fd, target)
     for target, fd in enumerate(parked, FIRST_FD):
         os.dup2(fd, target, inheritable=target < last - 1)
     os.closerange(last, os.sysconf("SC_OPEN_MAX"))

@@ -296,13 +296,15 @@ def _python_of(head: list[str], environment: Mapping[str, str]) -> str | None:
 
 
 def adapter_instructions(
-    prepared: Prepared, settings: Settings, target: int, page: tuple[int, int], jitter: float
+    prepared: Prepared, settings: Settings, target: int, page: tuple[int, int], jitter: float, stderr: int | None
 ) -> str:
-    """What the adapter in a worker is told, as JSON. `page`: descriptor and offset of its slot. `jitter`: 0 to 1."""
+    """What the adapter in a worker is told, as JSON. `page`: descriptor and offset of its slot. `jitter`: 0 to 1. `stderr`: the
+    descriptor that is its standard error as soon as it is ready, None where it has that already."""
     recipe = prepared.recipe
     return json.dumps({
         "mode": "worker",
         "page": page,
+        "stderr": stderr,
         "workers": target,
         "timeout": recipe.timeout,
         "max_requests": recipe.max_requests and recipe.max_requests + round(jitter * recipe.max_requests_jitter),

@@ -129,8 +129,9 @@ def descriptors_in(document: Mapping[str, Any]) -> Iterable[int]:
     """Every descriptor that a state speaks of."""
     place, running = document["place"], document["errands"]["running"]
     return [
-        *(each["fd"] for each in (document.get("web"),) if each is not None),
+        *(each["fd"] for each in (document.get("web"), document.get("keeper")) if each is not None),
         place["listener"], place["lock"], document["notify"], document["page"]["fd"], *document["processes"]["errors"],
         *(each["fd"] for each in document["listeners"]), *(each["fd"] for each in document["sessions"]),
+        *(each["fd"] for each in document.get("output", ()) if each["fd"] >= 0),
         *(each["output"] for each in running if each["output"] is not None),
     ]

@@ -89,6 +89,7 @@ def upgrade_document(pool: Pool, upgrade: Upgrade, now: float) -> dict[str, Any]
         "failures": upgrade.failures,
         "reason": upgrade.reason,
         "error": upgrade.error,
+        "last_lines": list(upgrade.lines),
         "requested_by": upgrade.requested_by,
         "canary": upgrade.terms.canary or None,
         "check": upgrade.check,
@@ -101,6 +102,17 @@ def upgrade_document(pool: Pool, upgrade: Upgrade, now: float) -> dict[str, Any]
     }
 
 
+def _failed_start(pool: Pool) -> dict[str, Any] | None:
+    """The last start that failed and has not been made good since: why, and the end of its standard error."""
+    generation = pool.generations[pool.current]
+    if pool.upgrade is not None and pool.upgrade.failures and pool.upgrade.outcome != "done":
+        upgrade = pool.upgrade
+        return {"generation": upgrade.to_generation, "error": upgrade.error or upgrade.reason, "last_lines": list(upgrade.lines)}
+    if generation.failures_in_a_row and pool.ready < pool.target:
+        return {"generation": generation.number, "error": generation.error, "last_lines": list(generation.lines)}
+    return None
+
+
 def _hold_left(upgrade: Upgrade, now: float) -> float | None:
     if not upgrade.running or upgrade.held_since is None or upgrade.terms.hold is None:
         return None
@@ -108,10 +120,11 @@ def _hold_left(upgrade: Upgrade, now: float) -> float | None:
 
 
 def worker_documents(
-    pool: Pool, now: float, memory: Mapping[int, int | None], usage: Mapping[int, Mapping[str, Any]]
+    pool: Pool, now: float, memory: Mapping[int, int | None], usage: Mapping[int, Mapping[str, Any]],
+    last_lines: Mapping[int, list[str]],
 ) -> list[dict[str, Any]]:
     """The `workers` part of the status document. `memory`: pid → resident bytes. `usage`: worker → what the shared page
-    says of it: `requests`, `in_flight`, `busy_share`."""
+    says of it: `requests`, `in_flight`, `busy_share`. `last_lines`: worker → the end of its standard error."""
     return [
         {
             "index": worker.index,
@@ -126,6 +139,7 @@ def worker_documents(
             "in_flight": usage.get(worker.id, {}).get("in_flight"),
             "busy_share": usage.get(worker.id, {}).get("busy_share"),
             "recycled_for": worker.recycled_for,
+            "last_lines": last_lines.get(worker.id, []),
             "waits_for": _waits_for(pool, worker, now, usage.get(worker.id, {}).get("in_flight")),
         }
         for worker in sorted(pool.workers.values(), key=lambda worker: (worker.index, worker.id))
@@ -148,7 +162,7 @@ def _waits_for(pool: Pool, worker: Worker, now: float, in_flight: int | None) ->
 def status_document(
     pool: Pool, now: float, *, name: str, started_at: float, master: Mapping[str, Any],
     listeners: Iterable[Mapping[str, Any]], memory: Mapping[int, int | None], usage: Mapping[int, Mapping[str, Any]],
-    labels: Mapping[str, str],
+    labels: Mapping[str, str], last_lines: Mapping[int, list[str]],
 ) -> dict[str, Any]:
     """The whole status document."""
     verdict, reason = gate(pool)
@@ -165,7 +179,8 @@ def status_document(
         "labels": dict(labels),
         "uptime_seconds": round(now - started_at, 3),
         "master": dict(master),
-        "workers": worker_documents(pool, now, memory, usage),
+        "workers": worker_documents(pool, now, memory, usage, last_lines),
         "listeners": [dict(each) for each in listeners],
+        "failed_start": _failed_start(pool),
         "upgrade": None if pool.upgrade is None else upgrade_document(pool, pool.upgrade, now),
     }

@@ -189,6 +189,32 @@ def label(value: Any) -> tuple[str, str]:
     return key, rest
 
 
+def endpoint(value: Any) -> str:
+    """Parse `HOST:PORT`, with an IPv6 address in brackets."""
+    found = re.fullmatch(r"(\[[0-9A-Fa-f:.%a-z]+\]|[^\s:\[\]/]+):([0-9]{1,5})", value) if isinstance(value, str) else None
+    if not found or not 0 < int(found[2]) < 65536:
+        raise ValueError("HOST:PORT")
+    return found[0]
+
+
+def url(value: Any) -> str:
+    """Parse the URL of a webhook."""
+    if not isinstance(value, str) or not re.fullmatch(r"https?://[^\s/?#]+\S*", value):
+        raise ValueError("a URL that begins with http:// or https://")
+    return value
+
+
+def one_of(*words: str) -> Callable[[Any], str]:
+    """A parser of one word out of these."""
+
+    def parse(value: Any) -> str:
+        if value not in words:
+            raise ValueError(f"{', '.join(words[:-1])} or {words[-1]}")
+        return str(value)
+
+    return parse
+
+
 def yes_or_no(value: Any) -> bool:
     """Parse a switch."""
     if isinstance(value, bool):
@@ -311,6 +337,21 @@ OPTIONS = (
            "Serve metrics, probes and a page here: HOST:PORT, [V6]:PORT or unix:PATH, by a process that may only look.", "ADDR"),
     Option("web_user", ("--web-user",), text, None,
            "Who that process is, where the master is root. Default: nobody.", "USER"),
+    Option("statsd", ("--statsd",), endpoint, (),
+           "Count deploy events here, by UDP: events.deploy.NAME.started, .done, .refused. May be given several times.", "HOST:PORT",
+           many=True),
+    Option("graphite", ("--graphite",), endpoint, (),
+           "Send the same to Graphite, by TCP, in its plaintext protocol. May be given several times.", "HOST:PORT", many=True),
+    Option("webhook", ("--webhook",), url, (),
+           "POST deploy events here, as JSON with a text that Slack shows. May be given several times.", "URL", many=True),
+    Option("log_format", ("--log-format",), one_of("text", "json", "logfmt"), "text",
+           "What a log line looks like: text, json or logfmt.", "FORMAT"),
+    Option("log_to", ("--log-to",), one_of("stderr", "journal", "syslog"), "stderr",
+           "Where the log goes: stderr, journal (journald, with fields) or syslog.", "WHERE"),
+    Option("log_file", ("--log-file",), path, None,
+           "Append the log to this file instead; USR1 opens it anew.", "PATH"),
+    Option("worker_output", ("--worker-output",), one_of("inherit", "prefix", "json"), "inherit",
+           "What workers print: inherit (it goes where ours goes), or into the log, line by line, with a prefix or as json.", "HOW"),
     Option("quiet", ("-q", "--quiet"), yes_or_no, False, "Log only what needs attention.", switch=True),
     Option("verbose", ("-v", "--verbose"), yes_or_no, False, "Log details too.", switch=True),
 )
@@ -376,6 +417,13 @@ class Settings:
     labels: tuple[tuple[str, str], ...]
     web: str | None
     web_user: str | None
+    statsd: tuple[str, ...]
+    graphite: tuple[str, ...]
+    webhook: tuple[str, ...]
+    log_format: str
+    log_to: str
+    log_file: str | None
+    worker_output: str
     quiet: bool
     verbose: bool
     origin: Mapping[str, str] = field(default_factory=dict)
@@ -416,7 +464,7 @@ def load(flags: Mapping[str, Any], command: Sequence[str], environ: Mapping[str,
     if values["command_name"] is None:
         basename = os.path.basename(values["command"][0])
         values["command_name"] = re.sub(r"[^A-Za-z0-9_.@-]", "_", basename).lstrip(".@-")[:64] or "worker"
-    for key in ("socket_path", "lockfile", "pidfile", "chdir"):
+    for key in ("socket_path", "lockfile", "pidfile", "chdir", "log_file"):
         if values[key] is not None:
             values[key] = os.path.join(directory, values[key])
     values["chdir"] = values["chdir"] or directory
@@ -433,6 +481,8 @@ def load(flags: Mapping[str, Any], command: Sequence[str], environ: Mapping[str,
         raise BadSetting(
             f"{origin['max_lifetime']}: {values['max_lifetime']:g} s are not more than the min ready seconds, "
             f"{values['min_ready_seconds']:g}, so every worker would be due before it counts")
+    if values["log_file"] is not None and values["log_to"] != "stderr":
+        raise BadSetting(f"{origin['log_file']}: the log goes to {values['log_to']} ({origin['log_to']}): expected one of them")
     if 0 < values["max_memory_hard"] <= values["max_memory"]:
         raise BadSetting(f"{origin['max_memory_hard']}: {values['max_memory_hard']} bytes are not more than max memory, "
                          f"{values['max_memory']} bytes: expected more, or a worker is killed before it can be replaced")

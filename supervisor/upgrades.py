@@ -15,6 +15,7 @@ from . import journal, lineage, recipes, report
 from . import pool as facts
 from .attributes import Attributes
 from .errands import Ended, Errand, Errands
+from .hooks import CHECK, START_HOOK, Hooks
 from .journal import Entry
 from .loop import Loop
 from .processes import Processes
@@ -22,8 +23,6 @@ from .settings import Settings
 
 # A check runs at most as long as the hold, but has at least this long.
 SHORTEST_CHECK_TIMEOUT = 60.0
-# What the errands are called whose end this module waits for.
-START_HOOK, CHECK = "on_upgrade_start", "check"
 # One environment variable has room for 128 KiB (execve(2), MAX_ARG_STRLEN).
 LONGEST_STATUS = 100_000
 
@@ -39,20 +38,18 @@ class Host(Protocol):
     def identity(self) -> dict[str, Any]: ...
     def status(self) -> dict[str, Any]: ...
     def worker_of(self, pid: int) -> int: ...
-    def run_hook(self, prepared: recipes.Prepared, name: str, arguments: list[Any]) -> None: ...
-    def shell(self, name: str, command: str, limit: float, done: Callable[[Ended], None], document: Mapping[str, Any],
-              **variables: str) -> Errand: ...
 
 
 class Upgrades:
     """The upgrades of one master. `preparing`: the number of the generation that was last asked for."""
 
-    def __init__(self, host: Host, processes: Processes, loop: Loop, errands: Errands, settings: Settings,
+    def __init__(self, host: Host, processes: Processes, loop: Loop, errands: Errands, hooks: Hooks, settings: Settings,
                  environ: Mapping[str, str], attributes: Attributes) -> None:
         self._host = host
         self._processes = processes
         self._loop = loop
         self._errands = errands
+        self._hooks = hooks
         self._settings = settings
         self._environ = environ
         self._attributes = attributes.of_user_alone()
@@ -83,7 +80,7 @@ class Upgrades:
         assert upgrade is not None
         document = {"event": "upgrade-start", "time": report.timestamp(time.time()), "name": self._host.identity()["name"],
                     "upgrade": report.upgrade_document(self._host.pool, upgrade, time.monotonic())}
-        self._start_hook = self._host.shell(START_HOOK, self._settings.on_upgrade_start, self._settings.hook_timeout,
+        self._start_hook = self._hooks.shell(START_HOOK, self._settings.on_upgrade_start, self._settings.hook_timeout,
                                             self._start_hook_ended, document)
         return number
 
@@ -122,7 +119,7 @@ class Upgrades:
             self._host.observe(facts.UpgradePrepared(number, result.recipe, target if changed else None))
             self._say_what_cannot_change(old, result)
             if changed:
-                self._host.run_hook(result, "nworkers_changed", [target, before])
+                self._hooks.of_gunicorn(result, "nworkers_changed", [target, before])
 
         self.preparation = recipes.Preparation(self._processes, self._loop, self._settings, self._blueprint(upgrade.terms),
                                                self._attributes, done)
@@ -251,7 +248,7 @@ class Upgrades:
         document = self._host.status()
         if len(json.dumps(document)) > LONGEST_STATUS:
             document["workers"] = []
-        self._check = self._host.shell(CHECK, upgrade.terms.check, limit, self._check_ended, document,
+        self._check = self._hooks.shell(CHECK, upgrade.terms.check, limit, self._check_ended, document,
                                        EINHORNPY_STATUS=json.dumps(document), EINHORNPY_GENERATION=str(number),
                                        EINHORNPY_RELEASE=upgrade.terms.release or "")
 

@@ -139,6 +139,16 @@ def memory(pid: int) -> int | None:
         return None
 
 
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal (proc(5), `SigCgt`)."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            mask = next(line for line in file if line.startswith(b"SigCgt:"))
+        return bool(int(mask.split()[1], 16) >> (number - 1) & 1)
+    except (OSError, StopIteration, ValueError):
+        return False
+
+
 def group_memory(groups: Iterable[int], enough: int) -> dict[int, int]:
     """Bytes that each process group uses. Resident bytes count shared pages in every process that has them; where they
     come to `enough` or more, the proportional set size (proc(5), `smaps_rollup`) is asked, which costs more to find. Empty

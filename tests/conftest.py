@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .harness import Master, adopt_orphans, reap_leftovers, wait_until
+from .harness import Master, adopt_orphans, children, reap_leftovers, wait_until
 
 adopt_orphans()
 
@@ -55,6 +55,8 @@ def start(place: Path) -> Iterator[Callable[..., Master]]:
             master.process.wait(60)
         finally:
             master.close()
+    # One whose master was killed leaves when the last worker has: at once, but by itself.
+    wait_until(lambda: not any("keeper_process" in command for _, command in children()), "the keepers gone")
     left = reap_leftovers()
     assert not left, f"processes left behind: {left}\n" + "\n".join(master.log() for master in masters)
     sockets = [str(path) for path in place.glob("run/einhornpy/*")]

@@ -211,6 +211,12 @@ class Master:
         return host, int(port)
 
     @property
+    def web_address(self) -> tuple[str, int]:
+        """Where the sidecar listens, over TCP."""
+        host, _, port = self.wait_log(" web started ").partition(" listen=")[2].strip().rpartition(":")
+        return host, int(port)
+
+    @property
     def web(self) -> str:
         """Where the sidecar serves, `http://HOST:PORT`, as soon as it has been started."""
         return "http://" + self.wait_log("web started").partition(" listen=")[2].split()[0]
@@ -261,6 +267,19 @@ def descendants() -> Iterator[int]:
         # A thread that has just ended has left its children to another one.
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             yield from map(int, (entry / "children").read_text().split())
+
+
+def children() -> list[tuple[int, str]]:
+    """The pid and command line of every child of ours that lives."""
+    found = []
+    for pid in descendants():
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if command:  # one that is dead has none
+            found.append((pid, command))
+    return found
 
 
 def reap_leftovers() -> list[str]:

@@ -6,10 +6,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import click
 import pytest
@@ -19,20 +21,45 @@ from einhornpy.supervisor import contract, settings
 from einhornpy.supervisor.pool import Generation, Recipe
 from einhornpy.worker import gunicorn_adapter
 
-from .harness import ROOT, Master
+from .harness import BIN, DEADLINE, ROOT, Master
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")),
          *sorted((ROOT / "examples").rglob("*.md"))]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
-def test_the_reference_is_up_to_date() -> None:
-    spec = importlib.util.spec_from_file_location("generate_reference", ROOT / "docs" / "generate_reference.py")
+def generator(name: str) -> ModuleType:
+    """A script of docs/ that writes a page."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert (ROOT / "docs" / "reference.md").read_text() == module.reference()
+    return module
+
+
+def test_the_reference_is_up_to_date() -> None:
+    assert (ROOT / "docs" / "reference.md").read_text() == generator("generate_reference").reference()
+
+
+def test_the_man_page_is_up_to_date_well_formed_and_installed() -> None:
+    page = ROOT / "docs" / "man" / "einhornpy.1"
+    module = generator("generate_man")
+    assert page.read_text() == module.page()
+    assert {*gate.CODES.values(), *gate.OUTCOMES.values()} <= {*module.EXIT_CODES}
+    lint = subprocess.run(["mandoc", "-Tlint", "-Werror", str(page)], capture_output=True, text=True, timeout=DEADLINE)
+    assert (lint.returncode, lint.stdout + lint.stderr) == (0, "")
+    shown = subprocess.run(["mandoc", "-Tutf8", "-Owidth=78", str(page)], capture_output=True, text=True, timeout=DEADLINE).stdout
+    shown = re.sub(".\b", "", shown)
+    for name in cli.list_commands(click.Context(cli)):
+        assert f"       einhornpy {name}" in shown, name
+    for option in settings.OPTIONS:
+        assert option.flags[-1] in shown
+    installed = Path(sys.prefix) / "share" / "man" / "man1" / "einhornpy.1"
+    assert installed.read_text() == page.read_text()
+    environment = {"PATH": f"{BIN}:/usr/bin:/bin", "HOME": "/nonexistent", "LANG": "C.UTF-8"}
+    found = subprocess.run(["man", "-w", "einhornpy"], env=environment, capture_output=True, text=True, timeout=DEADLINE)
+    assert found.stdout.strip() == str(installed), found.stderr
 
 
 @each_page

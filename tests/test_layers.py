@@ -19,6 +19,9 @@ PURE = {
     "lineage": {"__future__", "collections", "re", "typing"},
     "planner": {"__future__", "collections", "dataclasses"},
     "report": {"__future__", "collections", "time", "typing"},
+    "formats": {"__future__", "collections", "json", "time", "typing"},
+    "journal": {"__future__", "collections", "dataclasses", "typing"},
+    "tally": {"__future__", "bisect", "collections", "dataclasses", "typing"},
     "contract": {"__future__", "collections"},
 }
 
@@ -58,13 +61,22 @@ def test_supervisor(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "control").glob("*.py")), ids=lambda path: path.stem)
 def test_control(path: Path) -> None:
-    allowed = {"cli": {"click"}, "show": {"rich"}, "einhorn": {"yaml"}}.get(path.stem, set())
+    allowed = {"cli": {"click"}, "completion": {"click"}, "show": {"rich"}, "top": {"rich", "textual"},
+               "einhorn": {"yaml"}}.get(path.stem, set())
     assert absolute(path) <= STDLIB | allowed
     beyond = {module for module in imports(path) if module.startswith("..")}
     assert beyond <= ({"..supervisor", "..supervisor.settings"} if path.stem == "cli" else set())
     assert imports(path).get("..supervisor", set()) <= {"settings"}
     if path.stem in ("protocol", "gate", "einhorn"):
         assert not absolute(path) & {"os", "socket", "time", "select", "signal"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "control" / "web").glob("*.py")), ids=lambda path: path.stem)
+def test_web(path: Path) -> None:
+    assert absolute(path) <= STDLIB | {"prometheus_client", "gunicorn"}
+    beyond = {module for module in imports(path) if module.startswith("..")}
+    assert beyond <= {"..", "..client", "..protocol", "..privileges"}
+    assert imports(path).get("..", set()) <= {"gate", "protocol"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "worker").glob("*.py")), ids=lambda path: path.stem)
@@ -91,7 +103,8 @@ def test_what_the_master_loads() -> None:
 
 def test_what_status_loads() -> None:
     modules = loaded("import einhornpy.control.cli, einhornpy.control.show")
-    assert not modules & {"asyncio", "psutil", "rich", "prometheus_client", "gunicorn", "einhornpy.supervisor", "yaml"}
+    assert not modules & {"asyncio", "psutil", "rich", "prometheus_client", "gunicorn", "einhornpy.supervisor", "yaml",
+                          "textual", "einhornpy.control.top", "einhornpy.control.completion"}
 
 
 def test_the_package_is_a_namespace_without_code() -> None:

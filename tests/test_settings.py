@@ -33,6 +33,10 @@ SAMPLES: dict[str, tuple[str, Any, str]] = {
     "umask": ("027", 0o27, "9"), "oom_score_adj": ("-500", -500, "1001"), "reexec_as": ("a 'b c'", ("a", "b c"), "'"),
     "labels": ("region=eu", (("region", "eu"),), "1=x"), "web": ("127.0.0.1:9110", "127.0.0.1:9110", ""),
     "web_user": ("nobody", "nobody", ""),
+    "statsd": ("stats:8125", ("stats:8125",), "stats"), "graphite": ("[::1]:2003", ("[::1]:2003",), "x:0"),
+    "webhook": ("https://x/y?z", ("https://x/y?z",), "ftp://x"),
+    "log_format": ("json", "json", "xml"), "log_to": ("journal", "journal", "mars"), "log_file": ("log", "/dir/log", ""),
+    "worker_output": ("prefix", "prefix", "both"),
     "quiet": ("yes", True, "2"), "verbose": ("on", True, "2"),
 }
 each_option = pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)

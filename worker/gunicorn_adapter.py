@@ -304,12 +304,31 @@ class OutlivingParent(int):
     __hash__ = int.__hash__
 
 
+def real_stderr(fd: Optional[int]) -> Callable[[], None]:
+    """The master reads our standard error until we are ready, to tell why if we never are. Return what then puts descriptor `fd` in
+    its place, unless gunicorn's capture_output has put something else there."""
+    if fd is None:
+        return lambda: None
+    os.set_inheritable(fd, False)
+    given = os.fstat(2)
+
+    def take() -> None:
+        now = os.fstat(2)
+        if (now.st_dev, now.st_ino) == (given.st_dev, given.st_ino):
+            sys.stderr.flush()
+            os.dup2(fd, 2)
+        os.close(fd)
+
+    return take
+
+
 def run_worker(instructions: Dict[str, Any]) -> int:
     master = Master(os.environ["EINHORN_SOCK_PATH"])
     notices = Notices(os.environ["NOTIFY_SOCKET"])
     counters, draining = sibling("gunicorn_counters"), sibling("gunicorn_draining")
     state: Dict[str, Any] = {"ready": False, "lifespan": None}
     last_error = LastError()
+    take_real_stderr = real_stderr(instructions["stderr"])
     worker: Any = None
     arbiter: Optional[Arbiter] = None
     log: Any = None
@@ -341,6 +360,7 @@ def run_worker(instructions: Dict[str, Any]) -> int:
             if not state["ready"]:
                 state["ready"] = True
                 log.error_log.removeHandler(last_error)
+                take_real_stderr()
                 master.say("worker:ack")
 
         worker.tmp.close()

@@ -6,7 +6,6 @@ Descriptors: 3 the listening socket, 4 the connection to ask on, 5 the one that 
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
@@ -20,6 +19,7 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 
 from ..client import Client
+from ..privileges import become, by_descriptor, die_with
 from .app import App
 from .feed import MOST_STREAMS, Feed, Master
 from .metrics import Metrics
@@ -29,8 +29,6 @@ LISTENER, ASKING, TOLD = 3, 4, 5
 LAZY = ("gunicorn.workers.gthread", "gunicorn.glogging", "gunicorn.http.parser", "gunicorn.http.wsgi", "gunicorn.util",
         "concurrent.futures.thread", "logging.config", "encodings.idna", "prometheus_client.openmetrics.exposition", "gzip",
         "traceback")
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
-KERNEL = ctypes.CDLL(None, use_errno=True)  # the standard library has no prctl
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -60,34 +58,12 @@ def end_with_the_worker(arbiter: Any, worker: Any) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def become(user: tuple[int, int] | None) -> None:
-    """Become this user for good, unable to gain any right."""
-    if user is not None:
-        try:
-            os.setgroups([])
-            os.setresgid(user[1], user[1], user[1])
-            os.setresuid(user[0], user[0], user[0])
-        except PermissionError:
-            # A container's root without any capability: it owns as little as anybody there.
-            print(f"einhornpy: web: cannot become user {user[0]}, stays user {os.geteuid()}", file=sys.stderr)
-    KERNEL.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-
-
-def die_with(parent: int) -> None:
-    """Be killed when the parent is gone: nothing here needs an end, and whoever lingers keeps the address, and its streams open."""
-    # The kernel forgets it when the user changes (prctl(2)).
-    KERNEL.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(0)
-
-
 def main() -> None:
     told: Mapping[str, Any] = json.loads(sys.argv[1])
     for module in LAZY:
         importlib.import_module(module)
     files = {name: App.read_file(name) for name in App.FILES}
-    # Named by its descriptor, it can be entered by whoever may not pass the directories above it.
-    metrics = None if told["metrics"] is None else f"/proc/self/fd/{os.open(told['metrics'], os.O_RDONLY | os.O_DIRECTORY)}"
+    metrics = None if told["metrics"] is None else by_descriptor(told["metrics"])
     parent, arbiter = os.getppid(), os.getpid()
     become(None if told["user"] is None else (told["user"][0], told["user"][1]))
     die_with(parent)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import glob
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -112,6 +113,9 @@ def of_tally(tally: Mapping[str, Any]) -> Iterator[Metric]:
     yield histogram("einhornpy_worker_ready_duration_seconds", "From a worker's start until it was ready.", tally["ready_seconds"])
     yield histogram("einhornpy_master_loop_lag_seconds", "For how long the master's loop let everybody wait, each time it ran.",
                     tally["lag_seconds"])
+    log = tally["log"]
+    yield CounterMetricFamily("einhornpy_log_lines", "Lines for the log, of the master and, through it, of workers.", log["lines"])
+    yield CounterMetricFamily("einhornpy_log_lines_dropped", "Log lines that nobody took in time.", log["dropped"])
     master = tally["master"]
     yield CounterMetricFamily("einhornpy_master_cpu_seconds", "Processor time of the master.", master["cpu_seconds"])
     yield gauge("einhornpy_master_memory_bytes", "Resident memory of the master.", [({}, master["memory_bytes"])])
@@ -131,9 +135,17 @@ def histogram(name: str, about: str, document: Mapping[str, Any]) -> Metric:
 def of_app(directory: str) -> Iterator[Metric]:
     """The app's own metrics, of every generation that has workers, each sample with its generation."""
     families: dict[str, Metric] = {}
+    readable: list[tuple[Mapping[str, Any], float | None]] = []
     # The newest first: where two releases disagree on what a metric is, its word counts.
     for number in sorted((int(name) for name in os.listdir(directory) if name.isdecimal()), reverse=True):
-        for metric in _of_generation(f"{directory}/{number}"):
+        try:
+            metrics = _of_generation(f"{directory}/{number}")
+        except Exception:  # whatever an app has written there must not take the master's own metrics away
+            metrics = ()
+            readable.append(({"generation": number}, 0))
+        else:
+            readable.append(({"generation": number}, 1))
+        for metric in metrics:
             family = families.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
             if family.type != metric.type:
                 continue
@@ -141,13 +153,15 @@ def of_app(directory: str) -> Iterator[Metric]:
                 labels = {"exported_generation" if label == "generation" else label: text for label, text in each.labels.items()}
                 family.samples.append(each._replace(labels={**labels, "generation": str(number)}))
     yield from families.values()
+    yield gauge("einhornpy_app_metrics_readable", "Whether the files with the app's own metrics could be read.", readable)
 
 
 def _of_generation(directory: str) -> Iterable[Metric]:
     try:
         with open(f"{directory}/{LOCK}", "rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH)
-            metrics: Iterable[Metric] = MultiProcessCollector.merge(glob.glob(f"{directory}/*.db"))  # type: ignore[no-untyped-call]
+            files = [path for path in glob.glob(f"{directory}/*.db") if stat.S_ISREG(os.lstat(path).st_mode)]
+            metrics: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
             return metrics
     except FileNotFoundError:
         return ()  # its last worker has just gone

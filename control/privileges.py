@@ -1,0 +1,38 @@
+"""How a process of ours becomes somebody who owns nothing, after it has read what it needs, and ends with its parent."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+
+
+KERNEL = ctypes.CDLL(None, use_errno=True)  # the standard library has no prctl
+
+
+def become(user: tuple[int, int] | None) -> None:
+    """Become this user, (uid, gid), for good, unable to gain any right; None: stay who we are."""
+    if user is not None:
+        try:
+            os.setgroups([])
+            os.setresgid(user[1], user[1], user[1])
+            os.setresuid(user[0], user[0], user[0])
+        except PermissionError:
+            # A container's root without any capability: it owns as little as anybody there.
+            print(f"einhornpy: cannot become user {user[0]}, stays user {os.geteuid()}", file=sys.stderr)
+    KERNEL.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def die_with(parent: int) -> None:
+    """Be killed when the parent, a pid, is gone. Comes after `become`: the kernel forgets it when the user changes (prctl(2))."""
+    KERNEL.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def by_descriptor(directory: str) -> str:
+    """A name of a directory that stays good for whoever may not pass the directories above it."""
+    return f"/proc/self/fd/{os.open(directory, os.O_RDONLY | os.O_DIRECTORY)}"

@@ -1,0 +1,103 @@
+"""Where an app's own metrics live: one directory a generation, in which prometheus_client's multiprocess mode keeps its files.
+
+The master makes and removes the directories and what lies of dead workers in them; it never reads a file. What they say together is
+told by the sidecar (control/web/metrics.py). A generation that is over keeps its counters until another one is, so that their last
+values are still seen.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+
+VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+# The file that readers and folders lock, see control/web/metrics.py.
+LOCK = "lock"
+# After so many deaths in a generation their files are folded into one: a process for it costs a tenth of a second.
+DEATHS_PER_FOLD = 16
+
+
+class AppMetrics:
+    """`path`: the directory above those of the generations. `owner`: (uid, gid) of workers, where it isn't ours. `fresh`: what lies
+    there is of a master that was killed."""
+
+    def __init__(self, path: str, owner: tuple[int, int] | None, fresh: bool) -> None:
+        self.path = path
+        self._owner = owner
+        self._deaths: dict[int, int] = {}
+        if fresh:
+            self.close()
+        os.makedirs(path, 0o755, exist_ok=True)
+        os.chmod(path, 0o755)  # whatever the umask is: the sidecar is somebody else
+
+    def directory(self, generation: int) -> str:
+        """The directory of a generation, made if it isn't there.
+
+        Raises:
+            OSError: it can't be made.
+        """
+        made = f"{self.path}/{generation}"
+        if not os.path.isdir(made):
+            os.mkdir(made, 0o755)
+            os.close(os.open(f"{made}/{LOCK}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+            os.chmod(f"{made}/{LOCK}", 0o644)
+            os.chmod(made, 0o755)
+            if self._owner is not None:
+                os.chown(made, *self._owner)
+        return made
+
+    def worker_is_gone(self, generation: int, pid: int) -> bool:
+        """Remove what only a living process may say; return whether the files of the dead are to be folded together."""
+        self._remove(generation, rf"gauge_live[a-z]+_{pid}\.db")
+        self._deaths[generation] = self._deaths.get(generation, 0) + 1
+        return self._deaths[generation] % DEATHS_PER_FOLD == 0
+
+    def generations_left(self, alive: Iterable[int]) -> None:
+        """Remove what is left of generations that have no workers and will have none, but for the counters of the newest such one."""
+        wanted = set(alive)
+        over = sorted(number for number in self._numbers() if number not in wanted)
+        for number in over[:-1]:
+            self._remove(number, ".*")
+            self._deaths.pop(number, None)
+            try:
+                os.rmdir(f"{self.path}/{number}")
+            except OSError:
+                pass
+        for number in over[-1:]:
+            self._remove(number, r"gauge_.*")
+
+    def _numbers(self) -> list[int]:
+        try:
+            return [int(name) for name in os.listdir(self.path) if name.isdecimal()]
+        except OSError:
+            return []
+
+    def _remove(self, generation: int, pattern: str) -> None:
+        """Remove files of a generation by name. Workers may write there: nothing is followed."""
+        try:
+            directory = os.open(f"{self.path}/{generation}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return
+        try:
+            for name in os.listdir(directory):
+                if re.fullmatch(pattern, name):
+                    try:
+                        os.unlink(name, dir_fd=directory)
+                    except OSError:
+                        pass  # a directory: not ours, and it stays
+        finally:
+            os.close(directory)
+
+    def close(self) -> None:
+        """Remove everything."""
+        for number in self._numbers():
+            self._remove(number, ".*")
+            try:
+                os.rmdir(f"{self.path}/{number}")
+            except OSError:
+                pass
+        try:
+            os.rmdir(self.path)
+        except OSError:
+            pass

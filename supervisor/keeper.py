@@ -1,0 +1,102 @@
+"""The keeper as the master sees it: a child that is sent each pipe of a worker, see keeper_process.py. Started when it is first
+needed, and again when it has died.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from . import journal, keeper_process
+from .journal import Entry
+from .processes import CannotStart, Exit, Launch, Processes
+
+DELAY = 1.0
+# A process that was killed is gone in milliseconds.
+PATIENCE = 2.0
+
+
+class Keeper:
+    """`pipes`: tells every pipe that is open now, for a new one. `inherited`: what `hand_over` of the master before us said."""
+
+    def __init__(self, processes: Processes, environ: Mapping[str, str], pipes: Callable[[], Iterable[int]],
+                 log: Callable[[Entry], None], inherited: Mapping[str, Any] | None) -> None:
+        self._processes = processes
+        self._environ = environ
+        self._pipes = pipes
+        self._log = log
+        self._pid: int | None = None
+        self._socket: socket.socket | None = None
+        self.deadline: float | None = None
+        if inherited is not None:
+            self._pid, self._socket = inherited["pid"], socket.socket(fileno=inherited["fd"])
+
+    def keep(self, pipe: int) -> None:
+        """Let it hold a pipe too."""
+        if os.getpid() == 1:
+            return  # nobody outlives us
+        if self._socket is None:
+            if self.deadline is None:
+                self._start()  # which sends every pipe
+            return
+        self._send(pipe)
+
+    def _send(self, pipe: int) -> None:
+        assert self._socket is not None
+        try:
+            self._socket.sendmsg([b"p"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pipe]))], socket.MSG_DONTWAIT)
+        except OSError as error:
+            so = "it has no reader if the master is killed"
+            self._log(Entry("output not kept", {"reason": error.strerror, "so": so}, journal.DETAIL))
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-I", "-S", os.path.abspath(keeper_process.__file__)]
+        try:
+            # Not told of our death: that is when its work begins.
+            self._pid = self._processes.start(Launch(command, "/", self._environ, [theirs.fileno()]))
+        except CannotStart:
+            ours.close()
+            self.deadline = time.monotonic() + DELAY
+            return
+        finally:
+            theirs.close()
+        self._socket = ours
+        for pipe in self._pipes():
+            self._send(pipe)
+
+    def on_time(self, now: float) -> None:
+        if self.deadline is not None and now >= self.deadline:
+            self.deadline = None
+            self._start()
+
+    def on_exit(self, exit: Exit) -> bool:
+        """Note that a child has exited; return whether it was the keeper."""
+        if exit.pid != self._pid:
+            return False
+        self._forget()
+        self.deadline = time.monotonic() + DELAY
+        self._log(Entry("keeper died", {"status": exit.status, "next_try_in": f"{DELAY:g}s"}, journal.ATTENTION))
+        return True
+
+    def hand_over(self) -> dict[str, Any] | None:
+        """What the next master needs to know. `fd` must stay open."""
+        return None if self._socket is None else {"pid": self._pid, "fd": self._socket.fileno()}
+
+    def close(self) -> None:
+        """End it, or, where somebody still writes whom workers have left behind, leave it to end with them."""
+        if self._pid is not None and not self._pipes():
+            self._processes.signal(self._pid, signal.SIGKILL)
+            self._processes.wait_for(self._pid, PATIENCE)
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+        self._pid, self._socket = None, None

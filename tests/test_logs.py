@@ -1,0 +1,472 @@
+"""Logs: formats and places, what workers print, sinks that are slow, full or gone, and nothing lost without being counted."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from einhornpy.supervisor import formats, output
+from einhornpy.supervisor.journal import ATTENTION, Entry
+from einhornpy.supervisor.log import Source
+from hypothesis import given
+from hypothesis import strategies as st
+
+from .harness import APPS, DEADLINE, EINHORNPY, EXAMPLE, Master, base_environment, get, wait_gone, wait_until
+
+Start = Callable[..., Master]
+WORKER = [sys.executable, str(APPS / "worker.py"), "notify"]
+# Says ready, prints what it is told to, and stays.
+SAY = """
+import os, signal, socket, sys
+notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+notify.connect(os.environ["NOTIFY_SOCKET"])
+{}
+notify.send(b"READY=1")
+signal.pause()
+"""
+
+
+def saying(code: str) -> list[str]:
+    """The command of a worker that runs this code before it says ready."""
+    return [sys.executable, "-c", SAY.format(code)]
+
+
+def records(master: Master) -> list[dict[str, Any]]:
+    """The log's JSON objects."""
+    return [json.loads(line) for line in master.log().splitlines() if line.startswith("{")]
+
+
+# --- formats ---------------------------------------------------------------------------------------------------------
+
+
+def test_json_and_logfmt(start: Start) -> None:
+    labels = ["-c", "web", "--labels", "region=eu west"]
+    master = start("-n", "1", "-m", "notify", *labels, "--log-format", "json", "--", *WORKER)
+    master.wait_ready()
+    assert master.cli("upgrade", "--release", "r2").returncode == 0
+    assert master.stop() == 0
+    assert all(line.startswith("{") for line in master.log().splitlines())
+    told = records(master)
+    ready = [each for each in told if each["event"] == "worker-ready"][-1]
+    assert (ready["name"], ready["level"], ready["index"], ready["generation"]) == ("web", "info", 0, 2)
+    assert ready["labels"] == {"hostname": os.uname().nodename, "region": "eu west"}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", ready["time"])
+    assert [each["event"] for each in told][-1] == "master-stopped"
+
+    master = start("-n", "1", "-m", "notify", *labels, "--log-format", "logfmt", "--", *WORKER)
+    master.wait_ready()
+    line = master.wait_log("event=worker-ready")
+    assert re.fullmatch(r"time=\S+Z name=web level=info event=worker-ready index=0 pid=\d+ generation=1 took=\S+ "
+                        r"hostname=\S+ region=\"eu west\"", line)
+
+
+@given(st.text(max_size=30), st.dictionaries(st.from_regex("[a-z_]{1,8}", fullmatch=True), st.text(max_size=30), max_size=4))
+def test_any_text_is_one_line(text: str, fields: dict[str, str]) -> None:
+    entry = Entry("worker failed", {"error": text, **fields}, ATTENTION)
+    for line in (formats.text_line(entry, "web", 0.0), formats.json_line(entry, "web", fields, 0.0),
+                 formats.logfmt_line(entry, "web", fields, 0.0)):
+        assert len(line.splitlines()) == 1
+    assert json.loads(formats.json_line(entry, "web", {}, 0.0))["labels"] == {}
+
+
+def journal_fields(data: bytes) -> dict[str, str]:
+    """What a reader of journald's protocol makes of a datagram."""
+    fields = {}
+    while data:
+        line, _, rest = data.partition(b"\n")
+        key, equals, value = line.partition(b"=")
+        if not equals:
+            length = int.from_bytes(rest[:8], "little")
+            value, rest = rest[8:8 + length], rest[9 + length:]
+        fields[key.decode()] = value.decode()
+        data = rest
+    return fields
+
+
+def test_journald_datagrams_keep_newlines() -> None:
+    fields = journal_fields(formats.journal_datagram("one\ntwo", 6, "web", {"index": 3, "nothing": None}))
+    assert fields == {"MESSAGE": "one\ntwo", "PRIORITY": "6", "SYSLOG_IDENTIFIER": "web", "SYSLOG_FACILITY": "3",
+                      "EINHORNPY_INDEX": "3"}
+
+
+# --- places ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_moved_away_is_opened_anew(start: Start, place: Path) -> None:
+    master = start("-n", "1", "-m", "notify", "--log-file", "einhornpy.log", "--", *WORKER, f"usr1={place}/usr1")
+    master.wait_ready()
+    log = place / "einhornpy.log"
+    wait_until(lambda: "worker ready" in log.read_text(), "the log")
+    assert master.log() == ""
+    log.rename(place / "old.log")
+    master.signal(signal.SIGUSR1)
+    wait_until(log.exists, "a new log")
+    master.cli("scale", "2")
+    wait_until(lambda: "scaled" in log.read_text(), "the new log")
+    assert "scaled" not in (place / "old.log").read_text()
+    # Workers that know the signal open theirs anew as well.
+    wait_until(lambda: (place / "usr1").exists(), "the worker's handler")
+    # One that can't be opened costs nothing: the old one goes on.
+    log.rename(place / "older.log")
+    log.mkdir()
+    master.signal(signal.SIGUSR1)
+    wait_until(lambda: "log file not opened anew" in (place / "older.log").read_text(), "the reason")
+
+
+def test_usr1_ends_no_worker_that_does_not_know_it(start: Start) -> None:
+    master = start("-n", "1", "-m", "notify", "--", *WORKER)
+    (worker,) = master.wait_ready()["workers"]
+    master.signal(signal.SIGUSR1)
+    master.cli("scale", "2")
+    master.wait_status(lambda document: document["ready"] == 2)
+    assert [each["restarts"] for each in master.status()["workers"]] == [0, 0]
+    assert master.status()["workers"][0]["pid"] == worker["pid"]
+
+
+@pytest.mark.parametrize(("arguments", "line"), [
+    (["--log-file", "/nowhere/x"], "--log-file: cannot write /nowhere/x: No such file or directory"),
+    (["--log-file", "x", "--log-to", "journal"], "--log-file: the log goes to journal (--log-to): expected one of them"),
+    (["--log-to", "mars"], "--log-to: got 'mars', expected stderr, journal or syslog"),
+    (["--worker-output", "both"], "--worker-output: got 'both', expected inherit, prefix or json"),
+])
+def test_a_log_that_cannot_be_is_one_line(start: Start, arguments: list[str], line: str) -> None:
+    master = start(*arguments, "--", *WORKER)
+    assert master.wait_exit() == 2
+    assert master.log() == f"einhornpy: {line}\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or os.path.exists("/run/systemd/journal/socket"), reason="wants to be journald itself")
+def test_the_journal_gets_native_fields(start: Start) -> None:
+    directory = Path("/run/systemd/journal")
+    made = [each for each in (directory, *directory.parents) if not each.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    journald = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        journald.bind(str(directory / "socket"))
+        journald.settimeout(DEADLINE)
+        master = start("-n", "1", "-m", "notify", "-c", "web", "--log-to", "journal", "--worker-output", "prefix", "--release", "r1",
+                       "--labels", "region=eu", "--", *saying("print('from a worker', file=sys.stderr, flush=True)"))
+        seen: list[dict[str, str]] = []
+        while not {"worker-ready", "worker-output"} <= {each.get("EINHORNPY_EVENT") for each in seen}:
+            seen.append(journal_fields(journald.recv(65536)))
+        ready = next(each for each in seen if each["EINHORNPY_EVENT"] == "worker-ready")
+        assert (ready["SYSLOG_IDENTIFIER"], ready["PRIORITY"], ready["EINHORNPY_INDEX"], ready["EINHORNPY_GENERATION"],
+                ready["EINHORNPY_REGION"]) == ("web", "6", "0", "1", "eu")
+        assert ready["MESSAGE"].startswith("worker ready index=0 ")
+        said = next(each for each in seen if each["EINHORNPY_EVENT"] == "worker-output")
+        assert (said["MESSAGE"], said["EINHORNPY_STREAM"], said["EINHORNPY_RELEASE"]) == ("from a worker", "stderr", "r1")
+        # A journal that is restarted is found again.
+        journald.close()
+        os.unlink(directory / "socket")
+        journald = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        journald.bind(str(directory / "socket"))
+        journald.settimeout(DEADLINE)
+        master.cli("scale", "2")
+        while "scaled" not in journal_fields(journald.recv(65536))["MESSAGE"]:
+            pass
+        assert master.stop() == 0
+    finally:
+        journald.close()
+        (directory / "socket").unlink(missing_ok=True)
+        for each in made:
+            each.rmdir()
+
+
+# --- workers' output -------------------------------------------------------------------------------------------------
+
+
+def test_prefix_says_who(start: Start) -> None:
+    code = "print('out here', flush=True); print('err here', file=sys.stderr); sys.stderr.write('half'); sys.stderr.flush()"
+    master = start("-n", "1", "-m", "notify", "-c", "web", "--release", "r1", "--labels", "region=eu", "--worker-output", "prefix",
+                   "--", *saying(code))
+    (worker,) = master.wait_ready()["workers"]
+    head = f"web region=eu index=0 pid={worker['pid']} generation=1 release=r1"
+    assert master.wait_log("out here") == f"{head} stdout| out here"
+    assert master.wait_log("err here") == f"{head} stderr| err here"
+    assert master.wait_status(lambda document: document["workers"][0]["last_lines"])["workers"][0]["last_lines"] == ["err here"]
+    master.stop()
+    assert f"{head} stderr| half\n" in master.log()  # at its end it is a line
+
+
+def test_json_lines_hold_anything(start: Start) -> None:
+    code = r"""
+sys.stdout.buffer.write(b'bytes \xff\x00\x1b[31m \xe2\x82\xac\n')
+sys.stdout.buffer.write(b'x' * 40000 + b'\n')
+sys.stdout.buffer.write(b'{"level": "info"}\r\n\n')
+sys.stdout.flush()
+"""
+    master = start("-n", "1", "-m", "notify", "--worker-output", "json", "--labels", "region=eu", "--", *saying(code))
+    master.wait_ready()
+    wait_until(lambda: len([each for each in records(master) if each["event"] == "worker-output"]) == 6, "six records", master.log)
+    said = [each for each in records(master) if each["event"] == "worker-output"]
+    assert said[0]["message"] == "bytes \\xff\x00\x1b[31m €"
+    assert [(len(each["message"]), each.get("partial", False)) for each in said[1:4]] == [(16384, True), (16384, True), (7232, False)]
+    assert said[4]["message"] == '{"level": "info"}\r'
+    assert said[5]["message"] == ""
+    assert (said[0]["stream"], said[0]["index"], said[0]["generation"]) == ("stdout", 0, 1)
+    assert said[0]["labels"] == {"hostname": os.uname().nodename, "region": "eu"}
+
+
+@pytest.mark.parametrize("mode", ["inherit", "prefix", "json"])
+def test_the_last_lines_of_a_start_that_fails_are_told(start: Start, mode: str) -> None:
+    flag = "if os.path.exists('broken'):\n    for i in range(30): print('line', i, file=sys.stderr)\n    sys.exit(3)"
+    master = start("-n", "1", "-m", "notify", "--max-failures", "1", "--worker-output", mode, "--", *saying(flag))
+    assert master.wait_ready()["failed_start"] is None
+    (master.directory / "broken").touch()
+    done = master.cli("upgrade", "--json")
+    assert done.returncode == 5
+    lines = [f"line {number}" for number in range(10, 30)]
+    assert json.loads(done.stdout)["upgrade"]["last_lines"] == lines
+    document = master.status()
+    assert document["upgrade"]["last_lines"] == lines
+    assert document["failed_start"] == {
+        "generation": 2, "error": "a worker exited with code 3 before it was ready", "last_lines": lines}
+    refused = master.cli("upgrade")
+    assert refused.returncode == 5
+    assert "line 29" in refused.stderr
+    assert "line 29" in master.cli("status").stdout
+    assert "line 0" in master.log()  # it went where it would have gone without us
+
+
+def test_a_first_start_that_fails_and_one_that_hangs_are_explained(start: Start) -> None:
+    master = start("-n", "1", "-m", "notify", "--ready-timeout", "0.5", "--max-failures", "2", "-s", "30", "--", sys.executable, "-c",
+                   "import sys, signal; print('waiting for the database', file=sys.stderr, flush=True); signal.pause()")
+    document = master.wait_status(lambda document: document["failed_start"])
+    assert document["failed_start"]["last_lines"] == ["waiting for the database"]
+    assert document["failed_start"]["error"] == "was not ready within 0.5 s"
+
+
+def test_gunicorn_takes_the_real_standard_error_when_it_is_ready(start: Start) -> None:
+    master = start("-n", "1", "-b", "127.0.0.1:0", "--chdir", str(EXAMPLE), "--", "gunicorn", "app:wsgi")
+    (worker,) = master.wait_ready()["workers"]
+    assert os.readlink(f"/proc/{worker['pid']}/fd/2") == str(master.log_path)
+    assert not [name for name in os.listdir(f"/proc/{worker['pid']}/fd")
+                if "pipe:" in os.readlink(f"/proc/{worker['pid']}/fd/{name}") and name in ("1", "2")]
+    assert "Booting worker" in master.log()
+    assert not [command for command in _below(master.pid) if "keeper" in command]
+
+
+def _below(pid: int) -> list[str]:
+    """The command lines of a process's children."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        found.append(Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+def test_a_broken_import_in_gunicorn_brings_its_traceback(start: Start, place: Path) -> None:
+    (place / "app.py").write_text("def wsgi(environ, start_response):\n    start_response('200 OK', [])\n    return [b'']\n")
+    master = start("-n", "1", "-b", "127.0.0.1:0", "--max-failures", "1", "--", "gunicorn", "app:wsgi", cwd=place)
+    master.wait_ready()
+    (place / "app.py").write_text("import nothing_like_that\n")
+    assert master.cli("upgrade").returncode == 5
+    lines = master.status()["upgrade"]["last_lines"]
+    assert len(lines) == 20
+    assert "ModuleNotFoundError: No module named 'nothing_like_that'" in lines
+
+
+@pytest.mark.parametrize("mode", ["inherit", "prefix"])
+def test_workers_whose_master_is_killed_still_have_a_reader(start: Start, mode: str) -> None:
+    """They go on without it, and whatever they print neither ends nor blocks them."""
+    code = """
+def more(number, frame):
+    sys.stderr.write('after its death ' + 'x' * 200000 + '\\n')
+    sys.stderr.flush()
+    open('printed', 'w').close()
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+signal.signal(signal.SIGUSR2, more)
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+"""
+    command = saying(code)
+    command[-1] = command[-1].replace("signal.pause()", "while True: signal.pause()")
+    master = start("-n", "1", "-m", "notify", "--keep-children-on-exit", "--worker-output", mode, "--", *command)
+    (worker,) = master.wait_ready()["workers"]
+    master.process.kill()
+    master.process.wait()
+    os.kill(worker["pid"], signal.SIGUSR2)
+    wait_until(lambda: (master.directory / "printed").exists(), "the worker to have printed", master.log)
+    os.kill(worker["pid"], signal.SIGTERM)
+    wait_gone(worker["pid"])
+    master.wait_log("after its death")
+
+
+def test_a_keeper_that_dies_is_replaced(start: Start) -> None:
+    master = start("-n", "1", "-m", "notify", "--worker-output", "prefix", "--", *WORKER)
+    master.wait_ready()
+
+    def keeper() -> int | None:
+        for child in Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text().split():
+            if b"keeper_process" in Path(f"/proc/{child}/cmdline").read_bytes():
+                return int(child)
+        return None
+
+    old = wait_until(keeper, "a keeper")
+    os.kill(old, signal.SIGKILL)
+    master.wait_log("keeper died")
+    new = wait_until(lambda: keeper() not in (None, old) and keeper(), "another keeper")
+    # The new one holds the pipes of the worker that was there before it.
+    pipes = {os.readlink(f"/proc/{master.status()['workers'][0]['pid']}/fd/{fd}") for fd in (1, 2)}
+    wait_until(lambda: pipes <= {os.readlink(f"/proc/{new}/fd/{fd}") for fd in os.listdir(f"/proc/{new}/fd")}, "the pipes held")
+
+
+def test_output_goes_on_through_a_reload(start: Start, place: Path) -> None:
+    code = """
+sys.stdout.write('first '); sys.stdout.flush()
+def more(number, frame):
+    print('second', flush=True)
+signal.signal(signal.SIGUSR2, more)
+"""
+    command = saying(code)
+    command[-1] = command[-1].replace("signal.pause()", "while True: signal.pause()")
+    master = start("-n", "1", "-m", "notify", "--worker-output", "prefix", "--", *command)
+    (worker,) = master.wait_ready()["workers"]
+    assert master.cli("reload").returncode == 0
+    os.kill(worker["pid"], signal.SIGUSR2)
+    assert master.wait_log("second").endswith("stdout| first second")
+
+
+def test_a_closed_stream_and_one_left_to_others(start: Start) -> None:
+    code = """
+import subprocess
+subprocess.Popen(['sh', '-c', 'trap "" TERM; while [ ! -e go ]; do sleep 0.05; done; echo from the child'], start_new_session=True)
+os.close(1)
+os.close(2)
+"""
+    master = start("-n", "1", "-m", "notify", "--worker-output", "prefix", "--", *saying(code))
+    (worker,) = master.wait_ready()["workers"]
+    os.kill(worker["pid"], signal.SIGKILL)
+    master.wait_log("worker died")
+    (master.directory / "go").touch()
+    assert master.wait_log("from the child").partition(" stdout| ")[0].endswith(f"pid={worker['pid']} generation=1")
+
+
+# --- slow, full, gone ------------------------------------------------------------------------------------------------
+
+FLOOD = "import threading\nthreading.Thread(target=lambda: [print('flood', i, 'x' * 80) for i in range(200000)] and print('over', " \
+        "flush=True), daemon=True).start()"
+
+
+def test_a_flood_that_nobody_reads_stops_nothing_and_is_counted(place: Path) -> None:
+    reader, writer = os.pipe()
+    process = subprocess.Popen(
+        [EINHORNPY, "-n", "1", "-d", f"{place}/x.sock", "-m", "notify", "--web", "127.0.0.1:0", "--worker-output", "prefix", "--",
+         *saying(FLOOD + "\n")], cwd=place, env=base_environment(place), stdout=subprocess.DEVNULL, stderr=writer)
+    os.close(writer)
+    try:
+        from einhornpy.control.client import Client
+
+        wait_until(lambda: (place / "x.sock").exists(), "a control socket")
+
+        def tally() -> dict[str, int]:
+            with Client(f"{place}/x.sock", timeout=DEADLINE) as client:
+                found: dict[str, int] = client.ask("tally")["result"]["log"]
+                return found
+
+        # The worker gets rid of all of it, the master goes on answering, and says how much nobody has read.
+        wait_until(lambda: tally()["lines"] > 200000, "the flood")
+        with Client(f"{place}/x.sock", timeout=DEADLINE) as client:
+            assert client.ask("upgrade")["result"]["outcome"] == "done"
+        counted = tally()
+        assert counted["dropped"] > 100000
+        os.set_blocking(reader, False)
+        said = bytearray()
+        with Client(f"{place}/x.sock", timeout=DEADLINE) as client:
+            client.ask("stop", how="now")
+        while process.poll() is None or select.select([reader], [], [], 0)[0]:
+            if select.select([reader], [], [], 0.05)[0]:
+                chunk = os.read(reader, 1 << 20)
+                if not chunk:
+                    break
+                said += chunk
+        lines = said.decode().splitlines()
+        noted = sum(int(line.partition("lines=")[2].split()[0]) for line in lines if " log lines dropped " in line)
+        assert noted > 100000
+    finally:
+        process.kill()
+        process.wait()
+        os.close(reader)
+
+
+@pytest.mark.parametrize("mode", ["prefix", "json"])
+def test_a_flood_that_is_read_arrives_whole(start: Start, mode: str) -> None:
+    master = start("-n", "1", "-m", "notify", "--worker-output", mode, "--log-file", "all.log", "--", *saying(FLOOD))
+    master.wait_ready()
+    log = master.directory / "all.log"
+    wait_until(lambda: b"over" in log.read_bytes()[-4000:], "the end of the flood", master.log)
+    numbers = re.findall(rb"flood (\d+) x{80}", log.read_bytes())
+    assert [int(number) for number in numbers] == list(range(200000))
+    assert master.ask("tally")["result"]["log"]["dropped"] == 0
+
+
+def test_a_full_disk_is_counted_and_costs_nothing(start: Start, place: Path) -> None:
+    """/dev/full is one that always is."""
+    master = start("-n", "1", "-m", "notify", "--log-file", "/dev/full", "--", *WORKER)
+    master.wait_ready()
+    assert master.cli("upgrade").returncode == 0
+    counted = master.ask("tally")["result"]["log"]
+    assert counted["dropped"] == counted["lines"] > 5
+
+
+def test_inherit_waits_as_a_worker_would_that_wrote_itself(place: Path) -> None:
+    """Nothing of what comes through us is dropped, however slow its reader is."""
+    reader, writer = os.pipe()
+    code = "import threading\nthreading.Thread(target=lambda: [print('err', i, 'x' * 80, file=sys.stderr) for i in range(50000)], " \
+           "daemon=True).start()"
+    process = subprocess.Popen([EINHORNPY, "-n", "1", "-d", f"{place}/x.sock", "-m", "notify", "--", *saying(code)], cwd=place,
+                               env=base_environment(place), stdout=subprocess.DEVNULL, stderr=writer)
+    os.close(writer)
+    try:
+        ready = subprocess.run([EINHORNPY, "status", "-d", f"{place}/x.sock", "--wait", "--timeout", "60"], capture_output=True,
+                               timeout=DEADLINE, cwd=place, env=base_environment(place))
+        assert ready.returncode == 0, ready.stderr
+        said = bytearray()
+        while b"err 49999 " not in said[-5000:]:
+            assert select.select([reader], [], [], DEADLINE)[0]
+            said += os.read(reader, 1 << 16)
+        numbers = [int(number) for number in re.findall(rb"err (\d+) x{80}\n", said)]
+        assert numbers == list(range(50000))
+        process.terminate()
+        while os.read(reader, 1 << 16):
+            pass
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(reader)
+
+
+@given(st.lists(st.binary(max_size=50), max_size=8))
+def test_no_byte_is_lost_in_cutting(chunks: list[bytes]) -> None:
+    pipe = output.Pipe(-1, 1, Source(0, 1, 1, None))
+    longest, output.LONGEST = output.LONGEST, 7
+    try:
+        pieces = [piece for chunk in chunks for piece in output.cut(pipe, chunk)]
+    finally:
+        output.LONGEST = longest
+    said = b"".join(text + (b"" if goes_on else b"\n") for text, _, goes_on in pieces) + pipe.rest
+    assert said == b"".join(chunks)
+    assert all(len(text) <= 7 for text, _, _ in pieces)
+    # A piece goes on where the one before it did not end.
+    for (_, _, goes_on), (_, continues, _) in itertools.pairwise(pieces):
+        assert goes_on == continues
+
+
+def test_requests_are_served_meanwhile(start: Start) -> None:
+    master = start("-n", "2", "-b", "127.0.0.1:0", "--worker-output", "json", "--chdir", str(EXAMPLE), "--", "gunicorn",
+                   "--access-logfile", "-", "app:wsgi")
+    master.wait_ready()
+    for _ in range(20):
+        assert get(master.address)[0] == 200
+    wait_until(lambda: sum('"GET / HTTP/1.0' in each.get("message", "") for each in records(master)) == 20, "the access log",
+               master.log)
