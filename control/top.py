@@ -200,6 +200,7 @@ class Top(App[None]):
         self._seen_at = time.monotonic()
         self._lost: watch.Lost | watch.Silent | None = None
         self._lost_at = 0.0
+        self._warning = ""
         self._sorted_by = COLUMNS[0]
         self._reversed = False
         self._shown: dict[str, tuple[str, ...]] = {}
@@ -239,6 +240,8 @@ class Top(App[None]):
 
     def _draw(self) -> None:
         """Show what has come since the last time."""
+        if not self._news and self._lost is None:
+            return
         newest: dict[str, Any] | None = None
         lines: list[Text] = []
         while self._news:
@@ -276,8 +279,10 @@ class Top(App[None]):
             case watch.Lost(reason, again_in):
                 left = max(0.0, again_in - (now - self._lost_at))
                 text = f"CONNECTION LOST: {reason}. Next try in {left:.0f} s. What you see is {age} old."
-        self.banner.set_class(bool(text), "shown")
-        self.banner.update(Text(text))
+        if text != self._warning:
+            self._warning = text
+            self.banner.set_class(bool(text), "shown")
+            self.banner.update(Text(text))
 
     def _show_workers(self, workers: list[dict[str, Any]]) -> None:
         """Update the table in place: cells that changed, rows that came or went, the order if it is another one."""
