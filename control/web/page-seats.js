@@ -1,6 +1,6 @@
 // The seats: one cell each, with the worker that sits there, or, during an exchange, the old one and the new one.
 
-import { facts, html, icon, setText } from "./page-draw.js";
+import { facts, html, icon, lines, setText } from "./page-draw.js";
 import { clock, duration, number, sentence, share, size, STATES } from "./page-words.js";
 
 // As many colours as the stylesheet has for generations.
@@ -213,12 +213,9 @@ function* described(worker) {
 // Lists of lines, such as the last ones that a worker wrote.
 function showLines(worker) {
   const place = document.getElementById("details-lines");
-  const lists = Object.entries(worker).filter(([, value]) => Array.isArray(value) && value.every((each) => typeof each === "string"));
+  const lists = Object.entries(worker).filter(([, value]) => Array.isArray(value) && value.length);
   const text = JSON.stringify(lists);
   if (place.dataset.text === text) return;
   place.dataset.text = text;
-  place.replaceChildren(...lists.flatMap(([name, lines]) => [
-    html("h4", {}, name.replaceAll("_", " ")),
-    html("pre", { tabindex: "0", role: "region", "aria-label": name.replaceAll("_", " ") }, lines.join("\n") || "nothing yet"),
-  ]));
+  place.replaceChildren(...lists.flatMap(([name, all]) => lines(name.replaceAll("_", " "), all)));
 }
