@@ -440,6 +440,7 @@ def test_a_thousand_workers(serve: Callable[..., Master], viewer: Viewer) -> Non
         page.route("**/stream", tell)
         page.goto(master.web)
         expect(page.locator(".tile")).to_have_count(1001)
+        expect(page.get_by_text("region=north")).to_be_visible()
         assert page.evaluate("document.scrollingElement.scrollWidth") <= width
         page.get_by_role("button", name="Seat 400: generation 2, starting").click()
         expect(page.locator("#details-heading")).to_have_text("Seat 400: worker with pid 20000")

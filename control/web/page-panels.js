@@ -21,7 +21,7 @@ export function showGate({ status }) {
   setText(at("name"), name);
   const wanted = html("ul", {}, ...Object.entries(labels).map(([key, value]) => html("li", {}, `${key}=${value}`)));
   if (at("labels").innerHTML !== wanted.innerHTML) at("labels").replaceChildren(...wanted.childNodes);
-  at("labels").hidden = !wanted.hasChildNodes();
+  at("labels").hidden = !at("labels").hasChildNodes();
   facts(at("facts"), [
     ["ready", `${status.ready} of ${status.target}`],
     ["generation", status.generation],
