@@ -309,12 +309,13 @@ def test_a_master_that_says_nothing(serve: Callable[..., Master], viewer: Viewer
     page.goto(master.web)
     expect(page.locator("#freshness")).to_contain_text("live, ")
     master.signal(signal.SIGSTOP)
-    # The connection stands, but by a clock that is put forward nothing has come for long; one last word may still be under way.
-    def put_forward() -> bool:
+    # The connection stands, but for a quarter of a minute, by a clock put forward, nothing comes; a word may still be under way.
+
+    def missed() -> bool:
         page.clock.fast_forward(20_000)
         return page.locator("#lost").is_visible()
 
-    wait_until(put_forward, "the page missing the master")
+    wait_until(missed, "the page missing the master")
     expect(page.locator("#lost")).to_contain_text("No news from the master since")
     master.signal(signal.SIGCONT)
     expect(page.locator("#lost")).to_be_hidden()
