@@ -1,6 +1,6 @@
 """Draws the pictures in docs/pictures from a real master: `make pictures`. Each function below makes one of them.
 
-Waits for events, never for the clock, so that every picture shows the same moment each time.
+Waits for events, never for the clock, so that each picture shows the same moment whenever it is made.
 """
 
 from __future__ import annotations

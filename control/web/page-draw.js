@@ -29,6 +29,11 @@ export function facts(list, pairs) {
   while (list.children.length > wanted.length) list.lastChild.remove();
 }
 
+// What a program has written, under a heading.
+export function lines(title, all) {
+  return [html("h4", {}, title), html("pre", { tabindex: "0", role: "region", "aria-label": title }, all.join("\n"))];
+}
+
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }

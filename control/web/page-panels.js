@@ -1,7 +1,7 @@
 // The panels that are words and figures: the gate, the upgrade, the traffic, the events.
 
 import { Line } from "./page-charts.js";
-import { facts, html, icon, iconOf, setText } from "./page-draw.js";
+import { facts, html, icon, iconOf, lines, setText } from "./page-draw.js";
 import { isExpected } from "./page-model.js";
 import { clock, course, duration, moment, needsAttention, number, outcome, plural, reasonAndError, sentence } from "./page-words.js";
 
@@ -21,7 +21,7 @@ export function showGate({ status }) {
   setText(at("name"), name);
   const wanted = html("ul", {}, ...Object.entries(labels).map(([key, value]) => html("li", {}, `${key}=${value}`)));
   if (at("labels").innerHTML !== wanted.innerHTML) at("labels").replaceChildren(...wanted.childNodes);
-  at("labels").hidden = !wanted.hasChildNodes();
+  at("labels").hidden = !at("labels").hasChildNodes();
   facts(at("facts"), [
     ["ready", `${status.ready} of ${status.target}`],
     ["generation", status.generation],
@@ -55,6 +55,17 @@ export function showUpgrade(model) {
   const made = html("div", { id: "upgrade" }, ...parts, ...before);
   // Compared first, so that a selection stays.
   if (!made.isEqualNode(at("upgrade"))) at("upgrade").replaceChildren(...made.childNodes);
+}
+
+// The last start that failed, until it is made good: the end of what it wrote.
+export function showFailedStart({ status: { failed_start: failed = null, reason } }) {
+  const place = at("failed-start");
+  const parts = failed === null ? [] : [html("h3", {}, `The last failed start: generation ${failed.generation}`),
+    ...(failed.error && !reason.includes(failed.error) ? [html("p", { class: "error" }, failed.error)] : []),
+    ...(failed.last_lines.length ? lines("its last lines", failed.last_lines) : [])];
+  const made = html("div", { id: "failed-start", hidden: "" }, ...parts);
+  place.hidden = parts.length < 2; // a heading alone says nothing that isn't said elsewhere
+  if (made.innerHTML !== place.innerHTML) place.replaceChildren(...made.childNodes);
 }
 
 function pill(word, paused = false) {

@@ -1,7 +1,7 @@
 // The seats: one cell each, with the worker that sits there, or, during an exchange, the old one and the new one.
 
-import { facts, html, icon, setText } from "./page-draw.js";
-import { clock, duration, number, plural, sentence, share, size, STATES } from "./page-words.js";
+import { facts, html, icon, lines, setText } from "./page-draw.js";
+import { clock, duration, number, sentence, share, size, STATES } from "./page-words.js";
 
 // As many colours as the stylesheet has for generations.
 const COLOURS = 6;
@@ -192,7 +192,7 @@ const KNOWN = {
   requests: ["requests done", number],
   in_flight: ["in flight", number],
   busy_share: ["busy", share],
-  restarts: ["restarts of this seat", (count) => (count ? plural(count, "restart") : "none")],
+  restarts: ["restarts", (count) => (count ? `${number(count)} in this seat` : "none")],
   recycled_for: ["due for recycling", (reason) => `it ${reason}`],
   waits_for: ["waits for", String],
 };
@@ -213,12 +213,9 @@ function* described(worker) {
 // Lists of lines, such as the last ones that a worker wrote.
 function showLines(worker) {
   const place = document.getElementById("details-lines");
-  const lists = Object.entries(worker).filter(([, value]) => Array.isArray(value) && value.every((each) => typeof each === "string"));
+  const lists = Object.entries(worker).filter(([, value]) => Array.isArray(value) && value.length);
   const text = JSON.stringify(lists);
   if (place.dataset.text === text) return;
   place.dataset.text = text;
-  place.replaceChildren(...lists.flatMap(([name, lines]) => [
-    html("h4", {}, name.replaceAll("_", " ")),
-    html("pre", { tabindex: "0", role: "region", "aria-label": name.replaceAll("_", " ") }, lines.join("\n") || "nothing yet"),
-  ]));
+  place.replaceChildren(...lists.flatMap(([name, all]) => lines(name.replaceAll("_", " "), all)));
 }

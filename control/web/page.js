@@ -2,7 +2,7 @@
 
 import { Airbag } from "./page-airbag.js";
 import { Model } from "./page-model.js";
-import { showEvents, showGate, showTab, showUpgrade, Traffic } from "./page-panels.js";
+import { showEvents, showFailedStart, showGate, showTab, showUpgrade, Traffic } from "./page-panels.js";
 import { Seats } from "./page-seats.js";
 import { Stream } from "./page-stream.js";
 import { clock, plural } from "./page-words.js";
@@ -46,6 +46,7 @@ function show() {
   const began = performance.now();
   showGate(model);
   seats.show(model);
+  showFailedStart(model);
   airbag.show(model);
   showUpgrade(model);
   traffic.show(model);
@@ -125,6 +126,7 @@ function pauseOrResume() {
   document.body.classList.toggle("paused", pausing);
   showFreshness();
   if (pausing) {
+    show(); // what has come until now
     sayWhatWaits();
     return;
   }
