@@ -43,7 +43,7 @@ $(BASEPLATE)/.installed:
 	touch $@
 
 test: lint types $(BASEPLATE)/.installed
-	$(BIN)/pytest -m "not soak"
+	$(BIN)/pytest -n 3 --dist loadfile -m "not soak"
 
 soak: $(VENV)/.installed
 	$(BIN)/pytest -m soak -s

@@ -332,7 +332,7 @@ def begin(master: client.Client, command: str, arguments: dict[str, Any], no_wai
     if ended.get("last_lines"):
         from . import show
 
-        click.echo("\n".join(show.last_lines(ended["last_lines"], ended["to"])), err=True)
+        click.echo("\n".join(show.last_lines(ended["last_lines"], ended["to"], sys.stderr)), err=True)
     why = ": ".join(text for text in (result["reason"], result["error"]) if text)
     raise Exit(code, f"upgrade {result['outcome'].replace('-', ' ')}{f': {why}' if why else ''}")
 

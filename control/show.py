@@ -88,7 +88,7 @@ def status(document: Mapping[str, Any]) -> str:
     lines = wrapped(f"{document['name']}: {coloured(document['gate'])}: {document['reason']}", 4, "")
     lines += _entry("master", f"pid {master['pid']}, einhornpy {master['version']}, up {duration(document['uptime_seconds'])}")
     lines += _entry("generation", f"{document['generation']}{release}")
-    if document["labels"]:
+    if document.get("labels"):  # a master of an older version has none
         lines += _entry("labels", " ".join(f"{key}={value}" for key, value in document["labels"].items()))
     for listener in document["listeners"]:
         lines += _entry("listening", listening(listener))
@@ -99,7 +99,7 @@ def status(document: Mapping[str, Any]) -> str:
             lines += _entry("hold", f"ends in {duration(upgrade['hold_left_seconds'])}")
         if upgrade["error"] and upgrade["outcome"] != "done":
             lines += _entry("error", upgrade["error"])
-    failed = document["failed_start"]
+    failed = document.get("failed_start")
     if failed is not None and failed["last_lines"]:
         lines += last_lines(failed["last_lines"], failed["generation"])
     lines += ["", " INDEX     PID  GEN STATE       AGE READY IN RESTARTS   MEMORY    REQUESTS BUSY"]
@@ -118,9 +118,11 @@ def status(document: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def last_lines(said: list[str], generation: int) -> list[str]:
-    """What the start that failed last has written to its standard error, as a block."""
-    return [f"  the last lines of a worker of generation {generation} on its standard error", *(f"    {line}" for line in said)]
+def last_lines(said: list[str], generation: int, stream: TextIO | None = None) -> list[str]:
+    """What the start that failed last has written to its standard error, as a block; control characters as their escapes."""
+    printable = ["".join(each if each.isprintable() else repr(each)[1:-1] for each in line) for line in said]
+    return [f"  the last lines of a worker of generation {generation} on its standard error",
+            *(part for line in printable for part in wrapped(line, 4, stream=stream))]
 
 
 def listening(listener: Mapping[str, Any]) -> str:

@@ -102,7 +102,12 @@ def test_a_dead_worker_is_replaced_and_leaves_no_zombie(start: Start) -> None:
     master = start("-n", "2", "-m", "notify", "--", *WORKER, "notify")
     recorder = master.record()
     first = master.wait_ready()["workers"]
-    wait_until(lambda: master.status()["workers"][0]["age_seconds"] > 1.1, "a settled worker")
+
+    def settled() -> bool:
+        worker = master.status()["workers"][0]
+        return bool(worker["age_seconds"] - worker["ready_after_seconds"] > 1.1)
+
+    wait_until(settled, "a settled worker")
     os.kill(first[0]["pid"], signal.SIGKILL)
     died = recorder.wait_for("worker-died", pid=first[0]["pid"])
     assert died["status"] == -9

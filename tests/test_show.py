@@ -36,6 +36,8 @@ def document() -> dict[str, Any]:
                "started_at": "2026-01-02T03:04:05Z", "ended_at": None, "took_seconds": 86400 * 3.5}
     return {
         "version": 1, "gate": "rolled-back", "reason": f"generation 12345 was refused: a worker exited with code 3: {LONG}",
+        "labels": {"hostname": "h" * 60, "region": "eu west"},
+        "failed_start": {"generation": 12345, "error": LONG, "last_lines": [LONG, "\x1b[31mred", "\ttab"]},
         "name": "n" * 64, "generation": 12344, "newest_generation": 12345, "release": WHOLE, "target": 4, "ready": 3,
         "uptime_seconds": 86400 * 400.0, "master": {"pid": 4194304, "version": "0.1.0", "socket": "/run/x.sock", "reloads": 0},
         "workers": [worker, worker | {"state": "ready", "waits_for": None, "recycled_for": "has served 98765432109 requests"}],
