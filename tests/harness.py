@@ -29,6 +29,15 @@ EXAMPLE = ROOT / "examples" / "wsgi_app"
 BIN = Path(sys.executable).parent
 EINHORNPY = str(BIN / "einhornpy")
 PR_SET_CHILD_SUBREAPER = 36
+# A worker (-m notify) that can't start while there is a file called `broken` in its directory.
+BREAKABLE = [sys.executable, "-c", """
+import os, signal, socket, sys
+if os.path.exists("broken"):
+    sys.exit(3)
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+    notify.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+signal.pause()
+"""]
 
 
 def adopt_orphans() -> None:

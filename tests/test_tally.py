@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from .harness import APPS, EXAMPLE, Master, get, wait_until
+from .harness import APPS, BREAKABLE, EXAMPLE, Master, get, wait_until
 
 WORKER = [sys.executable, str(APPS / "worker.py"), "notify"]
 
@@ -52,9 +52,7 @@ def test_requests_of_workers_that_are_gone_still_count(start: Callable[..., Mast
 
 
 def test_a_refused_release_is_counted(start: Callable[..., Master]) -> None:
-    flag = "import os, sys; os.path.exists('broken') and sys.exit(3)"
-    master = start("-n", "1", "-m", "0.1", "--max-failures", "1", "--", sys.executable, "-c",
-                   f"{flag}\nimport signal; signal.pause()")
+    master = start("-n", "1", "-m", "notify", "--max-failures", "1", "--", *BREAKABLE)
     master.wait_ready()
     (master.directory / "broken").touch()
     assert master.cli("upgrade").returncode == 5

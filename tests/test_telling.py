@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from .harness import APPS, DEADLINE, Master, wait_until
+from .harness import APPS, BREAKABLE, DEADLINE, Master, wait_until
 
 Start = Callable[..., Master]
 WORKER = [sys.executable, str(APPS / "worker.py"), "notify"]
@@ -80,8 +80,7 @@ def server() -> Iterator[Server]:
 
 def flaky(start: Start, *arguments: str) -> Master:
     """A master with a worker that can't start while there is a file called `broken`."""
-    return start("-n", "1", "-m", "0.1", "-c", "my.shop", "--max-failures", "1", *arguments, "--", sys.executable, "-c",
-                 "import os, sys; os.path.exists('broken') and sys.exit(3)\nimport signal; signal.pause()")
+    return start("-n", "1", "-m", "notify", "-c", "my.shop", "--max-failures", "1", *arguments, "--", *BREAKABLE)
 
 
 def test_everybody_hears_of_good_and_bad_releases(start: Start, server: Server) -> None:

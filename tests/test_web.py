@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from .harness import APPS, DEADLINE, EXAMPLE, Master, wait_gone, wait_until
+from .harness import APPS, BREAKABLE, DEADLINE, EXAMPLE, Master, wait_gone, wait_until
 
 Start = Callable[..., Master]
 WORKER = [sys.executable, str(APPS / "worker.py"), "notify"]
@@ -92,8 +92,7 @@ def test_each_path(master: Master) -> None:
 
 
 def test_readyz_is_the_gate(start: Start) -> None:
-    master = start("-n", "1", "-m", "0.1", "--max-failures", "1", "--web", "127.0.0.1:0", "--", sys.executable, "-c",
-                   "import os, sys; os.path.exists('broken') and sys.exit(3)\nimport signal; signal.pause()")
+    master = start("-n", "1", "-m", "notify", "--max-failures", "1", "--web", "127.0.0.1:0", "--", *BREAKABLE)
     master.wait_ready()
     (master.directory / "broken").touch()
     assert master.cli("upgrade").returncode == 5
