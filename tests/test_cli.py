@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import resource
 import select
@@ -20,6 +19,7 @@ from einhornpy.control import gate
 from einhornpy.control.cli import cli
 
 from .harness import APPS, DEADLINE, EINHORNPY, Master, base_environment, wait_until
+from .terminals import on_terminal
 
 Start = Callable[..., Master]
 WORKER = [sys.executable, str(APPS / "worker.py")]
@@ -199,35 +199,17 @@ def test_people_see_80_columns_and_colour_only_where_they_want_it(start: Start) 
     assert max(map(len, out.splitlines())) <= 80
     assert "\x1b" not in out
     for environment, coloured in [({}, True), ({"NO_COLOR": "1"}, False)]:
-        terminal, inside = pty.openpty()
-        process = subprocess.Popen([EINHORNPY, "status"], env=master.environment | environment | {"TERM": "xterm"}, stdout=inside)
-        os.close(inside)
-        seen = b""
-        try:
-            while chunk := os.read(terminal, 65536):
-                seen += chunk
-        except OSError:  # the other end is closed
-            pass
-        os.close(terminal)
-        assert process.wait(DEADLINE) == 0
-        assert (b"\x1b[32mready" in seen) == coloured
+        code, seen = on_terminal([EINHORNPY, "status"], master.environment | environment)
+        assert code == 0
+        assert ("\x1b[32mready" in seen) == coloured
 
 
 def test_an_upgrade_on_a_terminal_shows_progress(start: Start) -> None:
     master = good(start)
-    terminal, inside = pty.openpty()
-    process = subprocess.Popen([EINHORNPY, "upgrade"], env=master.environment | {"TERM": "xterm"}, stdout=inside)
-    os.close(inside)
-    seen = b""
-    try:
-        while chunk := os.read(terminal, 65536):
-            seen += chunk
-    except OSError:
-        pass
-    os.close(terminal)
-    assert process.wait(DEADLINE) == 0
-    assert b"2/2" in seen
-    assert b"upgrade done: generation 2" in seen
+    code, seen = on_terminal([EINHORNPY, "upgrade"], master.environment)
+    assert code == 0
+    assert "2/2" in seen
+    assert "upgrade done: generation 2" in seen
 
 
 # --- the other commands ---
