@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .. import protocol
-from ..client import Client, MasterGone, TimedOut
+from ..client import Client, Failed, MasterGone, TimedOut
 
 # Each waits in a thread of its own; the others are for whoever asks once.
 MOST_STREAMS = 16
@@ -106,7 +106,9 @@ class Feed:
             began = time.monotonic()
             try:
                 document = self._master.ask("status")
-            except (MasterGone, TimedOut):
+            except (MasterGone, TimedOut, Failed):
+                with self._condition:
+                    self._condition.wait_for(lambda: self._ended, INTERVAL)
                 continue
             took = time.monotonic() - began
             with self._condition:
