@@ -373,7 +373,7 @@ def scale(command_name: str | None, socket_path: str | None, number: str) -> Non
 def recycle(command_name: str | None, socket_path: str | None, index: int) -> None:
     """Replace one worker, that of seat INDEX, by another of the same code: it leaves when the other one is ready.
 
-    Exit codes: 0 it is due, 1 nobody there is ready, 69 no master there, 2 wrong usage.
+    Exit codes: 0 it is due, 1 nobody there is ready, or it is due already, 69 no master there, 2 wrong usage.
     """
     with connect(command_name, socket_path) as master:
         click.echo(master.ask("recycle", index=index)["message"])
@@ -607,7 +607,8 @@ def run_command() -> click.Command:
         parameters.append(
             click.Option([option.name, *names], is_flag=option.switch, default=None, multiple=option.many,
                          metavar=None if option.switch else option.metavar, help=about,
-                         shell_complete=suggest(KINDS[option.metavar]) if option.metavar in KINDS else None))
+                         shell_complete=suggest(KINDS.get(option.metavar, option.metavar))
+                         if option.metavar in KINDS or "|" in option.metavar else None))
     for names, why in (
         (["-p", "--preload"], "it loads Ruby code into the master, which is no Ruby: workers import their code themselves"),
         (["--gc-before-fork"], "it tunes Ruby's memory before a fork, and workers are exec'ed"),
@@ -656,6 +657,8 @@ def logical_directory() -> str:
 def main(arguments: list[str] | None = None) -> NoReturn:
     """The entry point of `einhornpy`; leaves by SystemExit."""
     words = sys.argv[1:] if arguments is None else arguments
+    if "_EINHORNPY_COMPLETE" in os.environ:
+        from . import completion  # noqa: F401  it teaches click how fish wants it
     if words and words[0] in ("--take-over", "--check-state"):  # a master execs us as its next one (--reexec-as)
         os.execv(sys.executable, [sys.executable, "-P", "-m", "einhornpy.supervisor", *words])
     if not words:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem, get_completion_class
+from click.shell_completion import CompletionItem, FishComplete, add_completion_class, get_completion_class
 
 from . import client
 
@@ -27,6 +27,14 @@ def script(cli: click.Command, shell: str) -> str:
     return made_by(cli, {}, "einhornpy", "_EINHORNPY_COMPLETE").source()
 
 
+@add_completion_class
+class Fish(FishComplete):
+    """fish, with descriptions whole: click's own script cuts them at the first comma."""
+
+    def format_completion(self, item: CompletionItem[Any]) -> str:
+        return super().format_completion(CompletionItem(item.value, item.type, item.help and item.help.replace(",", ";")))
+
+
 def suggestions(what: str, context: click.Context, incomplete: str) -> list[CompletionItem[str]]:
     """The words of a kind that begin with `incomplete`."""
     if what in ("file", "dir"):  # the shell knows these itself
@@ -34,7 +42,8 @@ def suggestions(what: str, context: click.Context, incomplete: str) -> list[Comp
     if what == "program" and (context.params.get("command") or "/" in incomplete):
         return [CompletionItem(incomplete, type="file")]
     try:
-        found = [CompletionItem(word, help=about) for word, about in _KINDS[what](context) if word.startswith(incomplete)]
+        words = [(word, None) for word in what.split("|")] if "|" in what else _KINDS[what](context)
+        found = [CompletionItem(word, help=about) for word, about in words if word.startswith(incomplete)]
     except (OSError, client.NoMaster, client.MasterGone, client.TimedOut, client.Failed):
         found = []
     return found

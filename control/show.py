@@ -5,6 +5,7 @@ Text in, text out; nothing here asks the master anything. rich is imported only 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -35,9 +36,9 @@ def duration(seconds: float | None) -> str:
     """`2.3 s`, `12 s`, `5 min 3 s`, `2 h 5 min`, `3 d 4 h`."""
     if seconds is None:
         return "-"
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
-    whole = int(seconds)
+    whole = round(seconds)
     for size, unit, smaller, small in _UNITS:
         if whole >= size:
             return f"{whole // size} {unit} {whole % size // smaller} {small}"
@@ -89,7 +90,7 @@ def status(document: Mapping[str, Any]) -> str:
     lines += _entry("master", f"pid {master['pid']}, einhornpy {master['version']}, up {duration(document['uptime_seconds'])}")
     lines += _entry("generation", f"{document['generation']}{release}")
     if document.get("labels"):  # a master of an older version has none
-        lines += _entry("labels", " ".join(f"{key}={value}" for key, value in document["labels"].items()))
+        lines += _entry("labels", " ".join(f"{key}={quoted(value)}" for key, value in document["labels"].items()))
     for listener in document["listeners"]:
         lines += _entry("listening", listening(listener))
     upgrade = document["upgrade"]
@@ -99,9 +100,6 @@ def status(document: Mapping[str, Any]) -> str:
             lines += _entry("hold", f"ends in {duration(upgrade['hold_left_seconds'])}")
         if upgrade["error"] and upgrade["outcome"] != "done":
             lines += _entry("error", upgrade["error"])
-    failed = document.get("failed_start")
-    if failed is not None and failed["last_lines"]:
-        lines += last_lines(failed["last_lines"], failed["generation"])
     lines += ["", " INDEX     PID  GEN STATE       AGE READY IN RESTARTS   MEMORY    REQUESTS BUSY"]
     for worker in document["workers"]:
         lines.append(
@@ -115,6 +113,9 @@ def status(document: Mapping[str, Any]) -> str:
             lines += wrapped(note, 8)
     if not document["workers"]:
         lines.append("  no workers")
+    failed = document.get("failed_start")
+    if failed is not None and failed["last_lines"]:
+        lines += ["", *last_lines(failed["last_lines"], failed["generation"])]
     return "\n".join(lines)
 
 
@@ -123,6 +124,11 @@ def last_lines(said: list[str], generation: int, stream: TextIO | None = None) -
     printable = ["".join(each if each.isprintable() else repr(each)[1:-1] for each in line) for line in said]
     return [f"  the last lines of a worker of generation {generation} on its standard error",
             *(part for line in printable for part in wrapped(line, 4, stream=stream))]
+
+
+def quoted(text: str) -> str:
+    """A value in quotes, where it could be taken for two."""
+    return json.dumps(text, ensure_ascii=False) if not text or " " in text or '"' in text else text
 
 
 def listening(listener: Mapping[str, Any]) -> str:

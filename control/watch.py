@@ -17,8 +17,9 @@ from . import client, protocol
 # Seconds. How long a connection may take; between two looks at what no event tells of (requests, ages, queues); until a master
 # that doesn't answer is called silent; before the first and the last of the growing delays between two tries to connect.
 CONNECT, LOOK, SILENCE, FIRST_DELAY, LONGEST_DELAY = 3.0, 1.0, 3.0, 0.25, 8.0
-# A look may use at most this part of the time: a status of a thousand workers is work for the master.
-SHARE = 0.1
+# A look may use at most this part of the time: a status of a thousand workers is work for the master. But there is one at least once
+# in so many seconds.
+SHARE, LONGEST_LOOK = 0.1, 10.0
 # So long a pause for each worker follows a status: an upgrade changes it all the time, and of a thousand workers' two or three a
 # second are enough. The master sends only the newest one, and after what has happened before it, so it is a second old at most.
 PAUSE_PER_WORKER = 0.0005
@@ -104,7 +105,9 @@ class Watch:
                 if not reply.get("ok"):
                     raise client.Failed(reply["error"]["code"], reply["message"])
                 if asked is not None and reply.get("request_id") in (LOOKED, FOLLOWED):
-                    due, asked = now + max(LOOK, (now - asked) / SHARE), None
+                    # One that came late because the master hung says nothing of what a look costs.
+                    cost = now - asked if now - asked < SILENCE else 0.0
+                    due, asked = now + min(LONGEST_LOOK, max(LOOK, cost / SHARE)), None
                 yield from self._told(reply)
             elif asked is None:
                 asked, due = now, now + LOOK

@@ -85,6 +85,13 @@ class Announcements:
 
         return done
 
+    def give_up(self) -> None:
+        """The master ends: say what nobody has heard."""
+        for place in {*self._busy, *(place for place, waiting in self._waiting.items() if waiting)}:
+            count = len(self._waiting.get(place, ())) + (place in self._busy)
+            self._log(Entry("announcement failed", {"to": place.removeprefix(f"{NAME} "), "reason": "the master ends",
+                                                    "events": count}, journal.ATTENTION))
+
     def resume_errand(self, errand: Errand) -> Callable[[Ended], None] | None:
         """Take over one that the master before us sent."""
         if not errand.name.startswith(f"{NAME} "):

@@ -150,6 +150,6 @@ def event_document(entry: Entry, pool: Pool, wall: float) -> dict[str, Any]:
     document = {"event": entry.name.replace(" ", "-"), "time": timestamp(wall), "unix_time": round(wall, 3)} | entry.fields | {
         "ready": pool.ready, "live": pool.live, "target": pool.target, "gate": verdict, "gate_reason": reason,
     }
-    if pool.running_upgrade is not None:
+    if pool.running_upgrade is not None and not pool.running_upgrade.rolling_back:
         document["replaced"] = replaced(pool, pool.running_upgrade)
     return document

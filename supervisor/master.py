@@ -292,7 +292,7 @@ class Master:
             self._measures.expect(worker, time.monotonic())
         self._changed = True
         self.log(Entry("master replaced", {"pid": os.getpid(), "version": VERSION, "before": state["version"],
-                                           "workers": len(self._workers), "by": state["reloaded_by"]}))
+                                           "workers": self.pool.target, "by": state["reloaded_by"]}))
         stays = succession.ignored(self.settings, state.get("kept", {}))
         if stays:
             why = "restart the master to change them"
@@ -588,6 +588,7 @@ class Master:
             case planner.Leave():
                 self._hooks.of_gunicorn(self.prepared[self.pool.current], "on_exit", [])
                 self._wait_for_errands()
+                self._announcements.give_up()
                 self.log(Entry("master stopped", {"pid": os.getpid()}))
                 self._exit_code = 0
         return True

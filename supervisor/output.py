@@ -127,7 +127,8 @@ class Output:
         if data:
             self._take(pipe, data)
             return True
-        if pipe.rest and self._mode != "inherit":
+        if pipe.rest:
+            # Half a line is one when nobody can finish it; the log's next line must not stand behind it.
             self._take(pipe, b"\n")
         self._end(pipe)
         if pipe.orphaned:

@@ -18,6 +18,8 @@ from typing import Any
 from .attributes import core_list, limit, niceness
 from .contract import FOR_WORKERS
 
+RESERVED_LABELS = {"time", "name", "level", "event", "version", "release", "index", "pid", "generation", "stream", "message",
+                   "partial", "labels"}
 ENVIRONMENT_PREFIX = "EINHORNPY_"
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 # Given to workers by a master; a master started by a worker must not take them for settings.
@@ -186,6 +188,8 @@ def label(value: Any) -> tuple[str, str]:
     key, equals, rest = value.partition("=") if isinstance(value, str) else ("", "", "")
     if not equals or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", key) or not rest.isprintable() or len(rest) > 500:
         raise ValueError("KEY=VALUE, where KEY is a letter and letters, digits and _, and VALUE printable")
+    if key in RESERVED_LABELS:
+        raise ValueError(f"another KEY: log lines and metrics have a {key} of their own")
     return key, rest
 
 
@@ -345,13 +349,14 @@ OPTIONS = (
     Option("webhook", ("--webhook",), url, (),
            "POST deploy events here, as JSON with a text that Slack shows. May be given several times.", "URL", many=True),
     Option("log_format", ("--log-format",), one_of("text", "json", "logfmt"), "text",
-           "What a log line looks like: text, json or logfmt.", "FORMAT"),
+           "What a log line looks like.", "text|json|logfmt"),
     Option("log_to", ("--log-to",), one_of("stderr", "journal", "syslog"), "stderr",
-           "Where the log goes: stderr, journal (journald, with fields) or syslog.", "WHERE"),
+           "Where the log goes; journal is journald, with fields.", "stderr|journal|syslog"),
     Option("log_file", ("--log-file",), path, None,
            "Append the log to this file instead; USR1 opens it anew.", "PATH"),
     Option("worker_output", ("--worker-output",), one_of("inherit", "prefix", "json"), "inherit",
-           "What workers print: inherit (it goes where ours goes), or into the log, line by line, with a prefix or as json.", "HOW"),
+           "What workers print goes where ours goes (inherit), or into the log, line by line, with a prefix or as JSON.",
+           "inherit|prefix|json"),
     Option("quiet", ("-q", "--quiet"), yes_or_no, False, "Log only what needs attention.", switch=True),
     Option("verbose", ("-v", "--verbose"), yes_or_no, False, "Log details too.", switch=True),
 )

@@ -141,8 +141,8 @@ def test_an_upgrade_from_its_start_to_its_end(serve: Callable[..., Master], plac
     # Old workers that do not leave: they drain.
     master.cli("resume")
     old = master.wait_status(lambda each: sum(worker["state"] == "retiring" for worker in each["workers"]) == 3)
-    wait_tiles(page, 1, "Seat 1: generation 1, draining", "Seat 1: generation 2, ready")
-    page.get_by_role("button", name="Seat 1: generation 1, draining").click()
+    wait_tiles(page, 1, "Seat 1: generation 1, retiring", "Seat 1: generation 2, ready")
+    page.get_by_role("button", name="Seat 1: generation 1, retiring").click()
     details = page.locator("#details")
     expect(details).to_contain_text("the end of its process, killed in")
     expect(details).to_contain_text("memory")
@@ -179,7 +179,7 @@ def test_a_refused_release_and_why(serve: Callable[..., Master], place: Path, vi
     expect(page.locator("#gate-word")).to_have_text("rolled-back")
     why = "a worker exited with code 1 before it was ready"
     expect(page.locator("#gate-reason")).to_contain_text(why)
-    expect(page.locator("#upgrade")).to_contain_text("refused")
+    expect(page.locator("#upgrade")).to_contain_text("rolled-back")
     expect(page.locator("#upgrade .error")).to_contain_text(why)
     expect(page.locator("#events .bad").first).to_contain_text("upgrade to generation 2 refused")
     expect(page.locator("#failed-start pre")).to_contain_text("ValueError: invalid literal for int() with base 10: 'much'")
@@ -197,8 +197,8 @@ def test_a_refused_release_and_why(serve: Callable[..., Master], place: Path, vi
     expect(page.locator("#upgrade .earlier")).to_contain_text("Before: 1 → 2")
     expect(page.locator("#failed-start")).to_be_hidden()
     expect(page.locator("#upgrade .earlier .error")).to_contain_text(why)
-    page.get_by_role("button", name="1 → 2 refused").click()
-    expect(page.get_by_role("button", name="1 → 2 refused")).to_have_attribute("aria-pressed", "true")
+    page.get_by_role("button", name="1 → 2 rolled-back").click()
+    expect(page.get_by_role("button", name="1 → 2 rolled-back")).to_have_attribute("aria-pressed", "true")
     expect(page.locator("#airbag-verdict")).to_have_text(re.compile("^Never below N: at least 3 ready of 3"))
     expect(page.locator("#timeline .mark.bad")).not_to_have_count(0)
 
@@ -263,7 +263,7 @@ def test_a_lost_connection_is_said_and_found_again(start: Start, place: Path, vi
     sidecar = int(re.findall(r"pid=(\d+)", master.wait_log("web started"))[0])
     # While the page does not look, the sidecar dies and another one is started.
     os.kill(sidecar, signal.SIGKILL)
-    expect(page.locator("#lost")).to_have_text(re.compile(r"^Connection lost since \d\d:\d\d:\d\d, trying again\."))
+    expect(page.locator("#lost")).to_have_text(re.compile(r"^Connection lost since \d\d:\d\d:\d\d UTC, trying again\."))
     expect(page.locator("body")).to_have_class("stale")
     expect(page.locator("#announcement")).to_have_text("Gate unknown: the connection is lost")
     expect(page).to_have_title("lost · shop · einhornpy")

@@ -20,6 +20,8 @@ from ..client import Client, Failed, MasterGone, TimedOut
 MOST_STREAMS = 16
 # Seconds: the master has this long to answer; between two looks at the moving figures; until a silent stream says that it lives.
 PATIENCE, INTERVAL, SILENCE = 10.0, 1.0, 15.0
+# A new stream waits so long for a status that is newer than itself, and takes an older one then.
+FRESH = 3.0
 MOST_EVENTS, MOST_SAMPLES = 2000, 600
 
 
@@ -59,6 +61,7 @@ class Feed:
         self._condition = threading.Condition()
         self._status: dict[str, Any] = {}
         self._version = 0
+        self._told_at = 0.0  # when the status came, in monotonic seconds
         self._events: deque[dict[str, Any]] = deque(maxlen=MOST_EVENTS)
         self._told = 0  # how many events there have ever been
         self._samples: deque[dict[str, Any]] = deque(maxlen=MOST_SAMPLES)
@@ -97,6 +100,7 @@ class Feed:
 
     def _set_status(self, document: dict[str, Any]) -> None:
         self._status = document
+        self._told_at = time.monotonic()
         self._version += 1
 
     def _sample(self) -> None:
@@ -115,12 +119,14 @@ class Feed:
                 self._set_status(document)
                 self._samples.append(sample(document))
                 self._condition.notify_all()
-                # With very many workers a look is work: at most a tenth of the time goes into it.
-                self._condition.wait_for(lambda: self._ended, max(INTERVAL, 10 * took))
+                # With very many workers a look is work, and a tenth of the time may go into it; but one that came late because the
+                # master hung says nothing of what it costs.
+                cost = took if took < FRESH else 0.0
+                self._condition.wait_for(lambda: self._ended, max(INTERVAL, 10 * cost))
 
     def stream(self) -> Iterator[bytes] | None:
-        """Server-sent events for one page, for as long as it listens: `hello` with everything that is known, then `event` for each
-        event and `status` for the newest status, each with a sample. None: too many pages listen."""
+        """Server-sent events for one page, for as long as it listens: `hello` with everything that is known and how old the status
+        is, then `event` for each event and `status` for the newest status, each with a sample. None: too many pages listen."""
         with self._condition:
             if self._streams >= MOST_STREAMS:
                 return None
@@ -130,11 +136,13 @@ class Feed:
 
     def _stream(self) -> Iterator[bytes]:
         try:
-            # Before the first status has arrived there is nothing to show.
             with self._condition:
+                self._condition.wait_for(self._news_since(self._told, self._version), FRESH)
+                # Before the first status has arrived there is nothing to show.
                 self._condition.wait_for(lambda: self._version or self._ended, PATIENCE)
                 seen, version = self._told, self._version
-                hello = {"status": self._status, "events": list(self._events), "samples": list(self._samples)}
+                hello = {"status": self._status, "age_seconds": round(time.monotonic() - self._told_at, 3),
+                         "events": list(self._events), "samples": list(self._samples)}
             yield b"retry: 1000\n" + message("hello", hello)
             while True:
                 with self._condition:

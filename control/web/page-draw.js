@@ -31,7 +31,10 @@ export function facts(list, pairs) {
 
 // What a program has written, under a heading.
 export function lines(title, all) {
-  return [html("h4", {}, title), html("pre", { tabindex: "0", role: "region", "aria-label": title }, all.join("\n"))];
+  const text = html("pre", { tabindex: "0", role: "region", "aria-label": title }, all.join("\n"));
+  // What went wrong is at the end.
+  requestAnimationFrame(() => { text.scrollTop = text.scrollHeight; });
+  return [html("h4", {}, title), text];
 }
 
 export function setText(element, text) {

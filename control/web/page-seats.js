@@ -1,7 +1,7 @@
 // The seats: one cell each, with the worker that sits there, or, during an exchange, the old one and the new one.
 
 import { facts, html, icon, lines, setText } from "./page-draw.js";
-import { clock, duration, number, sentence, share, size, STATES } from "./page-words.js";
+import { clock, duration, number, sentence, share, size } from "./page-words.js";
 
 // As many colours as the stylesheet has for generations.
 const COLOURS = 6;
@@ -53,7 +53,7 @@ export class Seats {
     if (!this.#tiles.has(this.#current)) this.#current = null;
     if (this.#current === null && workers.length) this.#goTo(this.#tiles.get(key(workers[0])));
     const countOf = (state) => workers.filter((worker) => worker.state === state).length;
-    const others = ["starting", "retiring"].filter(countOf).map((state) => `${countOf(state)} ${STATES[state]}`);
+    const others = ["starting", "retiring"].filter(countOf).map((state) => `${countOf(state)} ${state}`);
     setText(document.getElementById("workers-summary"),
       [`${ready} of ${target} ready`, ...others, `generation ${generation}`].join(" · "));
     this.#showDetails();
@@ -97,9 +97,9 @@ export class Seats {
     tile.className = `tile ${colour(worker.generation)} ${worker.state}${worker.recycled_for ? " due" : ""}`;
     tile.setAttribute("aria-expanded", String(this.#isChosen(worker)));
     tile.setAttribute("aria-controls", "details");
-    tile.setAttribute("aria-label", `Seat ${worker.index}: generation ${worker.generation}, ${STATES[worker.state] ?? worker.state}, `
+    tile.setAttribute("aria-label", `Seat ${worker.index}: generation ${worker.generation}, ${worker.state}, `
       + `pid ${worker.pid}${worker.recycled_for ? ", due for recycling" : ""}`);
-    tile.children[1].replaceChildren(icon(worker.state), html("span", {}, STATES[worker.state] ?? worker.state));
+    tile.children[1].replaceChildren(icon(worker.state), html("span", {}, worker.state));
   }
 
   // Take a tile away, but let it be seen going.
@@ -177,7 +177,7 @@ export class Seats {
     const last = this.#model.lastOf(worker.pid);
     const told = last ? `${clock(last.unix_time)} ${sentence(last)}` : null;
     facts(document.getElementById("details-facts"), [
-      ["state", alive ? STATES[worker.state] ?? worker.state : "gone"], ...described(alive ? worker : { ...worker, waits_for: null }),
+      ["state", alive ? worker.state : "gone"], ...described(alive ? worker : { ...worker, waits_for: null }),
       told && ["last event", told],
     ]);
     showLines(worker);

@@ -12,9 +12,9 @@ export function duration(seconds) {
   return parts.slice(first, first + 2).filter(([count]) => count).map(([count, unit]) => `${count} ${unit}`).join(" ");
 }
 
-const CLOCK = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+const CLOCK = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23", timeZone: "UTC" });
 
-// The time of day where the reader is.
+// The time of day in UTC, as the log has it.
 export function clock(unixTime) {
   return CLOCK.format(unixTime * 1000);
 }
@@ -41,13 +41,9 @@ export function plural(count, one, many = `${one}s`) {
   return `${number(count)} ${count === 1 ? one : many}`;
 }
 
-// The wire says retiring; for the reader it drains.
-export const STATES = { starting: "starting", ready: "ready", retiring: "draining" };
-
-const OUTCOMES = { done: "done", "rolled-back": "refused", aborted: "aborted", superseded: "superseded", lost: "cut off" };
-
 export function outcome(word) {
-  return word === null ? "running" : OUTCOMES[word] ?? word;
+  if (word === null) return "running";
+  return word === "lost" ? "cut off" : word;
 }
 
 // From which generation to which.
@@ -79,7 +75,7 @@ const SENTENCES = {
   "worker-starting": (event) => `${worker(event)} starting`,
   "worker-ready": (event) => `${worker(event)} ready after ${took(event)}`,
   "worker-due": (event) => `${worker(event)} due for recycling: it ${event.reason}`,
-  "worker-retiring": (event) => `${worker(event)} draining: ${event.reason}`,
+  "worker-retiring": (event) => `${worker(event)} retiring: ${event.reason}`,
   "worker-gone": (event) => `${worker(event)} gone${because(event.error)}`,
   "worker-died": (event) => `${worker(event)} died with status ${event.status}${because(event.error)}`,
   "worker-failed": (event) => `${worker(event)} failed${because(event.error)}`,

@@ -64,7 +64,7 @@ function announce(gate, reason) {
 }
 
 function showFreshness() {
-  const course = lostSince === null ? `live, ${clock(model.now)}` : "connection lost";
+  const course = lostSince === null ? `live, ${clock(model.now)} UTC` : "connection lost";
   setText(at("freshness-text"), pausedSince === null ? course : "paused");
 }
 
@@ -81,12 +81,12 @@ function hear(kind, data) {
   showSoon();
 }
 
-function lose(silent) {
-  lostSince ??= seconds();
+function lose(silent, since) {
+  lostSince ??= since;
   document.body.classList.add("stale");
   at("lost").hidden = false;
   const stopped = model.status?.gate === "stopping" ? " The master was stopping." : "";
-  setText(at("lost"), `${silent ? "No news from the master" : "Connection lost"} since ${clock(lostSince)}, trying again.`
+  setText(at("lost"), `${silent ? "No news from the master" : "Connection lost"} since ${clock(lostSince)} UTC, trying again.`
     + ` What shows is old.${stopped}`);
   announce("unknown", silent ? "no news from the master" : "the connection is lost");
   showFreshness();
