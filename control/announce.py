@@ -6,6 +6,7 @@ StatsD gets a counter (one datagram), Graphite a point of value 1 (plaintext pro
 
 from __future__ import annotations
 
+import http.client
 import importlib
 import json
 import os
@@ -23,6 +24,13 @@ from .privileges import become, die_with
 TIMEOUT, PAUSES = 5.0, (1.0, 3.0)
 
 
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Follows none: a POST would become a GET without the event, and be answered well."""
+
+    def redirect_request(self, *request: Any) -> None:
+        return None
+
+
 def tell(told: Mapping[str, Any]) -> None:
     """Tell it once.
 
@@ -32,7 +40,7 @@ def tell(told: Mapping[str, Any]) -> None:
     if told["kind"] == "webhook":
         request = urllib.request.Request(told["to"], json.dumps(told["document"]).encode(), {
             "Content-Type": "application/json", "User-Agent": "einhornpy"})
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+        with urllib.request.build_opener(NoRedirect).open(request, timeout=TIMEOUT) as answer:
             answer.read(1 << 16)
         return
     host, _, port = told["to"].rpartition(":")
@@ -57,10 +65,10 @@ def main() -> int:
         try:
             tell(told)
             return 0
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             reason = f"{type(error).__name__}: {error}"
-            # What it doesn't want now it won't want later.
-            if isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500 and error.code not in (408, 429):
+            # What it doesn't want now, or not here, it won't want later.
+            if isinstance(error, urllib.error.HTTPError) and 300 <= error.code < 500 and error.code not in (408, 429):
                 break
     print(reason)
     return 1

@@ -188,8 +188,12 @@ class Client:
             if not data:
                 raise MasterGone("the master closed the connection")
             self._lines.extend(self._framer.feed(data))
-        reply = json.loads(self._lines.pop(0))
-        assert isinstance(reply, dict)
+        try:
+            reply = json.loads(self._lines.pop(0))
+        except ValueError:
+            reply = None
+        if not isinstance(reply, dict) or not isinstance(reply.get("result", {}), dict):
+            raise MasterGone("whoever answers there is no master: it doesn't speak as one")
         return reply
 
 

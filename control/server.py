@@ -117,11 +117,12 @@ class Session:
         """Queue a message; a client that leaves too many unread is cut off."""
         if self.closed or self._last_words:
             return
-        self._unsent += protocol.encode(message)
+        # What it has yet to read is judged, not how long one answer is.
         if len(self._unsent) > MOST_UNREAD:
             self.close()
-        else:
-            self._flush()
+            return
+        self._unsent += protocol.encode(message)
+        self._flush()
 
     def send_newest(self, make: Callable[[], Mapping[str, Any]]) -> None:
         """Send `make()`, or, while earlier messages are unread, remember only the newest such call."""

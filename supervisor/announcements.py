@@ -53,8 +53,8 @@ class Announcements:
         told = {"text": sentence(event, name, labels, upgrade), "event": event, "name": name, "labels": dict(labels),
                 "time": document["time"], "unix_time": document["unix_time"], "upgrade": dict(upgrade)}
         metric = f"events.deploy.{re.sub(r'[^A-Za-z0-9_-]', '_', name)}.{event}"
-        for kind, to in self._places:
-            self._put(f"{NAME} {kind} {shown(kind, to)}", json.dumps({
+        for number, (kind, to) in enumerate(self._places, 1):
+            self._put(f"{NAME} {number} {kind} {shown(kind, to)}", json.dumps({
                 "kind": kind, "to": to, "metric": metric, "unix_time": document["unix_time"], "document": told, "user": self._user}))
 
     def _put(self, place: str, told: str) -> None:
@@ -62,7 +62,7 @@ class Announcements:
         waiting.append(told)
         if len(waiting) > MOST_WAITING:
             waiting.popleft()
-            self._log(Entry("announcement dropped", {"to": place.removeprefix(f"{NAME} ")}, journal.ATTENTION))
+            self._log(Entry("announcement dropped", {"to": _named(place)}, journal.ATTENTION))
         self._next(place)
 
     def _next(self, place: str) -> None:
@@ -71,7 +71,7 @@ class Announcements:
         self._busy.add(place)
         launch = Launch([sys.executable, "-P", "-m", "einhornpy.control.announce"], "/", self._environ, (), signal.SIGKILL)
         self._errands.send(Errand(place, launch, TIMEOUT, self.ended(place), self._waiting[place].popleft(),
-                                  GRACE))
+                                  GRACE), urgent=True)
 
     def ended(self, place: str) -> Callable[[Ended], None]:
         """Who is to know how an errand to this place ended."""
@@ -79,7 +79,7 @@ class Announcements:
         def done(ended: Ended) -> None:
             self._busy.discard(place)
             if ended.reason is not None:
-                self._log(Entry("announcement failed", {"to": place.removeprefix(f"{NAME} "), "reason": ended.reason,
+                self._log(Entry("announcement failed", {"to": _named(place), "reason": ended.reason,
                                                         "last_line": ended.last_line}, journal.ATTENTION))
             self._next(place)
 
@@ -89,7 +89,7 @@ class Announcements:
         """The master ends: say what nobody has heard."""
         for place in {*self._busy, *(place for place, waiting in self._waiting.items() if waiting)}:
             count = len(self._waiting.get(place, ())) + (place in self._busy)
-            self._log(Entry("announcement failed", {"to": place.removeprefix(f"{NAME} "), "reason": "the master ends",
+            self._log(Entry("announcement failed", {"to": _named(place), "reason": "the master ends",
                                                     "events": count}, journal.ATTENTION))
 
     def resume_errand(self, errand: Errand) -> Callable[[Ended], None] | None:
@@ -107,6 +107,10 @@ class Announcements:
         for place, waiting in inherited.items():
             for told in waiting:
                 self._put(place, told)
+
+
+def _named(place: str) -> str:
+    return place.split(" ", 2)[2]
 
 
 def event_of(entry: Entry) -> str | None:

@@ -18,6 +18,10 @@ LOCK = "lock"
 DEATHS_PER_FOLD = 16
 
 
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DEEPEST = 8
+
+
 class AppMetrics:
     """`path`: the directory above those of the generations. `owner`: (uid, gid) of workers, where it isn't ours. `fresh`: what lies
     there is of a master that was killed."""
@@ -26,6 +30,7 @@ class AppMetrics:
         self.path = path
         self._owner = owner
         self._deaths: dict[int, int] = {}
+        self._made: set[int] = set()
         if fresh:
             self.close()
         os.makedirs(path, 0o755, exist_ok=True)
@@ -38,13 +43,16 @@ class AppMetrics:
             OSError: it can't be made.
         """
         made = f"{self.path}/{generation}"
-        if not os.path.isdir(made):
-            os.mkdir(made, 0o755)
-            os.close(os.open(f"{made}/{LOCK}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
-            os.chmod(f"{made}/{LOCK}", 0o644)
+        if generation not in self._made:
+            os.makedirs(made, 0o755, exist_ok=True)
+            # Opened without following: whoever was there before may have left a link.
+            lock = os.open(f"{made}/{LOCK}", os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+            os.fchmod(lock, 0o644)
+            os.close(lock)
             os.chmod(made, 0o755)
             if self._owner is not None:
                 os.chown(made, *self._owner)
+            self._made.add(generation)
         return made
 
     def worker_is_gone(self, generation: int, pid: int) -> bool:
@@ -76,16 +84,15 @@ class AppMetrics:
     def _remove(self, generation: int, pattern: str) -> None:
         """Remove files of a generation by name. Workers may write there: nothing is followed."""
         try:
-            directory = os.open(f"{self.path}/{generation}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            directory = os.open(f"{self.path}/{generation}", _DIRECTORY)
         except OSError:
             return
         try:
             for name in os.listdir(directory):
-                if re.fullmatch(pattern, name):
-                    try:
-                        os.unlink(name, dir_fd=directory)
-                    except OSError:
-                        pass  # a directory: not ours, and it stays
+                if re.fullmatch(pattern, name, re.DOTALL):
+                    _unlink(name, directory)
+        except OSError:
+            pass  # out of descriptors: what is left goes another time
         finally:
             os.close(directory)
 
@@ -101,3 +108,25 @@ class AppMetrics:
             os.rmdir(self.path)
         except OSError:
             pass
+
+
+def _unlink(name: str, directory: int, depth: int = 0) -> None:
+    """Remove an entry of a directory with all that is below it, as far as that can be done."""
+    try:
+        os.unlink(name, dir_fd=directory)
+        return
+    except OSError:
+        if depth == _DEEPEST:
+            return
+    try:
+        below = os.open(name, _DIRECTORY, dir_fd=directory)
+    except OSError:
+        return
+    try:
+        for each in os.listdir(below):
+            _unlink(each, below, depth + 1)
+        os.rmdir(name, dir_fd=directory)
+    except OSError:
+        pass
+    finally:
+        os.close(below)

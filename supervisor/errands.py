@@ -40,7 +40,8 @@ class Ended:
 
 @dataclass(slots=True, eq=False)
 class Errand:
-    """One command. `limit`: seconds. `grace`: for so many seconds the master's end waits for it."""
+    """One command. `limit`: seconds. `grace`: for so many seconds the master's end waits for it. `urgent`: it waits in no line, and
+    nobody waits for it there."""
 
     name: str
     launch: Launch
@@ -48,6 +49,7 @@ class Errand:
     done: Callable[[Ended], None]
     stdin: str | None = None
     grace: float = 30.0
+    urgent: bool = False
     deadline: float = 0.0
     timed_out: bool = False
     output: int | None = None
@@ -88,13 +90,17 @@ class Errands:
 
     def send(self, errand: Errand, urgent: bool = False) -> Errand:
         """Send an errand on its way, or put it in line; an urgent one, which somebody waits for, waits in no line."""
-        if urgent or len(self._running) < MOST_AT_ONCE:
+        errand.urgent = urgent
+        if urgent or self._has_room():
             self._start(errand)
         elif len(self._waiting) < LONGEST_LINE:
             self._waiting.append(errand)
         else:
             errand.done(Ended(f"was dropped: {LONGEST_LINE} others wait already"))
         return errand
+
+    def _has_room(self) -> bool:
+        return sum(not each.urgent for each in self._running.values()) < MOST_AT_ONCE
 
     def cancel(self, errand: Errand) -> None:
         """Kill it, or take it out of the line; it tells nobody how it ended."""
@@ -169,8 +175,8 @@ class Errands:
         self._close(errand)
         lines = [line.strip() for line in errand.tail.decode(errors="replace").splitlines() if line.strip()]
         if not errand.cancelled:
-            errand.done(Ended(_reason(errand, exit), lines[-1][:500] if lines else None))
-        while self._waiting and len(self._running) < MOST_AT_ONCE:
+            errand.done(Ended(_reason(errand, exit), lines[-1][:2000] if lines else None))
+        while self._waiting and self._has_room():
             self._start(self._waiting.popleft())
         return True
 
@@ -204,13 +210,14 @@ class Errands:
 
 
 def _told(errand: Errand) -> dict[str, Any]:
-    return {"name": errand.name, "limit": errand.limit, "grace": errand.grace, "stdin": errand.stdin, "deadline": errand.deadline,
+    return {"name": errand.name, "limit": errand.limit, "grace": errand.grace, "urgent": errand.urgent, "stdin": errand.stdin,
+            "deadline": errand.deadline,
             "timed_out": errand.timed_out, "cancelled": errand.cancelled}
 
 
 def _retold(told: Mapping[str, Any], launch: Launch, whom: Callable[[Errand], Callable[[Ended], None]]) -> Errand:
-    errand = Errand(told["name"], launch, told["limit"], lambda ended: None, told["stdin"], told.get("grace", 30.0), told["deadline"],
-                    told["timed_out"], cancelled=told["cancelled"])
+    errand = Errand(told["name"], launch, told["limit"], lambda ended: None, told["stdin"], told.get("grace", 30.0),
+                    told.get("urgent", False), told["deadline"], told["timed_out"], cancelled=told["cancelled"])
     errand.done = whom(errand)
     return errand
 

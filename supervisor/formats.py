@@ -55,7 +55,8 @@ def json_line(entry: Entry, name: str, labels: Mapping[str, str], wall: float) -
 def logfmt_line(entry: Entry, name: str, labels: Mapping[str, str], wall: float) -> str:
     """Pairs alone, labels at the end."""
     first = {"time": precise(wall), "name": name, "level": _level(entry.weight), "event": entry.name.replace(" ", "-")}
-    return " ".join(_pairs({**first, **entry.fields, **{key: text for key, text in labels.items() if key not in entry.fields}}))
+    own = {**first, **entry.fields}
+    return " ".join(_pairs({**own, **{key: text for key, text in labels.items() if key not in own}}))
 
 
 def _level(weight: int) -> str:

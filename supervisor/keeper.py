@@ -17,7 +17,7 @@ from . import journal, keeper_process
 from .journal import Entry
 from .processes import CannotStart, Exit, Launch, Processes
 
-DELAY = 1.0
+DELAY, MOMENT = 1.0, 0.05
 # A process that was killed is gone in milliseconds.
 PATIENCE = 2.0
 
@@ -33,31 +33,46 @@ class Keeper:
         self._log = log
         self._pid: int | None = None
         self._socket: socket.socket | None = None
+        self._unsent: list[int] = []
         self.deadline: float | None = None
         if inherited is not None:
             self._pid, self._socket = inherited["pid"], socket.socket(fileno=inherited["fd"])
+            self._unsent = list(inherited["unsent"])
+            self.deadline = time.monotonic() if self._unsent else None
 
     def keep(self, pipe: int) -> None:
         """Let it hold a pipe too."""
         if os.getpid() == 1:
             return  # nobody outlives us
-        if self._socket is None:
-            if self.deadline is None:
-                self._start()  # which sends every pipe
-            return
-        self._send(pipe)
+        self._unsent.append(pipe)
+        if self._socket is None and self.deadline is None:
+            self._start()
+        else:
+            self._send()
 
-    def _send(self, pipe: int) -> None:
-        assert self._socket is not None
-        try:
-            self._socket.sendmsg([b"p"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pipe]))], socket.MSG_DONTWAIT)
-        except OSError as error:
-            so = "it has no reader if the master is killed"
-            self._log(Entry("output not kept", {"reason": error.strerror, "so": so}, journal.DETAIL))
+    def _send(self) -> None:
+        """Send what is to be held, as much as the socket takes; the rest a moment later."""
+        if self._socket is None:
+            return
+        open_now = set(self._pipes())
+        self._unsent = [pipe for pipe in self._unsent if pipe in open_now]
+        while self._unsent:
+            some = self._unsent[:keeper_process.MOST_AT_ONCE]
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", some))]
+            try:
+                self._socket.sendmsg([b"p"], rights, socket.MSG_DONTWAIT)
+            except OSError:
+                self.deadline = time.monotonic() + MOMENT
+                return
+            del self._unsent[:len(some)]
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair()
         command = [sys.executable, "-I", "-S", os.path.abspath(keeper_process.__file__)]
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError:
+            self.deadline = time.monotonic() + DELAY
+            return
         try:
             # Not told of our death: that is when its work begins.
             self._pid = self._processes.start(Launch(command, "/", self._environ, [theirs.fileno()]))
@@ -68,13 +83,17 @@ class Keeper:
         finally:
             theirs.close()
         self._socket = ours
-        for pipe in self._pipes():
-            self._send(pipe)
+        self._unsent = list(self._pipes())
+        self._send()
 
     def on_time(self, now: float) -> None:
-        if self.deadline is not None and now >= self.deadline:
-            self.deadline = None
+        if self.deadline is None or now < self.deadline:
+            return
+        self.deadline = None
+        if self._socket is None:
             self._start()
+        else:
+            self._send()
 
     def on_exit(self, exit: Exit) -> bool:
         """Note that a child has exited; return whether it was the keeper."""
@@ -87,7 +106,7 @@ class Keeper:
 
     def hand_over(self) -> dict[str, Any] | None:
         """What the next master needs to know. `fd` must stay open."""
-        return None if self._socket is None else {"pid": self._pid, "fd": self._socket.fileno()}
+        return None if self._socket is None else {"pid": self._pid, "fd": self._socket.fileno(), "unsent": self._unsent}
 
     def close(self) -> None:
         """End it, or, where somebody still writes whom workers have left behind, leave it to end with them."""

@@ -14,6 +14,8 @@ import socket
 
 MASTER = 3
 STANDARD_ERROR = 2
+# Descriptors in one message; the kernel takes 253 (SCM_MAX_FD).
+MOST_AT_ONCE = 200
 
 
 def keep() -> None:
@@ -26,7 +28,7 @@ def keep() -> None:
     while kept or not alone:
         for fd, events in poller.poll():
             if fd == MASTER:
-                data, ancillary, _, _ = master.recvmsg(1, socket.CMSG_SPACE(4 * 16))
+                data, ancillary, _, _ = master.recvmsg(1, socket.CMSG_SPACE(4 * MOST_AT_ONCE))
                 for level, kind, content in ancillary:
                     if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                         for sent in array.array("i", content[: len(content) - len(content) % 4]):

@@ -39,7 +39,8 @@ def ask_the_platform(errands: Errands, environ: Mapping[str, str], found: Callab
     if METADATA not in environ:
         return
     command = [sys.executable, "-P", "-m", "einhornpy.control.metadata", environ[METADATA]]
-    errands.send(Errand(NAME, Launch(command, "/", environ, (), signal.SIGKILL), TIMEOUT, answered(found, failed), "", 0.0))
+    launch = Launch(command, "/", environ, (), signal.SIGKILL)
+    errands.send(Errand(NAME, launch, TIMEOUT, answered(found, failed), "", 0.0), urgent=True)
 
 
 def answered(found: Callable[[dict[str, str]], None], failed: Callable[[str], None]) -> Callable[[Ended], None]:

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from . import formats, labels
@@ -140,12 +140,16 @@ class Log:
         if isinstance(self._sink, File):
             self._sink.reopen()
 
-    def hand_over(self) -> Counts:
-        """What the next master needs to know. What can't be written now is lost then, and counted."""
-        for sink in {self._sink, self.standard_error}:
-            sink.flush()
-        lost = sum(sink.unwritten_lines for sink in {self._sink, self.standard_error})
-        return replace(self.counts, dropped=self.counts.dropped + lost, unsaid=self.counts.unsaid + lost)
+    def hand_over(self) -> dict[str, Any]:
+        """What the next master needs to know."""
+        unwritten = [self._sink.hand_over(), [] if self._sink is self.standard_error else self.standard_error.hand_over()]
+        return {**asdict(self.counts), "unwritten": unwritten}
+
+    def take_over(self, inherited: Mapping[str, Any]) -> None:
+        """Go on where the master before us was."""
+        unwritten = inherited.get("unwritten", [[], []])
+        self._sink.take_over(unwritten[0])
+        self.standard_error.take_over(unwritten[1])
 
     def close(self) -> None:
         for sink in {self._sink, self.standard_error}:

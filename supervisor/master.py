@@ -248,7 +248,7 @@ class Master:
                          for session in self._server.sessions()],
             "systemd": plain(self._systemd.told),
             "web": None if self._web is None else listener_state(self._web_listeners[0]) | self._web.hand_over(),
-            "log": plain(self._log.hand_over()),
+            "log": self._log.hand_over(),
             "labels": dict(self._log.found),
             "announcements": self._announcements.hand_over(),
             "keeper": self._keeper.hand_over(),
@@ -263,6 +263,7 @@ class Master:
         self._least_weight = state["least_weight"]
         self._log.name = self._name
         self._output.take_over(state.get("output", []))
+        self._log.take_over(state.get("log", {}))
         self._log.found = state.get("labels", {}) | self._log.found
         self.pool = replace(check_state(state), policy=_policy(self.settings))
         generations = self.pool.generations

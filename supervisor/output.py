@@ -20,9 +20,9 @@ from .loop import READ, Loop
 
 # A longer line is logged in pieces.
 LONGEST = 16384
-AT_ONCE = 1 << 16
-# All pipes together, in one turn of the loop: a few milliseconds of work.
-A_TURN = 1 << 20
+AT_ONCE = 1 << 15
+# All pipes together, in one turn of the loop: some milliseconds of work. A line costs about as much as so many bytes.
+A_TURN, A_LINE = 1 << 20, 100
 LAST_LINES, LONGEST_LAST_LINE = 20, 500
 
 
@@ -123,8 +123,8 @@ class Output:
             data = os.read(pipe.fd, AT_ONCE)
         except BlockingIOError:
             return False
-        self._left -= len(data)
         if data:
+            self._left -= len(data) + A_LINE * data.count(b"\n")
             self._take(pipe, data)
             return True
         if pipe.rest:

@@ -203,8 +203,9 @@ def endpoint(value: Any) -> str:
 
 def url(value: Any) -> str:
     """Parse the URL of a webhook."""
-    if not isinstance(value, str) or not re.fullmatch(r"https?://[^\s/?#]+\S*", value):
-        raise ValueError("a URL that begins with http:// or https://")
+    if not isinstance(value, str) or not re.fullmatch(
+            r"https?://(?:[^\s/?#@]*@)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:[/?#]\S*)?", value):
+        raise ValueError("a URL such as https://HOST/PATH")
     return value
 
 

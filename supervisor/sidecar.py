@@ -46,7 +46,12 @@ class Sidecar:
         if self.deadline is None or now < self.deadline:
             return
         self.deadline = None
-        pairs = [socket.socketpair(), socket.socketpair()]
+        pairs: list[tuple[socket.socket, socket.socket]] = []
+        try:
+            pairs += [socket.socketpair() for _ in range(2)]
+        except OSError as error:
+            self._lost(f"no connection for it: {error.strerror}", now)
+            return
         descriptors = [self.listener.socket.fileno(), *(theirs.fileno() for _, theirs in pairs)]
         command = [sys.executable, "-P", "-m", "einhornpy.control.web", self._told]
         try:

@@ -13,9 +13,9 @@ import socket
 import stat
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from .loop import WRITE
 
@@ -45,15 +45,29 @@ class Counts:
     unsaid: int = 0
 
 
+@dataclass(slots=True)
+class _Unwritten:
+    """Whole lines, or what is left of them. `noted`: it is a note that so many lines were dropped. `begun`: a part is written."""
+
+    data: memoryview
+    lines: int
+    noted: int = 0
+    begun: bool = False
+
+
 class Sink:
-    """Takes whole lines (or datagrams) and writes them in their order. `note`: makes the line that says how many were dropped."""
+    """Takes whole lines (or datagrams) and writes them in their order. `note`: makes the line that says how many were dropped.
+    `whole`: each piece is one datagram."""
+
+    whole = False
 
     def __init__(self, loop: Loop, counts: Counts, note: Callable[[int], bytes]) -> None:
         self._loop = loop
         self._counts = counts
         self._note = note
-        self._unwritten: deque[tuple[bytes, int]] = deque()
+        self._unwritten: deque[_Unwritten] = deque()
         self._size = 0
+        self._cut = False  # the last line that was written has no end
         self._waiting: list[Callable[[], None]] = []
 
     def put(self, data: bytes, lines: int = 1) -> None:
@@ -63,14 +77,14 @@ class Sink:
             self._drop(lines)
             return
         if self._counts.unsaid:
-            self._append(self._note(self._counts.unsaid), 0)
-            self._counts.unsaid = 0
-        self._append(data, lines)
+            dropped, self._counts.unsaid = self._counts.unsaid, 0
+            self._append(_Unwritten(memoryview(self._note(dropped)), 0, dropped))
+        self._append(_Unwritten(memoryview(data), lines))
         self.flush()
 
-    def _append(self, data: bytes, lines: int) -> None:
-        self._unwritten.append((data, lines))
-        self._size += len(data)
+    def _append(self, piece: _Unwritten) -> None:
+        self._unwritten.append(piece)
+        self._size += len(piece.data)
 
     def _drop(self, lines: int) -> None:
         self._counts.dropped += lines
@@ -88,31 +102,45 @@ class Sink:
     def flush(self) -> None:
         """Write what can be written without waiting."""
         while self._unwritten:
-            data, lines = self._unwritten.popleft()
-            self._size -= len(data)
+            piece = self._unwritten[0]
             try:
-                sent = self._send(data[:AT_ONCE])
+                if self._cut:
+                    self._send(memoryview(b"\n"))
+                    self._cut = False
+                sent = self._send(piece.data if self.whole else piece.data[:AT_ONCE])
             except BlockingIOError:
-                self._put_back(data, lines)
                 self._loop.watch(self.fileno(), WRITE, lambda events: self.flush())
                 return
             except OSError:
-                self._drop(lines)
+                self._give_up(piece)
                 continue
-            if sent < len(data):
-                self._put_back(data[sent:], lines)
+            self._size -= sent
+            piece.data, piece.begun = piece.data[sent:], True
+            if not piece.data or self.whole:
+                self._unwritten.popleft()
         self._loop.unwatch(self.fileno())
         waiting, self._waiting = self._waiting, []
         for callback in waiting:
             callback()
 
-    def _put_back(self, data: bytes, lines: int) -> None:
-        self._unwritten.appendleft((data, lines))
-        self._size += len(data)
+    def _give_up(self, piece: _Unwritten) -> None:
+        self._unwritten.popleft()
+        self._size -= len(piece.data)
+        self._cut = self._cut or piece.begun
+        self._drop(piece.lines)
+        self._counts.unsaid += piece.noted  # nobody has read of these
 
-    @property
-    def unwritten_lines(self) -> int:
-        return sum(lines for _, lines in self._unwritten)
+    def hand_over(self) -> list[dict[str, Any]]:
+        """What is unwritten, for the next master."""
+        self.flush()
+        return [{"data": bytes(each.data).decode("latin-1"), "lines": each.lines, "noted": each.noted, "begun": each.begun}
+                for each in self._unwritten]
+
+    def take_over(self, inherited: Iterable[Mapping[str, Any]]) -> None:
+        """Write first what the master before us could not."""
+        for each in inherited:
+            self._append(_Unwritten(memoryview(each["data"].encode("latin-1")), each["lines"], each["noted"], each["begun"]))
+        self.flush()
 
     def close(self) -> None:
         """Write the rest, for a moment."""
@@ -122,7 +150,7 @@ class Sink:
             self.flush()
         self._loop.unwatch(self.fileno())
 
-    def _send(self, data: bytes) -> int:
+    def _send(self, data: memoryview) -> int:
         """Write a part of `data` without waiting; return how many bytes.
 
         Raises:
@@ -152,7 +180,7 @@ class Descriptor(Sink):
             except OSError:
                 self._polls = True
 
-    def _send(self, data: bytes) -> int:
+    def _send(self, data: memoryview) -> int:
         if self._socket is not None:
             return self._socket.send(data, socket.MSG_DONTWAIT)
         if self._polls:
@@ -200,7 +228,7 @@ class File(Sink):
         self._fd = fd
         self.flush()
 
-    def _send(self, data: bytes) -> int:
+    def _send(self, data: memoryview) -> int:
         return os.write(self._fd, data)
 
     def fileno(self) -> int:
@@ -214,6 +242,8 @@ class File(Sink):
 class Datagrams(Sink):
     """A datagram socket at `path`: journald's, or /dev/log. One that was restarted is found again."""
 
+    whole = True
+
     def __init__(self, path: str, loop: Loop, counts: Counts, note: Callable[[int], bytes]) -> None:
         super().__init__(loop, counts, note)
         self._path = path
@@ -224,7 +254,7 @@ class Datagrams(Sink):
         except OSError as error:
             raise CannotLog(f"--log-to: nobody listens at {path}: {error.strerror}") from None
 
-    def _send(self, data: bytes) -> int:
+    def _send(self, data: memoryview) -> int:
         try:
             return self._socket.send(data)
         except BlockingIOError:

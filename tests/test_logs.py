@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from einhornpy.supervisor import formats, output
+from einhornpy.supervisor import formats, output, sinks
 from einhornpy.supervisor.journal import ATTENTION, Entry
 from einhornpy.supervisor.log import Source
 from hypothesis import given
@@ -492,3 +492,94 @@ def test_requests_are_served_meanwhile(start: Start) -> None:
         assert get(master.address)[0] == 200
     wait_until(lambda: sum('"GET / HTTP/1.0' in each.get("message", "") for each in records(master)) == 20, "the access log",
                master.log)
+
+
+class Narrow(sinks.Sink):
+    """Takes so many bytes, then nothing more until `more`; or has no room on its disk at all."""
+
+    def __init__(self) -> None:
+        self.taken = bytearray()
+        self.left = 0
+        self.full = False
+
+        class Loop:
+            def watch(self, fd: int, events: int, callback: Callable[[int], None]) -> None: ...
+            def unwatch(self, fd: int) -> None: ...
+
+        super().__init__(Loop(), sinks.Counts(), lambda dropped: b"%d dropped\n" % dropped)
+
+    def _send(self, data: memoryview) -> int:
+        if self.full:
+            raise OSError("no space left on device")
+        if not self.left:
+            raise BlockingIOError
+        part = data[:self.left]
+        self.taken += part
+        self.left -= len(part)
+        return len(part)
+
+    def fileno(self) -> int:
+        return -1
+
+    def more(self, count: int) -> None:
+        self.left += count
+        self.flush()
+
+
+def test_notes_say_how_many_were_lost_and_no_line_stands_behind_half_a_line() -> None:
+    sink = Narrow()
+    sink.more(8)
+    sink.put(b"one whole line\n")
+    sink.full = True
+    for _ in range(5):
+        sink.put(b"lost\n")
+    sink.full = False
+    sink.more(1000)
+    sink.put(b"the last\n")
+    # What was lost: the line that was cut, five, and no note of any of them.
+    assert sink.taken == b"one whol\n6 dropped\nthe last\n"
+    assert (sink._counts.lines, sink._counts.dropped, sink._counts.unsaid) == (7, 6, 0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 3)), max_size=30))
+def test_a_reload_cuts_no_line_whatever_is_unwritten(steps: list[tuple[int, int]]) -> None:
+    sink, taken, put = Narrow(), bytearray(), 0
+    for room, lines in steps:
+        for _ in range(lines):
+            sink.put(b"line %d of many\n" % put)
+            put += 1
+        sink.more(room)
+        handed_over = json.loads(json.dumps(sink.hand_over()))
+        taken += sink.taken
+        sink = Narrow()
+        sink.take_over(handed_over)
+    sink.more(1 << 20)
+    assert (taken + sink.taken).decode().splitlines() == [f"line {number} of many" for number in range(put)]
+
+
+def test_a_keeper_holds_the_pipes_of_many(start: Start) -> None:
+    """More than fit into one message, or into the socket at once."""
+    master = start("-n", "200", "-m", "0.2", "--worker-output", "prefix", "--log-file", "/dev/null", "--", "sleep", "1000")
+    master.wait_status(lambda document: document["ready"] == 200)
+
+    def keepers() -> list[int]:
+        return [pid for pid in map(int, Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text().split())
+                if b"keeper_process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    (old,) = keepers()
+    wait_until(lambda: len(os.listdir(f"/proc/{old}/fd")) == 404, "all pipes held")
+    os.kill(old, signal.SIGKILL)
+    (new,) = wait_until(lambda: [pid for pid in keepers() if pid != old], "another keeper")
+    wait_until(lambda: len(os.listdir(f"/proc/{new}/fd")) == 404, "all pipes held by the new one")
+
+
+def test_a_flood_of_empty_lines_delays_nobody_for_long(start: Start) -> None:
+    """What is compared is how many lines pass in a turn of the loop: no turn may take them all."""
+    code = "import threading\nthreading.Thread(target=lambda: [os.write(1, b'\\n' * 65536) for _ in range(60)], daemon=True).start()"
+    master = start("-n", "4", "-m", "notify", "--worker-output", "json", "--log-file", "/dev/null", "--", *saying(code))
+    master.wait_ready()
+    counts = [0]
+    while counts[-1] < 4 * 60 * 65536:
+        counts.append(master.ask("tally")["result"]["log"]["lines"])
+    # Each answer lies between two turns; a client may miss some of them.
+    assert len(counts) > 60

@@ -181,7 +181,7 @@ def test_a_refused_release_and_why(serve: Callable[..., Master], place: Path, vi
     expect(page.locator("#gate-reason")).to_contain_text(why)
     expect(page.locator("#upgrade")).to_contain_text("rolled-back")
     expect(page.locator("#upgrade .error")).to_contain_text(why)
-    expect(page.locator("#events .bad").first).to_contain_text("upgrade to generation 2 refused")
+    expect(page.locator("#events .bad").first).to_contain_text("upgrade to generation 2 rolled-back")
     expect(page.locator("#failed-start pre")).to_contain_text("ValueError: invalid literal for int() with base 10: 'much'")
     expect(page.locator("#airbag-verdict")).to_contain_text("Never below N")
     check_accessible(page)
@@ -376,7 +376,7 @@ def test_with_the_keyboard_alone(serve: Callable[..., Master], viewer: Viewer) -
     expect(page.get_by_role("button", name="Live")).to_be_focused()
     assert page.locator(".tile").nth(0).evaluate("(tile) => getComputedStyle(tile).animationName") == "none"
     headings = page.locator("h1, h2").all_inner_texts()
-    assert headings == ["shop", "Gate", "Workers", "Airbag", "Upgrade", "Events", "Traffic"]
+    assert headings == ["shop", "Gate", "Workers", "Airbag", "Upgrade", "Events (UTC)", "Traffic"]
 
 
 @pytest.mark.parametrize("number", [1, 64])

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -192,3 +193,27 @@ def test_kubernetes_names(start: Start) -> None:
     master = start("-n", "1", "-m", "notify", "--", *WORKER, environment={
         "KUBERNETES_SERVICE_HOST": "10.0.0.1", "POD_NAME": "web-1", "POD_NAMESPACE": "shop", "NODE_NAME": "n7"})
     assert master.wait_ready()["labels"] == {"hostname": os.uname().nodename, "pod": "web-1", "namespace": "shop", "node": "n7"}
+
+
+def test_places_that_hang_keep_no_hook_waiting(start: Start, server: Server, place: Path) -> None:
+    server.answers = [None] * 12
+    webhooks = [word for number in range(12) for word in ("--webhook", f"{server.url}/{number}")]
+    master = flaky(start, *webhooks, "--on-worker-ready", f"echo ready >> {place}/hooks")
+    master.wait_ready()
+    assert master.cli("upgrade").returncode == 0
+    wait_until(lambda: (place / "hooks").exists() and (place / "hooks").read_text() == "ready\n" * 2, "both hooks", master.log)
+    assert master.stop() == 0
+    # Twelve places have heard neither of its beginning nor of its end.
+    lines = [line for line in master.log().splitlines() if "announcement failed" in line]
+    assert len(lines) == 12
+    assert all('reason="the master ends" events=2' in line for line in lines)
+
+
+def test_a_redirect_is_no_answer(start: Start, server: Server) -> None:
+    server.answers = [301, 200]
+    master = flaky(start, "--webhook", server.url)
+    master.wait_ready()
+    assert master.cli("upgrade").returncode == 0
+    assert "301" in master.wait_log("announcement failed")
+    wait_until(lambda: [each["event"] for each in server.posted] == ["done"], "the next event", master.log)
+    assert server.asked == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import http.client
 import itertools
@@ -10,14 +11,17 @@ import os
 import select
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from einhornpy.control.client import Client
+from einhornpy.control.web.fold import fold
 from prometheus_client.parser import text_string_to_metric_families
 
-from .harness import APPS, BREAKABLE, DEADLINE, EXAMPLE, Master, wait_gone, wait_until
+from .harness import APPS, BREAKABLE, DEADLINE, EINHORNPY, EXAMPLE, Master, base_environment, wait_gone, wait_until
 
 Start = Callable[..., Master]
 WORKER = [sys.executable, str(APPS / "worker.py"), "notify"]
@@ -357,3 +361,117 @@ def test_what_a_killed_master_has_left_is_not_counted(start: Start) -> None:
     master = metered(start)
     visit(master, 2)
     assert total(metrics(master), "shop_requests_total") == 2
+
+
+# --- what others do to it ---------------------------------------------------------------------------------------------
+
+
+def test_an_answer_may_be_as_long_as_it_must(start: Start) -> None:
+    """Many workers with much to say make a status of more than what a client may leave unread."""
+    code = "import sys; sys.stderr.write(('\\1' * 600 + '\\n') * 20)"
+    command = [sys.executable, "-c", f"{code}; sys.stderr.flush(); import os; os.execvp('sleep', ['sleep', '1000'])"]
+    master = start("-n", "90", "-m", "1", "--worker-output", "prefix", "--web", "127.0.0.1:0", "--", *command)
+    document = wait_until(lambda: (found := master.status())["ready"] == 90 and found, "90 ready workers", master.log)
+    assert len(json.dumps(document)) > 5 << 20
+    assert master.cli("status").returncode == 0
+    assert fetch(master, "/readyz?serving")[0] == 200
+    assert total(metrics(master), "einhornpy_workers_ready") == 90
+    stream = Stream(master)
+    try:
+        assert stream.answer.readline() == b"retry: 1000\n"
+    finally:
+        stream.close()
+    assert web_pid(master)
+    assert master.cli("stop", "--now").returncode == 0
+
+
+def test_clients_that_say_half_of_it_silence_no_probe(master: Master) -> None:
+    """There are as many of them as there are threads; each is given up after a while."""
+    assert fetch(master, "/healthz")[0] == 200
+    sockets = []
+    try:
+        for _ in range(30):
+            sockets.append(socket.create_connection(master.web_address, DEADLINE))
+            sockets[-1].sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
+        assert fetch(master, "/healthz")[0] == 200
+    finally:
+        for each in sockets:
+            each.close()
+
+
+@pytest.mark.parametrize("spoil", [
+    "mkfifo {}/counter_99.db", "mkdir {}/counter_99.db", "rm {}/lock && mkfifo {}/lock", "rm {}/lock",
+    "truncate -s 3G {}/counter_99.db", "ln -s /etc/shadow {}/counter_99.db",
+    sys.executable + """ -c 'from prometheus_client.mmap_dict import MmapedDict; m = MmapedDict("{}/counter_99.db")
+m.write_value("[\\"a\\", \\"a_total\\", {{\\"l\\": 5}}, \\"help\\"]", 1.0, 0.0)'"""])
+def test_whatever_an_app_leaves_there_takes_nothing_else_away(start: Start, spoil: str) -> None:
+    master = metered(start)
+    visit(master, 1)
+    directory = master.path.removesuffix(".sock") + ".metrics/1"
+    subprocess.run(["sh", "-c", spoil.format(directory, directory)], check=True)
+    found = metrics(master)
+    assert total(found, "einhornpy_workers_ready") == 2
+    assert total(found, "einhornpy_app_metrics_readable") in (0, 1)
+    with contextlib.suppress(OSError):  # without a lock there is none
+        fold(directory)
+    assert fetch(master, "/healthz")[0] == 200
+    assert master.cli("upgrade").returncode == 0
+    assert master.stop() == 0
+    assert not Path(directory).parent.exists()
+
+
+def test_what_a_master_before_has_left_there_is_no_obstacle(start: Start) -> None:
+    master = metered(start)
+    directory = Path(master.path.removesuffix(".sock") + ".metrics/1")
+    (directory / "mine" / "deeper").mkdir(parents=True)
+    workers = [worker["pid"] for worker in master.status()["workers"]]
+    master.process.kill()
+    master.process.wait()
+    for pid in workers:
+        wait_gone(pid)
+    master = metered(start)
+    visit(master, 2)
+    found = metrics(master)
+    assert total(found, "einhornpy_app_metrics_readable") == 1
+    assert total(found, "shop_requests_total") == 2
+
+
+def test_without_descriptors_the_master_goes_on(start: Start, place: Path) -> None:
+    """Somebody takes all of them, then sidecar and keeper die: they come back when there is room."""
+    log = place / "log"
+    script = f'ulimit -n 64; exec "{EINHORNPY}" "$@"'
+    process = subprocess.Popen(
+        ["sh", "-c", script, "sh", "-n", "4", "-d", f"{place}/x.sock", "-m", "0.2", "--worker-output", "prefix", "--web",
+         "127.0.0.1:0", "--log-file", str(log), "--", "sleep", "1000"], cwd=place, env=base_environment(place))
+    try:
+        wait_until(lambda: (place / "x.sock").exists(), "a control socket")
+        with Client(f"{place}/x.sock", timeout=DEADLINE) as client:
+            wait_until(lambda: client.ask("status")["result"]["gate"] == "ready", "the gate ready")
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+
+        def companions() -> list[int]:
+            commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in map(int, children.read_text().split())}
+            return [pid for pid, command in commands.items() if b"keeper_process" in command or b"web" in command]
+
+        victims = wait_until(lambda: len(found := companions()) == 2 and found, "sidecar and keeper")
+        taken = []
+        with contextlib.suppress(BlockingIOError):  # the queue is full
+            for _ in range(1000):
+                taken.append(socket.socket(socket.AF_UNIX))
+                taken[-1].setblocking(False)
+                taken[-1].connect(f"{place}/x.sock")
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        for pid in victims:
+            wait_gone(pid)
+        # It is tried again, with or without success: what died has left a little room.
+        wait_until(lambda: process.poll() is not None or log.read_text().count(" web ") >= 3, "another try", log.read_text)
+        assert process.poll() is None, log.read_text()
+        for each in taken:
+            each.close()
+        wait_until(lambda: len(companions()) == 2, "both back", log.read_text)
+        with Client(f"{place}/x.sock", timeout=DEADLINE) as client:
+            assert client.ask("status")["result"]["ready"] == 4
+    finally:
+        process.terminate()
+        assert process.wait(DEADLINE) == 0

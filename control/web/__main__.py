@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,6 +26,7 @@ from .feed import MOST_STREAMS, Feed, Master
 from .metrics import Metrics
 
 LISTENER, ASKING, TOLD = 3, 4, 5
+CLIENT_TIMEOUT = 10  # seconds
 # Read before we become somebody who may not be able to read them.
 LAZY = ("gunicorn.workers.gthread", "gunicorn.glogging", "gunicorn.http.parser", "gunicorn.http.wsgi", "gunicorn.util",
         "concurrent.futures.thread", "logging.config", "encodings.idna", "prometheus_client.openmetrics.exposition", "gzip",
@@ -44,7 +46,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             # gunicorn noted who we were when it was loaded.
             "user": os.geteuid(), "group": os.getegid(),
             "bind": [f"fd://{LISTENER}"], "workers": 1, "worker_class": "gthread", "threads": MOST_STREAMS + 8,
-            "keepalive": 5, "graceful_timeout": 1, "loglevel": "warning", "control_socket_disable": True,
+            "keepalive": 5, "graceful_timeout": 1, "loglevel": "error", "control_socket_disable": True,
             "proc_name": f"einhornpy: web {self._name}", "child_exit": end_with_the_worker,
         }.items():
             self.cfg.set(setting, value)
@@ -58,6 +60,21 @@ def end_with_the_worker(arbiter: Any, worker: Any) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def be_patient_with_nobody() -> None:
+    """Let neither a client that says half a request or reads nothing, nor a log that nobody reads, hold a thread of ours."""
+    with socket.socket(fileno=os.dup(LISTENER)) as listener:
+        # Inherited by what is accepted (socket(7)): struct timeval.
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            listener.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", CLIENT_TIMEOUT, 0))
+    try:
+        # A description of our own: whether it blocks is nobody else's business.
+        own = os.open("/proc/self/fd/2", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_APPEND)
+    except OSError:
+        return  # a socket, of systemd's for instance
+    os.dup2(own, 2)
+    os.close(own)
+
+
 def main() -> None:
     told: Mapping[str, Any] = json.loads(sys.argv[1])
     for module in LAZY:
@@ -65,13 +82,18 @@ def main() -> None:
     files = {name: App.read_file(name) for name in App.FILES}
     metrics = None if told["metrics"] is None else by_descriptor(told["metrics"])
     parent, arbiter = os.getppid(), os.getpid()
+    be_patient_with_nobody()
     become(None if told["user"] is None else (told["user"][0], told["user"][1]))
     die_with(parent)
 
     def serve() -> Callable[..., Any]:
         die_with(arbiter)
-        master = Master(Client.over(socket.socket(fileno=ASKING)))
-        feed = Feed(Client.over(socket.socket(fileno=TOLD), timeout=None), master, lambda: os.kill(arbiter, signal.SIGTERM))
+
+        def gone() -> None:
+            os.kill(arbiter, signal.SIGTERM)  # the master starts us anew, with new connections
+
+        master = Master(Client.over(socket.socket(fileno=ASKING)), gone)
+        feed = Feed(Client.over(socket.socket(fileno=TOLD), timeout=None), master, gone)
         feed.start()
         return App(master, feed, Metrics(master, metrics), files)
 

@@ -26,10 +26,11 @@ MOST_EVENTS, MOST_SAMPLES = 2000, 600
 
 
 class Master:
-    """The connection to ask on. Any thread may."""
+    """The connection to ask on. Any thread may. `gone` is called when the master hangs up."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, gone: Callable[[], None]) -> None:
         self._client = client
+        self._gone = gone
         self._lock = threading.Lock()
         self._number = 0
 
@@ -47,6 +48,9 @@ class Master:
             request = protocol.request(command, {}, self._number)
             result: dict[str, Any] = next(self._client.converse(request, self._number))["result"]
             return result
+        except MasterGone:
+            self._gone()
+            raise
         finally:
             self._lock.release()
 

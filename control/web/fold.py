@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterable
 
@@ -18,7 +19,7 @@ from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from ..privileges import become, by_descriptor, die_with
-from .metrics import LOCK
+from .metrics import locked, readable
 
 ADDED_UP = ("counter", "histogram", "summary", "gauge_sum", "gauge_min", "gauge_max")
 # Kept: which of them is the newest is known only together with the living.
@@ -29,20 +30,35 @@ FOLDED = 0
 
 def fold(directory: str) -> int:
     """Fold what the dead have left; return how many files that were."""
-    with open(f"{directory}/{LOCK}", "rb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(directory, fcntl.LOCK_EX):
         dead: dict[str, list[str]] = {}
         for name in sorted(os.listdir(directory)):
             found = re.fullmatch(r"([a-z]+(?:_[a-z]+)?)_([0-9]+)\.db", name)
+            if not stat.S_ISREG(os.lstat(f"{directory}/{name}").st_mode):
+                continue  # the app's own business
             if found and int(found[2]) != FOLDED and not os.path.exists(f"/proc/{found[2]}"):
                 dead.setdefault(found[1], []).append(f"{directory}/{name}")
         for kind, paths in dead.items():
             if kind in ADDED_UP:
-                _add_up(kind, paths, f"{directory}/{kind}_{FOLDED}.db")
+                _add_up(kind, [path for path in paths if _sound(path)], f"{directory}/{kind}_{FOLDED}.db")
             if kind != LEFT:
                 for path in paths:
                     os.unlink(path)
     return sum(map(len, dead.values()))
+
+
+def _sound(path: str) -> bool:
+    """Whether a file can be added up; one that can't is nobody's loss."""
+    try:
+        if not readable(path):
+            return False
+        for key, _, _, _ in MmapedDict.read_all_values_from_file(path):  # type: ignore[no-untyped-call]
+            metric, sample, labels, about = json.loads(key)
+            if not all(isinstance(each, str) for each in (metric, sample, about, *labels, *labels.values())):
+                return False
+    except Exception:  # whatever an app has written there
+        return False
+    return True
 
 
 def _add_up(kind: str, paths: Iterable[str], whole: str) -> None:
@@ -65,7 +81,10 @@ def main() -> None:
     directory = by_descriptor(told["directory"])
     become(None if told["user"] is None else (told["user"][0], told["user"][1]))
     die_with(parent)
-    fold(directory)
+    try:
+        fold(directory)
+    except OSError as error:
+        sys.exit(f"{error.strerror}: {error.filename or 'the lock'}")
 
 
 if __name__ == "__main__":

@@ -6,10 +6,14 @@ generation carries that generation as a label: the counters of two releases are 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import glob
 import os
+import select
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -24,6 +28,9 @@ from .feed import Master
 STATES = ("starting", "ready", "retiring")
 # Locked by whoever reads (shared) and by whoever folds the files of the dead together (alone).
 LOCK = "lock"
+LOCK_PATIENCE = 2.0
+# prometheus_client writes some hundred bytes for each sample.
+LARGEST_FILE = 64 << 20
 
 
 class Metrics:
@@ -135,16 +142,16 @@ def histogram(name: str, about: str, document: Mapping[str, Any]) -> Metric:
 def of_app(directory: str) -> Iterator[Metric]:
     """The app's own metrics, of every generation that has workers, each sample with its generation."""
     families: dict[str, Metric] = {}
-    readable: list[tuple[Mapping[str, Any], float | None]] = []
+    could: list[tuple[Mapping[str, Any], float | None]] = []
     # The newest first: where two releases disagree on what a metric is, its word counts.
     for number in sorted((int(name) for name in os.listdir(directory) if name.isdecimal()), reverse=True):
         try:
             metrics = _of_generation(f"{directory}/{number}")
         except Exception:  # whatever an app has written there must not take the master's own metrics away
-            metrics = ()
-            readable.append(({"generation": number}, 0))
+            metrics = []
+            could.append(({"generation": number}, 0))
         else:
-            readable.append(({"generation": number}, 1))
+            could.append(({"generation": number}, 1))
         for metric in metrics:
             family = families.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
             if family.type != metric.type:
@@ -153,15 +160,63 @@ def of_app(directory: str) -> Iterator[Metric]:
                 labels = {"exported_generation" if label == "generation" else label: text for label, text in each.labels.items()}
                 family.samples.append(each._replace(labels={**labels, "generation": str(number)}))
     yield from families.values()
-    yield gauge("einhornpy_app_metrics_readable", "Whether the files with the app's own metrics could be read.", readable)
+    yield gauge("einhornpy_app_metrics_readable", "Whether the files with the app's own metrics could be read.", could)
 
 
-def _of_generation(directory: str) -> Iterable[Metric]:
+def _of_generation(directory: str) -> list[Metric]:
+    """The merged metrics of one generation.
+
+    Raises:
+        Exception: of many kinds, where an app has written something else there.
+    """
+    if not os.path.isdir(directory):
+        return []  # its last worker has just gone
+    with locked(directory, fcntl.LOCK_SH):
+        files = [path for path in glob.glob(f"{directory}/*.db") if readable(path)]
+        merged: list[Metric] = list(MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]
+    for metric in merged:
+        if not isinstance(metric.documentation, str) or not isinstance(metric.name, str):
+            raise ValueError(f"{metric.name!r} is no metric")
+        for sample in metric.samples:
+            if not all(isinstance(each, str) for each in (sample.name, *sample.labels, *sample.labels.values())):
+                raise ValueError(f"{sample!r} is no sample")
+    return merged
+
+
+@contextlib.contextmanager
+def locked(directory: str, how: int) -> Iterator[None]:
+    """Hold a generation's lock, shared or alone.
+
+    Raises:
+        OSError: it is no lock, or not to be had for long.
+    """
+    lock = os.open(f"{directory}/{LOCK}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     try:
-        with open(f"{directory}/{LOCK}", "rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            files = [path for path in glob.glob(f"{directory}/*.db") if stat.S_ISREG(os.lstat(path).st_mode)]
-            metrics: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
-            return metrics
-    except FileNotFoundError:
-        return ()  # its last worker has just gone
+        if not stat.S_ISREG(os.fstat(lock).st_mode):
+            raise FileNotFoundError(errno.ENOENT, "the lock is no file")
+        deadline = time.monotonic() + LOCK_PATIENCE
+        while True:
+            try:
+                fcntl.flock(lock, how | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+                select.select([], [], [], 0.02)
+        yield
+    finally:
+        os.close(lock)
+
+
+def readable(path: str) -> bool:
+    """Whether it is a file of prometheus_client's at all, and of a size that an app's metrics may have.
+
+    Raises:
+        ValueError: it is much too large.
+    """
+    found = os.lstat(path)
+    if not stat.S_ISREG(found.st_mode):
+        return False
+    if found.st_size > LARGEST_FILE:
+        raise ValueError(f"{path} is larger than {LARGEST_FILE} bytes")
+    return True

@@ -45,7 +45,7 @@ export class Stream {
     if (kind === "hello") this.#retry = FIRST_RETRY;
     if (kind !== "event") {
       // What a stream begins with may be old; a status of its own is not.
-      const age = kind === "hello" ? data.age_seconds : 0;
+      const age = kind === "hello" ? data.age_seconds ?? 0 : 0;
       this.#heardAt = performance.now() - age * 1000;
       this.#silent = age >= OLD;
       if (this.#silent) this.#lost(true);
