@@ -300,7 +300,8 @@ def reap_leftovers() -> list[str]:
                 command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
                 if state != "Z":
-                    left.append(f"{pid}: {command}")
+                    if command:  # one without has ended, but for its last instructions
+                        left.append(f"{pid}: {command}")
                     os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
             except (ProcessLookupError, ChildProcessError, FileNotFoundError):
