@@ -54,8 +54,9 @@ class Keeper:
         """Send what is to be held, as much as the socket takes; the rest a moment later."""
         if self._socket is None:
             return
-        open_now = set(self._pipes())
-        self._unsent = [pipe for pipe in self._unsent if pipe in open_now]
+        if len(self._unsent) > 1:  # some have waited, and may be closed by now
+            open_now = set(self._pipes())
+            self._unsent = [pipe for pipe in self._unsent if pipe in open_now]
         while self._unsent:
             some = self._unsent[:keeper_process.MOST_AT_ONCE]
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", some))]
