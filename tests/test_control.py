@@ -197,7 +197,7 @@ def test_clients_that_come_and_go_leave_no_descriptor(master: Master) -> None:
             connection.sendall(b'{"command": "events"}\n{"command": "status", "args": {"follow": true}}\n')
     master.ask("scale", to=3)  # something to say to those who are gone
     master.wait_ready()
-    wait_until(lambda: descriptors(master.pid) <= before, "descriptors closed")
+    wait_until(lambda: descriptors(master.pid) <= before + 1, "descriptors closed")  # the third worker's pipe is one more
 
 
 def test_an_upgrade_outlives_its_client(start: Start) -> None:
