@@ -25,8 +25,6 @@ from .processes import CannotStart, Exit, Launch, Processes
 MOST_AT_ONCE = 8
 LONGEST_LINE = 1000
 _TAIL = 4000
-# A process that was killed is gone in milliseconds, unless the kernel can't end it.
-PATIENCE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +203,7 @@ class Errands:
             self._processes.signal(pid, signal.SIGKILL, group=True)
             self._close(errand)
         for pid in self._running:
-            self._processes.wait_for(pid, PATIENCE)
+            self._processes.end(pid)
         self._running.clear()
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import array
 import os
-import signal
 import socket
 import sys
 import time
@@ -18,8 +17,6 @@ from .journal import Entry
 from .processes import CannotStart, Exit, Launch, Processes
 
 DELAY, MOMENT = 1.0, 0.05
-# A process that was killed is gone in milliseconds.
-PATIENCE = 2.0
 
 
 class Keeper:
@@ -112,8 +109,7 @@ class Keeper:
     def close(self) -> None:
         """End it, or, where somebody still writes whom workers have left behind, leave it to end with them."""
         if self._pid is not None and not self._pipes():
-            self._processes.signal(self._pid, signal.SIGKILL)
-            self._processes.wait_for(self._pid, PATIENCE)
+            self._processes.end(self._pid)
         self._forget()
 
     def _forget(self) -> None:

@@ -11,6 +11,7 @@ import os
 import resource
 import select
 import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from .attributes import Attributes
 
 FIRST_FD = 3
 PR_SET_PDEATHSIG = 1
+# Seconds. A process that was killed is gone in milliseconds, unless the kernel can't end it.
+PATIENCE = 2.0
 
 
 class CannotStart(RuntimeError):
@@ -171,17 +174,17 @@ class Processes:
             self._read_errors()
         return [Exit(pid, status, self._failed.pop(pid, None)) for pid, status in exits]
 
-    def wait_for(self, pid: int, patience: float) -> bool:
-        """Wait for one child that was killed, at most `patience` seconds, and reap it; return whether it is gone."""
-        fd = os.pidfd_open(pid)
-        try:
-            gone = bool(select.select([fd], [], [], patience)[0])
-        finally:
-            os.close(fd)
-        if gone:
-            os.waitpid(pid, 0)
-            self._ours.discard(pid)
-        return gone
+    def end(self, pid: int) -> bool:
+        """Kill one child with its process group and reap it; return whether it is gone within `PATIENCE`."""
+        self.signal(pid, signal.SIGKILL, group=True)
+        deadline = time.monotonic() + PATIENCE
+        # Looked at again and again rather than waited for by a descriptor: this must work where none is left.
+        while os.waitpid(pid, os.WNOHANG)[0] == 0:
+            if time.monotonic() >= deadline:
+                return False
+            select.select([], [], [], 0.002)
+        self._ours.discard(pid)
+        return True
 
     def _read_errors(self) -> None:
         try:

@@ -20,8 +20,6 @@ from .processes import CannotStart, Exit, Launch, Processes
 FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0
 # One that has lived for so long died for a reason of its own.
 SETTLED = 60.0
-# A process that was killed is gone in milliseconds, unless the kernel can't end it.
-PATIENCE = 2.0
 
 
 class Sidecar:
@@ -103,6 +101,5 @@ class Sidecar:
     def _end(self) -> None:
         if self._pid is None:
             return
-        self._processes.signal(self._pid, signal.SIGKILL, group=True)
-        self._processes.wait_for(self._pid, PATIENCE)
+        self._processes.end(self._pid)
         self._pid = None

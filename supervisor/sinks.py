@@ -55,6 +55,13 @@ class _Unwritten:
     begun: bool = False
 
 
+def _writable(fd: int, patience: float) -> bool:
+    """Whether something can be written within `patience` seconds. By poll(2): select(2) knows no descriptor above 1023."""
+    poller = select.poll()
+    poller.register(fd, select.POLLOUT)
+    return bool(poller.poll(patience * 1000))
+
+
 class Sink:
     """Takes whole lines (or datagrams) and writes them in their order. `note`: makes the line that says how many were dropped.
     `whole`: each piece is one datagram."""
@@ -146,7 +153,7 @@ class Sink:
         """Write the rest, for a moment."""
         deadline = time.monotonic() + PATIENCE
         while self._unwritten and time.monotonic() < deadline:
-            select.select([], [self.fileno()], [], max(0.0, deadline - time.monotonic()))
+            _writable(self.fileno(), max(0.0, deadline - time.monotonic()))
             self.flush()
         self._loop.unwatch(self.fileno())
 
@@ -185,7 +192,7 @@ class Descriptor(Sink):
             return self._socket.send(data, socket.MSG_DONTWAIT)
         if self._polls:
             # A pipe that polls as writable has room for PIPE_BUF bytes (pipe(7)): so many can't block.
-            if not select.select([], [self._fd], [], 0)[1]:
+            if not _writable(self._fd, 0.0):
                 raise BlockingIOError
             data = data[: select.PIPE_BUF]
         return os.write(self._fd, data)

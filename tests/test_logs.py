@@ -7,9 +7,11 @@ import itertools
 import json
 import os
 import re
+import resource
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from einhornpy.supervisor import formats, output, sinks
+from einhornpy.supervisor import formats, output, processes, sinks
 from einhornpy.supervisor.journal import ATTENTION, Entry
 from einhornpy.supervisor.log import Source
+from einhornpy.supervisor.loop import Loop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -585,3 +588,42 @@ def test_a_flood_of_empty_lines_delays_nobody_for_long(start: Start) -> None:
         counts.append(master.ask("tally")["result"]["log"]["lines"])
     # Each answer lies between two turns; a client may miss some of them.
     assert len(counts) > 60
+
+
+def test_with_very_many_descriptors_open(place: Path) -> None:
+    """A reload beside a thousand workers opens its log behind their pipes, and ends a sidecar; select(2) would know neither."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2048, hard))
+    opened: list[int] = []
+    try:
+        while not opened or opened[-1] < 1100:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+        reader, writer = os.pipe()
+        opened += [reader, writer]
+        loop = Loop([])
+        log = sinks.Descriptor(writer, loop, sinks.Counts(), lambda dropped: b"")
+        while not log._unwritten:  # until the pipe is full
+            log.put(b"x" * 65536 + b"\n")
+        log.close()
+        running = processes.Processes()
+        pid = running.start(processes.Launch(["sleep", "1000"], "/", {"PATH": os.environ["PATH"]}))
+        assert running.end(pid)
+        assert not Path(f"/proc/{pid}").exists()
+        running.close()
+        loop.close()
+    finally:
+        for fd in opened:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_datagram_stays_whole_however_long_it_is(place: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as reader:
+        reader.bind(str(place / "log"))
+        reader.settimeout(DEADLINE)
+        loop = Loop([])
+        sink = sinks.Datagrams(str(place / "log"), loop, sinks.Counts(), lambda dropped: b"")
+        sink.put(b"x" * 100_000)
+        assert len(reader.recv(1 << 20)) == 100_000
+        sink.close()
+        loop.close()
