@@ -228,7 +228,7 @@ class Master:
     @property
     def web(self) -> str:
         """Where the sidecar serves, `http://HOST:PORT`, as soon as it has been started."""
-        return "http://" + self.wait_log("web started").partition(" listen=")[2].split()[0]
+        return "http://{}:{}".format(*self.web_address)
 
     def cli(self, *arguments: str, timeout: float = DEADLINE, environment: dict[str, str] | None = None
             ) -> subprocess.CompletedProcess[str]:

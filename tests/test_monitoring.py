@@ -47,8 +47,7 @@ def metrics(start: Callable[..., Master]) -> str:
     master.wait_ready()
     assert master.cli("upgrade", "--release", "3f2c1ab").returncode == 0
     assert get(master.address)[0] == 200
-    host, _, port = master.web.removeprefix("http://").rpartition(":")
-    status, text = get((host, int(port)), "/metrics")
+    status, text = get(master.web_address, "/metrics")
     assert status == 200
     return text
 

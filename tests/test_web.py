@@ -280,6 +280,15 @@ def metered(start: Start, *more: str) -> Master:
     return master
 
 
+def kill(master: Master) -> None:
+    """Let nobody tidy up: kill the master, and wait until its workers have left."""
+    workers = [worker["pid"] for worker in master.status()["workers"]]
+    master.process.kill()
+    master.process.wait()
+    for pid in workers:
+        wait_gone(pid)
+
+
 def visit(master: Master, times: int, path: str = "/") -> None:
     host, port = master.address
     for _ in range(times):
@@ -353,11 +362,7 @@ def test_an_app_with_a_place_for_its_metrics_keeps_it(start: Start, place: Path)
 def test_what_a_killed_master_has_left_is_not_counted(start: Start) -> None:
     master = metered(start)
     visit(master, 5)
-    workers = [worker["pid"] for worker in master.status()["workers"]]
-    master.process.kill()
-    master.process.wait()
-    for pid in workers:
-        wait_gone(pid)
+    kill(master)
     master = metered(start)
     visit(master, 2)
     assert total(metrics(master), "shop_requests_total") == 2
@@ -424,11 +429,7 @@ def test_what_a_master_before_has_left_there_is_no_obstacle(start: Start) -> Non
     master = metered(start)
     directory = Path(master.path.removesuffix(".sock") + ".metrics/1")
     (directory / "mine" / "deeper").mkdir(parents=True)
-    workers = [worker["pid"] for worker in master.status()["workers"]]
-    master.process.kill()
-    master.process.wait()
-    for pid in workers:
-        wait_gone(pid)
+    kill(master)
     master = metered(start)
     visit(master, 2)
     found = metrics(master)
