@@ -111,19 +111,12 @@ def which_master(function: Function) -> Function:
     return function
 
 
-def connect(name: str | None, path: str | None, timeout: float | None = 10.0) -> client.Client:
-    """Connect to the master that is meant; what the environment says counts where the command line is silent."""
-    if name is None and path is None:
-        name, path = os.environ.get("EINHORNPY_COMMAND_NAME"), os.environ.get("EINHORNPY_SOCKET_PATH")
-    return client.Client(client.find(name, path), timeout)
-
-
 def connect_patiently(name: str | None, path: str | None, timeout: float | None) -> client.Client:
-    """The same for somebody who waits anyhow: a master that has just been started may not have its socket yet."""
+    """`client.connect` for somebody who waits anyhow: a master that has just been started may not have its socket yet."""
     deadline = time.monotonic() + min(PATIENCE, PATIENCE if timeout is None else timeout)
     while True:
         try:
-            return connect(name, path, timeout)
+            return client.connect(name, path, timeout)
         except client.NoMaster:
             if time.monotonic() >= deadline:
                 raise
@@ -157,7 +150,7 @@ def status(
     verdict = None
     late = False
     try:
-        with connect_patiently(command_name, socket_path, timeout) if wait else connect(command_name, socket_path) as master:
+        with connect_patiently(command_name, socket_path, timeout) if wait else client.connect(command_name, socket_path) as master:
             for reply in master.replies("status", follow=wait):
                 document = reply["result"]
                 verdict = gate.verdict(document, generation, release)
@@ -220,7 +213,7 @@ def upgrade(
     check_label("--release", release)
     given = {"release": release, "canary": canary, "hold": hold, "check": check, "max_failures": max_failures}
     arguments = {"kind": "fleet" if fleet else "rolling"} | {key: value for key, value in given.items() if value is not None}
-    with connect(command_name, socket_path, 60.0 if reload_first else 10.0) as master:
+    with client.connect(command_name, socket_path, 60.0 if reload_first else 10.0) as master:
         if reload_first:
             message = master.ask("reload")["message"]
             if not as_json:
@@ -242,7 +235,7 @@ def rollback(command_name: str | None, socket_path: str | None, to: str | None, 
     """
     check_label("--to", to)
     wanted = {} if to is None else {"to": int(to) if re.fullmatch("[0-9]{1,9}", to) else to}
-    with connect(command_name, socket_path) as master:
+    with client.connect(command_name, socket_path) as master:
         begin(master, "rollback", wanted, no_wait, as_json)
 
 
@@ -250,7 +243,7 @@ def rollback(command_name: str | None, socket_path: str | None, to: str | None, 
 @which_master
 def pause(command_name: str | None, socket_path: str | None) -> None:
     """Let the running upgrade stand still: nobody is exchanged until resume or abort."""
-    with connect(command_name, socket_path) as master:
+    with client.connect(command_name, socket_path) as master:
         click.echo(master.ask("pause")["message"])
 
 
@@ -258,7 +251,7 @@ def pause(command_name: str | None, socket_path: str | None) -> None:
 @which_master
 def resume(command_name: str | None, socket_path: str | None) -> None:
     """Let a paused upgrade go on, or end a canary's hold."""
-    with connect(command_name, socket_path) as master:
+    with client.connect(command_name, socket_path) as master:
         click.echo(master.ask("resume")["message"])
 
 
@@ -270,7 +263,7 @@ def abort(command_name: str | None, socket_path: str | None, no_wait: bool) -> N
 
     Exit codes: 0 it is back, 1 no upgrade runs, 6 the master stopped, 69 no master there. Status says rolled-back then.
     """
-    with connect(command_name, socket_path) as master:
+    with client.connect(command_name, socket_path) as master:
         if no_wait:
             click.echo(master.ask("abort", wait=False)["message"])
             return
@@ -287,7 +280,7 @@ def history(command_name: str | None, socket_path: str | None, as_json: bool) ->
     """List the last 50 upgrades and rollbacks, the newest last."""
     from . import show
 
-    with connect(command_name, socket_path) as master:
+    with client.connect(command_name, socket_path) as master:
         upgrades = master.ask("history")["result"]["upgrades"]
     click.echo(json.dumps(upgrades, indent=2) if as_json else show.history(upgrades))
 
@@ -300,7 +293,7 @@ def show_generation(command_name: str | None, socket_path: str | None, generatio
     """Print what a generation was made of, and what differs from the one before. What looks secret is masked."""
     from . import show
 
-    with connect(command_name, socket_path) as master:
+    with client.connect(command_name, socket_path) as master:
         document = master.ask("show", generation=generation)["result"]
     click.echo(json.dumps(document, indent=2) if as_json else show.generation(document))
 
@@ -363,7 +356,7 @@ def scale(command_name: str | None, socket_path: str | None, number: str) -> Non
     key = "by" if number[0] in "+-" else "to"
     if key == "to" and int(number) < 1:
         raise click.UsageError(f"scale: got {number!r}, expected at least one worker")
-    with connect(command_name, socket_path) as master:
+    with client.connect(command_name, socket_path) as master:
         click.echo(master.ask("scale", **{key: int(number)})["message"])
 
 
@@ -375,7 +368,7 @@ def recycle(command_name: str | None, socket_path: str | None, index: int) -> No
 
     Exit codes: 0 it is due, 1 nobody there is ready, or it is due already, 69 no master there, 2 wrong usage.
     """
-    with connect(command_name, socket_path) as master:
+    with client.connect(command_name, socket_path) as master:
         click.echo(master.ask("recycle", index=index)["message"])
 
 
@@ -390,7 +383,7 @@ def send_signal(command_name: str | None, socket_path: str | None, name: str) ->
         signal_name(name)
     except ValueError as error:
         raise click.UsageError(f"signal: got {name!r}, expected {error}") from None
-    with connect(command_name, socket_path) as master:
+    with client.connect(command_name, socket_path) as master:
         click.echo(master.ask("signal", signal=name)["message"])
 
 
@@ -400,11 +393,11 @@ def send_signal(command_name: str | None, socket_path: str | None, name: str) ->
 @click.option("--no-wait", is_flag=True, help="Return as soon as the master has agreed.")
 def stop(command_name: str | None, socket_path: str | None, now: bool, no_wait: bool) -> None:
     """Stop the master and its workers; by default gracefully, waiting until it is gone."""
-    with connect(command_name, socket_path) as master:
+    with client.connect(command_name, socket_path) as master:
         replies = master.replies("events")
         next(replies)
         master.wait_for_ever()
-        with connect(command_name, socket_path) as speaker:
+        with client.connect(command_name, socket_path) as speaker:
             message = speaker.ask("stop", how="now" if now else "graceful")["message"]
         if no_wait:
             click.echo(message)
@@ -427,7 +420,7 @@ def reload(command_name: str | None, socket_path: str | None) -> None:
     It reads its settings anew. Name, addresses, control socket and pidfile stay. If the new program can't be started or can't
     go on from here, the old one does. Exit codes: 0 replaced, 1 refused, 6 the master stops, 69 no master there.
     """
-    with connect(command_name, socket_path, 60.0) as master:
+    with client.connect(command_name, socket_path, 60.0) as master:
         click.echo(master.ask("reload")["message"])
 
 
@@ -442,7 +435,7 @@ def shell(command_name: str | None, socket_path: str | None, lines: tuple[str, .
     """
     from . import shell as interactive
 
-    with connect(command_name, socket_path, None) as master:
+    with client.connect(command_name, socket_path, None) as master:
         raise Exit(interactive.run(master, lines))
 
 
@@ -453,7 +446,7 @@ def events(command_name: str | None, socket_path: str | None, as_json: bool) -> 
     """Print every event as it happens, until ^C or the master's end."""
     from . import show
 
-    with connect(command_name, socket_path) as master:
+    with client.connect(command_name, socket_path) as master:
         try:
             for reply in master.replies("events"):
                 master.wait_for_ever()
@@ -483,7 +476,7 @@ def top(command_name: str | None, socket_path: str | None) -> None:
         if (error.name or "").partition(".")[0] not in ("textual", "rich"):
             raise
         raise Exit(gate.USAGE, "top: Textual is missing; pip install 'einhornpy[top]' installs it") from None
-    with connect(command_name, socket_path) as master:
+    with client.connect(command_name, socket_path) as master:
         master.ask("status")  # whoever may not even look is told so here, in one line
     view.run(master.path)
 

@@ -121,21 +121,16 @@ class Client:
     def converse(self, request: Mapping[str, Any], number: Any = None) -> Iterator[dict[str, Any]]:
         """Send a request as it is; yield each reply. `number`: pass over what still answers another request. Raises as
         `replies` does."""
-        try:
-            self.send(request)
-            while True:
-                reply = self.next_reply()
-                if number is not None and reply.get("request_id") not in (number, None):
-                    continue
-                if not reply.get("ok") and "error" in reply:
-                    raise Failed(reply["error"].get("code", "failed"), reply["message"])
-                yield reply
-                if not reply.get("wait"):
-                    return
-        except TimeoutError:
-            raise TimedOut("no answer in time") from None
-        except (BrokenPipeError, ConnectionResetError):
-            raise MasterGone("the master closed the connection") from None
+        self.send(request)
+        while True:
+            reply = self.next_reply()
+            if number is not None and reply.get("request_id") not in (number, None):
+                continue
+            if not reply.get("ok") and "error" in reply:
+                raise Failed(reply["error"].get("code", "failed"), reply["message"])
+            yield reply
+            if not reply.get("wait"):
+                return
 
     def ask(self, command: str, **args: Any) -> dict[str, Any]:
         """Send a command and return its last reply. Raises as `replies` does."""
@@ -145,7 +140,7 @@ class Client:
         return last
 
     def send(self, request: Mapping[str, Any]) -> None:
-        """Send a request whose answers come by `receive`.
+        """Send a request whose answers come by `next_reply` or `receive`.
 
         Raises:
             MasterGone: it hung up; TimedOut: it doesn't read.
@@ -167,10 +162,8 @@ class Client:
         before, self._deadline = self._deadline, time.monotonic() + seconds
         try:
             return self.next_reply()
-        except (TimedOut, TimeoutError):
+        except TimedOut:
             return None
-        except ConnectionResetError:
-            raise MasterGone("the master closed the connection") from None
         finally:
             self._deadline = before
 
@@ -184,7 +177,12 @@ class Client:
 
         while not self._lines:
             self._limit()
-            data = self._socket.recv(1 << 18)
+            try:
+                data = self._socket.recv(1 << 18)
+            except TimeoutError:
+                raise TimedOut("no answer in time") from None
+            except ConnectionResetError:
+                data = b""
             if not data:
                 raise MasterGone("the master closed the connection")
             self._lines.extend(self._framer.feed(data))
@@ -195,6 +193,14 @@ class Client:
         if not isinstance(reply, dict) or not isinstance(reply.get("result", {}), dict):
             raise MasterGone("whoever answers there is no master: it doesn't speak as one")
         return reply
+
+
+def connect(name: str | None, path: str | None, timeout: float | None = 10.0) -> Client:
+    """Connect to the master that is meant; what the environment says counts where neither is given. Raises as `find` and `Client`
+    do."""
+    if name is None and path is None:
+        name, path = os.environ.get("EINHORNPY_COMMAND_NAME"), os.environ.get("EINHORNPY_SOCKET_PATH")
+    return Client(find(name, path), timeout)
 
 
 def find(name: str | None, path: str | None) -> str:

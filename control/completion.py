@@ -56,10 +56,7 @@ def _masters(context: click.Context) -> Iterator[tuple[str, str | None]]:
 
 def _ask(context: click.Context, command: str) -> dict[str, Any]:
     """Ask the master that the words so far choose."""
-    name, path = context.params.get("command_name"), context.params.get("socket_path")
-    if name is None and path is None:
-        name, path = os.environ.get("EINHORNPY_COMMAND_NAME"), os.environ.get("EINHORNPY_SOCKET_PATH")
-    with client.Client(client.find(name, path), PATIENCE) as master:
+    with client.connect(context.params.get("command_name"), context.params.get("socket_path"), PATIENCE) as master:
         result: dict[str, Any] = master.ask(command)["result"]
         return result
 
