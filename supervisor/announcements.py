@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from . import journal
 from .errands import Ended, Errand, Errands
 from .journal import Entry
-from .processes import Launch
+from .processes import Launch, own_program
 from .settings import Settings
 
 # Longer than all attempts together (control/announce.py).
@@ -69,9 +68,9 @@ class Announcements:
         if place in self._busy or not self._waiting.get(place):
             return
         self._busy.add(place)
-        launch = Launch([sys.executable, "-P", "-m", "einhornpy.control.announce"], "/", self._environ, (), signal.SIGKILL)
-        self._errands.send(Errand(place, launch, TIMEOUT, self.ended(place), self._waiting[place].popleft(),
-                                  GRACE), urgent=True)
+        launch = Launch(own_program("control.announce"), "/", self._environ, (), signal.SIGKILL)
+        told = self._waiting[place].popleft()
+        self._errands.send(Errand(place, launch, TIMEOUT, self.ended(place), told, GRACE, urgent=True))
 
     def ended(self, place: str) -> Callable[[Ended], None]:
         """Who is to know how an errand to this place ended."""

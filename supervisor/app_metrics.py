@@ -16,8 +16,6 @@ VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 LOCK = "lock"
 # After so many deaths in a generation their files are folded into one: a process for it costs a tenth of a second.
 DEATHS_PER_FOLD = 16
-
-
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEEPEST = 8
 
@@ -66,12 +64,7 @@ class AppMetrics:
         wanted = set(alive)
         over = sorted(number for number in self._numbers() if number not in wanted)
         for number in over[:-1]:
-            self._remove(number, ".*")
-            self._deaths.pop(number, None)
-            try:
-                os.rmdir(f"{self.path}/{number}")
-            except OSError:
-                pass
+            self._discard(number)
         for number in over[-1:]:
             self._remove(number, r"gauge_.*")
 
@@ -96,14 +89,20 @@ class AppMetrics:
         finally:
             os.close(directory)
 
+    def _discard(self, generation: int) -> None:
+        """Remove a generation's directory with all that is in it."""
+        self._remove(generation, ".*")
+        self._deaths.pop(generation, None)
+        self._made.discard(generation)
+        try:
+            os.rmdir(f"{self.path}/{generation}")
+        except OSError:
+            pass
+
     def close(self) -> None:
         """Remove everything."""
         for number in self._numbers():
-            self._remove(number, ".*")
-            try:
-                os.rmdir(f"{self.path}/{number}")
-            except OSError:
-                pass
+            self._discard(number)
         try:
             os.rmdir(self.path)
         except OSError:

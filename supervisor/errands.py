@@ -38,8 +38,8 @@ class Ended:
 
 @dataclass(slots=True, eq=False)
 class Errand:
-    """One command. `limit`: seconds. `grace`: for so many seconds the master's end waits for it. `urgent`: it waits in no line, and
-    nobody waits for it there."""
+    """One command. `limit`: seconds. `grace`: for so many seconds the master's end waits for it. `urgent`: it doesn't wait in line,
+    and takes no place that the others wait for."""
 
     name: str
     launch: Launch
@@ -64,9 +64,6 @@ class Errands:
         self._running: dict[int, Errand] = {}
         self._waiting: deque[Errand] = deque()
 
-    def __bool__(self) -> bool:
-        return bool(self._running or self._waiting)
-
     @property
     def grace(self) -> float:
         """For how many seconds the master's end waits for those that run or wait."""
@@ -84,12 +81,12 @@ class Errands:
     ) -> Errand:
         """Send a shell command on its way; `document` is its standard input, as JSON."""
         launch = Launch(["/bin/sh", "-c", command], directory, environment, (), signal.SIGKILL, attributes=attributes)
-        return self.send(Errand(name, launch, limit, done, json.dumps({} if document is None else document) + "\n"), urgent)
+        return self.send(Errand(name, launch, limit, done, json.dumps({} if document is None else document) + "\n",
+                                urgent=urgent))
 
-    def send(self, errand: Errand, urgent: bool = False) -> Errand:
-        """Send an errand on its way, or put it in line; an urgent one, which somebody waits for, waits in no line."""
-        errand.urgent = urgent
-        if urgent or self._has_room():
+    def send(self, errand: Errand) -> Errand:
+        """Send an errand on its way, or put it in line."""
+        if errand.urgent or self._has_room():
             self._start(errand)
         elif len(self._waiting) < LONGEST_LINE:
             self._waiting.append(errand)

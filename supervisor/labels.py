@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable, Mapping
 
 from .errands import Ended, Errand, Errands
-from .processes import Launch
+from .processes import Launch, own_program
 
 # Longer than all attempts together (control/metadata.py).
 TIMEOUT = 60.0
@@ -38,9 +37,8 @@ def ask_the_platform(errands: Errands, environ: Mapping[str, str], found: Callab
     """Send somebody to ask ECS, where this is a task of it. It may take its time."""
     if METADATA not in environ:
         return
-    command = [sys.executable, "-P", "-m", "einhornpy.control.metadata", environ[METADATA]]
-    launch = Launch(command, "/", environ, (), signal.SIGKILL)
-    errands.send(Errand(NAME, launch, TIMEOUT, answered(found, failed), "", 0.0), urgent=True)
+    launch = Launch(own_program("control.metadata", environ[METADATA]), "/", environ, (), signal.SIGKILL)
+    errands.send(Errand(NAME, launch, TIMEOUT, answered(found, failed), "", 0.0, urgent=True))
 
 
 def answered(found: Callable[[dict[str, str]], None], failed: Callable[[str], None]) -> Callable[[Ended], None]:

@@ -21,8 +21,8 @@ class Loop:
     everybody else had to wait, each time that the loop comes back to sleep."""
 
     def __init__(self, signals: Iterable[signal.Signals], on_round: Callable[[float], None] = lambda seconds: None) -> None:
-        self.on_round = on_round
-        self.awake_since: float | None = None
+        self._on_round = on_round
+        self._awake_since: float | None = None
         self._selector = selectors.DefaultSelector()
         self._pending: set[signal.Signals] = set()
         self._wakeup, self._wakeup_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -61,11 +61,11 @@ class Loop:
         signals that came."""
         if self._pending:
             timeout = 0.0
-        if self.awake_since is not None:
-            self.on_round(time.monotonic() - self.awake_since)
+        if self._awake_since is not None:
+            self._on_round(time.monotonic() - self._awake_since)
         # epoll_wait(2) takes milliseconds as a C int; whoever waits longer looks at the clock once a day.
         ready = self._selector.select(None if timeout is None else min(max(0.0, timeout), LONGEST_WAIT))
-        self.awake_since = time.monotonic()
+        self._awake_since = time.monotonic()
         for key, events in ready:
             # An earlier callback of this round may have closed it.
             if self._selector.get_map().get(key.fd) is key:

@@ -608,12 +608,6 @@ class Master:
         self._measures.expect(self.pool.workers[worker], time.monotonic())
         return True
 
-    def _signal_all(self, number: signal.Signals, only_ready: bool = False) -> int:
-        return sum(
-            self._processes.signal(worker.pid, number) for worker in self.pool.workers.values()
-            if worker.state is pool.State.READY or not only_ready
-        )
-
     def _wait_for_errands(self) -> None:
         """Let the last hooks finish; whoever asks us to stop once more doesn't want to wait for them."""
         begun = time.monotonic()
@@ -701,7 +695,7 @@ class Master:
         return due[0].pid
 
     def signal_workers(self, name: str) -> int:
-        count = self._signal_all(signal.Signals[name])
+        count = sum(self._processes.signal(worker.pid, signal.Signals[name]) for worker in self.pool.workers.values())
         self.log(Entry("signal sent", {"signal": name, "workers": count}))
         return count
 

@@ -11,6 +11,7 @@ import os
 import resource
 import select
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,11 @@ class Exit:
     pid: int
     status: int
     error: str | None
+
+
+def own_program(module: str, *words: str) -> list[str]:
+    """The command line of one of our own modules. -P: a file of the app's in the current directory must not shadow ours."""
+    return [sys.executable, "-P", "-m", f"einhornpy.{module}", *words]
 
 
 class Processes:

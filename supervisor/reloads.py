@@ -11,7 +11,6 @@ import os
 import re
 import shlex
 import signal
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -19,7 +18,7 @@ from ..control.protocol import BadRequest
 from . import handover, journal
 from .errands import Ended, Errand, Errands
 from .journal import Entry
-from .processes import Launch, find_program
+from .processes import Launch, find_program, own_program
 
 CHECK_STATE, TAKE_OVER = "--check-state", "--take-over"
 # What the next program says if it can: any program can exit with 0.
@@ -49,7 +48,7 @@ class Reloads:
         self._errands = errands
         self._environ = environ
         self._directory = directory
-        self._command = [sys.executable, "-P", "-m", "einhornpy.supervisor"] if reexec_as is None else list(reexec_as)
+        self._command = own_program("supervisor") if reexec_as is None else list(reexec_as)
         self._wanted_by: str | None = None
         self._asking = False
         self._checked = False
@@ -84,7 +83,7 @@ class Reloads:
         document = {"format": handover.FORMAT, **state, "sessions": [each | {"unsent": ""} for each in state["sessions"]]}
         launch = Launch([*self._command, CHECK_STATE], self._directory, self._environ, (), signal.SIGKILL)
         self._asking = True
-        self._errands.send(Errand("check-state", launch, CHECK_TIMEOUT, self._answered, json.dumps(document)), urgent=True)
+        self._errands.send(Errand("check-state", launch, CHECK_TIMEOUT, self._answered, json.dumps(document), urgent=True))
 
     def _answered(self, ended: Ended) -> None:
         self._asking = False

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from . import journal
 from .journal import Entry
 from .listeners import Listener
-from .processes import CannotStart, Exit, Launch, Processes
+from .processes import CannotStart, Exit, Launch, Processes, own_program
 
 FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0
 # One that has lived for so long died for a reason of its own.
@@ -51,9 +50,9 @@ class Sidecar:
             self._lost(f"no connection for it: {error.strerror}", now)
             return
         descriptors = [self.listener.socket.fileno(), *(theirs.fileno() for _, theirs in pairs)]
-        command = [sys.executable, "-P", "-m", "einhornpy.control.web", self._told]
+        launch = Launch(own_program("control.web", self._told), "/", self._environ, descriptors, signal.SIGTERM)
         try:
-            self._pid = self._processes.start(Launch(command, "/", self._environ, descriptors, signal.SIGTERM))
+            self._pid = self._processes.start(launch)
         except CannotStart as error:
             for ours, _ in pairs:
                 ours.close()

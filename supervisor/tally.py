@@ -18,6 +18,8 @@ READY_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0, 120.0)
 LAG_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 # Why a worker left its seat.
 REASONS = ("died", "failed-start", "hung", "killed", "memory", "requests", "lifetime", "asked", "upgrade", "scaled", "stopped")
+# How the reasons of recycled workers begin, in the words of the planner and of worker/gunicorn_counters.py.
+_RECYCLED = (("served", "requests"), ("has lived", "lifetime"))
 
 
 @dataclass(slots=True)
@@ -100,11 +102,7 @@ def _why_it_left(pool: Pool, worker: Worker) -> str:
     if worker.recycled_for is not None:
         if worker.over_memory:
             return "memory"
-        return {"served": "requests", "has lived": "lifetime"}.get(_predicate(worker.recycled_for), "asked")
+        return next((why for words, why in _RECYCLED if worker.recycled_for.startswith(words)), "asked")
     if worker.killed_at is not None and worker.killed_at == worker.retired_at:
         return "killed"  # at once, for using far too much memory
     return "upgrade" if worker.generation != pool.current else "scaled"
-
-
-def _predicate(reason: str) -> str:
-    return next((words for words in ("served", "has lived") if reason.startswith(words)), "")

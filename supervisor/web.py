@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -16,7 +15,7 @@ from .attributes import Attributes
 from .errands import Ended, Errand, Errands
 from .journal import Entry
 from .listeners import Listener
-from .processes import Exit, Launch, Processes
+from .processes import Exit, Launch, Processes, own_program
 from .sidecar import Sidecar
 
 FOLD_TIMEOUT = 60.0
@@ -82,7 +81,7 @@ class Web:
         if self._metrics is None or not self._metrics.worker_is_gone(generation, pid):
             return
         told = json.dumps({"directory": f"{self._metrics.path}/{generation}", "user": self._owner})
-        launch = Launch([sys.executable, "-P", "-m", "einhornpy.control.web.fold", told], "/", self._environ, (), signal.SIGKILL)
+        launch = Launch(own_program("control.web.fold", told), "/", self._environ, (), signal.SIGKILL)
         self._errands.send(Errand("fold-metrics", launch, FOLD_TIMEOUT, self._folded, "", 0.0))
 
     def _folded(self, ended: Ended) -> None:

@@ -111,10 +111,10 @@ def of_tally(tally: Mapping[str, Any]) -> Iterator[Metric]:
     for outcome, count in tally["upgrades"].items():
         upgrades.add_metric([outcome], count)
     yield upgrades
-    restarts = CounterMetricFamily("einhornpy_worker_exits", "Workers that are gone, by what they left for.", labels=["reason"])
+    exits = CounterMetricFamily("einhornpy_worker_exits", "Workers that are gone, by what they left for.", labels=["reason"])
     for reason, count in tally["exits"].items():
-        restarts.add_metric([reason], count)
-    yield restarts
+        exits.add_metric([reason], count)
+    yield exits
     yield CounterMetricFamily("einhornpy_requests", "Requests served by workers that count them.", tally["requests"])
     yield histogram("einhornpy_upgrade_duration_seconds", "How long upgrades took.", tally["upgrade_seconds"])
     yield histogram("einhornpy_worker_ready_duration_seconds", "From a worker's start until it was ready.", tally["ready_seconds"])
