@@ -68,6 +68,7 @@ class Feed:
         self._told_at = 0.0  # when the status came, in monotonic seconds
         self._events: deque[dict[str, Any]] = deque(maxlen=MOST_EVENTS)
         self._told = 0  # how many events there have ever been
+        self._caught_up = False  # what happened before the sidecar was there has arrived
         self._samples: deque[dict[str, Any]] = deque(maxlen=MOST_SAMPLES)
         self._streams = 0
         self._ended = False
@@ -93,6 +94,7 @@ class Feed:
                     else:
                         self._events.extend(reply["result"]["recent"])
                         self._told = len(self._events)
+                        self._caught_up = True
                     self._condition.notify_all()
         except (MasterGone, OSError):
             pass
@@ -142,8 +144,8 @@ class Feed:
         try:
             with self._condition:
                 self._condition.wait_for(self._news_since(self._told, self._version), FRESH)
-                # Before the first status has arrived there is nothing to show.
-                self._condition.wait_for(lambda: self._version or self._ended, PATIENCE)
+                # Before the first status and the last events have arrived there is nothing to show.
+                self._condition.wait_for(lambda: (self._version and self._caught_up) or self._ended, PATIENCE)
                 seen, version = self._told, self._version
                 hello = {"status": self._status, "age_seconds": round(time.monotonic() - self._told_at, 3),
                          "events": list(self._events), "samples": list(self._samples)}
