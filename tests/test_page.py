@@ -39,7 +39,8 @@ class Viewer:
 
     def __init__(self, browser: Browser) -> None:
         self._browser = browser
-        self.problems: list[str] = []
+        self._may_lose = False
+        self._noted: list[str] = []
 
     def open(self, master: Master, width: int = 1280, **options: Any) -> Page:
         """The page of a master, as soon as it shows something."""
@@ -52,18 +53,21 @@ class Viewer:
         page = self._browser.new_context(viewport={"width": width, "height": 900}, **options).new_page()
         page.set_default_timeout(DEADLINE * 1000)
         page.add_init_script(LISTEN)
-        page.on("console", lambda message: self.problems.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
+        page.on("console", lambda message: self._noted.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: self._noted.append(f"error: {error}"))
         page.on("request", lambda request: self._check(request.url, origin))
         return page
 
     def _check(self, url: str, origin: str) -> None:
         if not url.startswith((f"{origin}/", "data:image/svg+xml", "data:,")):
-            self.problems.append(f"request to {url}")
+            self._noted.append(f"request to {url}")
 
     def may_lose(self) -> None:
-        """Forgive what the browser says of a lost connection."""
-        self.problems = [each for each in self.problems if not LOST.search(each)]
+        """Forgive what the browser says of a lost connection: what it said, and, while it tries to come back, will say."""
+        self._may_lose = True
+
+    def problems(self) -> list[str]:
+        return [each for each in self._noted if not (self._may_lose and LOST.search(each))]
 
 
 @pytest.fixture
@@ -72,7 +76,7 @@ def viewer(start: Start) -> Iterator[Viewer]:
     with chromium() as browser:
         viewer = Viewer(browser)
         yield viewer
-    assert not viewer.problems
+    assert not viewer.problems()
 
 
 @pytest.fixture
