@@ -167,7 +167,7 @@ def test_an_idle_connection_holds_a_worker_only_briefly(start: Start, connect: C
 
 
 def start_long(start: Start, place: Path, name: str) -> Master:
-    master = start("-n", "1", "-b", "127.0.0.1:0", "--graceful-timeout", "3", "--chdir", str(APPS), "--", "gunicorn", *ASGI[name],
+    master = start("-n", "1", "-b", "127.0.0.1:0", "--graceful-timeout", "10", "--chdir", str(APPS), "--", "gunicorn", *ASGI[name],
                    environment={"NOTES": str(place / "notes")})
     master.wait_ready()
     return master

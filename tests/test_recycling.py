@@ -37,8 +37,9 @@ def serve_many(start: Start, worker_class: str, limit: int, requests: int, rate:
     master.wait_ready()
     recorder = master.record()
     with Load(master.address, rate, slow_path="/slow/0.01") as load:
-        # Each request is counted by its worker; the load stops when that many were asked for.
-        wait_until(lambda: load.elapsed() * rate >= requests, "all requests", patience=requests / rate + 90)
+        # Each request is counted by its worker; the load stops when that many were asked for. A busy machine may recycle more slowly.
+        wait_until(lambda: load.elapsed() * rate >= requests and len(recycled(recorder)) >= requests / limit / 4,
+                   "all requests, and recycling", patience=requests / rate + 90)
     report = load.report
     assert not report.failures, f"{len(report.failures)} of {report.sent} failed\n{report.why()}\n{master.log()}"
     assert report.sent >= 0.9 * requests  # on a busy machine the client itself may be late
@@ -46,7 +47,6 @@ def serve_many(start: Start, worker_class: str, limit: int, requests: int, rate:
     moments = recycled(recorder)
     print(f"\n{worker_class}: {report.sent} requests, {len(report.failures)} failed, {len(moments)} recycles, ready never below 4, "
           f"live never above 5, the fullest tenth of the time had {most_at_once(moments, 10)} recycles")
-    assert len(moments) >= requests / limit / 4
     return recorder, report.sent
 
 

@@ -123,6 +123,8 @@ def mend_gunicorn_asgi(worker: Any, draining: Draining) -> None:
 
     async def shutdown_in_time() -> None:
         if draining.retiring:
+            # Closed long ago. From Python 3.12 on, waiting for that is waiting for their connections: half a second beyond the time.
+            worker.servers.clear()
             worker.cfg.settings["graceful_timeout"].value = max(0.0, draining.deadline - worker.loop.time())
         await shutdown()
 
