@@ -237,7 +237,7 @@ def upgrade_line(upgrade: Mapping[str, Any], plain: bool = False) -> str:
 
 
 # What every event says, beside what happened.
-_HIDDEN = {"event", "time", "unix_time", "ready", "live", "target", "gate", "gate_reason", "replaced"}
+_HIDDEN = {"event", "level", "time", "unix_time", "ready", "live", "target", "gate", "gate_reason", "replaced"}
 
 
 def event(document: Mapping[str, Any]) -> str:

@@ -33,10 +33,6 @@ STYLES = {
     "ready": "green", "done": "green", "starting": "yellow", "upgrading": "yellow", "paused": "yellow", "stopping": "yellow",
     "retiring": "yellow", "superseded": "yellow", "degraded": "bold red", "rolled-back": "bold red", "aborted": "bold red",
 }
-BAD_NEWS = {
-    "worker-failed", "worker-died", "worker-killed", "worker-hung", "worker-cannot-be-started", "start-failed", "check-failed",
-    "upgrade-refused", "hook-failed", "host-short-of-memory", "giving-up", "reload-refused",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +248,7 @@ class Top(App[None]):
                     if anew:
                         self.events.forget()
                         lines = []
-                    lines += [Text(show.happened(each), "red" if each["event"] in BAD_NEWS else "") for each in documents]
+                    lines += [Text(show.happened(each), "red" if each.get("level") == "warning" else "") for each in documents]
                 case Answer(message, well):
                     self.notify(message, severity="information" if well else "error", timeout=SHOWN if well else SHOWN_IF_BAD,
                                 markup=False)

@@ -48,19 +48,15 @@ def text_line(entry: Entry, name: str, wall: float) -> str:
 
 def json_line(entry: Entry, name: str, labels: Mapping[str, str], wall: float) -> str:
     """One JSON object, with the event's name as `einhornpy events --json` has it."""
-    return json.dumps({"time": precise(wall), "name": name, "level": _level(entry.weight), "event": entry.name.replace(" ", "-"),
+    return json.dumps({"time": precise(wall), "name": name, "level": entry.level, "event": entry.name.replace(" ", "-"),
                        **{key: value for key, value in entry.fields.items() if value is not None}, "labels": dict(labels)})
 
 
 def logfmt_line(entry: Entry, name: str, labels: Mapping[str, str], wall: float) -> str:
     """Pairs alone, labels at the end."""
-    first = {"time": precise(wall), "name": name, "level": _level(entry.weight), "event": entry.name.replace(" ", "-")}
+    first = {"time": precise(wall), "name": name, "level": entry.level, "event": entry.name.replace(" ", "-")}
     own = {**first, **entry.fields}
     return " ".join(_pairs({**own, **{key: text for key, text in labels.items() if key not in own}}))
-
-
-def _level(weight: int) -> str:
-    return "warning" if weight >= ATTENTION else "info" if weight == NORMAL else "debug"
 
 
 def precise(wall: float) -> str:

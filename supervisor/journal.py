@@ -21,6 +21,11 @@ class Entry:
     fields: dict[str, Any] = field(default_factory=dict)
     weight: int = NORMAL
 
+    @property
+    def level(self) -> str:
+        """The weight as logs call it: debug, info or warning."""
+        return ("debug", "info", "warning")[self.weight]
+
 
 def changes(before: Pool, event: facts.Event, after: Pool, now: float) -> Iterator[Entry]:
     """Yield what `event` changed between two pools, in the order in which it is to be told."""
@@ -147,7 +152,8 @@ def _upgrade(before: Pool, after: Pool, now: float) -> Iterator[Entry]:
 def event_document(entry: Entry, pool: Pool, wall: float) -> dict[str, Any]:
     """What listeners get: the entry, and the pool's counts right after it."""
     verdict, reason = gate(pool)
-    document = {"event": entry.name.replace(" ", "-"), "time": timestamp(wall), "unix_time": round(wall, 3)} | entry.fields | {
+    names = {"event": entry.name.replace(" ", "-"), "level": entry.level, "time": timestamp(wall), "unix_time": round(wall, 3)}
+    document = names | entry.fields | {
         "ready": pool.ready, "live": pool.live, "target": pool.target, "gate": verdict, "gate_reason": reason,
     }
     if pool.running_upgrade is not None and not pool.running_upgrade.rolling_back:

@@ -236,7 +236,9 @@ def test_scale_signal_stop_events_list_version(start: Start, place: Path) -> Non
         out, err = events.communicate(timeout=DEADLINE)
         assert events.returncode == 6
         assert err == "einhornpy: the master is gone\n"
-    names = [json.loads(line)["event"] for line in out.splitlines()]
+    documents = [json.loads(line) for line in out.splitlines()]
+    names = [each["event"] for each in documents]
+    assert {each["level"] for each in documents} == {"info"}, "nothing went wrong"
     assert names.count("scaled") >= 4
     assert names[-1] == "master-stopped"
 

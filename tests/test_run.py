@@ -110,6 +110,7 @@ def test_a_dead_worker_is_replaced_and_leaves_no_zombie(start: Start) -> None:
     wait_until(settled, "a settled worker")
     os.kill(first[0]["pid"], signal.SIGKILL)
     died = recorder.wait_for("worker-died", pid=first[0]["pid"])
+    assert died["level"] == "warning"
     assert died["status"] == -9
     document = master.wait_status(lambda each: each["ready"] == 2 and each["workers"][0]["pid"] != first[0]["pid"])
     assert [worker["restarts"] for worker in document["workers"]] == [1, 0]

@@ -55,17 +55,12 @@ export function reasonAndError({ reason, error }) {
   return [reason, error].filter((text, place, all) => text && !(place === 1 && all[0]?.includes(text))).join(": ");
 }
 
-const ALARMING = new Set([
-  "worker-died", "worker-failed", "worker-hung", "worker-killed", "worker-cannot-be-started", "start-failed", "upgrade-refused",
-  "check-failed", "hook-failed", "reload-refused", "giving-up", "web-died", "host-short-of-memory", "inherited-sockets-unused",
-]);
-
 export function needsAttention(event) {
-  return ALARMING.has(event.event) || (event.event === "upgrade-ended" && ["rolled-back", "aborted"].includes(event.outcome));
+  return event.level === "warning";
 }
 
 // Fields that every event has, or that the sentence is not about.
-const COMMON = new Set(["event", "time", "unix_time", "ready", "live", "target", "gate", "gate_reason", "replaced"]);
+const COMMON = new Set(["event", "level", "time", "unix_time", "ready", "live", "target", "gate", "gate_reason", "replaced"]);
 
 const worker = (event) => `worker ${event.index} (pid ${event.pid}, generation ${event.generation})`;
 const took = (event) => event.took.replace("s", " s");
