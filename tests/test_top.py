@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -350,6 +351,26 @@ def test_a_master_that_does_not_answer(start: Start) -> None:
         await eyes.until(lambda: "DOES NOT ANSWER" not in eyes.screen(), "the warning gone")
 
     look(master.path, scenario)
+
+
+def test_after_a_hang_it_looks_as_often_as_before(start: Start) -> None:
+    master = good(start)
+    follower = watch.Watch(master.path)
+    uptimes: list[float] = []
+    for news in follower.news():
+        match news:
+            case watch.Status(document):
+                uptimes.append(document["uptime_seconds"])
+                if len(uptimes) == 2:
+                    master.signal(signal.SIGSTOP)
+                elif len(uptimes) == 5:
+                    follower.close()
+            case watch.Silent(seconds):
+                assert seconds >= watch.SILENCE
+                master.signal(signal.SIGCONT)
+            case watch.Lost(reason, _):
+                assert uptimes[4:], reason
+    assert max(later - earlier for earlier, later in pairwise(uptimes[2:])) < watch.LONGEST_LOOK
 
 
 @contextlib.contextmanager

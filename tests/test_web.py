@@ -17,7 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from einhornpy.control import watch
 from einhornpy.control.client import Client
+from einhornpy.control.web import feed
 from einhornpy.control.web.fold import fold
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -243,6 +245,26 @@ def test_the_stream_tells_what_happens(master: Master) -> None:
                 ready.append(json.loads(line.removeprefix(b"data: "))["ready"])
         assert {"status", "event"} <= set(names)
         assert min(ready) == 2
+    finally:
+        stream.close()
+
+
+def test_after_a_hang_the_figures_move_as_before(master: Master) -> None:
+    stream = Stream(master)
+    try:
+        lines = iter(stream.answer.readline, b"")
+        samples = (json.loads(line.removeprefix(b"data: "))["sample"]["unix_time"] for line in lines
+                   if line.startswith(b"data: ") and b'"sample":' in line)
+        next(samples)
+        follower = watch.Watch(master.path)
+        master.signal(signal.SIGSTOP)
+        for news in follower.news():
+            # Longer than an honest answer may cost, also for whoever asked a moment later.
+            if isinstance(news, watch.Silent) and news.seconds > 2 * watch.SILENCE:
+                follower.close()
+        master.signal(signal.SIGCONT)
+        moments = [next(samples) for _ in range(4)]
+        assert max(later - earlier for earlier, later in itertools.pairwise(moments)) < feed.LONGEST_INTERVAL
     finally:
         stream.close()
 

@@ -18,8 +18,9 @@ from ..client import Client, Failed, MasterGone, TimedOut
 
 # Each waits in a thread of its own; the others are for whoever asks once.
 MOST_STREAMS = 16
-# Seconds: the master has this long to answer; between two looks at the moving figures; until a silent stream says that it lives.
-PATIENCE, INTERVAL, SILENCE = 10.0, 1.0, 15.0
+# Seconds: the master has this long to answer; between two looks at the moving figures, at least and at most; until a silent stream
+# says that it lives.
+PATIENCE, INTERVAL, LONGEST_INTERVAL, SILENCE = 10.0, 1.0, 10.0, 15.0
 # A new stream waits so long for a status that is newer than itself, and takes an older one then.
 FRESH = 3.0
 MOST_EVENTS, MOST_SAMPLES = 2000, 600
@@ -128,7 +129,7 @@ class Feed:
                 # With very many workers a look is work, and a tenth of the time may go into it; but one that came late because the
                 # master hung says nothing of what it costs.
                 cost = took if took < FRESH else 0.0
-                self._condition.wait_for(lambda: self._ended, max(INTERVAL, 10 * cost))
+                self._condition.wait_for(lambda: self._ended, min(LONGEST_INTERVAL, max(INTERVAL, 10 * cost)))
 
     def stream(self) -> Iterator[bytes] | None:
         """Server-sent events for one page, for as long as it listens: `hello` with everything that is known and how old the status
