@@ -647,6 +647,14 @@ def logical_directory() -> str:
     return os.getcwd()
 
 
+def _unforeseen(error: Exception) -> str:
+    """One line for scripts, as everything else is told, with the place for whoever is to mend it."""
+    import traceback
+
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"unforeseen {type(error).__name__} in {os.path.basename(place.filename)}, line {place.lineno}: {error}"
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """The entry point of `einhornpy`; leaves by SystemExit."""
     words = sys.argv[1:] if arguments is None else arguments
@@ -682,8 +690,12 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         code, message = {"bad-argument": gate.USAGE, "stopping": gate.STOPPING}.get(error.code, 1), str(error)
     except (KeyboardInterrupt, click.Abort):
         code = gate.INTERRUPTED
-    except BrokenPipeError:  # whoever read us has left; say nothing more, to anyone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):  # whoever read us has left; say nothing more, to anyone
+            code, message = 1, f"cannot go on: {error}"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left unsaid finds no room at the end either
+    except Exception as error:
+        code, message = 1, _unforeseen(error)
     if message is not None:
         from . import show
 

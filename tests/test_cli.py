@@ -8,10 +8,12 @@ import re
 import resource
 import select
 import signal
+import socket
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -247,13 +249,39 @@ def test_a_master_that_does_not_answer_is_not_taken_for_none(start: Start) -> No
     master = good(start, "-c", "web")
     master.signal(signal.SIGSTOP)
     try:
-        result = master.cli("status")
-        assert (result.returncode, result.stderr) == (124, "einhornpy: the master does not answer: no answer in time\n")
-        assert "no answer" in master.cli("list").stdout
-        for command in ("upgrade", "stop", "events"):
-            assert master.cli(command).returncode == 124
+        with ThreadPoolExecutor() as pool:  # each waits its ten seconds
+            status, listed, *others = pool.map(master.cli, ("status", "list", "upgrade", "stop", "events"))
+        assert (status.returncode, status.stderr) == (124, "einhornpy: the master does not answer: no answer in time\n")
+        assert "no answer" in listed.stdout
+        assert [each.returncode for each in others] == [124] * 3
     finally:
         master.signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("answer", [
+    '{"ok": true, "result": {}}', '{"ok": true, "result": []}', '{"ok": false, "error": 7}', "[]", "hello"])
+def test_who_answers_nonsense_is_one_line(place: Path, answer: str) -> None:
+    with socket.socket(socket.AF_UNIX) as liar:
+        liar.bind(f"{place}/liar.sock")
+        liar.listen()
+        with subprocess.Popen([EINHORNPY, "status", "-d", f"{place}/liar.sock"], env=base_environment(place), text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE) as asking:
+            liar.settimeout(DEADLINE)
+            with liar.accept()[0] as connection:
+                connection.recv(1000)
+                connection.sendall(f"{answer}\n".encode())
+                out, err = asking.communicate(timeout=DEADLINE)
+    assert (out, err.count("\n")) == ("", 1), err
+    assert asking.returncode in (1, 6)
+
+
+def test_output_that_finds_no_room_is_one_line(start: Start) -> None:
+    master = good(start)
+    for command in ("status", "history", "version"):
+        with open("/dev/full", "w") as full:
+            result = subprocess.run([EINHORNPY, command], env=master.environment, stdout=full, stderr=subprocess.PIPE, text=True,
+                                    timeout=DEADLINE)
+        assert (result.returncode, result.stderr) == (1, "einhornpy: cannot go on: [Errno 28] No space left on device\n")
 
 
 def test_several_masters_are_listed(start: Start, place: Path) -> None:
