@@ -37,12 +37,11 @@ def serve_many(start: Start, worker_class: str, limit: int, requests: int, rate:
     master.wait_ready()
     recorder = master.record()
     with Load(master.address, rate, slow_path="/slow/0.01") as load:
-        # Each request is counted by its worker; the load stops when that many were asked for. A busy machine may recycle more slowly.
-        wait_until(lambda: load.elapsed() * rate >= requests and len(recycled(recorder)) >= requests / limit / 4,
-                   "all requests, and recycling", patience=requests / rate + 90)
+        # Each request is counted by its worker. On a busy machine the client may be late, and recycling slow.
+        wait_until(lambda: load.elapsed() * rate >= requests and master.ask("tally")["result"]["requests"] >= requests
+                   and len(recycled(recorder)) >= requests / limit / 4, "all requests, and recycling", patience=requests / rate + 90)
     report = load.report
     assert not report.failures, f"{len(report.failures)} of {report.sent} failed\n{report.why()}\n{master.log()}"
-    assert report.sent >= 0.9 * requests  # on a busy machine the client itself may be late
     check(recorder, 4)
     moments = recycled(recorder)
     print(f"\n{worker_class}: {report.sent} requests, {len(report.failures)} failed, {len(moments)} recycles, ready never below 4, "
