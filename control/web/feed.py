@@ -21,7 +21,7 @@ MOST_STREAMS = 16
 # Seconds: the master has this long to answer; between two looks at the moving figures, at least and at most; until a silent stream
 # says that it lives.
 PATIENCE, INTERVAL, LONGEST_INTERVAL, SILENCE = 10.0, 1.0, 10.0, 15.0
-# A new stream waits so long for a status that is newer than itself, and takes an older one then.
+# Where nobody has looked just now, a new stream waits so long for a status that is newer than itself, and takes an older one then.
 FRESH = 3.0
 MOST_EVENTS, MOST_SAMPLES = 2000, 600
 
@@ -144,7 +144,8 @@ class Feed:
     def _stream(self) -> Iterator[bytes]:
         try:
             with self._condition:
-                self._condition.wait_for(self._news_since(self._told, self._version), FRESH)
+                if time.monotonic() - self._told_at > INTERVAL:
+                    self._condition.wait_for(self._news_since(self._told, self._version), FRESH)
                 # Before the first status and the last events have arrived there is nothing to show.
                 self._condition.wait_for(lambda: (self._version and self._caught_up) or self._ended, PATIENCE)
                 seen, version = self._told, self._version
