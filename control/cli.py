@@ -662,8 +662,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         from . import completion  # noqa: F401  it teaches click how fish wants it
     if words and words[0] in ("--take-over", "--check-state"):  # a master execs us as its next one (--reexec-as)
         os.execv(sys.executable, [sys.executable, "-P", "-m", "einhornpy.supervisor", *words])
+    if sys.stdout is None:  # closed: whoever asks for the exit code alone gets the true one
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     if not words:
-        words = ["--help"]
+        configured = os.environ.get("EINHORNPY_COMMAND") or os.environ.get("EINHORNPY_CONFIG")
+        words = ["run"] if configured else ["--help"]
     elif words[0] == "--version":
         words = ["version"]
     elif words[0] not in (*cli.commands, "run", "-h", "--help"):
@@ -677,7 +680,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         code, message = left.code, left.message
     except click.UsageError as error:
         where = f" (see einhornpy {error.ctx.info_name} --help)" if error.ctx and error.ctx.parent else ""
-        code, message = gate.USAGE, f"{error.format_message()}{where}"
+        code, message = gate.USAGE, f"{' '.join(error.format_message().split())}{where}"
     except click.ClickException as error:
         code, message = 1, error.format_message()
     except client.NoMaster as error:

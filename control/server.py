@@ -77,6 +77,7 @@ class Session:
         self._framer = protocol.Framer()
         self._lines: deque[bytes] = deque()
         self._unsent = bytearray()
+        self._longest = 0  # of the messages in there
         self._newest: Callable[[], Mapping[str, Any]] | None = None
         self._last_words = False
         self.closed = False
@@ -93,6 +94,7 @@ class Session:
         session = cls(server, socket.socket(fileno=told["fd"]))
         session.pid, session.uid, session.gid = told["peer"]
         session._unsent += told["unsent"].encode("latin-1")
+        session._longest = len(session._unsent)
         session._lines.extend(session._framer.feed(told["begun"].encode("latin-1")))
         session._last_words, session.long_running, session.worker_only = told["last_words"], told["long"], told["worker_only"]
         session.looking_only = told.get("looking_only", False)
@@ -117,11 +119,13 @@ class Session:
         """Queue a message; a client that leaves too many unread is cut off."""
         if self.closed or self._last_words:
             return
-        # What it has yet to read is judged, not how long one answer is.
-        if len(self._unsent) > MOST_UNREAD:
+        # What it leaves unread is judged, not how long one answer is: the longest one is not counted.
+        if len(self._unsent) > MOST_UNREAD + self._longest:
             self.close()
             return
-        self._unsent += protocol.encode(message)
+        encoded = protocol.encode(message)
+        self._longest = max(self._longest, len(encoded))
+        self._unsent += encoded
         self._flush()
 
     def send_newest(self, make: Callable[[], Mapping[str, Any]]) -> None:
@@ -203,6 +207,7 @@ class Session:
                     make, self._newest = self._newest, None
                     self._unsent += protocol.encode(make())
                 if not self._unsent:
+                    self._longest = 0
                     break
                 sent = self._socket.send(self._unsent)
                 del self._unsent[:sent]

@@ -284,6 +284,14 @@ def test_output_that_finds_no_room_is_one_line(start: Start) -> None:
         assert (result.returncode, result.stderr) == (1, "einhornpy: cannot go on: [Errno 28] No space left on device\n")
 
 
+@pytest.mark.parametrize("arguments", [["status"], ["status", "--json"], ["history"], ["upgrade"], ["version"]])
+def test_a_closed_output_leaves_the_exit_code(start: Start, arguments: list[str]) -> None:
+    master = good(start)
+    result = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", EINHORNPY, *arguments], env=master.environment, text=True,
+                            stderr=subprocess.PIPE, timeout=DEADLINE)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_several_masters_are_listed(start: Start, place: Path) -> None:
     first, second = good(start, "-c", "one"), good(start, "-c", "two")
     result = run(place, "status")
@@ -315,7 +323,7 @@ def test_after_two_dashes_a_subcommand_is_a_command(start: Start, place: Path) -
     ["status", "--nonsense"], ["status", "--timeout", "5"], ["status", "--wait", "--timeout", "0"],
     ["status", "--wait", "--timeout", "x"], ["status", "--generation", "0"],
     ["status", "extra"], ["scale"], ["scale", "x"], ["scale", "++1"], ["signal"], ["upgrade", "--release"],
-    ["-n"], ["-n", "x", "--", "true"], ["--max-failures", "-1", "--", "true"],
+    ["completion"], ["-n"], ["-n", "x", "--", "true"], ["--max-failures", "-1", "--", "true"],
 ])
 def test_wrong_usage_is_one_line_and_2(place: Path, arguments: list[str]) -> None:
     result = run(place, *arguments)

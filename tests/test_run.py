@@ -98,6 +98,12 @@ def test_an_ack_counts_only_from_the_process_it_speaks_of(start: Start) -> None:
     assert master.status()["workers"][0]["state"] == "starting"
 
 
+def test_the_command_may_come_from_the_environment_alone(start: Start) -> None:
+    master = start(environment={"EINHORNPY_COMMAND": f"{sys.executable} {APPS / 'worker.py'} notify", "EINHORNPY_ACK_MODE": "notify",
+                                "EINHORNPY_NUMBER": "1"})
+    assert master.wait_ready()["ready"] == 1
+
+
 def test_a_dead_worker_is_replaced_and_leaves_no_zombie(start: Start) -> None:
     master = start("-n", "2", "-m", "notify", "--", *WORKER, "notify")
     recorder = master.record()

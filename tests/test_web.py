@@ -409,6 +409,15 @@ def test_an_answer_may_be_as_long_as_it_must(start: Start) -> None:
     finally:
         stream.close()
     assert web_pid(master)
+    with socket.socket(socket.AF_UNIX) as slow:  # before it has read its long answer, something happens
+        slow.settimeout(DEADLINE)
+        slow.connect(master.path)
+        slow.sendall(b'{"id": 1, "command": "events"}\n')
+        assert select.select([slow], [], [], DEADLINE)[0]
+        master.ask("scale", to=89)
+        answer, event = itertools.islice(slow.makefile("rb"), 2)
+        assert len(answer) > 5 << 20
+        assert json.loads(event)["result"]["event"]["event"] == "scaled"
     assert master.cli("stop", "--now").returncode == 0
 
 
