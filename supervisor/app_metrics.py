@@ -7,6 +7,7 @@ values are still seen.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ LOCK = "lock"
 DEATHS_PER_FOLD = 16
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEEPEST = 8
+LEAST_ROOM = 8 << 20  # bytes
 
 
 class AppMetrics:
@@ -38,10 +40,10 @@ class AppMetrics:
         """The directory of a generation, made if it isn't there.
 
         Raises:
-            OSError: it can't be made.
+            OSError: it can't be made, or has no room: a process that writes to a file without room by mmap is killed by SIGBUS.
         """
         made = f"{self.path}/{generation}"
-        if generation not in self._made:
+        if generation not in self._made or not os.path.isdir(made):  # whoever tidies up may have taken it away
             os.makedirs(made, 0o755, exist_ok=True)
             # Opened without following: whoever was there before may have left a link.
             lock = os.open(f"{made}/{LOCK}", os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
@@ -51,6 +53,9 @@ class AppMetrics:
             if self._owner is not None:
                 os.chown(made, *self._owner)
             self._made.add(generation)
+        room = os.statvfs(made)
+        if room.f_bavail * room.f_frsize < LEAST_ROOM:
+            raise OSError(errno.ENOSPC, f"less than {LEAST_ROOM >> 20} MiB are free", made)
         return made
 
     def worker_is_gone(self, generation: int, pid: int) -> bool:

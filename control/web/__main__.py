@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import struct
 import sys
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from typing import Any
 
 # gunicorn, since whoever installs einhornpy has it; gthread, since each stream of the page waits in a thread of its own.
 from gunicorn.app.base import BaseApplication
+from gunicorn.workers import gthread
 
 from ..client import Client
 from ..privileges import become, by_descriptor, die_with
@@ -28,7 +30,7 @@ from .metrics import Metrics
 LISTENER, ASKING, TOLD = 3, 4, 5
 CLIENT_TIMEOUT = 10  # seconds
 # Read before we become somebody who may not be able to read them.
-LAZY = ("gunicorn.workers.gthread", "gunicorn.glogging", "gunicorn.http.parser", "gunicorn.http.wsgi", "gunicorn.util",
+LAZY = ("gunicorn.glogging", "gunicorn.http.parser", "gunicorn.http.wsgi", "gunicorn.util",
         "concurrent.futures.thread", "logging.config", "encodings.idna", "prometheus_client.openmetrics.exposition", "gzip",
         "traceback")
 
@@ -66,6 +68,11 @@ def be_patient_with_nobody() -> None:
         # Inherited by what is accepted (socket(7)): struct timeval.
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             listener.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", CLIENT_TIMEOUT, 0))
+    # gunicorn's one loop would wait up to 2 s for each such client to hang up.
+    close = gthread.TConn.close
+    gthread.TConn.close = lambda connection, graceful=False: close(connection)
+    if stat.S_ISREG(os.fstat(2).st_mode):
+        return  # it never blocks, and a description of our own would write over what others write
     try:
         # A description of our own: whether it blocks is nobody else's business.
         own = os.open("/proc/self/fd/2", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_APPEND)
@@ -80,7 +87,10 @@ def main() -> None:
     for module in LAZY:
         importlib.import_module(module)
     files = {name: App.read_file(name) for name in App.FILES}
-    metrics = None if told["metrics"] is None else by_descriptor(told["metrics"])
+    try:
+        metrics = None if told["metrics"] is None else by_descriptor(told["metrics"])
+    except OSError:
+        metrics = None  # taken away: everything else is still worth showing
     parent, arbiter = os.getppid(), os.getpid()
     be_patient_with_nobody()
     become(None if told["user"] is None else (told["user"][0], told["user"][1]))
