@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from . import handover, settings
+from . import handover, log, settings
 from .attributes import Refused, renice
 from .known import look_up
 from .listeners import BadAddress, parse_address
@@ -35,7 +35,9 @@ def main() -> int:
         if words[0] == CHECK_STATE:
             state = handover.read(0)
             check_state(state)
-            look_up(load(state["given"]))
+            wanted = load(state["given"])
+            log.check(wanted)
+            look_up(wanted)
             print(CAN_TAKE_OVER.format(VERSION))
             return 0
         inherited = None
@@ -44,8 +46,10 @@ def main() -> int:
             os.close(int(words[1]))
         given = json.loads(words[0]) if inherited is None else inherited["given"]
         wanted = load(given)
-        if inherited is None and wanted.nice is not None:
-            renice(wanted.nice[0])  # first, since what workers may have depends on it
+        if inherited is None:
+            log.check(wanted)  # a master that takes over has workers: it goes on without its log
+            if wanted.nice is not None:
+                renice(wanted.nice[0])  # first, since what workers may have depends on it
         return Master(wanted, os.environ, given, look_up(wanted), inherited).run()
     except (settings.BadSetting, BadAddress, Refused, CannotLog) as error:
         return fail(str(error), 2)

@@ -31,7 +31,8 @@ class Keeper:
         self._pid: int | None = None
         self._socket: socket.socket | None = None
         self._unsent: list[int] = []
-        self.deadline: float | None = None
+        # There may be pipes already, whose keeper died before the master before us could start another one.
+        self.deadline: float | None = None if os.getpid() == 1 else time.monotonic()
         if inherited is not None:
             self._pid, self._socket = inherited["pid"], socket.socket(fileno=inherited["fd"])
             self._unsent = list(inherited["unsent"])
@@ -88,10 +89,10 @@ class Keeper:
         if self.deadline is None or now < self.deadline:
             return
         self.deadline = None
-        if self._socket is None:
-            self._start()
-        else:
+        if self._socket is not None:
             self._send()
+        elif self._pipes():
+            self._start()
 
     def on_exit(self, exit: Exit) -> bool:
         """Note that a child has exited; return whether it was the keeper."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from . import attributes, log
+from . import attributes
 from .place import Rights
 from .settings import Settings
 
@@ -23,9 +23,8 @@ def look_up(settings: Settings) -> Known:
     """Find who and what the settings name.
 
     Raises:
-        Refused: somebody doesn't exist, or this process may not set something. CannotLog: there can be no log.
+        Refused: somebody doesn't exist, or this process may not set something.
     """
-    log.check(settings)
     made = attributes.look_up(settings.user, settings.group, None if settings.nice is None else settings.nice[1],
                               settings.rlimit, settings.cpu_affinity, settings.umask, settings.oom_score_adj)
     observers = None if settings.observers is None else attributes.group_id(settings.observers, "--observers")

@@ -203,10 +203,11 @@ def endpoint(value: Any) -> str:
 
 def url(value: Any) -> str:
     """Parse the URL of a webhook."""
-    if not isinstance(value, str) or not re.fullmatch(
-            r"https?://(?:[^\s/?#@]*@)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:[/?#]\S*)?", value):
+    found = re.fullmatch(r"https?://(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?(?:[/?#][!-~]*)?",
+                         value) if isinstance(value, str) else None
+    if found is None or int(found[1] or 443) > 65535:
         raise ValueError("a URL such as https://HOST/PATH")
-    return value
+    return found[0]
 
 
 def one_of(*words: str) -> Callable[[Any], str]:

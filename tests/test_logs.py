@@ -627,3 +627,30 @@ def test_a_datagram_stays_whole_however_long_it_is(place: Path) -> None:
         assert len(reader.recv(1 << 20)) == 100_000
         sink.close()
         loop.close()
+
+
+def test_a_reload_survives_a_log_that_nobody_reads_any_more(start: Start, place: Path) -> None:
+    fifo = str(place / "log.fifo")
+    os.mkfifo(fifo)
+    held = os.open(fifo, os.O_RDWR)
+    master = start("-n", "1", "-m", "notify", "--log-file", fifo, "--", *WORKER)
+    worker = master.wait_ready()["workers"][0]["pid"]
+    with subprocess.Popen(["cat", fifo], stdout=subprocess.DEVNULL) as reader:  # it leaves when the old master's end is closed
+        wait_until(lambda: fifo in [os.readlink(each) for each in Path(f"/proc/{reader.pid}/fd").iterdir()], "the reader")
+        os.close(held)
+        assert master.cli("reload").returncode == 0
+    assert [each["pid"] for each in master.status()["workers"]] == [worker]
+
+
+def test_a_keeper_that_died_before_a_reload_is_there_after_it(start: Start) -> None:
+    master = start("-n", "1", "-m", "notify", "--worker-output", "prefix", "--", *WORKER)
+    master.wait_ready()
+
+    def keepers() -> list[int]:
+        return [pid for pid in map(int, Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text().split())
+                if b"keeper_process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    (first,) = wait_until(keepers, "the keeper", master.log)
+    os.kill(first, signal.SIGKILL)
+    assert master.cli("reload").returncode == 0
+    wait_until(lambda: [each for each in keepers() if each != first], "another keeper", master.log)

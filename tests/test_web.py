@@ -21,6 +21,7 @@ from einhornpy.control import watch
 from einhornpy.control.client import Client
 from einhornpy.control.web import feed
 from einhornpy.control.web.fold import fold
+from einhornpy.control.web.metrics import _of_generation
 from prometheus_client.parser import text_string_to_metric_families
 
 from .harness import APPS, BREAKABLE, DEADLINE, EINHORNPY, EXAMPLE, Master, base_environment, wait_gone, wait_until
@@ -507,3 +508,11 @@ def test_without_descriptors_the_master_goes_on(start: Start, place: Path) -> No
     finally:
         process.terminate()
         assert process.wait(DEADLINE) == 0
+
+
+def test_an_app_label_that_is_no_text_is_its_own_failure(place: Path) -> None:
+    code = "from prometheus_client import Counter; Counter('a', 'b', ['l']).labels('\\ud800').inc()"
+    (place / "lock").touch()
+    subprocess.run([sys.executable, "-c", code], env=base_environment(place) | {"PROMETHEUS_MULTIPROC_DIR": str(place)}, check=True)
+    with pytest.raises(ValueError, match="surrogates"):
+        _of_generation(str(place))

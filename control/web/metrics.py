@@ -180,6 +180,7 @@ def _of_generation(directory: str) -> list[Metric]:
         for sample in metric.samples:
             if not all(isinstance(each, str) for each in (sample.name, *sample.labels, *sample.labels.values())):
                 raise ValueError(f"{sample!r} is no sample")
+            "".join((metric.documentation, sample.name, *sample.labels, *sample.labels.values())).encode()  # or nobody could be told
     return merged
 
 
