@@ -123,10 +123,13 @@ class Session:
         if len(self._unsent) > MOST_UNREAD + self._longest:
             self.close()
             return
+        self._queue(message)
+        self._flush()
+
+    def _queue(self, message: Mapping[str, Any]) -> None:
         encoded = protocol.encode(message)
         self._longest = max(self._longest, len(encoded))
         self._unsent += encoded
-        self._flush()
 
     def send_newest(self, make: Callable[[], Mapping[str, Any]]) -> None:
         """Send `make()`, or, while earlier messages are unread, remember only the newest such call."""
@@ -205,7 +208,7 @@ class Session:
             while True:
                 if not self._unsent and self._newest is not None and not self._last_words:
                     make, self._newest = self._newest, None
-                    self._unsent += protocol.encode(make())
+                    self._queue(make())
                 if not self._unsent:
                     self._longest = 0
                     break
