@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .harness import Master, adopt_orphans, children, reap_leftovers, wait_until
+from .harness import Master, adopt_orphans, children, reap_leftovers, wait_until, what_they_do
 
 adopt_orphans()
 
@@ -56,8 +56,10 @@ def start(place: Path) -> Iterator[Callable[..., Master]]:
         finally:
             master.close()
     # One whose master was killed leaves when the last worker has: at once, but by itself.
-    wait_until(lambda: not any("keeper_process" in command for _, command in children()), "the keepers gone")
-    left = reap_leftovers()
+    try:
+        wait_until(lambda: not any("keeper_process" in command for _, command in children()), "the keepers gone", what_they_do)
+    finally:
+        left = reap_leftovers()  # also if that fails: the next test must not wait for the same ones
     assert not left, f"processes left behind: {left}\n" + "\n".join(master.log() for master in masters)
     sockets = [str(path) for path in place.glob("run/einhornpy/*")]
     unclean = any(master.process.returncode < 0 for master in masters)

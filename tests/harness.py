@@ -291,6 +291,17 @@ def children() -> list[tuple[int, str]]:
     return found
 
 
+def what_they_do() -> str:
+    """One line for each process below us: what it is, its state, what it waits for, and which signals."""
+    lines = []
+    for pid, command in children():
+        with contextlib.suppress(OSError):
+            status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+            told = " ".join(f"{key}={status[key].strip()}" for key in ("State", "PPid", "SigPnd", "ShdPnd", "SigCgt"))
+            lines.append(f"{pid} {told} waits={Path(f'/proc/{pid}/wchan').read_text()} {command[-100:]!r}")
+    return "\n".join(lines)
+
+
 def reap_leftovers() -> list[str]:
     """Kill and reap every child that is left; return what they were."""
     left = []

@@ -26,19 +26,22 @@ from einhornpy.supervisor.loop import Loop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from .harness import APPS, DEADLINE, EINHORNPY, EXAMPLE, Master, base_environment, get, wait_gone, wait_until
+from .harness import APPS, DEADLINE, EINHORNPY, EXAMPLE, Master, base_environment, get, wait_gone, wait_until, what_they_do
 
 Start = Callable[..., Master]
 JOURNALD = "/lib/systemd/systemd-journald"
 WORKER = [sys.executable, str(APPS / "worker.py"), "notify"]
-# Says ready, prints what it is told to, and stays.
+# Says ready, prints what it is told to, and stays. Signals wake it by a pipe: one that came just before `signal.pause()` would not.
 SAY = """
 import os, signal, socket, sys
+woken, waker = os.pipe()
+os.set_blocking(waker, False)
+signal.set_wakeup_fd(waker)
 notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 notify.connect(os.environ["NOTIFY_SOCKET"])
 {}
 notify.send(b"READY=1")
-signal.pause()
+while True: os.read(woken, 1)
 """
 
 
@@ -314,13 +317,12 @@ signal.signal(signal.SIGUSR2, more)
 signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
 """
     command = saying(code)
-    command[-1] = command[-1].replace("signal.pause()", "while True: signal.pause()")
     master = start("-n", "1", "-m", "notify", "--keep-children-on-exit", "--worker-output", mode, "--", *command)
     (worker,) = master.wait_ready()["workers"]
     master.process.kill()
     master.process.wait()
     os.kill(worker["pid"], signal.SIGUSR2)
-    wait_until(lambda: (master.directory / "printed").exists(), "the worker to have printed", master.log)
+    wait_until(lambda: (master.directory / "printed").exists(), "the worker to have printed", lambda: master.log() + what_they_do())
     os.kill(worker["pid"], signal.SIGTERM)
     wait_gone(worker["pid"])
     master.wait_log("after its death")
@@ -353,7 +355,6 @@ def more(number, frame):
 signal.signal(signal.SIGUSR2, more)
 """
     command = saying(code)
-    command[-1] = command[-1].replace("signal.pause()", "while True: signal.pause()")
     master = start("-n", "1", "-m", "notify", "--worker-output", "prefix", "--", *command)
     (worker,) = master.wait_ready()["workers"]
     assert master.cli("reload").returncode == 0
