@@ -2,20 +2,69 @@
 was killed. Without one a worker that prints would be ended by SIGPIPE in the middle of a request.
 
 Run as a file, `python -I -S keeper_process.py`, with a socket at descriptor 3 on which the master sends pipes (unix(7), SCM_RIGHTS).
-While the master lives it reads nothing. Afterwards it copies what comes to standard error, until nobody writes any more.
+While the master lives it reads nothing. Afterwards it copies what comes to standard error, until nobody writes any more. It goes on
+reading where standard error takes no more, since a worker must not wait for a log: what there is no room for is counted.
 """
 
 import array
+import contextlib
 import os
 import resource
 import select
 import signal
 import socket
+import time
 
 MASTER = 3
 STANDARD_ERROR = 2
 # Descriptors in one message; the kernel takes 253 (SCM_MAX_FD).
 MOST_AT_ONCE = 200
+# Bytes that wait for standard error at most, and seconds that they do when the last writer is gone.
+MOST_WAITING = 1 << 20
+PATIENCE = 5.0
+
+
+class Copy:
+    """Standard error, which others may hold too: it stays blocking, and is written to only when, and as much as, it has room for."""
+
+    def __init__(self, poller: select.poll) -> None:
+        self._poller = poller
+        self._room = select.poll()
+        self._room.register(STANDARD_ERROR, select.POLLOUT)
+        self._waiting = bytearray()
+        self._dropped = 0
+
+    @property
+    def unsaid(self) -> bool:
+        """Whether there is something that nobody could read so far."""
+        return bool(self._waiting or self._dropped)
+
+    def put(self, data: bytes) -> None:
+        """Write this, now or later; what has no room is dropped and counted."""
+        if len(self._waiting) + len(data) > MOST_WAITING:
+            self._dropped += data.count(b"\n")
+        else:
+            self._waiting += data
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what can be written without waiting; have the poller tell of room for the rest."""
+        try:
+            # What polls as writable takes PIPE_BUF bytes at once (pipe(7)).
+            while self.unsaid and self._room.poll(0):
+                if not self._waiting:
+                    self._dropped, dropped = 0, self._dropped
+                    self._waiting += b"\neinhornpy keeper: log lines dropped lines=%d\n" % dropped
+                del self._waiting[: os.write(STANDARD_ERROR, self._waiting[: select.PIPE_BUF])]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._waiting, self._dropped = bytearray(), 0  # nobody wants to hear it, but the worker must not notice
+        if self.unsaid:
+            self._poller.register(STANDARD_ERROR, select.POLLOUT)
+        else:
+            with contextlib.suppress(KeyError):
+                self._poller.unregister(STANDARD_ERROR)
 
 
 def keep() -> None:
@@ -23,11 +72,19 @@ def keep() -> None:
     master = socket.socket(fileno=MASTER)
     poller = select.poll()
     poller.register(MASTER, select.POLLIN)
+    copy = Copy(poller)
     kept: set[int] = set()
     alone = False
-    while kept or not alone:
-        for fd, events in poller.poll():
-            if fd == MASTER:
+    leave_at = None
+    while kept or not alone or copy.unsaid:
+        if alone and not kept:
+            leave_at = leave_at or time.monotonic() + PATIENCE
+            if time.monotonic() >= leave_at:
+                return
+        for fd, events in poller.poll(None if leave_at is None else PATIENCE * 1000):
+            if fd == STANDARD_ERROR:
+                copy.flush()
+            elif fd == MASTER:
                 data, ancillary, _, _ = master.recvmsg(1, socket.CMSG_SPACE(4 * MOST_AT_ONCE))
                 for level, kind, content in ancillary:
                     if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -39,24 +96,21 @@ def keep() -> None:
                     poller.unregister(MASTER)
                     for each in kept:
                         poller.modify(each, select.POLLIN)
-            elif not (alone and copied(fd)):
+            elif not (alone and copied(fd, copy)):
                 poller.unregister(fd)
                 os.close(fd)
                 kept.discard(fd)
 
 
-def copied(fd: int) -> bool:
-    """Copy what is there to standard error; return whether there may be more."""
+def copied(fd: int, copy: Copy) -> bool:
+    """Copy what is there; return whether there may be more."""
     try:
         data = os.read(fd, 65536)
     except BlockingIOError:
         return True
     except OSError:
         data = b""
-    try:
-        os.write(STANDARD_ERROR, data)
-    except OSError:
-        pass  # nobody wants to hear it, but the worker must not notice
+    copy.put(data)
     return bool(data)
 
 

@@ -41,8 +41,8 @@ def start(place: Path) -> Iterator[Callable[..., Master]]:
     before = open_descriptors()
 
     def factory(*arguments: str, environment: dict[str, str] | None = None, cwd: Path | None = None,
-                directory: Path | None = None) -> Master:
-        master = Master(directory or place, list(arguments), environment, cwd)
+                directory: Path | None = None, stderr: int | None = None) -> Master:
+        master = Master(directory or place, list(arguments), environment, cwd, stderr=stderr)
         masters.append(master)
         return master
 

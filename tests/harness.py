@@ -138,7 +138,7 @@ class Master:
     """A real `einhornpy` process in a directory of its own."""
 
     def __init__(self, directory: Path, arguments: list[str], environment: dict[str, str] | None = None,
-                 cwd: Path | None = None, stdout: int | None = None) -> None:
+                 cwd: Path | None = None, stdout: int | None = None, stderr: int | None = None) -> None:
         self.directory = directory
         self.log_path = directory / f"log-{time.monotonic_ns()}"
         self.environment = base_environment(directory) | (environment or {})
@@ -147,7 +147,8 @@ class Master:
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
                 [EINHORNPY, *arguments], env=self.environment, stdin=subprocess.DEVNULL,
-                stdout=log if stdout is None else stdout, stderr=log, cwd=cwd or directory, start_new_session=True,
+                stdout=log if stdout is None else stdout, stderr=log if stderr is None else stderr,
+                cwd=cwd or directory, start_new_session=True,
             )
         self.pid = self.process.pid
         self._recorders: list[Recorder] = []

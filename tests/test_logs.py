@@ -328,6 +328,40 @@ signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     master.wait_log("after its death")
 
 
+@pytest.mark.parametrize("lines", [2_000, 40_000])
+def test_workers_whose_master_is_killed_wait_for_no_log(start: Start, lines: int) -> None:
+    """What nobody reads for the time being waits, up to 1 MiB; what is more is counted."""
+    code = f"""
+def more(number, frame):
+    for number in range({lines}):
+        print('%099d' % number, file=sys.stderr)
+    open('printed', 'w').close()
+signal.signal(signal.SIGUSR2, more)
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+"""
+    reader, writer = os.pipe()
+    master = start("-n", "1", "-m", "notify", "--keep-children-on-exit", "--", *saying(code), stderr=writer)
+    os.close(writer)
+    (worker,) = master.wait_ready()["workers"]
+    master.process.kill()
+    master.process.wait()
+    os.kill(worker["pid"], signal.SIGUSR2)
+    wait_until(lambda: (master.directory / "printed").exists(), "the worker to have printed", what_they_do)
+    os.kill(worker["pid"], signal.SIGTERM)
+    with open(reader, "rb") as log:
+        read = log.read().splitlines()
+    whole = [int(line) for line in read if line.isdigit() and len(line) == 99]
+    dropped = sum(int(line.rpartition(b"lines=")[2]) for line in read if line.startswith(b"einhornpy keeper: log lines dropped"))
+    assert whole == sorted(whole)
+    if lines * 100 < 1 << 20:
+        assert (len(whole), dropped) == (lines, 0)
+    else:
+        # A dropped piece may begin and end in the middle of a line.
+        assert dropped > 0
+        assert len(whole) <= lines - dropped
+        assert len([line for line in read if line.strip(b"0123456789") == b"" and line]) >= lines - dropped
+
+
 def test_a_keeper_that_dies_is_replaced(start: Start) -> None:
     master = start("-n", "1", "-m", "notify", "--worker-output", "prefix", "--", *WORKER)
     master.wait_ready()
