@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -398,15 +399,17 @@ def stop(command_name: str | None, socket_path: str | None, now: bool, no_wait: 
         next(replies)
         master.wait_for_ever()
         with client.connect(command_name, socket_path) as speaker:
+            process = speaker.process()
             message = speaker.ask("stop", how="now" if now else "graceful")["message"]
         if no_wait:
             click.echo(message)
             return
         try:
-            for _ in replies:
-                pass
-        except client.MasterGone:
-            pass
+            with contextlib.suppress(client.MasterGone):
+                for _ in replies:
+                    pass
+            if process is not None:  # its socket is gone before it is
+                select.select([process], [], [])
         except KeyboardInterrupt:
             raise Exit(gate.INTERRUPTED, "the stop goes on without you") from None
     click.echo("stopped")
@@ -655,6 +658,21 @@ def _unforeseen(error: Exception) -> str:
     return f"unforeseen {type(error).__name__} in {os.path.basename(place.filename)}, line {place.lineno}: {error}"
 
 
+def _check_spelling(word: str) -> None:
+    """A program needs no `--` before it; but one that doesn't exist, and is nearly called as a command of ours, is one mistyped.
+
+    Raises:
+        click.UsageError: so it is.
+    """
+    import difflib
+    import shutil
+
+    near = difflib.get_close_matches(word, [*cli.commands, "run"], 1, 0.75)
+    if near and shutil.which(word) is None:
+        raise click.UsageError(f"no such command: {word!r}, did you mean {near[0]!r}? "
+                               f"To run a program of this name: einhornpy -- {word}")
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """The entry point of `einhornpy`; leaves by SystemExit."""
     words = sys.argv[1:] if arguments is None else arguments
@@ -669,12 +687,14 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         words = ["run"] if configured else ["--help"]
     elif words[0] == "--version":
         words = ["version"]
-    elif words[0] not in (*cli.commands, "run", "-h", "--help"):
-        words = ["run", *words]
     if words[0] == "unit" and words[1:2] not in (["-h"], ["--help"]):
         words = ["unit", "--", *words[1:]]  # what follows is a command line of run, with a -- of its own
     code, message = 0, None
     try:
+        if words[0] not in (*cli.commands, "run") and not words[0].startswith("-"):
+            _check_spelling(words[0])
+        if words[0] not in (*cli.commands, "run", "-h", "--help"):
+            words = ["run", *words]
         cli.main(words, prog_name="einhornpy", standalone_mode=False)
     except Exit as left:
         code, message = left.code, left.message

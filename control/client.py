@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import struct
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -95,6 +96,15 @@ class Client:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
+
+    def process(self) -> int | None:
+        """A pidfd of the master; None where its pid isn't one of ours to name: another PID namespace, or somebody else who made
+        the socket (SO_PEERCRED, unix(7), tells who listens). Raises as `replies` does."""
+        pid, _, _ = struct.unpack("3i", self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        try:
+            return os.pidfd_open(pid) if pid == self.ask("ping")["result"]["pid"] else None
+        except OSError:
+            return None
 
     def wait_for_ever(self) -> None:
         """From now on no reply is too late: the master has answered once, and what follows takes its time."""

@@ -70,15 +70,16 @@ class Announcements:
         self._busy.add(place)
         launch = Launch(own_program("control.announce"), "/", self._environ, (), signal.SIGKILL)
         told = self._waiting[place].popleft()
-        self._errands.send(Errand(place, launch, TIMEOUT, self.ended(place), told, GRACE, urgent=True))
+        self._errands.send(Errand(place, launch, TIMEOUT, self.ended(place, told), told, GRACE, urgent=True))
 
-    def ended(self, place: str) -> Callable[[Ended], None]:
-        """Who is to know how an errand to this place ended."""
+    def ended(self, place: str, told: str | None) -> Callable[[Ended], None]:
+        """Who is to know how an errand to this place ended, which was to tell this (None: a reload has forgotten it)."""
+        event = {} if told is None else {"told": json.loads(told)["document"]["event"]}
 
         def done(ended: Ended) -> None:
             self._busy.discard(place)
             if ended.reason is not None:
-                self._log(Entry("announcement failed", {"to": _named(place), "reason": ended.reason,
+                self._log(Entry("announcement failed", {"to": _named(place), **event, "reason": ended.reason,
                                                         "last_line": ended.last_line}, journal.ATTENTION))
             self._next(place)
 
@@ -96,7 +97,7 @@ class Announcements:
         if not errand.name.startswith(f"{NAME} "):
             return None
         self._busy.add(errand.name)
-        return self.ended(errand.name)
+        return self.ended(errand.name, errand.stdin)
 
     def hand_over(self) -> dict[str, list[str]]:
         """What the next master has yet to tell."""

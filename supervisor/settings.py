@@ -504,7 +504,9 @@ def _parse(option: Option, value: Any, place: str) -> Any:
         try:
             return option.parse(item)
         except ValueError as error:
-            raise BadSetting(f"{place}: got {item!r}, expected {error}") from None
+            # The path of a webhook is often a secret, which a log must not hold.
+            got = "one that is not shown here" if option.parse is url else repr(item)
+            raise BadSetting(f"{place}: got {got}, expected {error}") from None
 
     if not option.many:
         return parse(value)
@@ -527,7 +529,7 @@ def _from_environment(environ: Mapping[str, str]) -> _Source:
         if key == "config":
             continue
         if key != "command" and key not in BY_NAME:
-            raise BadSetting(f"{variable}: no such setting; expected one of {_known()}")
+            raise BadSetting(f"{variable}: no such setting{_near(key)}")
         try:
             words = shlex.split(value)
         except ValueError as error:
@@ -564,12 +566,17 @@ def _from_file(config: str | None, directory: str) -> _Source:
             found[setting] = (tuple(value), where)
             continue
         if setting not in BY_NAME:
-            raise BadSetting(f"{where}: no such setting; expected one of {_known()}")
+            raise BadSetting(f"{where}: no such setting{_near(setting)}")
         if setting in ("env", "labels") and isinstance(value, dict):
             value = [f"{variable}={content}" for variable, content in value.items()]
         found[setting] = (_parse(BY_NAME[setting], value, where), where)
     return found
 
 
-def _known() -> str:
-    return ", ".join(["command", *(option.name.replace("_", "-") for option in OPTIONS)])
+def _near(key: str) -> str:
+    """What was meant, or, where nothing is like it, what there is."""
+    import difflib
+
+    known = ["command", *(option.name.replace("_", "-") for option in OPTIONS)]
+    near = difflib.get_close_matches(key.replace("_", "-"), known, 1)
+    return f", did you mean {near[0]}?" if near else f"; expected one of {', '.join(known)}"

@@ -284,6 +284,25 @@ def test_output_that_finds_no_room_is_one_line(start: Start) -> None:
         assert (result.returncode, result.stderr) == (1, "einhornpy: cannot go on: [Errno 28] No space left on device\n")
 
 
+def test_a_mistyped_command_starts_nothing(place: Path) -> None:
+    result = run(place, "upgarde", "--release", "r2")
+    assert (result.returncode, result.stderr) == (
+        2, "einhornpy: no such command: 'upgarde', did you mean 'upgrade'? To run a program of this name: einhornpy -- upgarde\n")
+    assert run(place, "--", "upgarde").stderr == "einhornpy: cannot run 'upgarde': command not found (looked in PATH)\n"
+    (place / "upgarde").write_text("#!/bin/sh\nexit 9\n")
+    (place / "upgarde").chmod(0o755)
+    environment = base_environment(place) | {"PATH": f"{place}:{os.environ['PATH']}"}
+    ran = subprocess.run([EINHORNPY, "upgarde"], env=environment, capture_output=True, text=True)
+    assert "exited with code 9" in ran.stderr
+
+
+def test_stop_returns_when_the_process_is_gone(start: Start) -> None:
+    master = start("-n", "1", "-m", "notify", "--", *WORKER, "notify")
+    master.wait_ready()
+    assert master.cli("stop").returncode == 0
+    assert master.process.poll() == 0
+
+
 @pytest.mark.parametrize("arguments", [["status"], ["status", "--json"], ["history"], ["upgrade"], ["version"]])
 def test_a_closed_output_leaves_the_exit_code(start: Start, arguments: list[str]) -> None:
     master = good(start)

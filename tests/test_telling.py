@@ -135,6 +135,7 @@ def test_one_that_fails_is_tried_again_and_in_order(start: Start, server: Server
     # The second, `done`, was not wanted (404), and is not tried again.
     assert [(each["event"], each["upgrade"]["to"]) for each in server.posted] == [("started", 2), ("started", 3), ("done", 3)]
     line = master.wait_log("announcement failed")
+    assert " told=done " in line
     assert f'to="webhook {server.url}"' in line
     assert "404" in line
 
