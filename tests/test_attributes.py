@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from einhornpy.supervisor import attributes
 
-from .harness import DEADLINE, EINHORNPY, EXAMPLE, Master, get, wait_until
+from .harness import DEADLINE, EINHORNPY, EXAMPLE, Master, get, wait_listening, wait_until
 from .test_einhorn import WORKER
 from .test_run import attempt, reports
 
@@ -274,7 +274,7 @@ def test_as_pid_1_it_reaps_strangers_forwards_signals_and_ends_with_the_right_co
 
 
 def wait_for_socket(place: Path) -> bool:
-    return bool(wait_until(lambda: (place / "x.sock").exists(), "the control socket"))
+    return wait_listening(place / "x.sock")
 
 
 @as_root

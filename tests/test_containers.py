@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from .harness import BIN, DEADLINE, ROOT, wait_until
+from .harness import BIN, DEADLINE, ROOT, wait_listening, wait_until
 from .test_attributes import as_root
 
 CONTAINERS = ROOT / "examples" / "containers"
@@ -96,7 +96,7 @@ def test_the_probes_of_the_manifest(place: Path, app: Path) -> None:
 
 
 def wait_for(place: Path) -> bool:
-    return bool(wait_until(lambda: (place / "app.sock").exists(), "the control socket"))
+    return wait_listening(place / "app.sock")
 
 
 @as_root

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from einhornpy.control.client import Client
 
-from .harness import APPS, DEADLINE, EINHORNPY, Master, wait_until
+from .harness import APPS, DEADLINE, EINHORNPY, Master, wait_listening, wait_until
 
 Start = Callable[..., Master]
 WORKER = [sys.executable, str(APPS / "worker.py")]
@@ -119,7 +119,7 @@ def test_a_full_table_of_descriptors_evicts_the_idle(start: Start, place: Path) 
     process = subprocess.Popen([*limited, "-n", "1", "-d", f"{place}/x.sock", "-m", "notify", "--", *WORKER, "notify"], cwd=place,
                                env=environment, stderr=subprocess.DEVNULL)
     try:
-        wait_until(lambda: (place / "x.sock").exists(), "a control socket")
+        wait_listening(place / "x.sock")
         with contextlib.ExitStack() as stack:
             for _ in range(300):
                 idle = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))

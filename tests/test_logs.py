@@ -26,7 +26,19 @@ from einhornpy.supervisor.loop import Loop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from .harness import APPS, DEADLINE, EINHORNPY, EXAMPLE, Master, base_environment, get, wait_gone, wait_until, what_they_do
+from .harness import (
+    APPS,
+    DEADLINE,
+    EINHORNPY,
+    EXAMPLE,
+    Master,
+    base_environment,
+    get,
+    wait_gone,
+    wait_listening,
+    wait_until,
+    what_they_do,
+)
 
 Start = Callable[..., Master]
 JOURNALD = "/lib/systemd/systemd-journald"
@@ -426,7 +438,7 @@ def test_a_flood_that_nobody_reads_stops_nothing_and_is_counted(place: Path) -> 
     try:
         from einhornpy.control.client import Client
 
-        wait_until(lambda: (place / "x.sock").exists(), "a control socket")
+        wait_listening(place / "x.sock")
 
         def tally() -> dict[str, int]:
             with Client(f"{place}/x.sock", timeout=DEADLINE) as client:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from einhornpy.control.client import Client
 
-from .harness import APPS, EINHORNPY, Master, base_environment, get, wait_gone, wait_until
+from .harness import APPS, EINHORNPY, Master, base_environment, get, wait_gone, wait_listening, wait_until
 
 Start = Callable[..., Master]
 WORKER = [sys.executable, str(APPS / "worker.py")]
@@ -451,7 +451,7 @@ def test_a_log_that_nobody_reads_stops_nothing(place: Path) -> None:
                                cwd=place, env=base_environment(place), stdout=subprocess.DEVNULL, stderr=writer)
     os.set_blocking(writer, False)
     try:
-        wait_until(lambda: (place / "x.sock").exists(), "a control socket")
+        wait_listening(place / "x.sock")
         with Client(f"{place}/x.sock", timeout=60) as client:
             while fill(writer):
                 pass

@@ -24,7 +24,7 @@ from einhornpy.control.web.fold import fold
 from einhornpy.control.web.metrics import _of_generation
 from prometheus_client.parser import text_string_to_metric_families
 
-from .harness import APPS, BREAKABLE, DEADLINE, EINHORNPY, EXAMPLE, Master, base_environment, wait_gone, wait_until
+from .harness import APPS, BREAKABLE, DEADLINE, EINHORNPY, EXAMPLE, Master, base_environment, wait_gone, wait_listening, wait_until
 
 Start = Callable[..., Master]
 WORKER = [sys.executable, str(APPS / "worker.py"), "notify"]
@@ -477,7 +477,7 @@ def test_without_descriptors_the_master_goes_on(start: Start, place: Path) -> No
         ["sh", "-c", script, "sh", "-n", "4", "-d", f"{place}/x.sock", "-m", "0.2", "--worker-output", "prefix", "--web",
          "127.0.0.1:0", "--log-file", str(log), "--", "sleep", "1000"], cwd=place, env=base_environment(place))
     try:
-        wait_until(lambda: (place / "x.sock").exists(), "a control socket")
+        wait_listening(place / "x.sock")
         with Client(f"{place}/x.sock", timeout=DEADLINE) as client:
             wait_until(lambda: client.ask("status")["result"]["gate"] == "ready", "the gate ready")
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
