@@ -399,7 +399,7 @@ def stop(command_name: str | None, socket_path: str | None, now: bool, no_wait: 
         next(replies)
         master.wait_for_ever()
         with client.connect(command_name, socket_path) as speaker:
-            process = speaker.process()
+            process = None if no_wait else speaker.process()
             message = speaker.ask("stop", how="now" if now else "graceful")["message"]
         if no_wait:
             click.echo(message)
@@ -664,11 +664,14 @@ def _check_spelling(word: str) -> None:
     Raises:
         click.UsageError: so it is.
     """
-    import difflib
     import shutil
 
+    if shutil.which(word) is not None:
+        return
+    import difflib  # a start that is well needs it not
+
     near = difflib.get_close_matches(word, [*cli.commands, "run"], 1, 0.75)
-    if near and shutil.which(word) is None:
+    if near:
         raise click.UsageError(f"no such command: {word!r}, did you mean {near[0]!r}? "
                                f"To run a program of this name: einhornpy -- {word}")
 
@@ -691,9 +694,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         words = ["unit", "--", *words[1:]]  # what follows is a command line of run, with a -- of its own
     code, message = 0, None
     try:
-        if words[0] not in (*cli.commands, "run") and not words[0].startswith("-"):
-            _check_spelling(words[0])
         if words[0] not in (*cli.commands, "run", "-h", "--help"):
+            if not words[0].startswith("-"):
+                _check_spelling(words[0])
             words = ["run", *words]
         cli.main(words, prog_name="einhornpy", standalone_mode=False)
     except Exit as left:

@@ -8,13 +8,12 @@ from __future__ import annotations
 import os
 import socket
 import stat
-import struct
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from . import protocol
+from . import peer, protocol
 
 
 class NoMaster(RuntimeError):
@@ -99,8 +98,8 @@ class Client:
 
     def process(self) -> int | None:
         """A pidfd of the master; None where its pid isn't one of ours to name: another PID namespace, or somebody else who made
-        the socket (SO_PEERCRED, unix(7), tells who listens). Raises as `replies` does."""
-        pid, _, _ = struct.unpack("3i", self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        the socket. Raises as `replies` does."""
+        pid, _, _ = peer.credentials(self._socket)
         try:
             return os.pidfd_open(pid) if pid == self.ask("ping")["result"]["pid"] else None
         except OSError:

@@ -9,23 +9,18 @@ from __future__ import annotations
 import errno
 import select
 import socket
-import struct
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from . import protocol
+from . import peer, protocol
 
 MOST_UNREAD = 4 << 20
 # What somebody who may ask for nothing may leave half said.
 MOST_OF_A_STRANGER = 8192
 READ, WRITE = 1, 2
-# struct ucred of unix(7): pid, uid, gid.
-_UCRED = struct.Struct("=iII")
-# The groups of the process at the other end, as it connected (socket(7) knows it by number only).
-SO_PEERGROUPS = 59
 
 
 class Loop(Protocol):
@@ -85,8 +80,7 @@ class Session:
         self.long_running = False
         self.worker_only = False
         self.looking_only = False
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        self.pid, self.uid, self.gid = _UCRED.unpack(credentials)
+        self.pid, self.uid, self.gid = peer.credentials(connection)
 
     @classmethod
     def taken_over(cls, server: Server, told: Mapping[str, Any]) -> Session:
@@ -109,11 +103,7 @@ class Session:
 
     def groups(self) -> set[int]:
         """The groups of the client."""
-        try:
-            found = self._socket.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 1024)
-        except OSError:
-            found = b""  # before Linux 4.13, or more than 256 of them: the first group is all that is known
-        return {self.gid, *(number for number, in struct.iter_unpack("=I", found))}
+        return {self.gid, *peer.other_groups(self._socket)}
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Queue a message; a client that leaves too many unread is cut off."""

@@ -74,11 +74,11 @@ class Announcements:
 
     def ended(self, place: str, told: str | None) -> Callable[[Ended], None]:
         """Who is to know how an errand to this place ended, which was to tell this (None: a reload has forgotten it)."""
-        event = {} if told is None else {"told": json.loads(told)["document"]["event"]}
 
         def done(ended: Ended) -> None:
             self._busy.discard(place)
             if ended.reason is not None:
+                event = {} if told is None else {"told": json.loads(told)["document"]["event"]}
                 self._log(Entry("announcement failed", {"to": _named(place), **event, "reason": ended.reason,
                                                         "last_line": ended.last_line}, journal.ATTENTION))
             self._next(place)

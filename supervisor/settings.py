@@ -33,7 +33,8 @@ class BadSetting(ValueError):
 @dataclass(frozen=True, slots=True)
 class Option:
     """One setting. `parse` takes the text (or, from TOML, the value) and returns the value or raises ValueError with
-    what was expected. `many`: may be given several times, each parsed alone. `switch`: takes no value."""
+    what was expected. `many`: may be given several times, each parsed alone. `switch`: takes no value. `secret`: is not to
+    stand in a message."""
 
     name: str
     flags: tuple[str, ...]
@@ -43,6 +44,7 @@ class Option:
     metavar: str = "TEXT"
     many: bool = False
     switch: bool = False
+    secret: bool = False
 
 
 def whole(least: int) -> Callable[[Any], int]:
@@ -349,7 +351,8 @@ OPTIONS = (
     Option("graphite", ("--graphite",), endpoint, (),
            "Send the same to Graphite, by TCP, in its plaintext protocol. May be given several times.", "HOST:PORT", many=True),
     Option("webhook", ("--webhook",), url, (),
-           "POST deploy events here, as JSON with a text that Slack shows. May be given several times.", "URL", many=True),
+           "POST deploy events here, as JSON with a text that Slack shows. May be given several times.", "URL", many=True,
+           secret=True),
     Option("log_format", ("--log-format",), one_of("text", "json", "logfmt"), "text",
            "What a log line looks like.", "text|json|logfmt"),
     Option("log_to", ("--log-to",), one_of("stderr", "journal", "syslog"), "stderr",
@@ -504,8 +507,7 @@ def _parse(option: Option, value: Any, place: str) -> Any:
         try:
             return option.parse(item)
         except ValueError as error:
-            # The path of a webhook is often a secret, which a log must not hold.
-            got = "one that is not shown here" if option.parse is url else repr(item)
+            got = "one that is not shown here" if option.secret else repr(item)
             raise BadSetting(f"{place}: got {got}, expected {error}") from None
 
     if not option.many:

@@ -56,14 +56,14 @@ def wait_until(true: Callable[[], Any], what: str, log: Callable[[], str] = lamb
         select.select([], [], [], 0.02)
 
 
-def wait_listening(path: Path) -> bool:
+def wait_listening(path: Path) -> None:
     """Wait until somebody answers at a UNIX socket: its file is there a moment before."""
 
     def listens() -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             return connection.connect_ex(str(path)) == 0
 
-    return bool(wait_until(listens, f"somebody who listens at {path}"))
+    wait_until(listens, f"somebody who listens at {path}")
 
 
 def wait_gone(pid: int, log: Callable[[], str] = lambda: "") -> None:

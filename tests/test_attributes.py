@@ -248,9 +248,9 @@ def test_as_pid_1_it_reaps_strangers_forwards_signals_and_ends_with_the_right_co
          "--graceful-timeout", "5", "--", "sh", "-c", orphan, *WORKER, "notify", f"report={report}"],
         cwd=place, env={"PATH": os.environ["PATH"]}, stderr=subprocess.PIPE, text=True)
     try:
+        wait_listening(place / "x.sock")
         ready = subprocess.run([EINHORNPY, "status", "-d", f"{place}/x.sock", "--wait", "--timeout", "60"], text=True,
-                               capture_output=True, timeout=DEADLINE) if wait_for_socket(place) else None
-        assert ready is not None
+                               capture_output=True, timeout=DEADLINE)
         assert ready.returncode == 0, ready.stderr
         assert json.loads(subprocess.run([EINHORNPY, "status", "-d", f"{place}/x.sock", "--json"], text=True, capture_output=True,
                                          timeout=DEADLINE).stdout)["master"]["pid"] == 1
@@ -271,10 +271,6 @@ def test_as_pid_1_it_reaps_strangers_forwards_signals_and_ends_with_the_right_co
         if process.poll() is None:
             process.kill()
         process.communicate()
-
-
-def wait_for_socket(place: Path) -> bool:
-    return wait_listening(place / "x.sock")
 
 
 @as_root

@@ -71,7 +71,8 @@ def test_the_probes_of_the_manifest(place: Path, app: Path) -> None:
     pod = Pod(port_free(spec["args"]), place, app)
     try:
         assert pod.run(probes["readinessProbe"]) in (0, 3, 69)
-        assert pod.run(["einhornpy", "status", "--wait", "--timeout", "60"]) == 0 if wait_for(place) else False
+        wait_listening(place / "app.sock")
+        assert pod.run(["einhornpy", "status", "--wait", "--timeout", "60"]) == 0
         assert [pod.run(probe) for probe in probes.values()] == [0, 0]
         # An upgrade in the pod keeps it ready.
         upgrade = subprocess.Popen(["einhornpy", "upgrade"], env=pod.environment, stdout=subprocess.DEVNULL)
@@ -95,10 +96,6 @@ def test_the_probes_of_the_manifest(place: Path, app: Path) -> None:
         pod.process.communicate()
 
 
-def wait_for(place: Path) -> bool:
-    return wait_listening(place / "app.sock")
-
-
 @as_root
 def test_the_command_and_the_health_check_of_the_image(place: Path, app: Path) -> None:
     image = dockerfile()
@@ -106,7 +103,7 @@ def test_the_command_and_the_health_check_of_the_image(place: Path, app: Path) -
     assert image["STOPSIGNAL"] == ["SIGTERM"]
     pod = Pod(port_free(command), place, app)
     try:
-        assert wait_for(place)
+        wait_listening(place / "app.sock")
         wait_until(lambda: pod.run(check) == 0, "a healthy container")
         os.kill(pod.init(), signal.SIGTERM)
         assert pod.process.wait(DEADLINE) == 0

@@ -67,6 +67,23 @@ def records(master: Master) -> list[dict[str, Any]]:
     return [json.loads(line) for line in master.log().splitlines() if line.startswith("{")]
 
 
+def keepers(master: Master) -> list[int]:
+    """The pids of its children that are keepers."""
+    return [pid for pid in map(int, Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text().split())
+            if b"keeper_process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def let_it_print_alone(master: Master) -> None:
+    """Kill the master; tell its one worker, by SIGUSR2, to print and then to make the file `printed`; end the worker."""
+    (worker,) = master.wait_ready()["workers"]
+    master.process.kill()
+    master.process.wait()
+    os.kill(worker["pid"], signal.SIGUSR2)
+    wait_until((master.directory / "printed").exists, "the worker to have printed", lambda: master.log() + what_they_do())
+    os.kill(worker["pid"], signal.SIGTERM)
+    wait_gone(worker["pid"])
+
+
 # --- formats ---------------------------------------------------------------------------------------------------------
 
 
@@ -328,15 +345,8 @@ signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 signal.signal(signal.SIGUSR2, more)
 signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
 """
-    command = saying(code)
-    master = start("-n", "1", "-m", "notify", "--keep-children-on-exit", "--worker-output", mode, "--", *command)
-    (worker,) = master.wait_ready()["workers"]
-    master.process.kill()
-    master.process.wait()
-    os.kill(worker["pid"], signal.SIGUSR2)
-    wait_until(lambda: (master.directory / "printed").exists(), "the worker to have printed", lambda: master.log() + what_they_do())
-    os.kill(worker["pid"], signal.SIGTERM)
-    wait_gone(worker["pid"])
+    master = start("-n", "1", "-m", "notify", "--keep-children-on-exit", "--worker-output", mode, "--", *saying(code))
+    let_it_print_alone(master)
     master.wait_log("after its death")
 
 
@@ -354,12 +364,7 @@ signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     reader, writer = os.pipe()
     master = start("-n", "1", "-m", "notify", "--keep-children-on-exit", "--", *saying(code), stderr=writer)
     os.close(writer)
-    (worker,) = master.wait_ready()["workers"]
-    master.process.kill()
-    master.process.wait()
-    os.kill(worker["pid"], signal.SIGUSR2)
-    wait_until(lambda: (master.directory / "printed").exists(), "the worker to have printed", what_they_do)
-    os.kill(worker["pid"], signal.SIGTERM)
+    let_it_print_alone(master)
     with open(reader, "rb") as log:
         read = log.read().splitlines()
     whole = [int(line) for line in read if line.isdigit() and len(line) == 99]
@@ -377,17 +382,10 @@ signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
 def test_a_keeper_that_dies_is_replaced(start: Start) -> None:
     master = start("-n", "1", "-m", "notify", "--worker-output", "prefix", "--", *WORKER)
     master.wait_ready()
-
-    def keeper() -> int | None:
-        for child in Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text().split():
-            if b"keeper_process" in Path(f"/proc/{child}/cmdline").read_bytes():
-                return int(child)
-        return None
-
-    old = wait_until(keeper, "a keeper")
+    (old,) = wait_until(lambda: keepers(master), "a keeper")
     os.kill(old, signal.SIGKILL)
     master.wait_log("keeper died")
-    new = wait_until(lambda: keeper() not in (None, old) and keeper(), "another keeper")
+    (new,) = wait_until(lambda: [pid for pid in keepers(master) if pid != old], "another keeper")
     # The new one holds the pipes of the worker that was there before it.
     pipes = {os.readlink(f"/proc/{master.status()['workers'][0]['pid']}/fd/{fd}") for fd in (1, 2)}
     wait_until(lambda: pipes <= {os.readlink(f"/proc/{new}/fd/{fd}") for fd in os.listdir(f"/proc/{new}/fd")}, "the pipes held")
@@ -400,8 +398,7 @@ def more(number, frame):
     print('second', flush=True)
 signal.signal(signal.SIGUSR2, more)
 """
-    command = saying(code)
-    master = start("-n", "1", "-m", "notify", "--worker-output", "prefix", "--", *command)
+    master = start("-n", "1", "-m", "notify", "--worker-output", "prefix", "--", *saying(code))
     (worker,) = master.wait_ready()["workers"]
     assert master.cli("reload").returncode == 0
     os.kill(worker["pid"], signal.SIGUSR2)
@@ -614,14 +611,10 @@ def test_a_keeper_holds_the_pipes_of_many(start: Start) -> None:
     master = start("-n", "200", "-m", "0.2", "--worker-output", "prefix", "--log-file", "/dev/null", "--", "sleep", "1000")
     master.wait_status(lambda document: document["ready"] == 200)
 
-    def keepers() -> list[int]:
-        return [pid for pid in map(int, Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text().split())
-                if b"keeper_process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-
-    (old,) = keepers()
+    (old,) = keepers(master)
     wait_until(lambda: len(os.listdir(f"/proc/{old}/fd")) == 404, "all pipes held")
     os.kill(old, signal.SIGKILL)
-    (new,) = wait_until(lambda: [pid for pid in keepers() if pid != old], "another keeper")
+    (new,) = wait_until(lambda: [pid for pid in keepers(master) if pid != old], "another keeper")
     wait_until(lambda: len(os.listdir(f"/proc/{new}/fd")) == 404, "all pipes held by the new one")
 
 
@@ -693,11 +686,7 @@ def test_a_keeper_that_died_before_a_reload_is_there_after_it(start: Start) -> N
     master = start("-n", "1", "-m", "notify", "--worker-output", "prefix", "--", *WORKER)
     master.wait_ready()
 
-    def keepers() -> list[int]:
-        return [pid for pid in map(int, Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text().split())
-                if b"keeper_process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-
-    (first,) = wait_until(keepers, "the keeper", master.log)
+    (first,) = wait_until(lambda: keepers(master), "the keeper", master.log)
     os.kill(first, signal.SIGKILL)
     assert master.cli("reload").returncode == 0
-    wait_until(lambda: [each for each in keepers() if each != first], "another keeper", master.log)
+    wait_until(lambda: [each for each in keepers(master) if each != first], "another keeper", master.log)
