@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .harness import Master, adopt_orphans, children, reap_leftovers, wait_until, what_they_do
+from .harness import Master, adopt_orphans, keepers, reap_leftovers, wait_until, what_they_do
 
 adopt_orphans()
 
@@ -57,7 +57,7 @@ def start(place: Path) -> Iterator[Callable[..., Master]]:
             master.close()
     # One whose master was killed leaves when the last worker has: at once, but by itself.
     try:
-        wait_until(lambda: not any("keeper_process" in command for _, command in children()), "the keepers gone", what_they_do)
+        wait_until(lambda: not keepers(), "the keepers gone", what_they_do)
     finally:
         left = reap_leftovers()  # also if that fails: the next test must not wait for the same ones
     assert not left, f"processes left behind: {left}\n" + "\n".join(master.log() for master in masters)

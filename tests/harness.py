@@ -281,18 +281,18 @@ def base_environment(directory: Path) -> dict[str, str]:
     }
 
 
-def descendants() -> Iterator[int]:
-    """The pids of our children, adopted orphans included."""
-    for entry in Path("/proc/self/task").iterdir():
+def child_pids(parent: int | str = "self") -> Iterator[int]:
+    """The pids of the children of a process (default: ours), adopted orphans included."""
+    for entry in Path(f"/proc/{parent}/task").iterdir():
         # A thread that has just ended has left its children to another one.
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             yield from map(int, (entry / "children").read_text().split())
 
 
-def children() -> list[tuple[int, str]]:
-    """The pid and command line of every child of ours that lives."""
+def children(parent: int | str = "self") -> list[tuple[int, str]]:
+    """The pid and command line of every child of a process (default: ours) that lives."""
     found = []
-    for pid in descendants():
+    for pid in child_pids(parent):
         try:
             command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
@@ -302,8 +302,13 @@ def children() -> list[tuple[int, str]]:
     return found
 
 
+def keepers(parent: int | str = "self") -> list[int]:
+    """The pids of the keepers among the children of a process: a master's, or, orphaned, ours."""
+    return [pid for pid, command in children(parent) if "keeper_process" in command]
+
+
 def what_they_do() -> str:
-    """One line for each process below us: what it is, its state, what it waits for, and which signals."""
+    """One line for each child of ours: what it is, its state, what it waits for, and which signals."""
     lines = []
     for pid, command in children():
         with contextlib.suppress(OSError):
@@ -316,7 +321,7 @@ def what_they_do() -> str:
 def reap_leftovers() -> list[str]:
     """Kill and reap every child that is left; return what they were."""
     left = []
-    while pids := list(descendants()):
+    while pids := list(child_pids()):
         for pid in pids:
             try:
                 command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")

@@ -34,6 +34,7 @@ from .harness import (
     Master,
     base_environment,
     get,
+    keepers,
     wait_gone,
     wait_listening,
     wait_until,
@@ -65,12 +66,6 @@ def saying(code: str) -> list[str]:
 def records(master: Master) -> list[dict[str, Any]]:
     """The log's JSON objects."""
     return [json.loads(line) for line in master.log().splitlines() if line.startswith("{")]
-
-
-def keepers(master: Master) -> list[int]:
-    """The pids of its children that are keepers."""
-    return [pid for pid in map(int, Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text().split())
-            if b"keeper_process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def let_it_print_alone(master: Master) -> None:
@@ -382,10 +377,10 @@ signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
 def test_a_keeper_that_dies_is_replaced(start: Start) -> None:
     master = start("-n", "1", "-m", "notify", "--worker-output", "prefix", "--", *WORKER)
     master.wait_ready()
-    (old,) = wait_until(lambda: keepers(master), "a keeper")
+    (old,) = wait_until(lambda: keepers(master.pid), "a keeper")
     os.kill(old, signal.SIGKILL)
     master.wait_log("keeper died")
-    (new,) = wait_until(lambda: [pid for pid in keepers(master) if pid != old], "another keeper")
+    (new,) = wait_until(lambda: [pid for pid in keepers(master.pid) if pid != old], "another keeper")
     # The new one holds the pipes of the worker that was there before it.
     pipes = {os.readlink(f"/proc/{master.status()['workers'][0]['pid']}/fd/{fd}") for fd in (1, 2)}
     wait_until(lambda: pipes <= {os.readlink(f"/proc/{new}/fd/{fd}") for fd in os.listdir(f"/proc/{new}/fd")}, "the pipes held")
@@ -611,10 +606,10 @@ def test_a_keeper_holds_the_pipes_of_many(start: Start) -> None:
     master = start("-n", "200", "-m", "0.2", "--worker-output", "prefix", "--log-file", "/dev/null", "--", "sleep", "1000")
     master.wait_status(lambda document: document["ready"] == 200)
 
-    (old,) = keepers(master)
+    (old,) = keepers(master.pid)
     wait_until(lambda: len(os.listdir(f"/proc/{old}/fd")) == 404, "all pipes held")
     os.kill(old, signal.SIGKILL)
-    (new,) = wait_until(lambda: [pid for pid in keepers(master) if pid != old], "another keeper")
+    (new,) = wait_until(lambda: [pid for pid in keepers(master.pid) if pid != old], "another keeper")
     wait_until(lambda: len(os.listdir(f"/proc/{new}/fd")) == 404, "all pipes held by the new one")
 
 
@@ -686,7 +681,7 @@ def test_a_keeper_that_died_before_a_reload_is_there_after_it(start: Start) -> N
     master = start("-n", "1", "-m", "notify", "--worker-output", "prefix", "--", *WORKER)
     master.wait_ready()
 
-    (first,) = wait_until(lambda: keepers(master), "the keeper", master.log)
+    (first,) = wait_until(lambda: keepers(master.pid), "the keeper", master.log)
     os.kill(first, signal.SIGKILL)
     assert master.cli("reload").returncode == 0
-    wait_until(lambda: [each for each in keepers(master) if each != first], "another keeper", master.log)
+    wait_until(lambda: [each for each in keepers(master.pid) if each != first], "another keeper", master.log)
