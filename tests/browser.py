@@ -8,7 +8,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
 
-from .harness import descendants, wait_until
+from .harness import child_pids, wait_until
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -24,7 +24,7 @@ def chromium() -> Iterator[Browser]:
             yield browser
         finally:
             browser.close()
-    wait_until(lambda: not any(_is_of_the_browser(pid) for pid in descendants()), "the browser gone")
+    wait_until(lambda: not any(_is_of_the_browser(pid) for pid in child_pids()), "the browser gone")
 
 
 def _is_of_the_browser(pid: int) -> bool:
