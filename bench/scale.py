@@ -50,7 +50,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         environment = os.environ | {"XDG_RUNTIME_DIR": directory}
         master = subprocess.Popen(
-            [BIN / "einhornpy", "-q", "-n", str(WORKERS), "--max-surge", "50", "-m", "0.2", "-c", "many",
+            [BIN / "einhornpy", "-q", "-n", str(WORKERS), "--max-surge", "50", "-m", "0.2", "--min-ready-seconds", "0", "-c", "many",
              "--ready-timeout", "300", "--", "sleep", "100000"], env=environment)
 
         def ask(*arguments: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from . import pool as facts
 from .pool import Pool, State, Worker
-from .report import gate, replaced, timestamp
+from .report import gate, keeps_failing, replaced, timestamp
 
 DETAIL, NORMAL, ATTENTION = 0, 1, 2
 
@@ -38,11 +38,16 @@ def changes(before: Pool, event: facts.Event, after: Pool, now: float) -> Iterat
         case facts.SaidReady():
             if after.workers[event.worker] != before.workers[event.worker]:
                 worker = after.workers[event.worker]
-                yield Entry("worker ready", _worker(worker) | {"took": f"{now - worker.spawned_at:.2f}s"})
+                took: dict[str, Any] = {"took": f"{now - worker.spawned_at:.2f}s"}
+                yield Entry("worker ready", _worker(worker) | took | ({"guessed": True} if worker.guessed else {}))
             else:
                 yield Entry("late ack ignored", _worker(after.workers[event.worker]), DETAIL)
         case facts.SaidFailed():
             yield Entry("worker failed", _worker(after.workers[event.worker]) | {"error": event.error}, ATTENTION)
+        case facts.FoundUnfit():
+            yield Entry("worker unfit", _worker(after.workers[event.worker]) | {"reason": event.reason}, ATTENTION)
+        case facts.ListenerShut():
+            yield _listener_shut(event, after)
         case facts.Due():
             if after.workers[event.worker] != before.workers[event.worker]:
                 yield Entry("worker due", _worker(after.workers[event.worker]) | {"reason": event.reason})
@@ -92,6 +97,7 @@ def changes(before: Pool, event: facts.Event, after: Pool, now: float) -> Iterat
             if after.target != before.target:
                 yield Entry("scaled", {"from": before.target, "to": after.target})
     yield from _failures(before, after, now)
+    yield from _faults(before, after)
     yield from _upgrade(before, after, now)
 
 
@@ -129,6 +135,24 @@ def _failures(before: Pool, after: Pool, now: float) -> Iterator[Entry]:
             yield Entry("start failed", {"generation": number, "in_a_row": generation.failures_in_a_row,
                                          "next_try_in": f"{generation.not_before - now:.1f}s" if tried_again else None,
                                          "error": generation.error}, ATTENTION)
+
+
+def _listener_shut(event: facts.ListenerShut, after: Pool) -> Entry:
+    suspects = sorted({worker.generation for worker in after.workers.values()} | {after.current})
+    return Entry("listener shut down", {
+        "address": event.address, "by": f"a worker of generation {' or '.join(map(str, suspects))}",
+        "so": "it listens again; connections that came meanwhile were refused"}, ATTENTION)
+
+
+def _faults(before: Pool, after: Pool) -> Iterator[Entry]:
+    if keeps_failing(after) == keeps_failing(before) or after.current != before.current:
+        return
+    current = after.generations[after.current]
+    if keeps_failing(after):
+        yield Entry("generation keeps failing", {"generation": current.number, "times": current.faults, "last": current.fault},
+                    ATTENTION)
+    else:
+        yield Entry("generation is calm again", {"generation": current.number})
 
 
 def _upgrade(before: Pool, after: Pool, now: float) -> Iterator[Entry]:

@@ -1,4 +1,4 @@
-"""Listening sockets: parse addresses, bind or adopt them, say how full their queues are, remove what was made.
+"""Listening sockets: parse addresses, bind or adopt them, open again what a worker has shut, remove what was made.
 
 It opens sockets and touches the file system; it decides nothing about workers. Sockets made here outlive every
 worker; a worker only ever gets duplicates of their descriptors.
@@ -10,11 +10,11 @@ import contextlib
 import errno
 import os
 import re
+import select
 import socket
 import stat
-import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 DEFAULT_BACKLOG = 2048
@@ -229,19 +229,46 @@ def close_all(listeners: Sequence[Listener]) -> None:
         listener.socket.close()
 
 
-def queue(listener: Listener) -> tuple[int | None, int | None]:
-    """Return (connections waiting to be accepted, the most that may wait), as the kernel counts them.
+def reachable(listener: Listener) -> Any:
+    """Where this host itself can connect to it, as connect() wants it."""
+    bound = listener.socket.getsockname()
+    if listener.socket.family == socket.AF_UNIX or bound[0] not in ("0.0.0.0", "::"):
+        return bound
+    return ("127.0.0.1" if listener.socket.family == socket.AF_INET else "::1", *bound[1:])
 
-    None, None where the kernel doesn't say. TCP: `tcpi_unacked` and `tcpi_sacked` of a listening socket (tcp(7),
-    inet_diag in the kernel). UNIX: `UNIX_DIAG_RQLEN` of sock_diag(7).
+
+def is_shut(listener: Listener) -> bool:
+    """Whether somebody who shares it has shut it down: no connection reaches it any more (shutdown(2), poll(2))."""
+    poller = select.poll()
+    poller.register(listener.socket.fileno(), select.POLLRDHUP)
+    return any(events & (select.POLLRDHUP | select.POLLHUP) for _, events in poller.poll(0))
+
+
+def listen_again(listener: Listener) -> Listener:
+    """Listen again on the address of one that was shut down.
+
+    TCP goes on with the same socket, for all who share it. A UNIX socket that was shut stays so: the one that is returned is new, and
+    whoever has the old one serves nobody any more.
+
+    Raises:
+        CannotListen: it can't be listened on any more.
     """
+    if listener.socket.family == socket.AF_UNIX:
+        name = listener.socket.getsockname()
+        mode = stat.S_IMODE(os.stat(name).st_mode) if os.path.exists(name) else listener.address.mode
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        again = _bind_unix(replace(listener.address, kind="unix", path=name, mode=mode))
+        if listener.address.nonblocking:
+            again.socket.setblocking(False)
+        listener.socket.close()
+        return replace(again, address=listener.address, label=listener.label,
+                       made=again.made if listener.made is not None else None)
     try:
-        if listener.socket.family == socket.AF_UNIX:
-            return _unix_queue(os.fstat(listener.socket.fileno()).st_ino)
-        info = listener.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-        return struct.unpack_from("=8B24I", info)[12], struct.unpack_from("=8B24I", info)[13]
-    except (OSError, struct.error):
-        return None, None
+        listener.socket.listen(listener.address.backlog)
+    except OSError as error:
+        raise CannotListen(f"cannot listen again on {listener.name}: {error.strerror}") from None
+    return listener
 
 
 def _open(address: Address) -> Listener:
@@ -288,6 +315,20 @@ def _bind_tcp(address: Address) -> Listener:
     except socket.gaierror as error:
         raise CannotListen(f"cannot bind {address.text}: {error.strerror} ({address.host!r} is no address of this "
                            "host)") from None
+    where = found[0][4]
+    try:
+        if address.port == 0:
+            # A port asked for by number stays with the socket when a worker shuts it down; one that the kernel chose would be given
+            # away, and listening again would be on another.
+            with _bound(family, where) as chosen:
+                return Listener(address, _bound(family, chosen.getsockname(), address.backlog))
+        return Listener(address, _bound(family, where, address.backlog))
+    except OSError as error:
+        raise CannotListen(f"cannot bind {address.text}: {_why(error, address.port)}") from None
+
+
+def _bound(family: socket.AddressFamily, where: Any, backlog: int | None = None) -> socket.socket:
+    """A TCP socket that is bound, and listens if it is given a backlog."""
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -296,12 +337,13 @@ def _bind_tcp(address: Address) -> Listener:
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        bound.bind(found[0][4])
-        bound.listen(address.backlog)
-    except OSError as error:
+        bound.bind(where)
+        if backlog is not None:
+            bound.listen(backlog)
+    except OSError:
         bound.close()
-        raise CannotListen(f"cannot bind {address.text}: {_why(error, address.port)}") from None
-    return Listener(address, bound)
+        raise
+    return bound
 
 
 def _why(error: OSError, port: int) -> str:
@@ -375,30 +417,3 @@ def clear_stale_socket(path: str) -> None:
         os.unlink(path)
     except OSError as error:
         raise CannotListen(f"cannot bind unix:{path}: {error.strerror}") from None
-
-
-_NETLINK_SOCK_DIAG = 4
-_SOCK_DIAG_BY_FAMILY = 20
-_NLM_F_REQUEST = 1
-_UDIAG_SHOW_RQLEN = 0x10
-_UNIX_DIAG_RQLEN = 4
-
-
-def _unix_queue(inode: int) -> tuple[int | None, int | None]:
-    """Ask the kernel for one UNIX socket by inode: struct unix_diag_req in, unix_diag_msg with attributes out."""
-    header = struct.Struct("=IHHII")
-    request = struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, 1 << 10, inode, _UDIAG_SHOW_RQLEN, 0xFFFFFFFF, 0xFFFFFFFF)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
-        netlink.settimeout(1.0)
-        netlink.send(header.pack(header.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 1, 0) + request)
-        answer = netlink.recv(8192)
-    if header.unpack_from(answer)[1] != _SOCK_DIAG_BY_FAMILY:
-        return None, None
-    position = header.size + 16
-    while position + 4 <= len(answer):
-        length, kind = struct.unpack_from("=HH", answer, position)
-        if kind == _UNIX_DIAG_RQLEN and length >= 12:
-            waiting, most = struct.unpack_from("=II", answer, position + 4)
-            return waiting, most
-        position += max(4, (length + 3) & ~3)
-    return None, None

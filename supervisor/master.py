@@ -29,6 +29,7 @@ from . import (
     observe,
     planner,
     pool,
+    queues,
     recipes,
     report,
     succession,
@@ -43,12 +44,14 @@ from .hooks import Hooks
 from .journal import Entry
 from .keeper import Keeper
 from .known import Known
-from .loop import Loop
+from .loop import WRITE, Loop
 from .measures import Measures
 from .output import Output
 from .place import NoPlace, Place, claim, remove_pidfile, write_pidfile
-from .processes import CannotStart, Exit, Processes
+from .probes import Probes
+from .processes import CannotStart, Exit, Processes, children, command_line, parent
 from .readiness import Notice, NotifySocket
+from .recognition import WHAT_TO_TYPE, Gunicorn, Refused, find_arbiter
 from .reloads import Reloads, descriptors_in
 from .settings import Settings
 from .sinks import CannotLog, Counts
@@ -68,6 +71,8 @@ STOPS = {signal.SIGINT: "graceful", signal.SIGUSR2: "graceful", signal.SIGTERM: 
 LONGEST_TURN = 0.05
 # Waking up so many seconds after a deadline is late. An ack is heard in the second round: one accepts, one reads.
 LATE, ROUNDS_WHEN_LATE = 0.2, 4
+# When only workers are left whose readiness is a guess, somebody must accept a connection within so many seconds.
+ACCEPT_SECONDS = 10.0
 
 
 class CannotRun(RuntimeError):
@@ -122,6 +127,7 @@ class Master:
         self._measures = Measures(self, self._page, settings.min_available_memory)
         self._listeners: list[listeners.Listener] = []
         self._web_listeners: list[listeners.Listener] = []
+        self._probes = Probes(())
         self._wake_at: float | None = self._started_at  # the first plan is due at once
         self._changed = False
         self._exit_code: int | None = None
@@ -151,7 +157,7 @@ class Master:
             while self._exit_code is None:
                 self._turn()
             return self._exit_code
-        except (listeners.CannotListen, listeners.BadAddress, NoPlace, recipes.Refused, attributes.Refused) as error:
+        except (listeners.CannotListen, listeners.BadAddress, NoPlace, Refused, attributes.Refused) as error:
             detail = getattr(error, "error", None)
             code = 2 if getattr(error, "bad_input", False) or isinstance(error, attributes.Refused) else 1
             raise CannotRun(f"{error}: {detail}" if detail else str(error), code) from None
@@ -208,9 +214,38 @@ class Master:
         _set_title(f"einhornpy: master {self._name}")
 
     def _make_spawner(self) -> Spawner:
+        self._probes = Probes(self._listeners)
+        for position in range(len(self._listeners)):
+            self._watch_listener(position)
         assert self._notify is not None
         return Spawner(self, self._processes, self._page, self._output, self.settings, self._attributes, self._listeners,
                        self._notify.path)
+
+    def _watch_listener(self, position: int) -> None:
+        # A listening socket is never writable; it becomes so when somebody who shares it has shut it down.
+        def look(events: int) -> None:
+            self._look_at_listener(position)
+
+        self._loop.watch(self._listeners[position].socket.fileno(), WRITE, look)
+
+    def _look_at_listener(self, position: int) -> bool:
+        """Listen again where somebody has shut a listening socket down; return whether it was so."""
+        listener = self._listeners[position]
+        if not listeners.is_shut(listener):
+            return False
+        self._loop.unwatch(listener.socket.fileno())
+        name = listener.name
+        try:
+            self._listeners[position] = listeners.listen_again(listener)
+        except (listeners.CannotListen, OSError) as error:
+            self.log(Entry("listener lost", {"address": name, "reason": str(error), "so": "restart the master"}, journal.ATTENTION))
+            return False
+        self._watch_listener(position)
+        self.observe(pool.ListenerShut(name))
+        if self._listeners[position] is not listener:
+            for worker in self.pool.workers.values():
+                self.observe(pool.Due(worker.id, f"has the old socket of {name}, which was shut down"))
+        return True
 
     def _serve_web(self, listener: listeners.Listener, inherited: Mapping[str, Any] | None) -> None:
         assert self._server is not None
@@ -268,7 +303,7 @@ class Master:
         self.pool = replace(check_state(state), policy=_policy(self.settings))
         generations = self.pool.generations
         for number, each in state["prepared"].items():
-            gunicorn = made(recipes.Gunicorn | None, each["gunicorn"])
+            gunicorn = made(Gunicorn | None, each["gunicorn"])
             if int(number) in generations:
                 self.prepared[int(number)] = recipes.Prepared(generations[int(number)].recipe, gunicorn, each["guessed"])
         self._workers = {worker.pid: worker.id for worker in self.pool.workers.values()}
@@ -291,6 +326,10 @@ class Master:
             self._serve_web(self._web_listeners[0], web)
         for worker in self.pool.workers.values():
             self._measures.expect(worker, time.monotonic())
+            if worker.state is pool.State.STARTING and worker.assumed_at is not None:
+                self._ask_who_accepts(worker.id)
+        if self.pool.running_upgrade is not None and self.pool.running_upgrade.accepting == "asked":
+            self._ask_before_finishing()
         self._changed = True
         self.log(Entry("master replaced", {"pid": os.getpid(), "version": VERSION, "before": state["version"],
                                            "workers": self.pool.target, "by": state["reloaded_by"]}))
@@ -327,7 +366,7 @@ class Master:
 
     def _prepare_first(self) -> recipes.Prepared | None:
         """Make the first generation; None if we were told to stop meanwhile."""
-        results: list[recipes.Prepared | recipes.Refused] = []
+        results: list[recipes.Prepared | Refused] = []
         blueprint = recipes.blueprint(self.settings, self._environ, self.settings.release)
         preparation = recipes.Preparation(self._processes, self._loop, self.settings, blueprint,
                                           self._attributes.of_user_alone(), results.append)
@@ -341,7 +380,7 @@ class Master:
                 if exit.pid == preparation.pid:
                     preparation.on_exit(exit)
             preparation.on_time(time.monotonic())
-        if isinstance(results[0], recipes.Refused):
+        if isinstance(results[0], Refused):
             raise results[0]
         return results[0]
 
@@ -354,7 +393,8 @@ class Master:
         if first.guessed:
             self.log(Entry("readiness is a guess", {
                 "reason": f"nothing is known about how {self.settings.command[0]} says that it is ready",
-                "so": f"it counts as ready after {recipes.GUESSED_ACK_SECONDS:g} s",
+                "so": f"it counts as ready after {recipes.GUESSED_ACK_SECONDS:g} s, and for an old one to go after "
+                      f"{self.pool.policy.guessed_min_ready_seconds:g} s more",
                 "better": "-m notify or -m manual, or -m SECONDS",
             }, journal.ATTENTION))
         overruled = [
@@ -383,6 +423,7 @@ class Master:
             self._server.close()
         if self._notify is not None:
             self._notify.close()
+        self._probes.close()
         listeners.close_all([*self._listeners, *self._web_listeners])
         if self._place is not None:
             self._place.listener.close()
@@ -405,7 +446,7 @@ class Master:
         preparation = self.upgrades.preparation
         preparing = None if preparation is None else preparation.deadline
         deadlines = (self._wake_at, preparing, self._errands.deadline, self._measures.memory_at, self._systemd.deadline,
-                     None if self._web is None else self._web.deadline, self._keeper.deadline)
+                     None if self._web is None else self._web.deadline, self._keeper.deadline, self._probes.deadline)
         soonest = min((deadline for deadline in deadlines if deadline is not None), default=None)
         if self._server is not None and self._server.waiting:
             soonest = now
@@ -425,6 +466,7 @@ class Master:
         self._errands.on_time(now)
         self._measures.on_time(now)
         self._keeper.on_time(now)
+        self._probes.on_time(now)
         if self._web is not None:
             self._web.on_time(now)
         self._advance(now + LONGEST_TURN)
@@ -534,14 +576,18 @@ class Master:
     def notice(self, notice: Notice) -> None:
         """A process said something about itself."""
         # Its words may arrive with its death, and a notice from nobody we know is nobody's.
-        worker = self._workers.get(notice.pid)
+        worker = self._worker_above(notice.pid) if notice.said == "arbiter" else self._workers.get(notice.pid)
         if worker is None:
             return
         match notice.said:
             case "ready":
-                self.observe(pool.SaidReady(worker))
                 if self.prepared[self.pool.workers[worker].generation].gunicorn is not None:
+                    self.observe(pool.SaidReady(worker))
                     self.observe(pool.Heartbeat(worker, time.monotonic()))
+                elif not self._is_unfit(worker):
+                    self.observe(pool.SaidReady(worker))
+            case "arbiter":
+                self._found_arbiter(worker)
             case "alive":
                 self.observe(pool.Heartbeat(worker, time.monotonic(), notice.request_id))
             case "due":
@@ -549,6 +595,55 @@ class Master:
                 self._measures.memory_at = time.monotonic()  # is there room for its replacement?
             case "failed":
                 self.observe(pool.SaidFailed(worker, notice.error or ""))
+
+    def _worker_above(self, pid: int) -> int | None:
+        """The worker in whose process tree a process is; None if it is in nobody's."""
+        above: int | None = pid
+        while above is not None and above != os.getpid():
+            if above in self._workers:
+                return self._workers[above]
+            above = parent(above)
+        return None
+
+    def _is_unfit(self, worker: int) -> bool:
+        """Look whether a worker runs gunicorn's own arbiter: then nothing that is said or guessed of it counts."""
+        if find_arbiter(self.pool.workers[worker].pid, children, command_line) is None:
+            return False
+        self._found_arbiter(worker)
+        return True
+
+    def _found_arbiter(self, worker: int) -> None:
+        self.observe(pool.FoundUnfit(worker, f"gunicorn's own arbiter runs in it, and calls itself ready before it has imported the "
+                                             f"app: {WHAT_TO_TYPE}"))
+
+    def _ask_who_accepts(self, worker: int) -> None:
+        """The worker is ready as soon as somebody accepts; a little before its time is over, say why it isn't."""
+
+        def answered(silent: str | None) -> None:
+            asked = self.pool.workers.get(worker)
+            if asked is None or asked.state is not pool.State.STARTING or self._is_unfit(worker):
+                return
+            if silent is None:
+                self.observe(pool.SaidReady(worker, guessed=True))
+            else:
+                self.observe(pool.SaidFailed(worker, f"nobody accepts connections on {silent}"))
+
+        spawned_at, timeout = self.pool.workers[worker].spawned_at, self.settings.ready_timeout
+        self._probes.ask(spawned_at + timeout * 0.95, answered, time.monotonic())
+
+    def _ask_before_finishing(self) -> None:
+        upgrade = self.pool.running_upgrade
+        assert upgrade is not None
+        number = upgrade.to_generation
+
+        def answered(silent: str | None) -> None:
+            asked = self.pool.running_upgrade
+            if asked is not None and asked.to_generation == number and asked.accepting == "asked":
+                reason = None if silent is None else f"nobody accepts connections on {silent}"
+                self.observe(pool.AcceptingChecked(reason))
+
+        now = time.monotonic()
+        self._probes.ask(now + min(ACCEPT_SECONDS, self.settings.ready_timeout), answered, now)
 
     # --- actions ---
 
@@ -558,7 +653,16 @@ class Master:
             case planner.Spawn():
                 return self._spawn(action)
             case planner.AssumeReady():
-                self.observe(pool.SaidReady(action.worker))
+                self.observe(pool.Assumed(action.worker))
+                self._ask_who_accepts(action.worker)
+            case planner.Trust():
+                if not self._is_unfit(action.worker):
+                    self.observe(pool.Stood(action.worker))
+            case planner.CheckAccepting():
+                self.observe(pool.AcceptingAsked())
+                self._ask_before_finishing()
+            case planner.CalmDown():
+                self.observe(pool.Calmed(action.generation))
             case planner.Recycle():
                 self.observe(pool.Due(action.worker, action.reason, action.memory))
                 self._measures.look_at_host([self.pool.workers[action.worker]], time.monotonic())
@@ -571,6 +675,9 @@ class Master:
             case planner.EndHold():
                 self.observe(pool.HoldEnded())
             case planner.Retire():
+                # Before somebody is asked to go for new code: once old code leaves, nobody can tell who shuts a socket down.
+                if any(self._look_at_listener(position) for position in range(len(self._listeners))):
+                    return False
                 # SIGTERM to the master is SIGTERM to its workers, as in Einhorn, unless somebody named another one for them.
                 by_rule = self.pool.stopping == "terminate" and not self.settings.given("stop_signal")
                 number = "SIGTERM" if by_rule else self.settings.stop_signal
@@ -639,7 +746,7 @@ class Master:
 
     def status(self) -> dict[str, Any]:
         assert self._place is not None
-        waiting = [listeners.queue(listener) for listener in self._listeners]
+        waiting = [queues.queue(listener.socket) for listener in self._listeners]
         return report.status_document(
             self.pool, time.monotonic(), name=self._name, started_at=self._started_at,
             master={"pid": os.getpid(), "version": VERSION, "socket": self._place.path, "reloads": self._reloads.count},
@@ -716,7 +823,7 @@ class Master:
 def _policy(settings: Settings) -> pool.Policy:
     return pool.Policy(
         settings.max_surge, settings.ready_timeout, settings.min_ready_seconds, settings.max_failures, settings.progress_timeout,
-        settings.reload_exit_code, settings.max_unacked, settings.seconds)
+        settings.reload_exit_code, settings.max_unacked, settings.seconds, recipes.guessed_min_ready_seconds(settings))
 
 
 def _set_title(title: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from . import pool as facts
-from .pool import SETTLE_SECONDS, Event, Generation, Policy, Pool, Recipe, State, Upgrade, Worker
+from .pool import FAULT_SECONDS, SETTLE_SECONDS, Event, Generation, Policy, Pool, Recipe, State, Upgrade, Worker
 
 DELAY_GROWTH = 1.5
 LONGEST_DELAY = 30.0
@@ -33,7 +33,7 @@ def delay_after(failures: int, first: float = 1.0) -> float:
 
 def settled(pool: Pool, worker: Worker, now: float) -> bool:
     """Whether a worker has been ready for so long that its end, whatever it is, says nothing about its start."""
-    return worker.ready_at is not None and now - worker.ready_at >= max(SETTLE_SECONDS, pool.policy.min_ready_seconds)
+    return worker.ready_at is not None and now - worker.ready_at >= max(SETTLE_SECONDS, pool.policy.min_ready(worker))
 
 
 def asks_for_upgrade(pool: Pool, worker: Worker, status: int) -> bool:
@@ -56,7 +56,7 @@ def observe(pool: Pool, event: Event, now: float) -> Pool:
         case facts.UpgradeRequested() | facts.UpgradePrepared() | facts.UpgradeRefused():
             return _beginning(pool, event, now)
         case (facts.Paused() | facts.Resumed() | facts.AbortRequested() | facts.HoldBegun() | facts.Checked()
-              | facts.HoldEnded() | facts.RolledBack() | facts.Finished()):
+              | facts.HoldEnded() | facts.AcceptingAsked() | facts.AcceptingChecked() | facts.RolledBack() | facts.Finished()):
             return _steered(pool, event, now)
         case facts.Spawned():
             if event.worker in pool.workers or event.generation not in pool.generations:
@@ -78,6 +78,10 @@ def observe(pool: Pool, event: Event, now: float) -> Pool:
             if pool.running_upgrade is not None:
                 pool = replace(pool, upgrade=replace(pool.running_upgrade, target_before=None))
             return _look_at_canaries(_scaled(pool, event.target))
+        case facts.ListenerShut():
+            return _listener_shut(pool, event.address, now)
+        case facts.Calmed():
+            return _with_generation(pool, replace(pool.generations[event.generation], faults=0, fault=None))
         case facts.StopRequested():
             return replace(pool, stopping=event.how)
         case _:
@@ -86,7 +90,8 @@ def observe(pool: Pool, event: Event, now: float) -> Pool:
 
 # --- workers ---------------------------------------------------------------------------------------------------------
 
-_OfWorker = (facts.SaidReady | facts.SaidFailed | facts.Heartbeat | facts.Due | facts.Retired | facts.Aborted | facts.Killed
+_OfWorker = (facts.Assumed | facts.SaidReady | facts.Stood | facts.FoundUnfit
+             | facts.SaidFailed | facts.Heartbeat | facts.Due | facts.Retired | facts.Aborted | facts.Killed
              | facts.Exited)
 
 
@@ -96,8 +101,14 @@ def _of_worker(pool: Pool, event: _OfWorker, now: float) -> Pool:
     except KeyError:
         raise Impossible(f"{event}, but there is no such worker") from None
     match event:
+        case facts.Assumed():
+            return _with_worker(pool, replace(worker, assumed_at=now))
         case facts.SaidReady():
-            return _said_ready(pool, worker, now)
+            return _said_ready(pool, worker, event.guessed, now)
+        case facts.Stood():
+            return _prove(_with_worker(pool, replace(worker, stood=True)), worker.generation)
+        case facts.FoundUnfit():
+            return _found_unfit(pool, worker, event.reason)
         case facts.SaidFailed():
             return _with_worker(pool, replace(worker, error=event.error))
         case facts.Heartbeat():
@@ -123,13 +134,25 @@ def _spawned(pool: Pool, event: facts.Spawned, now: float) -> Worker:
                   restarts=pool.restarts.get(event.index, 0))
 
 
-def _said_ready(pool: Pool, worker: Worker, now: float) -> Pool:
-    if worker.state is not State.STARTING:
+def _said_ready(pool: Pool, worker: Worker, guessed: bool, now: float) -> Pool:
+    if worker.state is not State.STARTING or worker.unfit is not None:
         return pool
-    pool = _with_worker(pool, replace(worker, state=State.READY, ready_at=now))
+    pool = _with_worker(pool, replace(worker, state=State.READY, ready_at=now, guessed=guessed))
     if worker.generation == pool.current:
         pool = _progress(pool, now)
-    return _prove(replace(pool, ever_ready=True), worker.generation)
+    return _prove(pool, worker.generation)
+
+
+def _found_unfit(pool: Pool, worker: Worker, reason: str) -> Pool:
+    """Refuse the release; a worker that already serves as proven code is left alone all the same."""
+    if worker.state is State.RETIRING or worker.convincing:
+        return pool
+    pool = _with_worker(pool, replace(worker, unfit=reason))
+    pool = _with_generation(pool, replace(pool.generations[worker.generation], unfit=reason))
+    upgrade = pool.running_upgrade
+    if upgrade is None or upgrade.to_generation != worker.generation or upgrade.rolling_back:
+        return pool
+    return replace(pool, upgrade=replace(upgrade, refusal=reason, error=None))
 
 
 def _due(pool: Pool, worker: Worker, event: facts.Due, now: float) -> Pool:
@@ -170,11 +193,31 @@ def _exited(pool: Pool, worker: Worker, event: facts.Exited, now: float) -> Pool
 def _lost(pool: Pool, worker: Worker, reason: str, error: str | None, lines: tuple[str, ...], now: float) -> Pool:
     """A worker that nobody had asked to go is no more; unless it had settled, or is on trial, its start has failed."""
     pool = _count_restart(pool, worker)
+    if worker.ready_at is not None and now - worker.ready_at < FAULT_SECONDS:
+        pool = _fault(pool, worker.generation, f"worker {worker.index} {reason}", now)
     upgrade = pool.running_upgrade
     on_trial = upgrade is not None and upgrade.to_generation == worker.generation
     if settled(pool, worker, now) and not on_trial:
         return pool
     return _count_failure(pool, worker.generation, reason, error, lines, now)
+
+
+def _fault(pool: Pool, number: int, fault: str, now: float) -> Pool:
+    generation = pool.generations[number]
+    return _with_generation(pool, replace(generation, faults=generation.faults + 1, fault=fault, fault_at=now))
+
+
+def _listener_shut(pool: Pool, address: str, now: float) -> Pool:
+    """Blame the release that did it, where that is certain: old code that is just leaving may have done it as well."""
+    if pool.stopping is not None:
+        return pool
+    upgrade = pool.running_upgrade
+    if any(worker.generation != pool.current and worker.state is State.RETIRING for worker in pool.workers.values()):
+        return pool if upgrade is None else replace(pool, upgrade=replace(upgrade, suspicious=True))
+    fault = f"a worker of it shut down the listening socket {address}"
+    if upgrade is not None and upgrade.to_generation == pool.current and not upgrade.rolling_back:
+        pool = replace(pool, upgrade=replace(upgrade, refusal=fault, error=None))
+    return _fault(pool, pool.current, fault, now)
 
 
 def _count_restart(pool: Pool, worker: Worker) -> Pool:
@@ -209,11 +252,11 @@ def _count_failure(pool: Pool, number: int, reason: str, error: str | None, line
 
 def _prove(pool: Pool, number: int) -> Pool:
     """Note what has now been reached: enough ready workers, and enough of this generation to have proven it."""
-    ready = [worker for worker in pool.workers.values() if worker.state is State.READY]
+    ready = [worker for worker in pool.workers.values() if worker.convincing]
     generation = pool.generations[number]
     if not generation.proven and sum(worker.generation == number for worker in ready) >= pool.target:
         pool = _with_generation(pool, replace(generation, proven=True))
-    return replace(pool, settled=pool.settled or len(ready) >= pool.target)
+    return replace(pool, ever_ready=pool.ever_ready or bool(ready), settled=pool.settled or len(ready) >= pool.target)
 
 
 def _scaled(pool: Pool, target: int) -> Pool:
@@ -277,6 +320,12 @@ def _steered(pool: Pool, event: Event, now: float) -> Pool:
             return replace(pool, upgrade=replace(upgrade, refusal=event.reason, error=event.error))
         case facts.HoldEnded():
             return replace(pool, upgrade=replace(upgrade, on_canary=False, held_since=None, progress_at=now))
+        case facts.AcceptingAsked():
+            return replace(pool, upgrade=replace(upgrade, accepting="asked"))
+        case facts.AcceptingChecked():
+            if event.reason is None:
+                return replace(pool, upgrade=replace(upgrade, accepting="yes"))
+            return replace(pool, upgrade=replace(upgrade, refusal=event.reason, error=None))
         case facts.RolledBack():
             return _go_back(pool, replace(upgrade, rolling_back=True, reason=event.reason, error=event.error, paused_by=None,
                                           on_canary=False, held_since=None, progress_at=now))

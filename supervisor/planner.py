@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .pool import SETTLE_SECONDS, Generation, Pool, Recipe, State, Upgrade, Worker
+from .pool import CALM_SECONDS, SETTLE_SECONDS, Generation, Pool, Recipe, State, Upgrade, Worker
 
 # How long a hung worker has to say where it hangs, between SIGABRT and SIGKILL.
 ABORT_SECONDS = 2.0
@@ -24,7 +24,14 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class AssumeReady:
-    """The worker says nothing by itself and has lived for long enough."""
+    """The worker says nothing by itself and has lived for long enough: it is ready if somebody accepts connections."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """The guess that this worker is ready has stood for long enough."""
 
     worker: int
 
@@ -71,6 +78,18 @@ class EndHold:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckAccepting:
+    """Nothing but guesses says that the new workers serve, and no old one is left: look whether anybody accepts connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class CalmDown:
+    """A generation has been without a fault for long enough: its old ones count no more."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
 class RollBack:
     reason: str
     error: str | None
@@ -94,8 +113,8 @@ class Leave:
     """The asked-for stop is complete."""
 
 
-Action = (Spawn | AssumeReady | Recycle | Abort | Retire | Kill | BeginHold | EndHold | RollBack | Finish | GiveUp
-          | Leave)
+Action = (Spawn | AssumeReady | Trust | Recycle | Abort | Retire | Kill | BeginHold | EndHold | CheckAccepting | CalmDown
+          | RollBack | Finish | GiveUp | Leave)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +169,7 @@ def plan(pool: Pool, now: float) -> Plan:
     if pool.stopping is not None:
         return _stop(pool, view)
     for rule in (_roll_back, _give_up, _hold, _retire_useless_starts, _spawn, _break_before_make, _retire_outdated,
-                 _retire_surplus, _finish):
+                 _retire_surplus, _finish, _calm_down):
         actions = rule(pool, view, now)
         if actions:
             return Plan(tuple(actions))
@@ -178,17 +197,21 @@ def _look(pool: Pool, now: float) -> tuple[_View, list[Action]]:
             view.old_retiring += old
             _look_at_retiring(worker, recipe, now, overdue, deadlines)
             continue
+        if worker.unfit is not None:
+            overdue.append(Kill(worker.id, worker.unfit))
+            continue
         if worker.state is State.STARTING:
             (view.outdated_starting if old else view.wanted_starting).append(worker)
             if pool.stopping is not None:
                 continue
-            if recipe.ack_seconds is not None and now >= worker.spawned_at + recipe.ack_seconds:
+            assumable = recipe.ack_seconds is not None and worker.assumed_at is None
+            if assumable and recipe.ack_seconds is not None and now >= worker.spawned_at + recipe.ack_seconds:
                 overdue.append(AssumeReady(worker.id))
             elif now >= worker.spawned_at + policy.ready_timeout:
                 overdue.append(Kill(worker.id, f"was not ready within {policy.ready_timeout:g} s"))
             else:
                 deadlines.add(worker.spawned_at + policy.ready_timeout)
-                if recipe.ack_seconds is not None:
+                if assumable and recipe.ack_seconds is not None:
                     deadlines.add(worker.spawned_at + recipe.ack_seconds)
             continue
         due = worker.recycled_for is not None and (worker.over_memory or not held)
@@ -199,12 +222,14 @@ def _look(pool: Pool, now: float) -> tuple[_View, list[Action]]:
         outdated = old or due
         (view.outdated_ready if outdated else view.wanted_ready).append(worker)
         view.due += outdated and not old
-        if worker.available(now, policy.min_ready_seconds):
+        if worker.available(now, policy):
             view.available += 1
             view.wanted_available += not outdated
             view.current_available += not old
+            if worker.guessed and not worker.stood:
+                overdue.append(Trust(worker.id))
         elif worker.ready_at is not None:
-            deadlines.add(worker.ready_at + policy.min_ready_seconds)
+            deadlines.add(worker.ready_at + policy.min_ready(worker))
         action = _look_at_ready(worker, recipe, now, deadlines)
         if action is not None:
             overdue.append(action)
@@ -311,7 +336,7 @@ def _hold(pool: Pool, view: _View, now: float) -> Iterable[Action]:
 def _hopeless(pool: Pool) -> bool:
     """No worker has ever been ready, and the allowed number of starts has failed."""
     generation = pool.generations[pool.current]
-    return not pool.ever_ready and generation.failures_in_a_row >= pool.failures_allowed
+    return not pool.ever_ready and (generation.failures_in_a_row >= pool.failures_allowed or generation.unfit is not None)
 
 
 def _give_up(pool: Pool, view: _View, now: float) -> Iterable[Action]:
@@ -319,6 +344,8 @@ def _give_up(pool: Pool, view: _View, now: float) -> Iterable[Action]:
     if not _hopeless(pool) or pool.running_upgrade is not None or pool.workers:
         return []
     generation = pool.generations[pool.current]
+    if generation.unfit is not None:
+        return [GiveUp(generation.unfit, None)]
     return [GiveUp(f"no worker became ready in {generation.failures_in_a_row} starts", generation.error)]
 
 
@@ -462,7 +489,17 @@ def _retire_outdated(pool: Pool, view: _View, now: float) -> Iterable[Action]:
     elif _fleet(pool) and view.wanted_available < pool.target:
         # Until all new ones are there, only what scaling down has made too many may go.
         candidates = candidates[: max(0, len(candidates) - pool.target)]
+    if upgrade is not None and upgrade.suspicious and not upgrade.rolling_back:
+        candidates = _apart(view, now, candidates)
     return _spare(pool, view, now, candidates)
+
+
+def _apart(view: _View, now: float, candidates: list[Worker]) -> list[Worker]:
+    """Old workers go one by one, and only while nothing new has just begun: whatever happens then has one possible cause."""
+    quiet_at = max((worker.ready_at or 0.0 for worker in view.wanted_ready), default=0.0) + SETTLE_SECONDS
+    if now < quiet_at:
+        view.deadlines.append(quiet_at)
+    return [] if view.old_retiring or now < quiet_at else candidates[:1]
 
 
 def _while_standing_still(pool: Pool, view: _View, upgrade: Upgrade, candidates: list[Worker]) -> list[Worker]:
@@ -494,7 +531,7 @@ def _spare(pool: Pool, view: _View, now: float, candidates: list[Worker]) -> lis
     ready, available = view.ready, view.available
     actions: list[Action] = []
     for worker in candidates:
-        counted = worker.available(now, pool.policy.min_ready_seconds)
+        counted = worker.available(now, pool.policy)
         if ready - 1 < pool.target:
             break
         if available - counted < pool.target:
@@ -517,7 +554,20 @@ def _finish(pool: Pool, view: _View, now: float) -> Iterable[Action]:
     if upgrade is None or upgrade.preparing or upgrade.on_canary or upgrade.paused_by is not None:
         return []
     if view.outdated == view.due and view.old_retiring == 0 and view.current_available >= pool.target:
-        return [Finish()]
+        if upgrade.rolling_back or upgrade.accepting == "yes" or not any(worker.guessed for worker in view.wanted_ready):
+            return [Finish()]
+        return [CheckAccepting()] if upgrade.accepting is None else []
     # Going back fails as well: say so now rather than never; the exchange goes on by the other rules.
     failed = pool.generations[pool.current].failures_in_a_row >= pool.failures_allowed
     return [Finish()] if upgrade.rolling_back and (failed or _stalled(pool, view, upgrade, now)) else []
+
+
+def _calm_down(pool: Pool, view: _View, now: float) -> Iterable[Action]:
+    generation = pool.generations[pool.current]
+    if not generation.faults:
+        return []
+    calm_at = generation.fault_at + CALM_SECONDS
+    if now < calm_at:
+        view.deadlines.append(calm_at)
+        return []
+    return [CalmDown(pool.current)]

@@ -7,6 +7,7 @@ one monotonic clock, handed in; wall-clock times are only carried along for peop
     -              Spawned                  starting
     starting       SaidReady                ready
     starting|ready Retired, Aborted, Killed retiring
+    starting       Assumed                  starting    (old enough to be guessed ready; one look is still due)
     retiring       Retired, SaidReady       retiring    (said twice, or too late: nothing changes)
     any            Exited                   gone
 """
@@ -21,6 +22,9 @@ from dataclasses import dataclass, field
 # became ready; one that is due within this time is exchanged when it is over. Otherwise one that always does so would be replaced
 # in a hot loop.
 SETTLE_SECONDS = 1.0
+# A worker that dies within this time of its ready is a fault of its release, and a release is calm again after a longer time
+# without one: long enough for a slow start in between.
+FAULT_SECONDS, CALM_SECONDS = 60.0, 120.0
 
 
 class State(enum.Enum):
@@ -36,6 +40,7 @@ class Policy:
     `progress_timeout`: an upgrade that makes no progress for so long goes back (0: never). `reload_exit_code`: a
     ready worker that exits with it asks for an upgrade (None: no code does). `max_unacked`: so many may be starting at
     once (None: no limit). `first_delay`: seconds after a failed start; the next ones are longer.
+    `guessed_min_ready_seconds`: `min_ready_seconds` of a worker whose readiness is a guess.
     """
 
     max_surge: int = 1
@@ -46,6 +51,11 @@ class Policy:
     reload_exit_code: int | None = None
     max_unacked: int | None = None
     first_delay: float = 1.0
+    guessed_min_ready_seconds: float = 0.0
+
+    def min_ready(self, worker: Worker) -> float:
+        """For how many seconds this worker must have been ready before it counts for letting another one go."""
+        return self.guessed_min_ready_seconds if worker.guessed else self.min_ready_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +87,9 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """`error`: why its last start failed, `lines`: the last lines of standard error of that start."""
+    """`error`: why its last start failed, `lines`: the last lines of standard error of that start. `unfit`: why none of its workers
+    can ever be trusted, if so. `faults`: how often, since it was last calm, a worker of it died soon after it was ready or did
+    what no worker may do; `fault`: what was the last one, at `fault_at`."""
 
     number: int
     recipe: Recipe
@@ -87,12 +99,17 @@ class Generation:
     not_before: float = 0.0
     error: str | None = None
     lines: tuple[str, ...] = ()
+    unfit: str | None = None
+    faults: int = 0
+    fault: str | None = None
+    fault_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
     """One process. `expires_at`: when it is due for recycling by age. `recycled_for`: why it is due, if it is;
-    `over_memory`: because it uses too much."""
+    `over_memory`: because it uses too much. `assumed_at`: when it had lived for long enough to be guessed ready; `guessed`: its
+    readiness is such a guess; `stood`: it has been ready for the min ready seconds of a guess. `unfit`: why it must go at once."""
 
     id: int
     index: int
@@ -112,10 +129,19 @@ class Worker:
     over_memory: bool = False
     error: str | None = None
     restarts: int = 0
+    assumed_at: float | None = None
+    guessed: bool = False
+    stood: bool = False
+    unfit: str | None = None
 
-    def available(self, now: float, min_ready_seconds: float) -> bool:
+    def available(self, now: float, policy: Policy) -> bool:
         """Whether it has been ready for long enough to let another one go."""
-        return self.state is State.READY and self.ready_at is not None and now >= self.ready_at + min_ready_seconds
+        return self.state is State.READY and self.ready_at is not None and now >= self.ready_at + policy.min_ready(self)
+
+    @property
+    def convincing(self) -> bool:
+        """Whether its readiness proves something: it said so, or the guess has stood."""
+        return self.state is State.READY and (not self.guessed or self.stood)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +166,9 @@ class Upgrade:
     `on_canary`: the exchange waits for the canary's hold to end; `held_since`: since when all canaries are there.
     `lines`: the last lines of standard error of the start that failed last. `check`: None, waiting, running or passed. `refusal`:
     why it has to go back now. `vacant`: seats whose workers left in order to be replaced by the new code. `replaced`: how many
-    ready workers its generation had in the end.
+    ready workers its generation had in the end. `accepting`: whether somebody accepts connections once only workers whose
+    readiness is a guess are left: None (not asked), asked or yes. `suspicious`: a listening socket was shut down while old and new
+    code were about: from now on they are kept apart, so that the next time shows whose doing it is.
     """
 
     from_generation: int
@@ -157,6 +185,8 @@ class Upgrade:
     hold_over: bool = False
     check: str | None = None
     paused_by: str | None = None
+    accepting: str | None = None
+    suspicious: bool = False
     vacant: frozenset[int] = frozenset()
     refusal: str | None = None
     aborted: bool = False
@@ -240,8 +270,33 @@ class SpawnFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class SaidReady:
+class Assumed:
+    """It says nothing by itself and has lived for long enough: it is ready as soon as somebody accepts connections."""
+
     worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class SaidReady:
+    """`guessed`: it said nothing; it was assumed."""
+
+    worker: int
+    guessed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stood:
+    """The guess that it is ready has stood for the min ready seconds of guesses."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class FoundUnfit:
+    """Whatever this worker says, it can't be trusted, nor any other of its generation."""
+
+    worker: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,6 +439,32 @@ class HoldEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class AcceptingAsked:
+    """Only guessed workers are left, and somebody looks whether they accept connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptingChecked:
+    """`reason`: why the release is refused (nobody accepts on …), None where somebody does."""
+
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerShut:
+    """Some worker has shut a listening socket down for everybody; it listens again."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Calmed:
+    """A generation with faults has had none for long enough."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
 class RolledBack:
     reason: str
     error: str | None
@@ -409,7 +490,10 @@ class StopRequested:
 Event = (
     Spawned
     | SpawnFailed
+    | Assumed
     | SaidReady
+    | Stood
+    | FoundUnfit
     | SaidFailed
     | Heartbeat
     | Measured
@@ -428,6 +512,10 @@ Event = (
     | HoldBegun
     | Checked
     | HoldEnded
+    | AcceptingAsked
+    | AcceptingChecked
+    | ListenerShut
+    | Calmed
     | RolledBack
     | Finished
     | Scaled

@@ -207,6 +207,36 @@ class Processes:
         os.close(self._errors_end)
 
 
+def children(pid: int) -> list[int]:
+    """The pids of a process's children; none of one that is gone (proc(5))."""
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
+                found += map(int, file.read().split())
+    except OSError:
+        pass
+    return found
+
+
+def parent(pid: int) -> int | None:
+    """The pid of a process's parent; None where it is gone or there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1]) or None
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def command_line(pid: int) -> list[str]:
+    """The words of a process's command line; none of one that is gone."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
+    except OSError:
+        return []
+
+
 def _sent(how: Callable[[int, int], None], pid: int, number: int) -> bool:
     try:
         how(pid, number)

@@ -17,15 +17,17 @@ from .loop import READ, Loop
 
 _UCRED = struct.Struct("=iII")
 LONGEST_ERROR = 4000
+# What gunicorn's arbiter says together with READY=1, before its workers have imported anything (gunicorn/arbiter.py, start).
+_ARBITER = b"STATUS=Gunicorn arbiter"
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """`said`: ready, alive (a heartbeat), due (to be recycled) or failed; the last two with the reason in `error`.
-    `request_id`: what a ping of Einhorn's clients says it is busy with."""
+    """`said`: ready, alive (a heartbeat), due (to be recycled) or failed; the last two with the reason in `error`; arbiter: it is
+    gunicorn's own, whose word on readiness is worth nothing. `request_id`: what a ping of Einhorn's clients says it is busy with."""
 
     pid: int
-    said: Literal["ready", "alive", "due", "failed"]
+    said: Literal["ready", "alive", "due", "failed", "arbiter"]
     error: str | None = None
     request_id: str | None = None
 
@@ -99,7 +101,9 @@ class NotifySocket:
             if flags & socket.MSG_TRUNC or not pids:
                 continue
             lines = data.split(b"\n")
-            if b"READY=1" in lines:
+            if any(line.startswith(_ARBITER) for line in lines):
+                self._receive(Notice(pids[0], "arbiter"))
+            elif b"READY=1" in lines:
                 self._receive(Notice(pids[0], "ready"))
             if b"WATCHDOG=1" in lines:
                 self._receive(Notice(pids[0], "alive"))

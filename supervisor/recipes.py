@@ -8,44 +8,23 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from . import contract
 from .attributes import Attributes
 from .loop import READ, Loop
 from .pool import Recipe
-from .processes import CannotStart, Exit, Launch, Processes, find_program
+from .processes import CannotStart, Exit, Launch, Processes
+from .recognition import Gunicorn, Refused, recognise
 from .settings import Settings
 
-ADAPTER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "worker", "gunicorn_adapter.py")
 GUESSED_ACK_SECONDS = 1.0
+# How long a guess must stand before an old worker goes for it, where nobody says --min-ready-seconds.
+GUESSED_MIN_READY_SECONDS = 5.0
 SETTINGS_TIMEOUT = 30.0
-
-
-class Refused(RuntimeError):
-    """`error`: what the program that was asked said itself, if anything. `bad_input`: the settings can't be meant so."""
-
-    def __init__(self, reason: str, error: str | None = None, bad_input: bool = False) -> None:
-        super().__init__(reason)
-        self.error = error
-        self.bad_input = bad_input
-
-
-@dataclass(frozen=True, slots=True)
-class Gunicorn:
-    """gunicorn's settings, as its own Python read them. `given`: those that somebody set. `hooks`: the server hooks
-    that somebody wrote. `python`, `arguments`: how to run the adapter."""
-
-    python: str
-    arguments: tuple[str, ...]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    def given(self, name: str) -> bool:
-        return name in self.settings.get("given", ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +45,11 @@ class Blueprint:
     directory: str
     environment: Mapping[str, str]
     release: str | None
+
+
+def guessed_min_ready_seconds(settings: Settings) -> float:
+    """For how many seconds the guess that a worker is ready must stand."""
+    return settings.min_ready_seconds if settings.given("min_ready_seconds") else GUESSED_MIN_READY_SECONDS
 
 
 def blueprint(settings: Settings, environ: Mapping[str, str], release: str | None) -> Blueprint:
@@ -109,22 +93,15 @@ class Preparation:
         try:
             self._directory = _resolve(self._named_directory)
             self._environment["PWD"] = self._directory
-            program = self._find(self._command[0])
-            self._gunicorn = recognise(self._command, program, self._environment)
-            if self._gunicorn is None:
+            found = recognise(self._command, self._directory, self._environment)
+            if found is None:
                 self._end(self._plain())
                 return
-            self._ask_gunicorn(self._gunicorn, hook)
+            self._gunicorn, self._environment = found.gunicorn, dict(found.environment)
+            self._ask_gunicorn(found.gunicorn, hook)
             self.deadline = now + SETTINGS_TIMEOUT
         except Refused as refused:
             self._end(refused)
-
-    def _find(self, name: str) -> str:
-        try:
-            return find_program(name, self._environment.get("PATH", os.defpath), self._directory)
-        except OSError as error:
-            where = "" if name.startswith("/") else f" (looked in {self._directory if '/' in name else 'PATH'})"
-            raise Refused(f"cannot run {name!r}: {error.strerror}{where}") from None
 
     def _plain(self) -> Prepared:
         mode = self._settings.ack_mode
@@ -140,7 +117,17 @@ class Preparation:
             raise Refused("--max-requests: only gunicorn's workers count their requests, and "
                           f"{self._settings.command[0]} is not gunicorn", bad_input=True)
         seconds = GUESSED_ACK_SECONDS if guessed else mode if isinstance(mode, float) else None
+        if seconds is not None:
+            self._check_room_for_a_guess()
         return Prepared(self._recipe(seconds, {}), guessed=guessed)
+
+    def _check_room_for_a_guess(self) -> None:
+        stands = guessed_min_ready_seconds(self._settings)
+        for name in ("progress_timeout", "max_lifetime"):
+            given = getattr(self._settings, name)
+            if 0 < given <= stands:
+                raise Refused(f"--{name.replace('_', '-')}: {given:g} s is not longer than the {stands:g} s for which a guess that a "
+                              "worker is ready must stand: expected more, or fewer --min-ready-seconds", bad_input=True)
 
     def _recipe(self, ack_seconds: float | None, gunicorn: Mapping[str, Any]) -> Recipe:
         """`gunicorn`: the settings that count where nobody gave ours."""
@@ -168,7 +155,7 @@ class Preparation:
         os.set_blocking(writer, True)
         instructions = json.dumps({"mode": "settings", "hook": hook, "result_fd": contract.FIRST_FD})
         launch = Launch(
-            [gunicorn.python, ADAPTER, *gunicorn.arguments], self._directory,
+            gunicorn.adapter, self._directory,
             self._environment | {"EINHORNPY_ADAPTER": instructions}, [writer], signal.SIGKILL, attributes=self._attributes,
         )
         try:
@@ -212,7 +199,7 @@ class Preparation:
             self._end(Refused("gunicorn's settings cannot be read", error))
             return
         assert self._gunicorn is not None
-        read = Gunicorn(self._gunicorn.python, self._gunicorn.arguments, answer["settings"])
+        read = replace(self._gunicorn, settings=answer["settings"])
         theirs = dict(read.settings)
         if not read.given("max_requests_jitter"):
             theirs["max_requests_jitter"] = None
@@ -252,49 +239,6 @@ def _resolve(directory: str) -> str:
     return resolved
 
 
-def recognise(command: tuple[str, ...], program: str, environment: Mapping[str, str]) -> Gunicorn | None:
-    """Tell whether a command runs gunicorn, and in which Python; None if it is something else.
-
-    `gunicorn …` names a script whose first line names its Python; `PYTHON -m gunicorn …` says it itself.
-
-    Raises:
-        Refused: it is called gunicorn, but its Python can't be told.
-    """
-    if len(command) > 2 and command[1:3] == ("-m", "gunicorn") and re.match(r"(python|pypy)[0-9.]*$",
-                                                                            os.path.basename(program)):
-        return Gunicorn(program, command[3:])
-    if os.path.basename(command[0]) != "gunicorn":
-        return None
-    try:
-        with open(program, "rb") as file:
-            head = file.read(4096).decode(errors="replace").splitlines()
-    except OSError as error:
-        raise Refused(f"cannot read {program}: {error.strerror}") from None
-    python = _python_of(head, environment)
-    if python is None:
-        first = head[0] if head else ""
-        raise Refused(f"cannot tell which Python {program} belongs to, its first line is {first[:80]!r}: "
-                      "use PYTHON -m gunicorn …")
-    return Gunicorn(python, command[1:])
-
-
-def _python_of(head: list[str], environment: Mapping[str, str]) -> str | None:
-    if not head or not head[0].startswith("#!"):
-        return None
-    words = head[0][2:].split()
-    # Where the path is too long or has blanks, installers write a shell line that execs the Python.
-    if words and os.path.basename(words[0]) == "sh" and len(head) > 1:
-        match = re.match(r"""'''exec'\s+(?:"([^"]+)"|(\S+))\s""", head[1])
-        words = [match[1] or match[2]] if match else []
-    if words and os.path.basename(words[0]) == "env":
-        words = [word for word in words[1:] if not word.startswith("-")]
-        try:
-            words = [find_program(words[0], environment.get("PATH", os.defpath), "/")] if words else []
-        except OSError:
-            return None
-    return words[0] if words and re.match(r"(python|pypy)[0-9.]*$", os.path.basename(words[0])) else None
-
-
 def adapter_instructions(
     prepared: Prepared, settings: Settings, target: int, page: tuple[int, int], jitter: float, stderr: int | None
 ) -> str:
@@ -329,5 +273,5 @@ def hook_launch(
     instructions = json.dumps({"mode": "hook", "hook": name, "arguments": arguments, "master": os.getpid(),
                                "workers": target})
     environment = dict(prepared.recipe.environment) | {"EINHORNPY_ADAPTER": instructions}
-    return Launch([gunicorn.python, ADAPTER, *gunicorn.arguments], prepared.recipe.directory, environment, (),
+    return Launch(gunicorn.adapter, prepared.recipe.directory, environment, (),
                   signal.SIGKILL, attributes=attributes)

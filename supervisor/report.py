@@ -33,15 +33,25 @@ def gate(pool: Pool) -> tuple[str, str]:
     if upgrade is not None and upgrade.outcome in ("rolled-back", "aborted"):
         short = "" if ready >= target else f"; {have}"
         return "rolled-back", f"generation {upgrade.to_generation} was refused: {_why(upgrade)}{short}"
-    if ready >= target:
-        return "ready", f"{have} on generation {pool.current}"
     current = pool.generations[pool.current]
+    guessed = " (guessed)" if any(worker.guessed and worker.state is State.READY for worker in pool.workers.values()) else ""
+    if ready >= target and guessed and not pool.settled:
+        return "starting", f"{have}, by a guess that has yet to stand for {pool.policy.guessed_min_ready_seconds:g} s"
+    if ready >= target and keeps_failing(pool):
+        return "degraded", f"{have}, but generation {pool.current} keeps failing: {current.faults} times, the last: {current.fault}"
+    if ready >= target:
+        return "ready", f"{have} on generation {pool.current}{guessed}"
     failing = current.failures_in_a_row >= pool.failures_allowed
     if not pool.settled and not failing:
         return "starting", have
     if pool.short_of_memory:
         have += "; the host is short of memory, so due workers leave before they are replaced"
     return "degraded", f"{have}: {current.error}" if current.error and current.failures_in_a_row else have
+
+
+def keeps_failing(pool: Pool) -> bool:
+    """Whether workers of the current generation die soon after they were ready, over and over."""
+    return pool.generations[pool.current].faults > pool.policy.max_failures
 
 
 def _gate_of_upgrade(pool: Pool, upgrade: Upgrade) -> tuple[str, str]:
@@ -131,6 +141,7 @@ def worker_documents(
             "pid": worker.pid,
             "generation": worker.generation,
             "state": worker.state.value,
+            "guessed": worker.guessed,
             "age_seconds": round(now - worker.spawned_at, 3),
             "ready_after_seconds": None if worker.ready_at is None else round(worker.ready_at - worker.spawned_at, 3),
             "restarts": pool.restarts.get(worker.index, 0),

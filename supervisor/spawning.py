@@ -93,7 +93,7 @@ class Spawner:
                 stderr = contract.FIRST_FD + len(descriptors)
                 descriptors.append(STANDARD_ERROR)
             adapter = recipes.adapter_instructions(prepared, settings, self._host.pool.target, page, jitter, stderr)
-            command = (prepared.gunicorn.python, recipes.ADAPTER, *prepared.gunicorn.arguments)
+            command = prepared.gunicorn.adapter
         environment = contract.environment(
             generation, index=action.index, master=os.getpid(), control_socket=self._host.identity()["socket"],
             notify_socket=self._notify_path,

@@ -9,10 +9,11 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from . import recipes, systemd
+from . import systemd
 from .handover import Unreadable, made, plain
 from .listeners import Address, Listener
 from .pool import Pool
+from .recognition import Gunicorn
 from .settings import Settings
 
 # What a reload can't change, or scaling has changed since.
@@ -34,7 +35,7 @@ def check_state(state: Mapping[str, Any]) -> Pool:
     for each in state["listeners"]:
         made(Address, each["address"])
     for each in state["prepared"].values():
-        made(recipes.Gunicorn | None, each["gunicorn"])
+        made(Gunicorn | None, each["gunicorn"])
     made(systemd.Told, state["systemd"])
     found: Pool = made(Pool, state["pool"])
     return found

@@ -19,6 +19,7 @@ from .hooks import CHECK, START_HOOK, Hooks
 from .journal import Entry
 from .loop import Loop
 from .processes import Processes
+from .recognition import Refused
 from .settings import Settings
 
 # A check runs at most as long as the hold, but has at least this long.
@@ -107,9 +108,9 @@ class Upgrades:
         upgrade = self._running(number)
         assert upgrade is not None
 
-        def done(result: recipes.Prepared | recipes.Refused) -> None:
+        def done(result: recipes.Prepared | Refused) -> None:
             self.preparation = None
-            if isinstance(result, recipes.Refused):
+            if isinstance(result, Refused):
                 self._host.observe(facts.UpgradeRefused(number, str(result), result.error, time.time()))
                 return
             self._host.prepared[number] = result

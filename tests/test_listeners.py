@@ -14,8 +14,8 @@ from einhornpy.supervisor.listeners import (
     close_all,
     open_all,
     parse_address,
-    queue,
 )
+from einhornpy.supervisor.queues import queue
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,15 +67,15 @@ def test_any_text_parses_or_is_refused(text: str) -> None:
 @pytest.mark.parametrize("kind", ["127.0.0.1:0", "[::1]:0", "unix:PATH"])
 def test_the_queue_is_the_kernels_own_count(tmp_path: Path, kind: str) -> None:
     (listener,) = open_all([parse_address(kind.replace("PATH", str(tmp_path / "s")) + ",backlog=7")])
-    assert queue(listener) == (0, 7)
+    assert queue(listener.socket) == (0, 7)
     clients = []
     for _ in range(3):
         client = socket.socket(listener.socket.family)
         client.connect(listener.socket.getsockname())
         clients.append(client)
-    assert queue(listener) == (3, 7)
+    assert queue(listener.socket) == (3, 7)
     listener.socket.accept()[0].close()
-    assert queue(listener) == (2, 7)
+    assert queue(listener.socket) == (2, 7)
     for client in clients:
         client.close()
     close_all([listener])

@@ -1,5 +1,5 @@
 """The planner against every order of events that we can think of: a state machine, an exhaustive search, and bugs
-planted on purpose, each of which one of the two must find."""
+planted on purpose, each of which one of the two, or a story, must find."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from einhornpy.supervisor import planner
 from einhornpy.supervisor import pool as facts
 from einhornpy.supervisor.observe import Impossible, delay_after, observe
 from einhornpy.supervisor.pool import Policy, Pool, Recipe, State, Terms, Worker
+from einhornpy.supervisor.report import gate
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
@@ -34,13 +35,13 @@ class PlannerMachine(RuleBasedStateMachine):
         number=st.integers(1, 4), surge=st.integers(1, 3), min_ready=st.sampled_from([0.0, 5.0]),
         failures=st.integers(0, 3), ack=st.sampled_from([None, 1.0]), timeout=st.sampled_from([0.0, 20.0]),
         lifetime=st.sampled_from([0.0, 0.0, 100.0]), unacked=st.sampled_from([None, None, 1, 2]),
-        progress=st.sampled_from([0.0, 150.0]),
+        progress=st.sampled_from([0.0, 150.0]), guess=st.sampled_from([0.0, 5.0]),
     )
     def begin(self, number: int, surge: int, min_ready: float, failures: int, ack: float | None, timeout: float,
-              lifetime: float, unacked: int | None, progress: float) -> None:
+              lifetime: float, unacked: int | None, progress: float, guess: float) -> None:
         self.recipe = recipe(ack, timeout, lifetime, max_memory=100)
         policy = Policy(max_surge=surge, min_ready_seconds=min_ready, max_failures=failures, progress_timeout=progress,
-                        reload_exit_code=75, max_unacked=unacked)
+                        reload_exit_code=75, max_unacked=unacked, guessed_min_ready_seconds=max(min_ready, guess))
         self.world = World.new(number, policy, self.recipe)
 
     @precondition(lambda self: self.world.ended is not None)
@@ -89,6 +90,17 @@ class PlannerMachine(RuleBasedStateMachine):
     def says_failed(self, data: st.DataObject) -> None:
         worker = data.draw(st.sampled_from(self.workers(State.STARTING)))
         self.world.fact(facts.SaidFailed(worker.id, "ImportError: no"))
+
+    @precondition(lambda self: self.alive() and self.world.steps % 8 == 7)
+    @rule(data=st.data())
+    def a_release_does_what_none_may_do(self, data: st.DataObject) -> None:
+        unproven = [worker for worker in self.workers(State.STARTING, State.READY)
+                    if not self.world.pool.generations[worker.generation].proven]
+        if unproven and data.draw(st.sampled_from([True, False])):
+            worker = data.draw(st.sampled_from(unproven))
+            self.world.fact(facts.FoundUnfit(worker.id, "gunicorn's own arbiter runs below it"))
+        else:
+            self.world.fact(facts.ListenerShut("127.0.0.1:8000"))
 
     @precondition(lambda self: self.alive())
     @rule(seconds=st.sampled_from([0.1, 1.0, 5.0, 31.0, 61.0]))
@@ -360,6 +372,16 @@ def early_finish(pool: Pool, view: Any, now: float) -> list[planner.Action]:
     return [planner.Finish()] if upgrade is not None and not upgrade.preparing and view.wanted_ready else []
 
 
+def blind_finish(pool: Pool, view: Any, now: float) -> Any:
+    upgrade = pool.upgrade
+    return original_finish(replace(pool, upgrade=None if upgrade is None else replace(upgrade, accepting="yes")), view, now)
+
+
+def credulous_look(pool: Pool, now: float) -> Any:
+    view, overdue = original_look(pool, now)
+    return view, [*overdue, *(planner.Trust(worker.id) for worker in pool.workers.values() if worker.guessed and not worker.stood)]
+
+
 def same_seat(pool: Pool, view: Any, generation: Any, count: int) -> list[int]:
     return [0] * count
 
@@ -380,7 +402,7 @@ def always_short(pool: Pool, view: Any, now: float) -> Any:
 
 
 original_spawn, original_hold, original_roll_back = planner._spawn, planner._hold, planner._roll_back
-original_break = planner._break_before_make
+original_break, original_finish, original_look = planner._break_before_make, planner._finish, planner._look
 BUGS: dict[str, tuple[str, Any]] = {
     "retires without looking at who is ready": ("_spare", no_airbag),
     "retires without min ready seconds": ("_spare", impatient_airbag),
@@ -389,6 +411,8 @@ BUGS: dict[str, tuple[str, Any]] = {
     "never gives a release up": ("_roll_back", lambda pool, view, now: []),
     "never finishes": ("_finish", lambda pool, view, now: []),
     "says done too early": ("_finish", early_finish),
+    "says done though nobody has looked who answers": ("_finish", blind_finish),
+    "trusts a guess at once": ("_look", credulous_look),
     "fills gaps with unproven code": ("_on_trial", lambda pool: False),
     "puts everybody on seat 0": ("_free_seats", same_seat),
     "exchanges while it is paused or held": ("_while_standing_still", lambda pool, view, upgrade, candidates: candidates),
@@ -411,6 +435,8 @@ def look_for_bugs() -> None:
     run_machine(100)
     search(1, "rolling", 3, 5.0)
     search(2, "rolling", 2)
+    test_recycling_keeps_the_seats_and_one_at_a_time()
+    test_a_guess_must_stand_before_an_old_worker_goes_and_somebody_must_accept()
 
 
 # --- stories ---
@@ -585,6 +611,112 @@ def test_workers_that_leave_for_new_code_or_are_due_as_soon_as_they_are_ready_ar
         world.pass_time(0.1)
     assert 2 < len(world.spawned) - begun <= (7 if end == "code" else 11), world.spawned
     assert world.pool.newest <= 7
+
+
+def guessing_world(target: int, **rules: Any) -> World:
+    """Workers that say nothing, have been guessed ready after a second, and have stood for five."""
+    world = World.new(target, Policy(guessed_min_ready_seconds=5.0, **rules), recipe(1.0))
+    world.pass_time(1.0)
+    assert (gate(world.pool)[0], world.pool.ready, world.pool.ever_ready) == ("starting", target, False)
+    world.pass_time(5.0)
+    assert gate(world.pool) == ("ready", f"{target} of {target} workers ready on generation 1 (guessed)")
+    return world
+
+
+def guessing_upgrade(world: World) -> None:
+    world.fact(facts.UpgradeRequested(Terms(), "test", 0.0))
+    world.fact(facts.UpgradePrepared(world.pool.newest, recipe(1.0)))
+
+
+def test_a_guess_must_stand_before_an_old_worker_goes_and_somebody_must_accept() -> None:
+    world = guessing_world(1)
+    guessing_upgrade(world)
+    world.pass_time(1.0)
+    assert [worker.state for worker in world.pool.workers.values()] == [State.READY, State.READY]
+    world.pass_time(4.9)
+    assert world.pool.ready == 2
+    world.pass_time(0.1)
+    world.fact(facts.Exited(only(world, State.RETIRING).id, 0))
+    assert world.pool.upgrade is not None
+    assert (world.pool.upgrade.outcome, world.pool.upgrade.accepting) == ("done", "yes")
+
+
+def test_a_guessed_release_that_dies_while_it_must_stand_is_refused() -> None:
+    world = guessing_world(2, max_failures=2)
+    old = set(world.pool.workers)
+    guessing_upgrade(world)
+    for _ in range(2):
+        while not (new := set(world.pool.workers) - old):
+            assert world.wake_at is not None
+            world.pass_time(world.wake_at - world.now)
+        world.pass_time(4.0)
+        world.fact(facts.Exited(new.pop(), 1))
+    assert world.pool.upgrade is not None
+    assert world.pool.upgrade.outcome == "rolled-back"
+    assert set(world.pool.workers) == old
+
+
+def test_a_release_where_nobody_accepts_goes_back() -> None:
+    pool = guessing_world(1).pool
+    for event in (facts.UpgradeRequested(Terms(), "test", 0.0), facts.UpgradePrepared(2, recipe(1.0)), facts.AcceptingAsked(),
+                  facts.AcceptingChecked("nobody accepts connections on 127.0.0.1:80")):
+        pool = observe(pool, event, 10.0)
+    assert planner.plan(pool, 10.0).actions == (planner.RollBack("nobody accepts connections on 127.0.0.1:80", None),)
+
+
+def test_an_unfit_release_is_refused_at_once_and_an_unfit_first_start_given_up() -> None:
+    world = ready_pool(2)
+    old = set(world.pool.workers)
+    upgrade(world)
+    world.fact(facts.FoundUnfit(only(world, State.STARTING).id, "it is an arbiter"))
+    assert world.pool.upgrade is not None
+    assert (world.pool.upgrade.rolling_back, world.pool.upgrade.reason) == (True, "it is an arbiter")
+    world.fact(facts.Exited(only(world, State.RETIRING).id, -9))
+    assert (world.pool.upgrade.outcome, set(world.pool.workers)) == ("rolled-back", old)
+    first = World.new(2, Policy())
+    first.fact(facts.FoundUnfit(1, "it is an arbiter"))
+    for worker in list(first.pool.workers.values()):
+        if first.ended is None:
+            first.fact(facts.FoundUnfit(worker.id, "it is an arbiter"))
+            first.fact(facts.Exited(worker.id, -9))
+    assert first.ended == "gave up"
+
+
+def test_who_shuts_a_listener_down_is_blamed_only_where_it_is_certain() -> None:
+    world = ready_pool(2)
+    upgrade(world)
+    world.fact(facts.ListenerShut("127.0.0.1:80"))
+    assert world.pool.upgrade is not None
+    assert (world.pool.upgrade.rolling_back, world.pool.upgrade.reason) == (
+        True, "a worker of it shut down the listening socket 127.0.0.1:80")
+    world = ready_pool(2)
+    upgrade(world)
+    world.fact(facts.SaidReady(only(world, State.STARTING).id))
+    world.fact(facts.ListenerShut("127.0.0.1:80"))  # old code, which is just leaving, may have done it as well
+    assert world.pool.running_upgrade is not None
+    assert not world.pool.running_upgrade.rolling_back
+    # From now on they are kept apart: the second old one waits until the first has left, and its successor has served for a while.
+    world.fact(facts.SaidReady(only(world, State.STARTING).id))
+    world.fact(facts.Exited(only(world, State.RETIRING).id, 0))
+    assert all(worker.state is State.READY for worker in world.pool.workers.values())
+    world.copy().pass_time(facts.SETTLE_SECONDS)
+    world.fact(facts.ListenerShut("127.0.0.1:80"))
+    assert world.pool.running_upgrade is not None
+    assert world.pool.running_upgrade.rolling_back
+
+
+def test_workers_that_die_soon_after_ready_over_and_over_degrade_the_gate_until_there_is_calm() -> None:
+    world = ready_pool(1, Policy(max_failures=2))
+    for deaths in range(1, 4):
+        while not [worker for worker in world.pool.workers.values() if worker.state is State.STARTING]:
+            world.exit(only(world, State.READY).id, 1)
+            assert world.pool.generations[1].faults == deaths
+        world.fact(facts.SaidReady(only(world, State.STARTING).id))
+        assert gate(world.pool)[0] == ("degraded" if deaths > 2 else "ready")
+        world.pass_time(50.0)
+    assert "keeps failing: 3 times, the last: worker 0 exited with code 1 50.0 s after it was ready" in gate(world.pool)[1]
+    world.pass_time(facts.CALM_SECONDS)
+    assert gate(world.pool)[0] == "ready"
 
 
 def test_recycling_keeps_the_seats_and_one_at_a_time() -> None:

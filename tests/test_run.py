@@ -73,7 +73,7 @@ def test_a_worker_is_given_exactly_the_contract(start: Start, place: Path) -> No
 
 @pytest.mark.parametrize(("mode", "word"), [("manual", "ack"), ("notify", "notify"), ("0.2", "silent")])
 def test_every_way_to_say_ready(start: Start, mode: str, word: str) -> None:
-    master = start("-n", "2", "-m", mode, "--", *WORKER, word)
+    master = start("-n", "2", "-m", mode, "--min-ready-seconds", "0", "--", *WORKER, word)
     document = master.wait_ready()
     assert document["ready"] == 2
     assert "a guess" not in master.log()
@@ -227,7 +227,7 @@ def alive(pid: int) -> bool:
 def test_a_shell_around_the_server_leaves_no_server_behind(start: Start, place: Path) -> None:
     report = place / "report"
     command = f"{sys.executable} {APPS / 'worker.py'} silent report={report}; true"
-    master = start("-n", "1", "-m", "0.5", "--", "sh", "-c", command)
+    master = start("-n", "1", "-m", "0.5", "--min-ready-seconds", "0", "--", "sh", "-c", command)
     master.wait_ready()
     wait_until(lambda: report.exists() and reports(report), "the report")
     (given,) = reports(report)

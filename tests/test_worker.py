@@ -123,7 +123,7 @@ def test_workers_that_ask_get_one_upgrade(start: Start, place: Path, askers: int
 
 
 def test_strangers_may_not_ask(start: Start) -> None:
-    master = start("-n", "1", "-m", "0.1", "--", "sleep", "1000")
+    master = start("-n", "1", "-m", "0.1", "--min-ready-seconds", "0", "--", "sleep", "1000")
     master.wait_ready()
     with pytest.raises(Exception, match="is not a worker of this master"):
         master.ask("worker:upgrade")

@@ -101,7 +101,18 @@ class World:
                                                jitter=self.next_id % 5 / 4))
                     self.next_id += 1
             case planner.AssumeReady():
-                self.observe(facts.SaidReady(action.worker))
+                self.observe(facts.Assumed(action.worker))
+                self.observe(facts.SaidReady(action.worker, guessed=True))
+            case planner.Trust():
+                self.check_trust(self.pool.workers[action.worker])
+                self.observe(facts.Stood(action.worker))
+            case planner.CheckAccepting():
+                self.check_finish(asked=False)
+                self.observe(facts.AcceptingAsked())
+                self.observe(facts.AcceptingChecked(None))
+            case planner.CalmDown():
+                assert self.now >= self.pool.generations[action.generation].fault_at + facts.CALM_SECONDS
+                self.observe(facts.Calmed(action.generation))
             case planner.Recycle():
                 worker = self.pool.workers[action.worker]
                 assert worker.state is State.READY
@@ -141,7 +152,7 @@ class World:
     # --- the promises ---
 
     def available(self) -> int:
-        return sum(worker.available(self.now, self.pool.policy.min_ready_seconds) for worker in self.pool.workers.values())
+        return sum(worker.available(self.now, self.pool.policy) for worker in self.pool.workers.values())
 
     def check_retire(self, worker: Worker) -> None:
         """The airbag: nobody ready goes unless enough ready ones, long enough ready, remain."""
@@ -152,10 +163,12 @@ class World:
                 and self.pool.ready == self.pool.target):
             return  # break before make, where the host leaves no choice: one at a time, and from full strength only
         upgrade = self.pool.running_upgrade
-        if upgrade is not None and upgrade.on_canary and worker.generation == upgrade.to_generation and worker.recycled_for:
+        wanted = sum(each.generation == self.pool.current and each.state is not State.RETIRING for each in self.pool.workers.values())
+        watched = upgrade is not None and upgrade.on_canary and worker.generation == upgrade.to_generation
+        if watched and worker.recycled_for and wanted <= self.pool.target:  # else it may go because there are too many
             assert worker.over_memory, f"a canary goes for its age or its requests while it is watched: {worker}"
         self.check_standstill(worker)
-        counted = worker.available(self.now, self.pool.policy.min_ready_seconds)
+        counted = worker.available(self.now, self.pool.policy)
         assert self.pool.ready - 1 >= self.pool.target, f"the airbag: {self.pool.ready} ready, {worker} is asked to go"
         assert self.available() - counted >= self.pool.target, f"the airbag, with min ready seconds: {worker}"
 
@@ -192,6 +205,9 @@ class World:
             assert upgrade.hold_over or (upgrade.terms.hold is not None and self.now >= upgrade.held_since + upgrade.terms.hold)
 
     def check_kill(self, worker: Worker) -> None:
+        if worker.unfit is not None:
+            assert not worker.convincing, f"{worker} serves, and is killed"
+            return
         if worker.state is State.READY and self.pool.stopping is None:
             recipe = self.pool.generations[worker.generation].recipe
             if worker.memory is not None and 0 < recipe.max_memory_hard <= worker.memory:
@@ -223,9 +239,16 @@ class World:
             vacant = 0 if upgrade.failures else len(upgrade.vacant)
             assert not back.proven or len(trusted) + vacant >= pool.target, f"a gap is filled with unproven code: {action}"
 
-    def check_finish(self) -> None:
+    def check_trust(self, worker: Worker) -> None:
+        assert worker.guessed
+        assert worker.ready_at is not None
+        assert self.now >= worker.ready_at + self.pool.policy.guessed_min_ready_seconds, f"{worker} is trusted too early"
+
+    def check_finish(self, asked: bool = True) -> None:
         upgrade = self.pool.running_upgrade
         assert upgrade is not None
+        if asked and not upgrade.rolling_back and any(worker.guessed for worker in self.pool.workers.values()):
+            assert upgrade.accepting == "yes", "it says done, and nobody has looked whether the workers serve"
         stalled = 0 < self.pool.policy.progress_timeout <= self.now - upgrade.progress_at
         if upgrade.rolling_back and (stalled or self.pool.generations[self.pool.current].failures_in_a_row):
             return

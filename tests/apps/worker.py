@@ -6,6 +6,8 @@ deaf                                 ignores the polite signals
 child                                starts a child process of its own that ignores them too
 report=PATH                          appends what it was given, as one JSON line, before it says ready
 serve                                answers HTTP on descriptor 3
+shut                                 shuts the listening socket on descriptor 3 down, for everybody
+die=SECONDS                          exits with 7 so long after it is ready
 eat=N                                uses N MiB of memory
 code=N                               on SIGUSR1 exits with N
 """
@@ -93,6 +95,12 @@ if "watchdog" in options:
     notify(b"WATCHDOG=1")
 if "crash-after" in options:
     sys.exit(7)
+
+if "shut" in options:
+    socket.socket(fileno=os.dup(3)).shutdown(socket.SHUT_RDWR)
+if "die" in options:
+    signal.signal(signal.SIGALRM, lambda number, frame: os._exit(7))
+    signal.setitimer(signal.ITIMER_REAL, float(options["die"]))
 
 if "serve" in options:
     listener = socket.socket(fileno=3)
