@@ -48,7 +48,8 @@ def companions() -> dict[str, tuple[int, float, int]]:
     """What stands beside a master with `--web` and a worker that isn't gunicorn: processes, their MiB, and their wake-ups."""
     with tempfile.TemporaryDirectory(prefix="bench", dir="/tmp") as place:
         environment = {"PATH": f"{BIN}:{os.environ['PATH']}", "XDG_RUNTIME_DIR": place, "HOME": place}
-        master = subprocess.Popen(["einhornpy", "-n", "1", "-m", "0.2", "--min-ready-seconds", "0", "-c", "x", "--web", "127.0.0.1:0", "--", "sleep", "1000"],
+        master = subprocess.Popen(["einhornpy", "-n", "1", "-m", "0.2", "--min-ready-seconds", "0",
+                                   "-c", "x", "--web", "127.0.0.1:0", "--", "sleep", "1000"],
                                   env=environment, stderr=subprocess.DEVNULL)
         try:
             subprocess.run(["einhornpy", "status", "--wait", "-c", "x"], env=environment, check=True, stdout=subprocess.DEVNULL)

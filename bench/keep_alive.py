@@ -56,7 +56,8 @@ def main() -> None:
         words[words.index("-n") + 1] = "1"
         if words[words.index("--") + 1] == "python":
             words[words.index("--") + 1] = sys.executable
-        alone = ["-n", "1", "-b", "127.0.0.1:0", "-m", "1", "--min-ready-seconds", "0", "--graceful-timeout", "10", "--", *ALONE[section]]
+        alone = ["-n", "1", "-b", "127.0.0.1:0", "-m", "1", "--min-ready-seconds", "0", "--graceful-timeout",
+                 "10", "--", *ALONE[section]]
         print(f"| {section} | {lost(alone, {})} | {lost(words, {'EINHORNPY_ASGI_KEEP_ALIVE': '2'} | environment)} |", flush=True)
 
 

@@ -252,7 +252,8 @@ OPTIONS = (
     Option("ready_timeout", ("--ready-timeout",), some_seconds, 60.0,
            "A worker that isn't ready after this long is killed, and its start has failed.", "SECONDS"),
     Option("min_ready_seconds", ("--min-ready-seconds",), seconds, 0.0,
-           "A new worker must have been ready for this long before an old one goes.", "SECONDS"),
+           "A new worker must have been ready for this long before an old one goes. Default: 0, and 5 where its readiness is "
+           "a guess.", "SECONDS"),
     Option("graceful_timeout", ("-t", "--signal-timeout", "--graceful-timeout"), seconds, 30.0,
            "A worker asked to go is killed if it is still there after this long.", "SECONDS"),
     Option("timeout", ("--timeout",), seconds, 0.0,

@@ -603,7 +603,8 @@ def test_a_reload_cuts_no_line_whatever_is_unwritten(steps: list[tuple[int, int]
 
 def test_a_keeper_holds_the_pipes_of_many(start: Start) -> None:
     """More than fit into one message, or into the socket at once."""
-    master = start("-n", "200", "-m", "0.2", "--min-ready-seconds", "0", "--worker-output", "prefix", "--log-file", "/dev/null", "--", "sleep", "1000")
+    master = start("-n", "200", "-m", "0.2", "--min-ready-seconds", "0",
+                   "--worker-output", "prefix", "--log-file", "/dev/null", "--", "sleep", "1000")
     master.wait_status(lambda document: document["ready"] == 200)
 
     (old,) = keepers(master.pid)

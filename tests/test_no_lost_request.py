@@ -72,7 +72,8 @@ def test_a_bad_release_loses_no_request(start: Start, place: Path, broken: str) 
 
 @pytest.mark.soak
 def test_a_thousand_workers(start: Start) -> None:
-    master = start("-q", "-n", "1000", "--max-surge", "50", "-m", "0.2", "--min-ready-seconds", "0", "--ready-timeout", "300", "--", "sleep", "100000")
+    master = start("-q", "-n", "1000", "--max-surge", "50", "-m", "0.2", "--min-ready-seconds", "0",
+                   "--ready-timeout", "300", "--", "sleep", "100000")
     master.wait_ready()
     recorder = master.record()
     assert master.cli("upgrade").returncode == 0

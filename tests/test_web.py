@@ -398,7 +398,8 @@ def test_an_answer_may_be_as_long_as_it_must(start: Start) -> None:
     """Many workers with much to say make a status of more than what a client may leave unread."""
     code = "import sys; sys.stderr.write(('\\1' * 600 + '\\n') * 20)"
     command = [sys.executable, "-c", f"{code}; sys.stderr.flush(); import os; os.execvp('sleep', ['sleep', '1000'])"]
-    master = start("-n", "90", "-m", "1", "--min-ready-seconds", "0", "--worker-output", "prefix", "--web", "127.0.0.1:0", "--", *command)
+    master = start("-n", "90", "-m", "1", "--min-ready-seconds", "0",
+                   "--worker-output", "prefix", "--web", "127.0.0.1:0", "--", *command)
     document = wait_until(lambda: (found := master.status())["ready"] == 90 and found, "90 ready workers", master.log)
     assert len(json.dumps(document)) > 5 << 20
     assert master.cli("status").returncode == 0
@@ -474,7 +475,8 @@ def test_without_descriptors_the_master_goes_on(start: Start, place: Path) -> No
     log = place / "log"
     script = f'ulimit -n 64; exec "{EINHORNPY}" "$@"'
     process = subprocess.Popen(
-        ["sh", "-c", script, "sh", "-n", "4", "-d", f"{place}/x.sock", "-m", "0.2", "--min-ready-seconds", "0", "--worker-output", "prefix", "--web",
+        ["sh", "-c", script, "sh", "-n", "4", "-d", f"{place}/x.sock", "-m", "0.2", "--min-ready-seconds", "0",
+         "--worker-output", "prefix", "--web",
          "127.0.0.1:0", "--log-file", str(log), "--", "sleep", "1000"], cwd=place, env=base_environment(place))
     try:
         wait_listening(place / "x.sock")
