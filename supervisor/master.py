@@ -22,6 +22,7 @@ from ..control.server import Session as ServerSession
 from . import (
     attributes,
     contract,
+    hints,
     journal,
     labels,
     listeners,
@@ -124,6 +125,7 @@ class Master:
         self._web_listeners: list[listeners.Listener] = []
         self._wake_at: float | None = self._started_at  # the first plan is due at once
         self._changed = False
+        self._advised = bool(settings.warm_up) or inherited is not None
         self._exit_code: int | None = None
         self._name = settings.command_name
         self._least_weight = journal.ATTENTION if settings.quiet else journal.DETAIL if settings.verbose else journal.NORMAL
@@ -542,6 +544,7 @@ class Master:
                 self.observe(pool.SaidReady(worker))
                 if self.prepared[self.pool.workers[worker].generation].gunicorn is not None:
                     self.observe(pool.Heartbeat(worker, time.monotonic()))
+                    self._advise(notice.framework)
             case "alive":
                 self.observe(pool.Heartbeat(worker, time.monotonic(), notice.request_id))
             case "due":
@@ -549,6 +552,12 @@ class Master:
                 self._measures.memory_at = time.monotonic()  # is there room for its replacement?
             case "failed":
                 self.observe(pool.SaidFailed(worker, notice.error or ""))
+
+    def _advise(self, framework: str | None) -> None:
+        """Say once what could be warmed up."""
+        if not self._advised:
+            self._advised = True
+            self.log(hints.about_warm_up(framework))
 
     # --- actions ---
 

@@ -362,7 +362,7 @@ def run_worker(instructions: Dict[str, Any]) -> int:
                 state["ready"] = True
                 log.error_log.removeHandler(last_error)
                 take_real_stderr()
-                master.say("worker:ack")
+                master.say("worker:ack", framework=warming.framework())
 
         worker.tmp.close()
         fd, offset = instructions["page"]
@@ -371,8 +371,11 @@ def run_worker(instructions: Dict[str, Any]) -> int:
 
         def first_sign_of_life() -> None:
             tell_where_it_hangs()
-            warming.warm_up(worker, state, instructions["warm_up"], say_ready,
-                            lambda path, error: fail("warm-up %s: %s" % (path, describe(error))))
+            warming.warm_up(worker, state, instructions["warm_up"], say_ready, warm_up_failed)
+
+        def warm_up_failed(given: str, error: BaseException) -> None:
+            why = str(error) if isinstance(error, warming.WarmUpFailed) else describe(error)
+            fail("warm-up %s: %s" % (given, why))
 
         worker.tmp = counters.Heartbeat(fd, slot, first_sign_of_life)
 
