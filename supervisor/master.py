@@ -38,6 +38,7 @@ from . import (
 )
 from .announcements import Announcements
 from .commands import Audience, Commands
+from .complaints import complaint
 from .errands import Ended, Errand, Errands
 from .handover import made, plain
 from .hooks import Hooks
@@ -46,7 +47,7 @@ from .keeper import Keeper
 from .known import Known
 from .loop import Loop
 from .measures import Measures
-from .output import Output
+from .output import LAST_LINES, LINES_SEARCHED, Output
 from .place import NoPlace, Place, claim, remove_pidfile, write_pidfile
 from .processes import CannotStart, Exit, Processes
 from .readiness import Notice, NotifySocket
@@ -522,7 +523,10 @@ class Master:
 
     def _on_worker_exit(self, worker: pool.Worker, exit: Exit) -> None:
         asks = observe.asks_for_upgrade(self.pool, worker, exit.status) and self.pool.running_upgrade is None
-        self.observe(pool.Exited(worker.id, exit.status, exit.error, self._output.last_lines(worker.id)))
+        lines = self._output.last_lines(worker.id, LINES_SEARCHED)
+        # Once it serves, its last line is about a request as like as not.
+        why = complaint(lines, or_last=worker.ready_at is None and exit.status > 0)
+        self.observe(pool.Exited(worker.id, exit.status, exit.error, lines[-LAST_LINES:], why))
         self._output.worker_is_gone(worker.id)
         self._tally.worker_is_gone(self._page.requests(worker.id))
         self._page.give_back(worker.id)

@@ -24,6 +24,7 @@ PURE = {
     "journal": {"__future__", "collections", "dataclasses", "typing"},
     "tally": {"__future__", "bisect", "collections", "dataclasses", "typing"},
     "contract": {"__future__", "collections"},
+    "complaints": {"__future__", "collections", "re"},
 }
 
 
