@@ -134,9 +134,9 @@ def tell_settings(instructions: Dict[str, Any]) -> int:
             "reuse_port": cfg.reuse_port,
             "preload_app": cfg.preload_app,
             "hooks": [name for name in ARBITER_HOOKS if name in given],
+            # A class that can't be loaded would fail in every worker: better here, before any is touched.
+            "counts_requests": bool(sibling("gunicorn_counters").way_of_counting(cfg.worker_class)),
         }
-        # A class that can't be loaded would fail in every worker: better here, before any is touched.
-        cfg.worker_class
         hook = instructions["hook"]
         if hook in settings["hooks"]:
             getattr(cfg, hook)(Arbiter(app, instructions))
@@ -387,9 +387,8 @@ def run_worker(instructions: Dict[str, Any]) -> int:
         remember_lifespan(worker, state)
         leaving = draining.Draining(instructions["graceful_timeout"])
         draining.mend(worker, leaving)
-        if hasattr(worker, "handle_request"):
-            counters.count_requests(worker, slot)
-        else:
+        counters.count_requests(worker, slot)
+        if counters.way_of_counting(worker_class) == "asgi":
             wrap_asgi(worker, lambda asgi: counters.counted_asgi(leaving.around(asgi), slot))
         util._setproctitle("worker [%s]" % cfg.proc_name)
         log.info("Booting worker with pid: %s", worker.pid)
