@@ -22,6 +22,7 @@ from ..control.server import Session as ServerSession
 from . import (
     attributes,
     contract,
+    hints,
     journal,
     labels,
     listeners,
@@ -38,6 +39,7 @@ from . import (
 )
 from .announcements import Announcements
 from .commands import Audience, Commands
+from .complaints import complaint
 from .errands import Ended, Errand, Errands
 from .handover import made, plain
 from .hooks import Hooks
@@ -46,7 +48,7 @@ from .keeper import Keeper
 from .known import Known
 from .loop import WRITE, Loop
 from .measures import Measures
-from .output import Output
+from .output import LAST_LINES, LINES_SEARCHED, Output
 from .place import NoPlace, Place, claim, remove_pidfile, write_pidfile
 from .probes import Probes
 from .processes import CannotStart, Exit, Processes, children, command_line, parent
@@ -130,6 +132,7 @@ class Master:
         self._probes = Probes(())
         self._wake_at: float | None = self._started_at  # the first plan is due at once
         self._changed = False
+        self._advised = bool(settings.warm_up) or inherited is not None
         self._exit_code: int | None = None
         self._name = settings.command_name
         self._least_weight = journal.ATTENTION if settings.quiet else journal.DETAIL if settings.verbose else journal.NORMAL
@@ -562,7 +565,10 @@ class Master:
 
     def _on_worker_exit(self, worker: pool.Worker, exit: Exit) -> None:
         asks = observe.asks_for_upgrade(self.pool, worker, exit.status) and self.pool.running_upgrade is None
-        self.observe(pool.Exited(worker.id, exit.status, exit.error, self._output.last_lines(worker.id)))
+        lines = self._output.last_lines(worker.id, LINES_SEARCHED)
+        # Once it serves, its last line is about a request as like as not.
+        why = complaint(lines, or_last=worker.ready_at is None and exit.status > 0)
+        self.observe(pool.Exited(worker.id, exit.status, exit.error, lines[-LAST_LINES:], why))
         self._output.worker_is_gone(worker.id)
         self._tally.worker_is_gone(self._page.requests(worker.id))
         self._page.give_back(worker.id)
@@ -584,6 +590,7 @@ class Master:
                 if self.prepared[self.pool.workers[worker].generation].gunicorn is not None:
                     self.observe(pool.SaidReady(worker))
                     self.observe(pool.Heartbeat(worker, time.monotonic()))
+                    self._advise(notice.framework)
                 elif not self._is_unfit(worker):
                     self.observe(pool.SaidReady(worker))
             case "arbiter":
@@ -644,6 +651,12 @@ class Master:
 
         now = time.monotonic()
         self._probes.ask(now + min(ACCEPT_SECONDS, self.settings.ready_timeout), answered, now)
+
+    def _advise(self, framework: str | None) -> None:
+        """Say once what could be warmed up."""
+        if not self._advised:
+            self._advised = True
+            self.log(hints.about_warm_up(framework))
 
     # --- actions ---
 

@@ -187,7 +187,7 @@ def _exited(pool: Pool, worker: Worker, event: facts.Exited, now: float) -> Pool
         return pool if upgrade is None else replace(pool, upgrade=replace(upgrade, vacant=upgrade.vacant | {worker.index}))
     how = f"was ended by signal {-event.status}" if event.status < 0 else f"exited with code {event.status}"
     when = "before it was ready" if worker.ready_at is None else f"{now - worker.ready_at:.1f} s after it was ready"
-    return _lost(pool, worker, f"{how} {when}", worker.error or event.error, event.lines, now)
+    return _lost(pool, worker, f"{how} {when}", worker.error or event.error or event.complaint, event.lines, now)
 
 
 def _lost(pool: Pool, worker: Worker, reason: str, error: str | None, lines: tuple[str, ...], now: float) -> Pool:

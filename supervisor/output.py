@@ -24,6 +24,8 @@ AT_ONCE = 1 << 15
 # All pipes together, in one turn of the loop: some milliseconds of work. A line costs about as much as so many bytes.
 A_TURN, A_LINE = 1 << 20, 100
 LAST_LINES, LONGEST_LAST_LINE = 20, 500
+# A stack may be longer than what people are shown, and the line that tells why may stand above it.
+LINES_SEARCHED = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Pipe:
     orphaned: bool = False
     rest: bytes = b""
     goes_on: bool = False
-    last: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
+    last: deque[str] = field(default_factory=lambda: deque(maxlen=LINES_SEARCHED))
 
 
 class Output:
@@ -150,13 +152,13 @@ class Output:
     def _take(self, pipe: Pipe, data: bytes) -> None:
         pieces = list(cut(pipe, data))
         if pipe.source.stream == "stderr":
-            pipe.last.extend(text[:LONGEST_LAST_LINE].decode(errors="backslashreplace") for text, _, _ in pieces[-LAST_LINES:])
+            pipe.last.extend(text[:LONGEST_LAST_LINE].decode(errors="backslashreplace") for text, _, _ in pieces[-LINES_SEARCHED:])
         if self._mode == "inherit":
             self._log.standard_error.put(data, data.count(b"\n"))
         elif pieces:
             self._log.output(pipe.source, pieces, time.time())
 
-    def last_lines(self, worker: int) -> tuple[str, ...]:
+    def last_lines(self, worker: int, most: int = LAST_LINES) -> tuple[str, ...]:
         """The last lines that a worker wrote to its standard error, the newest last; what it has just written is read first."""
         for pipe in list(self._pipes.get(worker, ())):
             for _ in range(A_TURN // AT_ONCE):
@@ -164,14 +166,14 @@ class Output:
                     break
             if pipe.source.stream == "stderr":
                 begun = [pipe.rest[:LONGEST_LAST_LINE].decode(errors="backslashreplace")] if pipe.rest else []
-                return tuple([*pipe.last, *begun][-LAST_LINES:])
+                return tuple([*pipe.last, *begun][-most:])
         return ()
 
     def kept_lines(self, worker: int) -> list[str]:
         """The same, as far as they have been read; none with `inherit`, where only the beginning may have come this way."""
         if self._mode == "inherit":
             return []
-        return [line for pipe in self._pipes.get(worker, ()) if pipe.source.stream == "stderr" for line in pipe.last]
+        return [line for pipe in self._pipes.get(worker, ()) if pipe.source.stream == "stderr" for line in pipe.last][-LAST_LINES:]
 
     def worker_is_gone(self, worker: int) -> None:
         """Its lines are needed no more; whoever else holds its pipes may go on writing."""
@@ -190,7 +192,7 @@ class Output:
         """Go on where the master before us was."""
         for each in inherited:
             self._add(Pipe(each["fd"], each["worker"], Source(**each["source"]), each["orphaned"], each["rest"].encode("latin-1"),
-                           each["goes_on"], deque(each["last"], LAST_LINES)))
+                           each["goes_on"], deque(each["last"], LINES_SEARCHED)))
 
     def read_the_rest(self) -> None:
         """Log what is there."""

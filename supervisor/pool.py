@@ -369,12 +369,13 @@ class Killed:
 @dataclass(frozen=True, slots=True)
 class Exited:
     """`status`: the exit code, or minus the number of the signal that ended it. `error`: why it never ran, if so. `lines` as in
-    `Killed`."""
+    `Killed`; `complaint`: what they say of the reason."""
 
     worker: int
     status: int
     error: str | None = None
     lines: tuple[str, ...] = ()
+    complaint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

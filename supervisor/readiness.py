@@ -24,12 +24,14 @@ _ARBITER = b"STATUS=Gunicorn arbiter"
 @dataclass(frozen=True, slots=True)
 class Notice:
     """`said`: ready, alive (a heartbeat), due (to be recycled) or failed; the last two with the reason in `error`; arbiter: it is
-    gunicorn's own, whose word on readiness is worth nothing. `request_id`: what a ping of Einhorn's clients says it is busy with."""
+    gunicorn's own, whose word on readiness is worth nothing. `request_id`: what a ping of Einhorn's clients says it is busy with.
+    `framework`: what a gunicorn app says it is made with."""
 
     pid: int
     said: Literal["ready", "alive", "due", "failed", "arbiter"]
     error: str | None = None
     request_id: str | None = None
+    framework: str | None = None
 
 
 def from_command(command: str, args: Mapping[str, Any], peer: int) -> Notice | str:
@@ -42,7 +44,8 @@ def from_command(command: str, args: Mapping[str, Any], peer: int) -> Notice | s
         return f"it speaks of pid {pid!r}"
     match command:
         case "worker:ack":
-            return Notice(peer, "ready")
+            framework = args.get("framework")
+            return Notice(peer, "ready", framework=framework if isinstance(framework, str) else None)
         case "worker:ping":
             request_id = args.get("request_id")
             return Notice(peer, "alive", request_id=None if request_id is None else str(request_id)[:200])

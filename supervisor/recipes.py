@@ -204,7 +204,13 @@ class Preparation:
         if not read.given("max_requests_jitter"):
             theirs["max_requests_jitter"] = None
         mode = self._settings.ack_mode
-        self._end(Prepared(self._recipe(mode if isinstance(mode, float) else None, theirs), read))
+        recipe = self._recipe(mode if isinstance(mode, float) else None, theirs)
+        if recipe.max_requests and not theirs.get("counts_requests", True):
+            self._end(Refused(f"--max-requests (gunicorn's max_requests): nothing counts the requests of its worker class "
+                              f"{theirs['worker_class']}: expected 0, or another class; --max-lifetime and --max-memory work",
+                              bad_input=True))
+            return
+        self._end(Prepared(recipe, read))
 
     def on_time(self, now: float) -> None:
         """Give up if the deadline has passed."""

@@ -170,11 +170,16 @@ def path(value: Any) -> str:
     return os.path.expanduser(text(value))
 
 
-def request_path(value: Any) -> str:
-    """Parse the path of a warm-up request."""
-    if not isinstance(value, str) or not value.startswith("/") or re.search(r"[\s\0]", value):
-        raise ValueError("a path such as /health, with an optional query")
-    return value
+# The host of a URL, and its port.
+_AUTHORITY = r"(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?"
+
+
+def request(value: Any) -> str:
+    """Parse the path or the whole URL of a warm-up request."""
+    found = re.fullmatch(rf'(?:https?://{_AUTHORITY})?/[!"$-~]*', value) if isinstance(value, str) else None
+    if found is None or not 0 < int(found[1] or 443) < 65536:
+        raise ValueError("a path such as /health, or a URL such as https://HOST/health")
+    return found[0]
 
 
 def pair(value: Any) -> tuple[str, str]:
@@ -205,8 +210,7 @@ def endpoint(value: Any) -> str:
 
 def url(value: Any) -> str:
     """Parse the URL of a webhook."""
-    found = re.fullmatch(r"https?://(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?(?:[/?#][!-~]*)?",
-                         value) if isinstance(value, str) else None
+    found = re.fullmatch(rf"https?://{_AUTHORITY}(?:[/?#][!-~]*)?", value) if isinstance(value, str) else None
     if found is None or int(found[1] or 443) > 65535:
         raise ValueError("a URL such as https://HOST/PATH")
     return found[0]
@@ -336,9 +340,9 @@ OPTIONS = (
            "How gladly the kernel kills a worker when memory runs out, from -1000 to 1000.", "N"),
     Option("reexec_as", ("--reexec-as",), words, None,
            "The einhornpy that `reload` execs, as a command line. Default: the one that runs.", "COMMAND"),
-    Option("warm_up", ("--warm-up",), request_path, (),
-           "gunicorn only: before a worker says ready, its app must answer this path with 2xx or 3xx. May be given "
-           "several times.", "PATH", many=True),
+    Option("warm_up", ("--warm-up",), request, (),
+           "gunicorn only: before a worker says ready, its app must answer this path, or whole URL, with 2xx, redirects "
+           "followed. May be given several times.", "PATH|URL", many=True),
     Option("release", ("--release",), text, None, "A label for the first generation.", "NAME"),
     Option("labels", ("--labels",), label, (),
            "A label of this host or task, for logs, status and metrics. May be given several times.", "KEY=VALUE", many=True),

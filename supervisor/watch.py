@@ -12,7 +12,8 @@ The page is one in-memory file with a slot a worker: 32 words, each a native flo
           6       since when the present busy stretch lasts, in CLOCK_MONOTONIC seconds; 0 while idle
           7       the newest second, CLOCK_MONOTONIC rounded down, for which a word of the ring was written
           8..23   a ring: word 8 + second % 16 holds the busy seconds at the beginning of that second
-          24..31  reserved, zero
+          24      1 where nothing is known to count requests, so that words 3 to 23 say nothing
+          25..31  reserved, zero
 
 Whole numbers are exact up to 2**53. A reader copies the slot twice, until both copies are the same and the sequence is even:
 then no write lay between. A worker that was stopped in the middle of a write leaves an odd sequence for ever; the
@@ -36,12 +37,13 @@ _SLOT = struct.Struct("=32d")
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """One slot. Times in seconds; `busy_share`: 0 to 1, of the last 10 seconds or, if it is younger, its life."""
+    """One slot. Times in seconds; `busy_share`: 0 to 1, of the last 10 seconds or, if it is younger, its life. All but the
+    heartbeat are None where requests are not counted."""
 
     heartbeat: float
-    requests: int
-    in_flight: int
-    busy_share: float
+    requests: int | None = None
+    in_flight: int | None = None
+    busy_share: float | None = None
 
 
 class Page:
@@ -86,6 +88,8 @@ class Page:
         words = self._words(worker)
         if words is None or words[2] <= 0.0:
             return None
+        if words[24]:
+            return Counters(words[2])
         return Counters(words[2], int(words[3]), int(words[4]), round(busy_share(words, now, age), 4))
 
     def requests(self, worker: int) -> int:

@@ -20,9 +20,11 @@ PURE = {
     "planner": {"__future__", "collections", "dataclasses"},
     "report": {"__future__", "collections", "time", "typing"},
     "formats": {"__future__", "collections", "json", "time", "typing"},
+    "hints": {"__future__"},
     "journal": {"__future__", "collections", "dataclasses", "typing"},
     "tally": {"__future__", "bisect", "collections", "dataclasses", "typing"},
     "contract": {"__future__", "collections"},
+    "complaints": {"__future__", "collections", "re"},
 }
 
 

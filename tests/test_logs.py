@@ -283,7 +283,8 @@ def test_the_last_lines_of_a_start_that_fails_are_told(start: Start, mode: str) 
     document = master.status()
     assert document["upgrade"]["last_lines"] == lines
     assert document["failed_start"] == {
-        "generation": 2, "error": "a worker exited with code 3 before it was ready", "last_lines": lines}
+        "generation": 2, "error": "line 29", "last_lines": lines}
+    assert document["upgrade"]["reason"] == "a worker exited with code 3 before it was ready"
     refused = master.cli("upgrade")
     assert refused.returncode == 5
     assert "line 29" in refused.stderr

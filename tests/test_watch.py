@@ -65,6 +65,7 @@ def test_the_busy_share_is_that_of_the_last_ten_seconds(page: watch.Page) -> Non
     def share(now: float, age: float = 1000.0) -> float:
         found = page.counters(1, now, age)
         assert found is not None
+        assert found.busy_share is not None
         return found.busy_share
 
     assert share(1000.0) == 0.0

@@ -134,9 +134,9 @@ def tell_settings(instructions: Dict[str, Any]) -> int:
             "reuse_port": cfg.reuse_port,
             "preload_app": cfg.preload_app,
             "hooks": [name for name in ARBITER_HOOKS if name in given],
+            # A class that can't be loaded would fail in every worker: better here, before any is touched.
+            "counts_requests": bool(sibling("gunicorn_counters").way_of_counting(cfg.worker_class)),
         }
-        # A class that can't be loaded would fail in every worker: better here, before any is touched.
-        cfg.worker_class
         hook = instructions["hook"]
         if hook in settings["hooks"]:
             getattr(cfg, hook)(Arbiter(app, instructions))
@@ -171,7 +171,7 @@ def describe(error: BaseException) -> str:
         return "%s (%s, line %s)" % (last, error.filename, error.lineno)
     frames = [frame for frame in traceback.extract_tb(error.__traceback__)
               if os.sep + "gunicorn" + os.sep not in frame.filename and not frame.filename.startswith("<frozen")
-              and frame.filename != os.path.abspath(__file__) and "importlib" not in frame.filename]
+              and os.path.dirname(frame.filename) != _HERE and "importlib" not in frame.filename]
     if not frames:
         return last
     where = frames[-1]
@@ -326,6 +326,7 @@ def run_worker(instructions: Dict[str, Any]) -> int:
     master = Master(os.environ["EINHORN_SOCK_PATH"])
     notices = Notices(os.environ["NOTIFY_SOCKET"])
     counters, draining = sibling("gunicorn_counters"), sibling("gunicorn_draining")
+    warming = sibling("gunicorn_warm_up")
     state: Dict[str, Any] = {"ready": False, "lifespan": None}
     last_error = LastError()
     take_real_stderr = real_stderr(instructions["stderr"])
@@ -361,7 +362,7 @@ def run_worker(instructions: Dict[str, Any]) -> int:
                 state["ready"] = True
                 log.error_log.removeHandler(last_error)
                 take_real_stderr()
-                master.say("worker:ack")
+                master.say("worker:ack", framework=warming.framework())
 
         worker.tmp.close()
         fd, offset = instructions["page"]
@@ -370,7 +371,11 @@ def run_worker(instructions: Dict[str, Any]) -> int:
 
         def first_sign_of_life() -> None:
             tell_where_it_hangs()
-            warm_up(worker, state, instructions, say_ready, fail)
+            warming.warm_up(worker, state, instructions["warm_up"], say_ready, warm_up_failed)
+
+        def warm_up_failed(given: str, error: BaseException) -> None:
+            why = str(error) if isinstance(error, warming.WarmUpFailed) else describe(error)
+            fail("warm-up %s: %s" % (given, why))
 
         worker.tmp = counters.Heartbeat(fd, slot, first_sign_of_life)
 
@@ -382,9 +387,8 @@ def run_worker(instructions: Dict[str, Any]) -> int:
         remember_lifespan(worker, state)
         leaving = draining.Draining(instructions["graceful_timeout"])
         draining.mend(worker, leaving)
-        if hasattr(worker, "handle_request"):
-            counters.count_requests(worker, slot)
-        else:
+        counters.count_requests(worker, slot)
+        if counters.way_of_counting(worker_class) == "asgi":
             wrap_asgi(worker, lambda asgi: counters.counted_asgi(leaving.around(asgi), slot))
         util._setproctitle("worker [%s]" % cfg.proc_name)
         log.info("Booting worker with pid: %s", worker.pid)
@@ -469,107 +473,6 @@ def after(owner: Any, method: str, then: Callable[[], None]) -> None:
         then()
 
     setattr(owner, method, both)
-
-
-# --- warm-up ---------------------------------------------------------------------------------------------------------
-
-
-class WarmUpFailed(Exception):
-    pass
-
-
-def warm_up(
-    worker: Any, state: Dict[str, Any], instructions: Dict[str, Any], ready: Callable[[], None], fail: Callable[[str], None]
-) -> None:
-    """Let the app answer every warm-up request, then say ready. WSGI at once, ASGI as a task of the running loop."""
-    paths = instructions["warm_up"]
-    asyncio = sys.modules.get("asyncio")
-    loop = asyncio._get_running_loop() if asyncio is not None else None
-    if not paths:
-        ready()
-    elif loop is None:
-        try:
-            for path in paths:
-                warm_up_wsgi(worker, path)
-        except BaseException as error:
-            fail("warm-up %s: %s" % (path, describe(error)))
-        ready()
-    else:
-        app = getattr(getattr(worker, "config", None), "loaded_app", None) or getattr(worker, "asgi", None) or worker.wsgi
-        lifespan = state["lifespan"]
-        shared = lifespan.state if lifespan is not None else getattr(worker, "state", {})
-
-        async def all_paths() -> None:
-            path = None
-            try:
-                for path in paths:
-                    await warm_up_asgi(app, path, dict(shared))
-            except BaseException as error:
-                fail("warm-up %s: %s" % (path, describe(error)))
-            ready()
-
-        state["task"] = loop.create_task(all_paths())
-
-
-def check_status(status: int) -> None:
-    if not 200 <= status < 400:
-        raise WarmUpFailed("the app answered %d" % status)
-
-
-def warm_up_wsgi(worker: Any, path: str) -> None:
-    import io
-
-    path_info, _, query = path.partition("?")
-    environ = {
-        "REQUEST_METHOD": "GET", "SCRIPT_NAME": "", "PATH_INFO": path_info, "QUERY_STRING": query, "RAW_URI": path,
-        "SERVER_NAME": "localhost", "SERVER_PORT": "80", "SERVER_PROTOCOL": "HTTP/1.1", "REMOTE_ADDR": "127.0.0.1",
-        "HTTP_HOST": "localhost", "HTTP_USER_AGENT": "einhornpy-warm-up", "wsgi.version": (1, 0),
-        "wsgi.url_scheme": "http", "wsgi.input": io.BytesIO(), "wsgi.errors": sys.stderr, "wsgi.multithread": False,
-        "wsgi.multiprocess": True, "wsgi.run_once": False,
-    }
-    answered: List[int] = []
-
-    def start_response(status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], None]:
-        answered.append(int(status.split()[0]))
-        return lambda data: None
-
-    body = worker.wsgi(environ, start_response)
-    try:
-        for _ in body:
-            pass
-    finally:
-        if hasattr(body, "close"):
-            body.close()
-    if not answered:
-        raise WarmUpFailed("the app never called start_response")
-    check_status(answered[-1])
-
-
-async def warm_up_asgi(app: Any, path: str, shared: Dict[str, Any]) -> None:
-    path_info, _, query = path.partition("?")
-    scope = {
-        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "GET",
-        "scheme": "http", "path": path_info, "raw_path": path_info.encode(), "query_string": query.encode(),
-        "root_path": "", "headers": [(b"host", b"localhost"), (b"user-agent", b"einhornpy-warm-up")],
-        "client": ("127.0.0.1", 0), "server": ("localhost", 80), "state": shared,
-    }
-    answered: List[int] = []
-    sent: List[bool] = []
-
-    async def receive() -> Dict[str, Any]:
-        if sent:
-            return {"type": "http.disconnect"}
-        sent.append(True)
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(message: Dict[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            answered.append(message["status"])
-
-    await app(scope, receive, send)
-    if not answered:
-        raise WarmUpFailed("the app never started a response")
-    check_status(answered[-1])
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ The layout stands in supervisor/watch.py. Plain standard library from Python 3.9
 import _thread
 import mmap
 import os
+import sys
 import time
 from typing import Any, Callable, Optional
 
@@ -23,11 +24,17 @@ class Slot:
         # Assigning to a view of doubles stores eight aligned bytes at once; struct.pack_into writes them one by one.
         self.words = memoryview(page)[offset - start : offset - start + SLOT_SIZE].cast("d")
         self.words[0] = LAYOUT_VERSION
+        self.counts = True
         # A lock that gevent has not patched: nothing below ever waits for another greenlet.
         self.lock = _thread.allocate_lock()
         self.limit = limit
         self.reached = reached
         self.now = time.monotonic
+
+    def does_not_count(self) -> None:
+        """Nothing here counts requests, as far as anybody knows; the first one that is counted shows that something does."""
+        self.counts = False
+        self.words[24] = 1.0
 
     def beat(self) -> None:
         """A sign of life."""
@@ -39,6 +46,8 @@ class Slot:
         with self.lock:
             words[1] += 1.0
             words[4] += 1.0
+            if not self.counts:
+                self.counts, words[24] = True, 0.0
             if words[4] == 1.0:
                 now = self.now()
                 self.fill_ring(now, 0.0)
@@ -99,18 +108,81 @@ class Heartbeat:
         pass
 
 
+def way_of_counting(worker_class: Any) -> str:
+    """By what the requests of a worker class are counted: `request`, `unsure` (it has what would be called, but it isn't one of
+    gunicorn's own), `handler` (gevent's WSGI server), `tornado`, `asgi`; empty where by nothing that we know."""
+    names = {base.__name__ for base in worker_class.__mro__}
+    if getattr(worker_class, "server_class", None) is not None:
+        return "handler" if hasattr(handler_class(worker_class), "run_application") else ""
+    if "TornadoWorker" in names:
+        return "tornado"
+    if hasattr(worker_class, "handle_request"):
+        return "request" if names & {"SyncWorker", "ThreadWorker", "AsyncWorker"} else "unsure"
+    return "asgi" if names & {"ASGIWorker", "UvicornWorker"} else ""
+
+
 def count_requests(worker: Any, slot: Slot) -> None:
-    """Let a WSGI worker (sync, gthread, gevent) count its requests."""
-    handle_request = worker.handle_request
+    """Let a worker count its requests, where it can, or say that it doesn't. Those of ASGI apps `counted_asgi` counts."""
+    way = way_of_counting(type(worker))
+    if way in ("", "unsure"):
+        slot.does_not_count()
+    if way in ("request", "unsure"):
+        worker.handle_request = counted(worker.handle_request, slot)
+    elif way == "handler":
+        # gevent_pywsgi and what derives from it, such as GeventWebSocketWorker: the server calls the app, not the worker.
+        handler = handler_class(worker)
+        run_application = counted(handler.run_application, slot)
+        worker.wsgi_handler = type(handler.__name__, (handler,), {"run_application": lambda self: run_application(self)})
+    elif way == "tornado":
+        count_tornado(worker, slot)
+
+
+def handler_class(worker: Any) -> Any:
+    """The class of gevent's that handles the connections of a worker, or of a worker class."""
+    return worker.wsgi_handler or getattr(worker.server_class, "handler_class", None)
+
+
+def counted(handle: Callable[..., Any], slot: Slot) -> Callable[..., Any]:
+    """What handles one request, counted."""
 
     def handle_and_count(*arguments: Any) -> Any:
         slot.begin()
         try:
-            return handle_request(*arguments)
+            return handle(*arguments)
         finally:
             slot.end()
 
-    worker.handle_request = handle_and_count
+    return handle_and_count
+
+
+def count_tornado(worker: Any, slot: Slot) -> None:
+    """tornado's worker calls its `handle_request` when a connection is closed. A request lasts from its head until it is read and
+    answered; a websocket is none from when it is one."""
+    server_class = sys.modules["tornado.httpserver"].HTTPServer
+    start_request = server_class.start_request
+
+    def start_and_count(server: Any, server_connection: Any, connection: Any) -> Any:
+        delegate = start_request(server, server_connection, connection)
+        if server is not worker.server:
+            return delegate  # one of the app's own
+        headers_received, read_response, begun = delegate.headers_received, connection.read_response, []
+
+        def begin(*arguments: Any) -> Any:
+            begun.append(True)
+            slot.begin()
+            return headers_received(*arguments)
+
+        async def read_and_end(*arguments: Any) -> Any:
+            try:
+                return await read_response(*arguments)
+            finally:
+                if begun:
+                    slot.end()
+
+        delegate.headers_received, connection.read_response = begin, read_and_end
+        return delegate
+
+    server_class.start_request = start_and_count
 
 
 def counted_asgi(app: Any, slot: Slot) -> Any:

@@ -174,13 +174,14 @@ class Feed:
 
 
 def sample(document: dict[str, Any]) -> dict[str, Any]:
-    """The moving figures of a status document, at this moment."""
+    """The moving figures of a status document, at this moment. `in_flight`: None where no worker counts."""
+    counted = [worker["in_flight"] for worker in document["workers"] if worker["in_flight"] is not None]
     return {
         "unix_time": round(time.time(), 3),
         "ready": document["ready"],
         "target": document["target"],
         "queue": sum(listener["queue"] or 0 for listener in document["listeners"]),
-        "in_flight": sum(worker["in_flight"] or 0 for worker in document["workers"]),
+        "in_flight": sum(counted) if counted else None,
     }
 
 

@@ -121,7 +121,7 @@ export class Traffic {
     const uncounted = "not counted by these workers";
     const figures = counted ? `now ${number(now.in_flight)}, at most ${most("in_flight")}` : uncounted;
     setText(at("in-flight-now"), counted ? number(now.in_flight) : uncounted);
-    this.#inFlight.show({ window, points: counted ? samples.map((each) => [each.unix_time, each.in_flight]) : [],
+    this.#inFlight.show({ window, points: samples.filter((each) => each.in_flight !== null).map((each) => [each.unix_time, each.in_flight]),
       describe: `Requests in flight ${span}: ${figures}.` });
   }
 }

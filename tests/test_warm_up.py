@@ -1,0 +1,226 @@
+"""Warm-up as production needs it: hosts, schemes and redirects, with real Django, Flask and FastAPI."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from einhornpy.worker.gunicorn_warm_up import Course, WarmUpFailed, ask_asgi, ask_wsgi
+
+from .harness import Master, get
+
+Start = Callable[..., Master]
+DJANGO = """
+import django
+from django.conf import settings
+
+settings.configure(
+    SECRET_KEY="x", ALLOWED_HOSTS=["*.example.org", "shop.example.com"], ROOT_URLCONF="urls", SECURE_SSL_REDIRECT=True,
+    SECURE_PROXY_SSL_HEADER=("HTTP_X_FORWARDED_PROTO", "https"), DATABASES={},
+    MIDDLEWARE=["django.middleware.security.SecurityMiddleware", "django.middleware.common.CommonMiddleware"])
+from django.core.asgi import get_asgi_application
+from django.core.wsgi import get_wsgi_application
+
+wsgi, asgi = get_wsgi_application(), get_asgi_application()
+"""
+URLS = """
+from django.http import HttpResponse
+from django.urls import path
+
+urlpatterns = [path("health/", lambda request: HttpResponse(f"{request.scheme} {request.get_host()}\\n"))]
+"""
+FLASK = """
+from flask import Flask, redirect
+
+app = Flask(__name__)
+
+@app.get("/health")
+def health():
+    return "well"
+
+@app.get("/old")
+def old():
+    return redirect("/health")
+
+@app.get("/login")
+def login():
+    return redirect("https://sso.example.net/?next=%2F")
+"""
+FASTAPI = """
+from fastapi import FastAPI
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+app = FastAPI()
+app.add_middleware(TrustedHostMiddleware, allowed_hosts=["shop.example.com"])
+
+@app.get("/items/")
+def items():
+    return []
+"""
+
+
+@pytest.fixture
+def site(place: Path) -> Path:
+    for name, text in (("shop.py", DJANGO), ("urls.py", URLS), ("flasky.py", FLASK), ("fast.py", FASTAPI)):
+        (place / name).write_text(text)
+    return place
+
+
+def start_one(start: Start, worker_class: str, app: str, *warm_ups: str) -> Master:
+    flags = [word for each in warm_ups for word in ("--warm-up", each)]
+    return start("-n", "1", "-b", "127.0.0.1:0", "--max-failures", "1", *flags, "--", "gunicorn", "-k", worker_class, app)
+
+
+DJANGO_CLASSES = [("sync", "shop:wsgi"), ("asgi", "shop:asgi"), ("uvicorn_worker.UvicornWorker", "shop:asgi")]
+
+
+@pytest.mark.parametrize(("worker_class", "app"), DJANGO_CLASSES)
+def test_a_broken_urlconf_is_refused(start: Start, site: Path, worker_class: str, app: str) -> None:
+    """Django answers every request with 500 then, and nothing is wrong before the first one."""
+    master = start_one(start, worker_class, app, "https://shop.example.com/health/", "http://shop.example.com/health/")
+    master.wait_ready()
+    (site / "urls.py").write_text("import no_such_module\n")
+    result = master.cli("upgrade")
+    assert result.returncode == 5
+    assert "warm-up https://shop.example.com/health/: " in result.stderr
+    assert "no_such_module" in result.stderr or "answered 500" in result.stderr
+    assert get(master.address)[0] == 400  # nobody is called `test`; but the good workers answer
+    assert master.status()["workers"][0]["generation"] == 1
+
+
+@pytest.mark.parametrize(("worker_class", "app", "given", "why"), [
+    ("sync", "shop:wsgi", "/health/", "warm-up /health/: the app answered 400 to Host: localhost, as apps do that serve known hosts "
+     "only (Django's ALLOWED_HOSTS, Starlette's TrustedHostMiddleware): type --warm-up https://shop.example.com/health/"),
+    ("asgi", "fast:app", "/items/", "warm-up /items/: the app answered 400 to Host: localhost, as apps do that serve known hosts "
+     "only (Django's ALLOWED_HOSTS, Starlette's TrustedHostMiddleware): type --warm-up https://HOST/items/"),
+    ("asgi", "shop:asgi", "https://shop.example.org/health/", "the app answered 400 to Host: shop.example.org, as apps do that serve "
+     "known hosts only (Django's ALLOWED_HOSTS, Starlette's TrustedHostMiddleware): is that one of its hosts?"),
+    ("gthread", "flasky:app", "/login", "the app answered 302, which leads to https://sso.example.net/, on another host, "
+     "and only this app can be asked; if that is its own, type --warm-up https://sso.example.net/login"),
+    ("gthread", "flasky:app", "/nothing", "warm-up /nothing: the app answered 404"),
+])
+def test_what_is_wrong_is_named(start: Start, site: Path, worker_class: str, app: str, given: str, why: str) -> None:
+    master = start_one(start, worker_class, app, given)
+    assert master.wait_exit() == 3
+    assert why in master.log()
+
+
+@pytest.mark.parametrize(("worker_class", "app", "given"), [
+    ("gevent", "flasky:app", ["/health", "/old", "https://shop.example.com:8443/old"]),
+    ("asgi", "fast:app", ["https://shop.example.com/items"]),  # FastAPI leads to /items/
+    ("uvicorn_worker.UvicornWorker", "fast:app", ["https://shop.example.com/items", "http://shop.example.com:80/items/"]),
+])
+def test_redirects_within_the_app_are_followed(start: Start, site: Path, worker_class: str, app: str, given: list[str]) -> None:
+    assert start_one(start, worker_class, app, *given).wait_ready()["ready"] == 1
+
+
+def answers_of(given: str, table: dict[str, tuple[int, str | None]]) -> list[str]:
+    """Ask a WSGI and an ASGI app that answers like this; return what they were asked, in the same order by both."""
+    asked: list[list[str]] = [[], []]
+
+    def wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        assert environ["HTTP_X_FORWARDED_PROTO"] == environ["wsgi.url_scheme"]
+        path = environ["PATH_INFO"].encode("latin-1").decode() + ("?" + environ["QUERY_STRING"] if environ["QUERY_STRING"] else "")
+        asked[0].append("{}://{}{}".format(environ["wsgi.url_scheme"], environ["HTTP_HOST"], path))
+        status, location = table[path]
+        start_response(f"{status} So", [] if location is None else [("LOCATION", location)])
+        return []
+
+    async def asgi(scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
+        headers = dict(scope["headers"])
+        assert headers[b"x-forwarded-proto"].decode() == scope["scheme"]
+        path = scope["path"] + ("?" + scope["query_string"].decode() if scope["query_string"] else "")
+        asked[1].append("{}://{}{}".format(scope["scheme"], headers[b"host"].decode(), path))
+        status, location = table[path]
+        await receive()
+        listening = asyncio.ensure_future(receive())  # as Django and Starlette do
+        await asyncio.sleep(0)
+        assert not listening.done()
+        told = [] if location is None else [(b"location", location.encode("latin-1"))]
+        await send({"type": "http.response.start", "status": status, "headers": told})
+        await send({"type": "http.response.body"})
+        assert (await listening)["type"] == "http.disconnect"
+
+    async def over_asgi() -> None:
+        course = Course(given)
+        while not course.is_over(*await ask_asgi(asgi, course.url, "", {})):
+            pass
+
+    course = Course(given)
+    try:
+        while not course.is_over(*ask_wsgi(wsgi, course.url)):
+            pass
+    except WarmUpFailed as failed:
+        with pytest.raises(WarmUpFailed) as same:
+            asyncio.run(over_asgi())
+        assert str(same.value) == str(failed)
+        return [*asked[0], str(failed)]
+    asyncio.run(over_asgi())
+    assert asked[0] == asked[1]
+    return asked[0]
+
+
+@pytest.mark.parametrize(("given", "table", "expected"), [
+    ("/a%20b?x=1", {"/a b?x=1": (204, None)}, ["http://localhost/a b?x=1"]),
+    ("https://Shop.example.com:443/", {"/": (200, None)}, ["https://shop.example.com/"]),
+    ("/a", {"/a": (301, "b?c=d#e"), "/b?c=d": (200, None)}, ["http://localhost/a", "http://localhost/b?c=d"]),
+    ("/a", {"/a": (302, "//localhost/\xc3\xa4"), "/ä": (200, None)}, ["http://localhost/a", "http://localhost/ä"]),
+    # To https of the same page: behind a proxy that speaks it, this is the page.
+    ("http://[::1]:80/a", {"/a": (308, "https://[::1]/b"), "/b": (200, None)}, ["http://[::1]/a", "https://[::1]/b"]),
+    ("/a", {"/a": (302, "/b"), "/b": (500, None)},
+     ["http://localhost/a", "http://localhost/b", "the app answered 500 to http://localhost/b, where it had led"]),
+    ("/a", {"/a": (304, None)}, ["http://localhost/a", "the app answered 304, which leads nowhere"]),
+    ("/a", {"/a": (302, "/a")}, ["http://localhost/a", "the app answers in a circle: http://localhost/a -> http://localhost/a"]),
+    ("/0", {f"/{n}": (302, f"/{n + 1}") for n in range(9)},
+     [*(f"http://localhost/{n}" for n in range(6)), "the app answers with more than 5 redirects: "
+      + " -> ".join(f"http://localhost/{n}" for n in range(7))]),
+    ("https://a/b", {"/b": (302, "http://a/b")}, ["https://a/b", "the app answered 302, which leads to http://a/b, away from https"]),
+    ("http://a:81/", {"/": (302, "http://a/")},
+     ["http://a:81/", "the app answered 302, which leads to http://a/, on another host, and only this app can be asked"]),
+    ("/a", {"/a": (307, "mailto:x@y")},
+     ["http://localhost/a", "the app answered 307, which leads to mailto:x@y, away from http"]),
+])
+def test_where_answers_lead(given: str, table: dict[str, tuple[int, str | None]], expected: list[str]) -> None:
+    assert answers_of(given, table) == expected
+
+
+def test_the_app_may_be_served_under_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    def wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        seen.append((environ["SCRIPT_NAME"], environ["PATH_INFO"]))
+        start_response("200 OK", [])
+        return []
+
+    async def asgi(scope: dict[str, Any], receive: Any, send: Callable[..., Any]) -> None:
+        seen.append((scope["root_path"], scope["path"], scope["raw_path"]))
+        await send({"type": "http.response.start", "status": 200})
+
+    monkeypatch.setenv("SCRIPT_NAME", "/shop")
+    for path in ("/shop/health", "/health"):
+        assert ask_wsgi(wsgi, "http://localhost" + path) == (200, None)
+        assert asyncio.run(ask_asgi(asgi, "http://localhost" + path, "/shop", {})) == (200, None)
+    assert seen == [("/shop", "/health"), ("/shop", "/shop/health", b"/shop/health")] * 2
+
+
+@pytest.mark.parametrize(("app", "words"), [
+    ("shop:wsgi", "Django reads its URLconf at the first request"), ("flasky:app", "Flask tries no view"),
+    ("plain:app", "what an app loads lazily"),
+])
+def test_the_log_says_once_what_to_warm_up(start: Start, site: Path, app: str, words: str) -> None:
+    (site / "plain.py").write_text("def app(environ, start_response):\n    start_response('200 OK', [])\n    return []\n")
+    master = start("-n", "2", "-b", "127.0.0.1:0", "--", "gunicorn", app)
+    master.wait_ready()
+    assert master.cli("upgrade").returncode == 0
+    (line,) = [each for each in master.log().splitlines() if "nothing is warmed up" in each]
+    assert words in line
+    assert "--warm-up" in line
+
+
+def test_whoever_warms_up_is_told_nothing(start: Start, site: Path) -> None:
+    master = start_one(start, "asgi", "fast:app", "https://shop.example.com/items/")
+    master.wait_ready()
+    assert "nothing is warmed up" not in master.log()
