@@ -185,7 +185,8 @@ def generation(document: Mapping[str, Any]) -> str:
         return "\n".join([*lines, "no generation before it is remembered"])
     lines.append(f"what differs from generation {document['before']}{'' if document['changes'] else ': nothing'}")
     for change in document["changes"]:
-        lines.append(f"  {change['what']}: {_value(change['before'])} -> {_value(change['after'])}")
+        hidden = " (what differs is secret)" if change.get("secret") and change["before"] == change["after"] else ""
+        lines.append(f"  {change['what']}: {_value(change['before'])} -> {_value(change['after'])}{hidden}")
     return "\n".join(lines)
 
 

@@ -320,7 +320,7 @@ OPTIONS = (
            "Start workers here. A symbolic link on the way is followed again at every upgrade. Default: the current "
            "directory.", "DIR"),
     Option("env", ("--env",), pair, (), "Add K=V to the workers' environment. May be given several times.", "K=V",
-           many=True),
+           many=True, secret=True),
     Option("drop_env_var", ("--drop-env-var",), text, (),
            "Leave this variable out of the workers' environment. May be given several times.", "NAME", many=True),
     Option("user", ("--user",), text, None, "Workers are this user, with its groups; the master stays root.", "USER"),
@@ -502,12 +502,19 @@ def load(flags: Mapping[str, Any], command: Sequence[str], environ: Mapping[str,
 _Source = dict[str, tuple[Any, str]]
 
 
+def _shown(value: Any) -> str:
+    """A value that is wrong, without what looks secret in it."""
+    from .redaction import Redaction  # a start that is well needs it not
+
+    return Redaction().text(repr(value), strict=True)
+
+
 def _parse(option: Option, value: Any, place: str) -> Any:
     def parse(item: Any) -> Any:
         try:
             return option.parse(item)
         except ValueError as error:
-            got = "one that is not shown here" if option.secret else repr(item)
+            got = "one that is not shown here" if option.secret else _shown(item)
             raise BadSetting(f"{place}: got {got}, expected {error}") from None
 
     if not option.many:
@@ -535,7 +542,7 @@ def _from_environment(environ: Mapping[str, str]) -> _Source:
         try:
             words = shlex.split(value)
         except ValueError as error:
-            raise BadSetting(f"{variable}: got {value!r}, expected words as a shell would read them: {error}") from None
+            raise BadSetting(f"{variable}: got {_shown(value)}, expected words as a shell would read them: {error}") from None
         if key == "command":
             if words:
                 found[key] = (tuple(words), variable)
@@ -564,7 +571,7 @@ def _from_file(config: str | None, directory: str) -> _Source:
             if isinstance(value, str):
                 value = shlex.split(value)
             if not isinstance(value, list) or not value or not all(isinstance(word, str) for word in value):
-                raise BadSetting(f"{where}: got {value!r}, expected a list of words")
+                raise BadSetting(f"{where}: got {_shown(value)}, expected a list of words")
             found[setting] = (tuple(value), where)
             continue
         if setting not in BY_NAME:

@@ -16,7 +16,8 @@ STDLIB = set(sys.stdlib_module_names)
 PURE = {
     "pool": {"__future__", "collections", "dataclasses", "enum"},
     "observe": {"__future__", "collections", "dataclasses"},
-    "lineage": {"__future__", "collections", "re", "typing"},
+    "lineage": {"__future__", "collections", "typing"},
+    "redaction": {"__future__", "collections", "dataclasses", "functools", "itertools", "re", "typing"},
     "planner": {"__future__", "collections", "dataclasses"},
     "report": {"__future__", "collections", "time", "typing"},
     "formats": {"__future__", "collections", "json", "time", "typing"},
