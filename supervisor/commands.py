@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from ..control import protocol
+from ..control import printable, protocol
 from ..control.protocol import BadRequest, Request
 from . import einhorn, formats
 from .journal import Entry
@@ -258,7 +258,7 @@ class Commands:
     def _status(self, session: Session, request: Request) -> None:
         follow = _boolean(request, "follow", False)
         document = self._master.status()
-        message = f"{document['gate']}: {document['reason']}"
+        message = printable.escaped(f"{document['gate']}: {document['reason']}")
         session.send(protocol.reply(request.id, message, document, wait=follow))
         if follow:
             self._audience.follow_status(session, request.id)
@@ -386,8 +386,7 @@ def _terms(args: Mapping[str, Any]) -> Terms:
 
 
 def _label(release: Any) -> str | None:
-    if release is not None and (not isinstance(release, str) or not release or len(release) > 200
-                                or not release.isprintable()):
+    if release is not None and not (isinstance(release, str) and printable.is_label(release)):
         raise BadRequest("bad-argument", "release: expected a label of 1 to 200 printable characters")
     return release
 
@@ -398,6 +397,7 @@ def _how_it_ended(entry: Entry) -> str:
     if fields["outcome"] == "superseded":
         return f"Upgrade superseded by generation {fields['by']}"
     why = ": ".join(str(fields[key]) for key in ("reason", "error") if fields.get(key))
+    why = printable.escaped(why)
     return f"Upgrade {fields['outcome']}" + (f": {why}" if why and fields["outcome"] != "done" else "")
 
 

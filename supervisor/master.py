@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from ..control import printable
 from ..control.protocol import BadRequest, Request, failure
 from ..control.server import Access, Server
 from ..control.server import Session as ServerSession
@@ -738,5 +739,5 @@ def _set_title(title: str) -> None:
 
 def fail(message: str, code: int) -> int:
     """Print one line about what went wrong; return the exit code."""
-    print(f"einhornpy: {Redaction().text(message)}", file=sys.stderr)
+    print(f"einhornpy: {printable.escaped(Redaction().text(message))}", file=sys.stderr)
     return code

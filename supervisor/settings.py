@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..control import printable
 from .attributes import core_list, limit, niceness
 from .contract import FOR_WORKERS
 
@@ -195,6 +196,13 @@ def label(value: Any) -> tuple[str, str]:
     return key, rest
 
 
+def release_label(value: Any) -> str:
+    """Parse the name of a release."""
+    if not isinstance(value, str) or not printable.is_label(value):
+        raise ValueError("a label of 1 to 200 printable characters")
+    return value
+
+
 def endpoint(value: Any) -> str:
     """Parse `HOST:PORT`, with an IPv6 address in brackets."""
     found = re.fullmatch(r"(\[[0-9A-Fa-f:.%a-z]+\]|[^\s:\[\]/]+):([0-9]{1,5})", value) if isinstance(value, str) else None
@@ -338,7 +346,7 @@ OPTIONS = (
     Option("warm_up", ("--warm-up",), request_path, (),
            "gunicorn only: before a worker says ready, its app must answer this path with 2xx or 3xx. May be given "
            "several times.", "PATH", many=True),
-    Option("release", ("--release",), text, None, "A label for the first generation.", "NAME"),
+    Option("release", ("--release",), release_label, None, "A label for the first generation.", "NAME"),
     Option("labels", ("--labels",), label, (),
            "A label of this host or task, for logs, status and metrics. May be given several times.", "KEY=VALUE", many=True),
     Option("web", ("--web",), text, None,
