@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .privileges import become, die_with
+from .terminal import say
 
 # Seconds. All of it stays below the master's patience (supervisor/announcements.py).
 TIMEOUT, PAUSES = 5.0, (1.0, 3.0)
@@ -70,7 +71,7 @@ def main() -> int:
             # What it doesn't want now, or not here, it won't want later.
             if isinstance(error, urllib.error.HTTPError) and 300 <= error.code < 500 and error.code not in (408, 429):
                 break
-    print(reason)
+    say(reason)
     return 1
 
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from . import client, gate
+from . import client, gate, printable
+from .terminal import say, say_block, say_json
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -112,12 +113,12 @@ def which_master(function: Function) -> Function:
     return function
 
 
-def connect_patiently(name: str | None, path: str | None, timeout: float | None) -> client.Client:
+def connect_patiently(name: str | None, path: str | None, timeout: float | None, verbatim: bool) -> client.Client:
     """`client.connect` for somebody who waits anyhow: a master that has just been started may not have its socket yet."""
     deadline = time.monotonic() + min(PATIENCE, PATIENCE if timeout is None else timeout)
     while True:
         try:
-            return client.connect(name, path, timeout)
+            return client.connect(name, path, timeout, verbatim)
         except client.NoMaster:
             if time.monotonic() >= deadline:
                 raise
@@ -147,11 +148,13 @@ def status(
         raise click.UsageError("--timeout goes with --wait")
     if serving and (wait or generation or release):
         raise click.UsageError("--serving asks for the present alone: it goes with neither --wait nor --generation nor --release")
+    check_label("--release", release)
     document: dict[str, Any] | None = None
     verdict = None
     late = False
     try:
-        with connect_patiently(command_name, socket_path, timeout) if wait else client.connect(command_name, socket_path) as master:
+        with connect_patiently(command_name, socket_path, timeout, as_json) if wait else client.connect(
+                command_name, socket_path, verbatim=as_json) as master:
             for reply in master.replies("status", follow=wait):
                 document = reply["result"]
                 verdict = gate.verdict(document, generation, release)
@@ -168,7 +171,7 @@ def status(
     assert verdict is not None
     from . import show
 
-    click.echo(json.dumps(document, indent=2) if as_json else show.status(document))
+    tell(document, as_json, show.status)
     if serving and document["ready"] >= document["target"]:
         raise Exit(gate.READY)
     if late:
@@ -214,11 +217,11 @@ def upgrade(
     check_label("--release", release)
     given = {"release": release, "canary": canary, "hold": hold, "check": check, "max_failures": max_failures}
     arguments = {"kind": "fleet" if fleet else "rolling"} | {key: value for key, value in given.items() if value is not None}
-    with client.connect(command_name, socket_path, 60.0 if reload_first else 10.0) as master:
+    with client.connect(command_name, socket_path, 60.0 if reload_first else 10.0, verbatim=as_json) as master:
         if reload_first:
             message = master.ask("reload")["message"]
             if not as_json:
-                click.echo(message)
+                say(message)
         begin(master, "upgrade", arguments, no_wait, as_json)
 
 
@@ -236,7 +239,7 @@ def rollback(command_name: str | None, socket_path: str | None, to: str | None, 
     """
     check_label("--to", to)
     wanted = {} if to is None else {"to": int(to) if re.fullmatch("[0-9]{1,9}", to) else to}
-    with client.connect(command_name, socket_path) as master:
+    with client.connect(command_name, socket_path, verbatim=as_json) as master:
         begin(master, "rollback", wanted, no_wait, as_json)
 
 
@@ -245,7 +248,7 @@ def rollback(command_name: str | None, socket_path: str | None, to: str | None, 
 def pause(command_name: str | None, socket_path: str | None) -> None:
     """Let the running upgrade stand still: nobody is exchanged until resume or abort."""
     with client.connect(command_name, socket_path) as master:
-        click.echo(master.ask("pause")["message"])
+        say(master.ask("pause")["message"])
 
 
 @cli.command()
@@ -253,7 +256,7 @@ def pause(command_name: str | None, socket_path: str | None) -> None:
 def resume(command_name: str | None, socket_path: str | None) -> None:
     """Let a paused upgrade go on, or end a canary's hold."""
     with client.connect(command_name, socket_path) as master:
-        click.echo(master.ask("resume")["message"])
+        say(master.ask("resume")["message"])
 
 
 @cli.command()
@@ -266,12 +269,12 @@ def abort(command_name: str | None, socket_path: str | None, no_wait: bool) -> N
     """
     with client.connect(command_name, socket_path) as master:
         if no_wait:
-            click.echo(master.ask("abort", wait=False)["message"])
+            say(master.ask("abort", wait=False)["message"])
             return
         ended = follow(master, "abort", {}, quiet=False)["result"]["upgrade"]
     if ended["outcome"] != "aborted":
         raise Exit(gate.OUTCOMES.get(ended["outcome"], gate.ROLLED_BACK), f"upgrade {ended['outcome']}: {ended['reason']}")
-    click.echo(f"upgrade to generation {ended['to']} aborted: generation {ended['from']} serves")
+    say(f"upgrade to generation {ended['to']} aborted: generation {ended['from']} serves")
 
 
 @cli.command()
@@ -281,9 +284,9 @@ def history(command_name: str | None, socket_path: str | None, as_json: bool) ->
     """List the last 50 upgrades and rollbacks, the newest last."""
     from . import show
 
-    with client.connect(command_name, socket_path) as master:
+    with client.connect(command_name, socket_path, verbatim=as_json) as master:
         upgrades = master.ask("history")["result"]["upgrades"]
-    click.echo(json.dumps(upgrades, indent=2) if as_json else show.history(upgrades))
+    tell(upgrades, as_json, show.history)
 
 
 @cli.command("show")
@@ -294,14 +297,22 @@ def show_generation(command_name: str | None, socket_path: str | None, generatio
     """Print what a generation was made of, and what differs from the one before. What looks secret is masked."""
     from . import show
 
-    with client.connect(command_name, socket_path) as master:
+    with client.connect(command_name, socket_path, verbatim=as_json) as master:
         document = master.ask("show", generation=generation)["result"]
-    click.echo(json.dumps(document, indent=2) if as_json else show.generation(document))
+    tell(document, as_json, show.generation)
+
+
+def tell(told: Any, as_json: bool, worded: Callable[[Any], str]) -> None:
+    """Print what was asked for, as JSON or for people."""
+    if as_json:
+        say_json(told, indent=2)
+    else:
+        say_block(worded(told))
 
 
 def check_label(flag: str, label: str | None) -> None:
     """Refuse here what the master would refuse: a typing error is one even where no master runs."""
-    if label is not None and not (0 < len(label) <= 200 and label.isprintable()):
+    if label is not None and not printable.is_label(label):
         raise click.UsageError(f"{flag}: got {label!r}, expected a label of 1 to 200 printable characters")
 
 
@@ -309,24 +320,27 @@ def begin(master: client.Client, command: str, arguments: dict[str, Any], no_wai
     """Ask for an upgrade or rollback and, unless told otherwise, leave with how it ended."""
     if no_wait:
         reply = master.ask(command, wait=False, **arguments)
-        click.echo(json.dumps(reply["result"]) if as_json else reply["message"])
+        if as_json:
+            say_json(reply["result"])
+        else:
+            say(reply["message"])
         return
     result = follow(master, command, arguments, as_json)["result"]
     ended, code = result["upgrade"], gate.OUTCOMES.get(result["outcome"], gate.ROLLED_BACK)
     if as_json:
-        click.echo(json.dumps(result))
+        say_json(result)
         raise Exit(code)
     if code == gate.READY:
         from . import show
 
-        click.echo(f"upgrade done: generation {ended['to']} is ready after {show.duration(ended['took_seconds'])}")
+        say(f"upgrade done: generation {ended['to']} is ready after {show.duration(ended['took_seconds'])}")
         return
     if result["outcome"] == "superseded":
         raise Exit(code, f"upgrade superseded by generation {result['by']}")
     if ended.get("last_lines"):
         from . import show
 
-        click.echo("\n".join(show.last_lines(ended["last_lines"], ended["to"], sys.stderr)), err=True)
+        say_block("\n".join(show.last_lines(ended["last_lines"], ended["to"], sys.stderr)), sys.stderr)
     why = ": ".join(text for text in (result["reason"], result["error"]) if text)
     raise Exit(code, f"upgrade {result['outcome'].replace('-', ' ')}{f': {why}' if why else ''}")
 
@@ -358,7 +372,7 @@ def scale(command_name: str | None, socket_path: str | None, number: str) -> Non
     if key == "to" and int(number) < 1:
         raise click.UsageError(f"scale: got {number!r}, expected at least one worker")
     with client.connect(command_name, socket_path) as master:
-        click.echo(master.ask("scale", **{key: int(number)})["message"])
+        say(master.ask("scale", **{key: int(number)})["message"])
 
 
 @cli.command()
@@ -370,7 +384,7 @@ def recycle(command_name: str | None, socket_path: str | None, index: int) -> No
     Exit codes: 0 it is due, 1 nobody there is ready, or it is due already, 69 no master there, 2 wrong usage.
     """
     with client.connect(command_name, socket_path) as master:
-        click.echo(master.ask("recycle", index=index)["message"])
+        say(master.ask("recycle", index=index)["message"])
 
 
 @cli.command("signal")
@@ -385,7 +399,7 @@ def send_signal(command_name: str | None, socket_path: str | None, name: str) ->
     except ValueError as error:
         raise click.UsageError(f"signal: got {name!r}, expected {error}") from None
     with client.connect(command_name, socket_path) as master:
-        click.echo(master.ask("signal", signal=name)["message"])
+        say(master.ask("signal", signal=name)["message"])
 
 
 @cli.command()
@@ -402,7 +416,7 @@ def stop(command_name: str | None, socket_path: str | None, now: bool, no_wait: 
             process = None if no_wait else speaker.process()
             message = speaker.ask("stop", how="now" if now else "graceful")["message"]
         if no_wait:
-            click.echo(message)
+            say(message)
             return
         try:
             with contextlib.suppress(client.MasterGone):
@@ -412,7 +426,7 @@ def stop(command_name: str | None, socket_path: str | None, now: bool, no_wait: 
                 select.select([process], [], [])
         except KeyboardInterrupt:
             raise Exit(gate.INTERRUPTED, "the stop goes on without you") from None
-    click.echo("stopped")
+    say("stopped")
 
 
 @cli.command()
@@ -424,7 +438,7 @@ def reload(command_name: str | None, socket_path: str | None) -> None:
     go on from here, the old one does. Exit codes: 0 replaced, 1 refused, 6 the master stops, 69 no master there.
     """
     with client.connect(command_name, socket_path, 60.0) as master:
-        click.echo(master.ask("reload")["message"])
+        say(master.ask("reload")["message"])
 
 
 @cli.command()
@@ -438,7 +452,7 @@ def shell(command_name: str | None, socket_path: str | None, lines: tuple[str, .
     """
     from . import shell as interactive
 
-    with client.connect(command_name, socket_path, None) as master:
+    with client.connect(command_name, socket_path, None, verbatim=True) as master:
         raise Exit(interactive.run(master, lines))
 
 
@@ -449,13 +463,16 @@ def events(command_name: str | None, socket_path: str | None, as_json: bool) -> 
     """Print every event as it happens, until ^C or the master's end."""
     from . import show
 
-    with client.connect(command_name, socket_path) as master:
+    with client.connect(command_name, socket_path, verbatim=as_json) as master:
         try:
             for reply in master.replies("events"):
                 master.wait_for_ever()
                 if "event" in reply["result"]:
                     event = reply["result"]["event"]
-                    print(json.dumps(event) if as_json else show.event(event), flush=True)
+                    if as_json:
+                        say_json(event)
+                    else:
+                        say(show.event(event))
         except KeyboardInterrupt:
             return
         except client.MasterGone:
@@ -501,7 +518,7 @@ def print_unit(words: tuple[str, ...]) -> None:
     of_user = words[:1] == ("--user",)
     if of_user and words[1:] and not words[1].startswith("-"):
         raise click.UsageError("--user as the first word means a user's own service manager: put run's --user after another option")
-    click.echo(unit.unit(service(words[1:] if of_user else words, of_user), of_user), nl=False)
+    say_block(unit.unit(service(words[1:] if of_user else words, of_user), of_user))
 
 
 def service(words: tuple[str, ...], of_user: bool) -> unit_of_systemd.Service:
@@ -561,7 +578,7 @@ def print_completion(shell: str) -> None:
     """
     from . import completion
 
-    click.echo(completion.script(cli, shell), nl=False)
+    say_block(completion.script(cli, shell))
 
 
 @cli.command("list")
@@ -570,10 +587,10 @@ def list_masters(as_json: bool) -> None:
     """List the masters of this host that this user may ask."""
     masters = client.running()
     if as_json:
-        click.echo(json.dumps([{"name": each.name, "pid": each.pid, "socket": each.path} for each in masters]))
+        say_json([{"name": each.name, "pid": each.pid, "socket": each.path} for each in masters])
         return
     for each in masters:
-        click.echo(f"{each.name:<20} {f'pid {each.pid}' if each.pid else 'no answer':<12} {each.path}")
+        say(f"{each.name:<20} {f'pid {each.pid}' if each.pid else 'no answer':<12} {each.path}")
     if not masters:
         raise Exit(gate.NO_MASTER, "no master runs here")
 
@@ -583,7 +600,7 @@ def version() -> None:
     """Print the version."""
     from importlib.metadata import version as installed
 
-    click.echo(f"einhornpy {installed('einhornpy')}")
+    say(f"einhornpy {installed('einhornpy')}")
 
 
 def run_command() -> click.Command:
@@ -725,7 +742,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     if message is not None:
         from . import show
 
-        print("\n".join(show.wrapped(f"einhornpy: {message}", 2, "", sys.stderr)), file=sys.stderr)
+        say_block("\n".join(show.wrapped(f"einhornpy: {printable.escaped(message)}", 2, "", sys.stderr)), sys.stderr)
     sys.exit(code)
 
 

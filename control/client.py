@@ -13,22 +13,29 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from . import peer, protocol
+from . import peer, printable, protocol
 
 
-class NoMaster(RuntimeError):
+class Trouble(RuntimeError):
+    """What goes wrong here; the message is one printable line, whatever paths and answers are in it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable.escaped(message))
+
+
+class NoMaster(Trouble):
     """Nobody answers there; the message says where we looked."""
 
 
-class MasterGone(RuntimeError):
+class MasterGone(Trouble):
     """The master closed the connection before the last reply."""
 
 
-class TimedOut(RuntimeError):
+class TimedOut(Trouble):
     """The deadline passed before the next reply."""
 
 
-class Failed(RuntimeError):
+class Failed(Trouble):
     """The master's answer was no. `code` as in `protocol.BadRequest`."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -46,15 +53,16 @@ class Found:
 
 
 class Client:
-    """One connection to one master. A context manager."""
+    """One connection to one master. A context manager. What it tells can be printed: texts hold escapes in place of what would
+    steer a terminal or break a line. `verbatim`: they are as they were said, for JSON."""
 
-    def __init__(self, path: str, timeout: float | None = 10.0) -> None:
+    def __init__(self, path: str, timeout: float | None = 10.0, verbatim: bool = False) -> None:
         """Connect to the control socket at `path`. `timeout`: seconds for everything that follows; None: no limit.
 
         Raises:
             NoMaster: nobody listens there.
         """
-        self._use(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), timeout)
+        self._use(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), timeout, verbatim)
         self.path = path
         try:
             self._limit()
@@ -70,15 +78,16 @@ class Client:
             raise NoMaster(f"no master at {path}: {error.strerror or error}") from None
 
     @classmethod
-    def over(cls, connection: socket.socket, timeout: float | None = 10.0) -> Client:
+    def over(cls, connection: socket.socket, timeout: float | None = 10.0, verbatim: bool = False) -> Client:
         """Speak over a connection that is there already."""
         client = cls.__new__(cls)
-        client._use(connection, timeout)
+        client._use(connection, timeout, verbatim)
         client.path = ""
         return client
 
-    def _use(self, connection: socket.socket, timeout: float | None) -> None:
+    def _use(self, connection: socket.socket, timeout: float | None, verbatim: bool) -> None:
         self._socket = connection
+        self._verbatim = verbatim
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._framer = protocol.Framer(longest=None)
         self._lines: list[bytes] = []
@@ -197,19 +206,20 @@ class Client:
             self._lines.extend(self._framer.feed(data))
         try:
             reply = json.loads(self._lines.pop(0))
-        except ValueError:
+            reply = reply if self._verbatim else printable.document(reply)
+        except (ValueError, RecursionError):
             reply = None
         if not isinstance(reply, dict) or not isinstance(reply.get("result", {}), dict):
             raise MasterGone("whoever answers there is no master: it doesn't speak as one")
         return reply
 
 
-def connect(name: str | None, path: str | None, timeout: float | None = 10.0) -> Client:
+def connect(name: str | None, path: str | None, timeout: float | None = 10.0, verbatim: bool = False) -> Client:
     """Connect to the master that is meant; what the environment says counts where neither is given. Raises as `find` and `Client`
     do."""
     if name is None and path is None:
         name, path = os.environ.get("EINHORNPY_COMMAND_NAME"), os.environ.get("EINHORNPY_SOCKET_PATH")
-    return Client(find(name, path), timeout)
+    return Client(find(name, path), timeout, verbatim)
 
 
 def find(name: str | None, path: str | None) -> str:

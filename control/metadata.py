@@ -13,6 +13,8 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
+from .terminal import say, say_json
+
 ATTEMPTS, TIMEOUT, PAUSE = 5, 5.0, 2.0
 # What is shown of the answer: label → key. Of names with paths (ARNs) the last part.
 SHOWN = {
@@ -35,11 +37,11 @@ def main() -> int:
             select.select([], [], [], PAUSE)
         try:
             with opener.open(f"{sys.argv[1]}/task", timeout=TIMEOUT) as answer:
-                print(json.dumps(labels_of(json.loads(answer.read(1 << 20)))))
+                say_json(labels_of(json.loads(answer.read(1 << 20))))
             return 0
         except (OSError, ValueError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
-    print(reason)
+    say(reason)
     return 1
 
 

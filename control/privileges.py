@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 
+from .terminal import say
+
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 
 
@@ -22,7 +24,7 @@ def become(user: tuple[int, int] | None) -> None:
             os.setresuid(user[0], user[0], user[0])
         except PermissionError:
             # A container's root without any capability: it owns as little as anybody there.
-            print(f"einhornpy: cannot become user {user[0]}, stays user {os.geteuid()}", file=sys.stderr)
+            say(f"einhornpy: cannot become user {user[0]}, stays user {os.geteuid()}", sys.stderr)
     KERNEL.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import einhorn
+from . import einhorn, printable
 
 LONGEST_LINE = 1 << 20
 LARGEST_ID = 1 << 63
@@ -143,13 +143,15 @@ def request(command: str, args: Mapping[str, Any], request_id: int = 1) -> dict[
 
 
 def reply(request_id: Any, message: str, result: Mapping[str, Any] | None = None, wait: bool = False) -> dict[str, Any]:
-    """Build a good reply; `wait`: more follows."""
+    """Build a good reply; `wait`: more follows. The message is for people: it can be printed as it is, line by line."""
+    message = printable.escaped(message, but="\n")
     built: dict[str, Any] = {"request_id": request_id, "ok": True, "result": dict(result or {}), "message": message}
     return built | {"wait": True} if wait else built
 
 
 def failure(request_id: Any, code: str, message: str, result: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Build the reply of a command that failed."""
+    """Build the reply of a command that failed, with one line for people."""
+    message = printable.escaped(message)
     return {
         "request_id": request_id, "ok": False, "result": dict(result or {}), "message": message,
         "error": {"code": code, "message": message},

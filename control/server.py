@@ -55,6 +55,10 @@ class Access:
     def stranger(self, session: Session) -> str:
         return f"user {session.uid} may not: expected user {self.owner} or root"
 
+    def may_steer(self, session: Session) -> bool:
+        """Whether it may do everything, and so see everything too."""
+        return session.uid in (0, self.owner) and not session.looking_only and not session.worker_only
+
     def allows_something(self, session: Session) -> bool:
         """Whether this session may give any command at all."""
         return (session.worker_only or session.looking_only or session.uid in (0, self.owner)
@@ -100,6 +104,11 @@ class Session:
         return {"fd": self.fileno(), "peer": [self.pid, self.uid, self.gid], "unsent": self._unsent.decode("latin-1"),
                 "begun": said.decode("latin-1"), "last_words": self._last_words, "long": self.long_running,
                 "worker_only": self.worker_only, "looking_only": self.looking_only}
+
+    @property
+    def may_steer(self) -> bool:
+        """Whether it is one of those who may do everything; the others see less too."""
+        return self._server.may_steer(self)
 
     def groups(self) -> set[int]:
         """The groups of the client."""
@@ -323,6 +332,9 @@ class Server:
         """Carry out one waiting line of each session."""
         for session in list(self._with_lines):
             session.dispatch_one()
+
+    def may_steer(self, session: Session) -> bool:
+        return self._access.may_steer(session)
 
     def is_stranger(self, session: Session) -> bool:
         """Whether nothing that this session could say would be listened to."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import re
 import shlex
@@ -16,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from . import client
+from .terminal import say, say_block, say_json
 
 HISTORY_LENGTH = 1000
 # Commands whose message says less than their result.
@@ -40,17 +40,17 @@ def run(master: client.Client, lines: Sequence[str]) -> int:
                 if lines and not well:
                     return 1
         return 0 if well else 1
-    print(ask(master, "ehlo", {}, user=os.environ.get("USER", ""))["message"])
-    print('Type "help" for the commands, "exit" to leave.')
+    say(ask(master, "ehlo", {}, user=os.environ.get("USER", ""))["message"])
+    say('Type "help" for the commands, "exit" to leave.')
     with line_editing(list(ask(master, "help", {})["result"]["commands"])):
         while True:
             try:
                 line = input("> ")
             except EOFError:
-                print()
+                say("")
                 return 0
             except KeyboardInterrupt:
-                print()
+                say("")
                 continue
             for command in filter(None, commands_of(line)):
                 if command[0] in ("exit", "quit"):
@@ -74,7 +74,7 @@ def commands_of(line: str) -> Iterator[list[str]]:
             else:
                 words.append(word)
     except ValueError as error:
-        print(f"einhornpy: cannot read {line.strip()!r}: {error}", file=sys.stderr)
+        say(f"einhornpy: cannot read {line.strip()!r}: {error}", sys.stderr)
         yield []
         return
     if words:
@@ -88,10 +88,10 @@ def give(master: client.Client, words: Sequence[str]) -> bool:
     try:
         last = ask(master, words[0], args, tell=True)
     except client.Failed as error:
-        print(f"einhornpy: {error}", file=sys.stderr)
+        say(f"einhornpy: {error}", sys.stderr)
         return False
     if words[0] in TOLD_BY_RESULT:
-        print(json.dumps(last["result"], indent=2))
+        say_json(last["result"], indent=2)
     # An upgrade that went back was carried out, but not as it was meant.
     return last["result"].get("outcome") in (None, "done")
 
@@ -102,7 +102,7 @@ def ask(master: client.Client, command: str, args: Any, tell: bool = False, **be
     for reply in master.converse({"id": number, "command": command, "args": args, **beside}, number):
         last = reply
         if tell and command not in TOLD_BY_RESULT:
-            print(last["message"], flush=True)
+            say_block(last["message"])
     return last
 
 

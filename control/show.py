@@ -1,6 +1,6 @@
 """How people see it: tables and lines for a terminal of 80 columns, colours where they are wanted.
 
-Text in, text out; nothing here asks the master anything. rich is imported only for the moving display of an upgrade.
+Text in, text out; nothing here asks the master anything. What it is given can be printed (client.py). rich is imported only for the moving display of an upgrade.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, TextIO
 
+from . import terminal
+
 _COLOURS = {
     "ready": "32", "starting": "33", "upgrading": "33", "paused": "33", "degraded": "31", "rolled-back": "31",
     "stopping": "33", "retiring": "33", "done": "32", "superseded": "33", "aborted": "31",
@@ -22,7 +24,7 @@ _COLOURS = {
 def coloured(word: str, width: int = 0) -> str:
     """A state or gate in its colour, where standard output is a terminal and NO_COLOR isn't set."""
     padded = word.ljust(width)
-    if word not in _COLOURS or not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+    if word not in _COLOURS or not terminal.coloured():
         return padded
     return f"\x1b[{_COLOURS[word]}m{padded}\x1b[0m"
 
@@ -120,10 +122,9 @@ def status(document: Mapping[str, Any]) -> str:
 
 
 def last_lines(said: list[str], generation: int, stream: TextIO | None = None) -> list[str]:
-    """What the start that failed last has written to its standard error, as a block; control characters as their escapes."""
-    printable = ["".join(each if each.isprintable() else repr(each)[1:-1] for each in line) for line in said]
+    """What the start that failed last has written to its standard error, as a block."""
     return [f"  the last lines of a worker of generation {generation} on its standard error",
-            *(part for line in printable for part in wrapped(line, 4, stream=stream))]
+            *(part for line in said for part in wrapped(line, 4, stream=stream))]
 
 
 def quoted(text: str) -> str:
@@ -185,7 +186,8 @@ def generation(document: Mapping[str, Any]) -> str:
         return "\n".join([*lines, "no generation before it is remembered"])
     lines.append(f"what differs from generation {document['before']}{'' if document['changes'] else ': nothing'}")
     for change in document["changes"]:
-        lines.append(f"  {change['what']}: {_value(change['before'])} -> {_value(change['after'])}")
+        hidden = " (what differs is secret)" if change.get("secret") and change["before"] == change["after"] else ""
+        lines.append(f"  {change['what']}: {_value(change['before'])} -> {_value(change['after'])}{hidden}")
     return "\n".join(lines)
 
 
@@ -286,7 +288,7 @@ class PlainProgress:
     def step(self, document: Mapping[str, Any]) -> None:
         line = progress_line(document)
         if line is not None:
-            print("\n".join(wrapped(line, 4, "")), flush=True)
+            terminal.say_block("\n".join(wrapped(line, 4, "")))
 
 
 class MovingProgress:
@@ -313,7 +315,8 @@ class MovingProgress:
     def step(self, document: Mapping[str, Any]) -> None:
         line = progress_line(document)
         if line is not None:
-            self._progress.console.print("\n".join(wrapped(line, 4, "")), markup=False, soft_wrap=True)
+            for part in wrapped(line, 4, ""):
+                self._progress.console.print(terminal.shown(part, False), markup=False, soft_wrap=True)
         self._progress.update(self._task, total=document["target"], completed=document.get("replaced", 0))
 
 
@@ -364,6 +367,6 @@ def progress_line(document: Mapping[str, Any]) -> str | None:
 
 def progress() -> PlainProgress | MovingProgress:
     """The display that suits standard output."""
-    if sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb":
+    if terminal.coloured() and os.environ.get("TERM", "dumb") != "dumb":
         return MovingProgress()
     return PlainProgress()

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from ..control import protocol
+from ..control import printable, protocol
 from ..control.protocol import BadRequest, Request
 from . import einhorn, formats
 from .journal import Entry
@@ -33,6 +33,9 @@ class Session(Protocol):
     closed: bool
     close_handlers: list[Callable[[], None]]
 
+    @property
+    def may_steer(self) -> bool: ...
+
     def send(self, message: Mapping[str, Any]) -> None: ...
     def send_newest(self, make: Callable[[], Mapping[str, Any]]) -> None: ...
     def finish(self, message: Mapping[str, Any] | None = None) -> None: ...
@@ -50,7 +53,7 @@ class Upgrades(Protocol):
     def abort(self, by: str) -> None: ...
     def steerable(self) -> int: ...
     def history(self) -> list[dict[str, Any]]: ...
-    def generation(self, number: int) -> dict[str, Any]: ...
+    def generation(self, number: int, values: bool) -> dict[str, Any]: ...
 
 
 class Master(einhorn.Host, Protocol):
@@ -255,7 +258,7 @@ class Commands:
     def _status(self, session: Session, request: Request) -> None:
         follow = _boolean(request, "follow", False)
         document = self._master.status()
-        message = f"{document['gate']}: {document['reason']}"
+        message = printable.escaped(f"{document['gate']}: {document['reason']}")
         session.send(protocol.reply(request.id, message, document, wait=follow))
         if follow:
             self._audience.follow_status(session, request.id)
@@ -308,7 +311,7 @@ class Commands:
         number = request.args.get("generation")
         if isinstance(number, bool) or not isinstance(number, int):
             raise ValueError(f"generation: got {number!r}, expected its number")
-        session.send(protocol.reply(request.id, f"generation {number}", self._upgrades.generation(number)))
+        session.send(protocol.reply(request.id, f"generation {number}", self._upgrades.generation(number, session.may_steer)))
 
     def _scale(self, session: Session, request: Request) -> None:
         old = self._master.pool.target
@@ -383,8 +386,7 @@ def _terms(args: Mapping[str, Any]) -> Terms:
 
 
 def _label(release: Any) -> str | None:
-    if release is not None and (not isinstance(release, str) or not release or len(release) > 200
-                                or not release.isprintable()):
+    if release is not None and not (isinstance(release, str) and printable.is_label(release)):
         raise BadRequest("bad-argument", "release: expected a label of 1 to 200 printable characters")
     return release
 
@@ -395,6 +397,7 @@ def _how_it_ended(entry: Entry) -> str:
     if fields["outcome"] == "superseded":
         return f"Upgrade superseded by generation {fields['by']}"
     why = ": ".join(str(fields[key]) for key in ("reason", "error") if fields.get(key))
+    why = printable.escaped(why)
     return f"Upgrade {fields['outcome']}" + (f": {why}" if why and fields["outcome"] != "done" else "")
 
 

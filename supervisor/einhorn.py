@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from ..control import einhorn
 from ..control.protocol import BadRequest, Request
+from . import lineage
 from .pool import Pool, State, Worker
 from .report import timestamp
 from .settings import Settings, signal_name
@@ -145,6 +146,7 @@ def state_document(pool: Pool, status: Mapping[str, Any], settings: Settings, no
     current = pool.generations[pool.current]
     newest = max(pool.workers.values(), key=lambda worker: worker.spawned_at, default=None)
     ended = [each for each in pool.history if each.outcome == "done"]
+    told = lineage.redaction(pool)
     by_hand = settings.ack_mode in ("manual", "notify")
     state = {
         "children": {worker.pid: _child(worker, now, wall) for worker in pool.workers.values()},
@@ -153,8 +155,8 @@ def state_document(pool: Pool, status: Mapping[str, Any], settings: Settings, no
         "versions": {},
         "version": pool.current,
         "sockets": {},
-        "orig_cmd": list(settings.command),
-        "cmd": list(current.recipe.command),
+        "orig_cmd": told.command(settings.command),
+        "cmd": told.command(current.recipe.command),
         "script_name": None,
         "bind": [each["address"] for each in status["listeners"]],
         "bind_fds": [each["fd"] for each in status["listeners"]],
@@ -177,7 +179,7 @@ def state_document(pool: Pool, status: Mapping[str, Any], settings: Settings, no
         "last_upgraded": timestamp(ended[-1].ended_wall) if ended else None,
         "nice": {":master": None if settings.nice is None else settings.nice[0],
                  ":worker": None if settings.nice is None else settings.nice[1]},
-        "reexec_commandline": None if settings.reexec_as is None else list(settings.reexec_as),
+        "reexec_commandline": None if settings.reexec_as is None else told.command(settings.reexec_as),
         "drop_environment_variables": list(settings.drop_env_var),
         "signal_timeout": current.recipe.graceful_timeout,
     }

@@ -6,10 +6,12 @@ An entry of the journal has a name and fields; a line of a worker's output has t
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..control import printable
 from .journal import ATTENTION, NORMAL, Entry
 from .report import timestamp
 
@@ -17,6 +19,8 @@ from .report import timestamp
 WARNING, INFORMATION, DEBUG = 4, 6, 7
 # syslog(3), LOG_DAEMON.
 FACILITY = 3
+# What may be unprintable: anything but ASCII's signs, letters and tabs.
+_UNPRINTABLE = re.compile(rb"[^\t -~]")
 
 
 def sentence(entry: Entry) -> str:
@@ -35,10 +39,8 @@ def _pairs(fields: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _escaped(character: str) -> str:
-    if character in '"\\':
-        return "\\" + character
     # A message of somebody else's must neither begin a line of its own nor steer a terminal.
-    return character if character.isprintable() else character.encode("unicode_escape").decode()
+    return "\\" + character if character in '"\\' else printable.escaped(character)
 
 
 def text_line(entry: Entry, name: str, wall: float) -> str:
@@ -57,6 +59,13 @@ def logfmt_line(entry: Entry, name: str, labels: Mapping[str, str], wall: float)
     first = {"time": precise(wall), "name": name, "level": entry.level, "event": entry.name.replace(" ", "-")}
     own = {**first, **entry.fields}
     return " ".join(_pairs({**own, **{key: text for key, text in labels.items() if key not in own}}))
+
+
+def output_line(text: bytes) -> bytes:
+    """A line of a worker's output that stays one, behind the name of who said it; a tab is no harm."""
+    if not _UNPRINTABLE.search(text):
+        return text
+    return printable.escaped(text.decode(errors="backslashreplace"), but="\t").encode()
 
 
 def precise(wall: float) -> str:

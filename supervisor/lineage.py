@@ -1,17 +1,12 @@
-"""What a generation was made of and what differs from the one before, for people: nothing secret is told. Pure."""
+"""What a generation was made of and what differs from the one before, for people: nothing secret is told (redaction.py). Pure."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from typing import Any
 
 from .pool import Generation, Pool, Recipe
+from .redaction import MASK, Redaction, secrets_of
 
-MASK = "***"
-_SECRET_NAME = re.compile(r"pass|secret|token|credential|private|api_?key|access_?key|auth|salt|dsn|_key$|^key$", re.IGNORECASE)
-# scheme://user:password@host
-_PASSWORD_IN_URL = re.compile(r"(?<=://)([^/@\s:]*):([^/@\s]+)@")
 # Different in every generation, or the same thing said twice.
 _NOT_TOLD = {"PWD", "OLDPWD"}
 
@@ -53,8 +48,18 @@ def _listed(names: list[Any]) -> str:
     return older + (", ".join(str(name) for name in names[-10:]) or "none, since none is remembered")
 
 
-def generation_document(pool: Pool, number: int) -> dict[str, Any]:
-    """Generation `number` and how it differs from the one before that is known.
+def redaction(pool: Pool) -> Redaction:
+    """What may be told of these generations: their releases, and of what their environments hold nothing secret."""
+    releases = {each.recipe.release for each in known(pool).values()}
+    if pool.upgrade is not None:
+        releases.add(pool.upgrade.terms.release)
+    secrets = set().union(*(secrets_of(each.recipe.environment) for each in pool.generations.values()))
+    return Redaction({release for release in releases if release}, secrets)
+
+
+def generation_document(pool: Pool, number: int, values: bool) -> dict[str, Any]:
+    """Generation `number` and how it differs from the one before that is known. `values`: with those of its environment, as far as
+    they aren't secret; else with none.
 
     Raises:
         ValueError: it isn't known.
@@ -63,42 +68,37 @@ def generation_document(pool: Pool, number: int) -> dict[str, Any]:
     if number not in generations:
         raise ValueError(f"generation {number} is not remembered; expected one of {_listed(list(generations))}")
     before = max((each for each in generations if each < number), default=None)
-    recipe = generations[number].recipe
+    recipe, told = generations[number].recipe, redaction(pool)
     return {
         "generation": number,
         "current": number == pool.current,
         "proven": generations[number].proven,
         "release": recipe.release,
-        "command": list(recipe.command),
+        "command": told.command(recipe.command),
         "directory": recipe.directory,
-        "environment": masked(recipe.environment),
+        "environment": told.environment(recipe.environment) if values else dict.fromkeys(sorted(recipe.environment), MASK),
         "before": before,
-        "changes": [] if before is None else changes(generations[before].recipe, recipe),
+        "changes": [] if before is None else changes(generations[before].recipe, recipe, told, values),
     }
 
 
-def changes(before: Recipe, after: Recipe) -> list[dict[str, Any]]:
-    """Each thing that differs: `what`, and its value `before` and `after`, None where it wasn't there."""
-    pairs: list[tuple[str, Any, Any]] = [
-        (what, getattr(before, what), getattr(after, what))
-        for what in ("release", "command", "directory", "ack_seconds", "graceful_timeout", "timeout", "max_requests",
-                     "max_lifetime", "max_memory", "max_memory_hard")
-    ]
-    old, new = masked(before.environment), masked(after.environment)
-    found = [{"what": what, "before": _plain(one), "after": _plain(other)} for what, one, other in pairs if one != other]
+def changes(before: Recipe, after: Recipe, told: Redaction, values: bool) -> list[dict[str, Any]]:
+    """Each thing that differs: `what`, and its value `before` and `after`, None where it wasn't there; `secret` where that isn't
+    all, so that the two may look the same."""
+    found = []
+    for what in ("release", "command", "directory", "ack_seconds", "graceful_timeout", "timeout", "max_requests",
+                 "max_lifetime", "max_memory", "max_memory_hard"):
+        one, other = getattr(before, what), getattr(after, what)
+        if one != other:
+            shown = [told.command(each) for each in (one, other)] if what == "command" else [one, other]
+            found.append({"what": what, "before": shown[0], "after": shown[1], "secret": shown != [_plain(one), _plain(other)]})
     for name in sorted({*before.environment, *after.environment} - _NOT_TOLD):
-        if before.environment.get(name) != after.environment.get(name):
-            found.append({"what": f"environment {name}", "before": old.get(name), "after": new.get(name)})
+        pair = [each.environment.get(name) for each in (before, after)]
+        if pair[0] != pair[1]:
+            shown = [value if value is None else told.value(name, value) if values else MASK for value in pair]
+            found.append({"what": f"environment {name}", "before": shown[0], "after": shown[1], "secret": shown != pair})
     return found
 
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def masked(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what looks secret: by its name, or a password in an address."""
-    return {
-        name: MASK if _SECRET_NAME.search(name) else _PASSWORD_IN_URL.sub(rf"\1:{MASK}@", value)
-        for name, value in sorted(environment.items())
-    }

@@ -119,6 +119,7 @@ class Log:
             for text, _, _ in pieces:
                 message = text.decode(errors="backslashreplace")
                 if self._to == "syslog":
+                    message = formats.output_line(text).decode(errors="backslashreplace")
                     message = f"worker {source.index} (pid {source.pid}) {source.stream}: {message}"
                     self._sink.put(formats.syslog_datagram(message, formats.severity(NORMAL), self.name, os.getpid(), wall))
                 else:
@@ -161,7 +162,7 @@ def _prefixed_lines(name: str, fields: Mapping[str, Any], labels: Mapping[str, s
     """`shop index=2 pid=4711 generation=7 region=eu stderr| text`; with `stderr+|` what goes on the line before."""
     head = formats.sentence(Entry(name, {**labels, **fields})).encode(errors="backslashreplace")
     first, further = head + b" %s| " % stream.encode(), head + b" %s+| " % stream.encode()
-    return [(further if continues else first) + text + b"\n" for text, continues, _ in pieces]
+    return [(further if continues else first) + formats.output_line(text) + b"\n" for text, continues, _ in pieces]
 
 
 def _json_lines(name: str, fields: Mapping[str, Any], labels: Mapping[str, str], stream: str,

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from ..control import printable
 from ..control.protocol import BadRequest, Request, failure
 from ..control.server import Access, Server
 from ..control.server import Session as ServerSession
@@ -25,6 +26,7 @@ from . import (
     hints,
     journal,
     labels,
+    lineage,
     listeners,
     log,
     observe,
@@ -54,6 +56,7 @@ from .probes import Probes
 from .processes import CannotStart, Exit, Processes, children, command_line, parent
 from .readiness import Notice, NotifySocket
 from .recognition import WHAT_TO_TYPE, Gunicorn, Refused, find_arbiter
+from .redaction import Redaction
 from .reloads import Reloads, descriptors_in
 from .settings import Settings
 from .sinks import CannotLog, Counts
@@ -141,6 +144,7 @@ class Master:
         self._server: Server | None = None
         self._pidfile: str | None = None
         self._web: Web | None = None
+        self._redaction = Redaction()
         self.pool: pool.Pool  # there is none before the first generation is made
 
     # --- starting and ending ---
@@ -194,6 +198,7 @@ class Master:
         self._notify = NotifySocket(self._loop, self._place.notify_path, notify_mode, self.notice)
         target = self.upgrades.target_of(first) or settings.number
         self.pool = observe.new_pool(first.recipe, target, _policy(settings))
+        self._redaction = lineage.redaction(self.pool)
         self.prepared[1] = first
         self._open_for_commands()
         self._spawner = self._make_spawner()
@@ -304,6 +309,7 @@ class Master:
         self._log.take_over(state.get("log", {}))
         self._log.found = state.get("labels", {}) | self._log.found
         self.pool = replace(check_state(state), policy=_policy(self.settings))
+        self._redaction = lineage.redaction(self.pool)
         generations = self.pool.generations
         for number, each in state["prepared"].items():
             gunicorn = made(Gunicorn | None, each["gunicorn"])
@@ -359,7 +365,7 @@ class Master:
         return self._loop.has_signals()
 
     def reload_refused(self, reason: str) -> None:
-        self._audience.reload_ended(f"reload refused: {reason}", False, {})
+        self._audience.reload_ended(f"reload refused: {self._redaction.text(reason)}", False, {})
 
     def stopping(self) -> bool:
         return self.pool.stopping is not None
@@ -497,9 +503,13 @@ class Master:
 
     def observe(self, event: pool.Event) -> None:
         before, now = self.pool, time.monotonic()
-        self.pool = observe.observe(before, event, now)
         if isinstance(event, pool.Heartbeat | pool.Measured):
+            self.pool = observe.observe(before, event, now)
             return
+        event = self._redaction.fact(event)
+        self.pool = observe.observe(before, event, now)
+        if self.pool.generations.keys() != before.generations.keys() or self.pool.upgrade is not before.upgrade:
+            self._redaction = lineage.redaction(self.pool)
         self._changed = True
         self._tally.observe(before, event, self.pool, now)
         if self._web is not None and self.pool.generations.keys() != before.generations.keys():
@@ -509,7 +519,7 @@ class Master:
 
     def log(self, entry: Entry) -> None:
         """Write an entry to the log and tell everybody who follows."""
-        wall = time.time()
+        wall, entry = time.time(), replace(entry, fields=self._redaction.fields(entry.fields))
         if entry.weight >= self._least_weight:
             self._log.entry(entry, wall)
         if entry.weight > journal.DETAIL:
@@ -769,7 +779,9 @@ class Master:
             ],
             memory={worker.pid: watch.memory(worker.pid) for worker in self.pool.workers.values()},
             usage=self._usage(time.monotonic()),
-            labels=self._log.labels, last_lines={worker: self._output.kept_lines(worker) for worker in self.pool.workers},
+            labels=self._log.labels,
+            last_lines={
+                worker: self._redaction.lines(self._output.kept_lines(worker)) for worker in self.pool.workers},
         )
 
     def tally(self) -> dict[str, Any]:
@@ -847,5 +859,5 @@ def _set_title(title: str) -> None:
 
 def fail(message: str, code: int) -> int:
     """Print one line about what went wrong; return the exit code."""
-    print(f"einhornpy: {message}", file=sys.stderr)
+    print(f"einhornpy: {printable.escaped(Redaction().text(message))}", file=sys.stderr)
     return code

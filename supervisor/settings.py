@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..control import printable
 from .attributes import core_list, limit, niceness
 from .contract import FOR_WORKERS
 
@@ -200,6 +201,13 @@ def label(value: Any) -> tuple[str, str]:
     return key, rest
 
 
+def release_label(value: Any) -> str:
+    """Parse the name of a release."""
+    if not isinstance(value, str) or not printable.is_label(value):
+        raise ValueError("a label of 1 to 200 printable characters")
+    return value
+
+
 def endpoint(value: Any) -> str:
     """Parse `HOST:PORT`, with an IPv6 address in brackets."""
     found = re.fullmatch(r"(\[[0-9A-Fa-f:.%a-z]+\]|[^\s:\[\]/]+):([0-9]{1,5})", value) if isinstance(value, str) else None
@@ -325,7 +333,7 @@ OPTIONS = (
            "Start workers here. A symbolic link on the way is followed again at every upgrade. Default: the current "
            "directory.", "DIR"),
     Option("env", ("--env",), pair, (), "Add K=V to the workers' environment. May be given several times.", "K=V",
-           many=True),
+           many=True, secret=True),
     Option("drop_env_var", ("--drop-env-var",), text, (),
            "Leave this variable out of the workers' environment. May be given several times.", "NAME", many=True),
     Option("user", ("--user",), text, None, "Workers are this user, with its groups; the master stays root.", "USER"),
@@ -343,7 +351,7 @@ OPTIONS = (
     Option("warm_up", ("--warm-up",), request, (),
            "gunicorn only: before a worker says ready, its app must answer this path, or whole URL, with 2xx, redirects "
            "followed. May be given several times.", "PATH|URL", many=True),
-    Option("release", ("--release",), text, None, "A label for the first generation.", "NAME"),
+    Option("release", ("--release",), release_label, None, "A label for the first generation.", "NAME"),
     Option("labels", ("--labels",), label, (),
            "A label of this host or task, for logs, status and metrics. May be given several times.", "KEY=VALUE", many=True),
     Option("web", ("--web",), text, None,
@@ -507,12 +515,19 @@ def load(flags: Mapping[str, Any], command: Sequence[str], environ: Mapping[str,
 _Source = dict[str, tuple[Any, str]]
 
 
+def _shown(value: Any) -> str:
+    """A value that is wrong, without what looks secret in it."""
+    from .redaction import Redaction  # a start that is well needs it not
+
+    return Redaction().text(repr(value), strict=True)
+
+
 def _parse(option: Option, value: Any, place: str) -> Any:
     def parse(item: Any) -> Any:
         try:
             return option.parse(item)
         except ValueError as error:
-            got = "one that is not shown here" if option.secret else repr(item)
+            got = "one that is not shown here" if option.secret else _shown(item)
             raise BadSetting(f"{place}: got {got}, expected {error}") from None
 
     if not option.many:
@@ -540,7 +555,7 @@ def _from_environment(environ: Mapping[str, str]) -> _Source:
         try:
             words = shlex.split(value)
         except ValueError as error:
-            raise BadSetting(f"{variable}: got {value!r}, expected words as a shell would read them: {error}") from None
+            raise BadSetting(f"{variable}: got {_shown(value)}, expected words as a shell would read them: {error}") from None
         if key == "command":
             if words:
                 found[key] = (tuple(words), variable)
@@ -569,7 +584,7 @@ def _from_file(config: str | None, directory: str) -> _Source:
             if isinstance(value, str):
                 value = shlex.split(value)
             if not isinstance(value, list) or not value or not all(isinstance(word, str) for word in value):
-                raise BadSetting(f"{where}: got {value!r}, expected a list of words")
+                raise BadSetting(f"{where}: got {_shown(value)}, expected a list of words")
             found[setting] = (tuple(value), where)
             continue
         if setting not in BY_NAME:

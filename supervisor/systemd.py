@@ -12,6 +12,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ..control import printable
 from .pool import Pool
 from .report import gate
 
@@ -60,7 +61,7 @@ def messages(pool: Pool, told: Told, now: float) -> tuple[list[str], Told]:
     if until > max(told.extended, now):
         lines.append(f"EXTEND_TIMEOUT_USEC={int((until - now) * 1_000_000)}")
         told = replace(told, extended=until)
-    status = f"{verdict}: {reason}".replace("\n", " ")
+    status = printable.escaped(f"{verdict}: {reason}")
     if status != told.status:
         lines.append(f"STATUS={status}")
         told = replace(told, status=status)

@@ -219,8 +219,8 @@ class Upgrades:
         upgrades = [*self._host.pool.history, *([] if running is None else [running])]
         return [report.upgrade_document(self._host.pool, upgrade, time.monotonic()) for upgrade in upgrades]
 
-    def generation(self, number: int) -> dict[str, Any]:
-        return lineage.generation_document(self._host.pool, number)
+    def generation(self, number: int, values: bool) -> dict[str, Any]:
+        return lineage.generation_document(self._host.pool, number, values)
 
     def target_of(self, prepared: recipes.Prepared) -> int | None:
         """How many workers gunicorn's own settings ask for, where they are the ones that count."""

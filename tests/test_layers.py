@@ -16,10 +16,11 @@ STDLIB = set(sys.stdlib_module_names)
 PURE = {
     "pool": {"__future__", "collections", "dataclasses", "enum"},
     "observe": {"__future__", "collections", "dataclasses"},
-    "lineage": {"__future__", "collections", "re", "typing"},
+    "lineage": {"__future__", "collections", "typing"},
+    "redaction": {"__future__", "collections", "dataclasses", "functools", "itertools", "re", "typing"},
     "planner": {"__future__", "collections", "dataclasses"},
     "report": {"__future__", "collections", "time", "typing"},
-    "formats": {"__future__", "collections", "json", "time", "typing"},
+    "formats": {"__future__", "collections", "json", "re", "time", "typing"},
     "hints": {"__future__"},
     "journal": {"__future__", "collections", "dataclasses", "typing"},
     "tally": {"__future__", "bisect", "collections", "dataclasses", "typing"},
@@ -52,7 +53,7 @@ def test_supervisor(path: Path) -> None:
     assert absolute(path) <= STDLIB | {"psutil", "setproctitle"}
     beyond = {module for module in imports(path) if module.startswith("..")}
     assert beyond <= {"..control", "..control.protocol", "..control.server"}
-    assert imports(path).get("..control", set()) <= {"einhorn", "protocol", "server"}
+    assert imports(path).get("..control", set()) <= {"einhorn", "printable", "protocol", "server"}
     if path.stem in PURE:
         assert absolute(path) <= PURE[path.stem]
     if path.stem == "planner":
@@ -69,7 +70,7 @@ def test_control(path: Path) -> None:
     beyond = {module for module in imports(path) if module.startswith("..")}
     assert beyond <= ({"..supervisor", "..supervisor.settings"} if path.stem == "cli" else set())
     assert imports(path).get("..supervisor", set()) <= {"settings"}
-    if path.stem in ("protocol", "gate", "einhorn"):
+    if path.stem in ("protocol", "gate", "einhorn", "printable"):
         assert not absolute(path) & {"os", "socket", "time", "select", "signal"}
 
 
@@ -78,7 +79,7 @@ def test_web(path: Path) -> None:
     assert absolute(path) <= STDLIB | {"prometheus_client", "gunicorn"}
     beyond = {module for module in imports(path) if module.startswith("..")}
     assert beyond <= {"..", "..client", "..protocol", "..privileges"}
-    assert imports(path).get("..", set()) <= {"gate", "protocol"}
+    assert imports(path).get("..", set()) <= {"gate", "printable", "protocol"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "worker").glob("*.py")), ids=lambda path: path.stem)

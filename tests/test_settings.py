@@ -70,7 +70,7 @@ def test_every_wrong_value_is_one_line_that_names_the_place(option: Option, tmp_
     with pytest.raises(BadSetting) as caught:
         from_flags(option, bad)
     line = str(caught.value)
-    got = "one that is not shown here" if option.name == "webhook" else repr(bad)  # its path may be a secret
+    got = "one that is not shown here" if option.name in ("webhook", "env") else repr(bad)  # it may be a secret
     assert line.startswith(f"{option.flags[-1]}: got {got}, expected ")
     assert "\n" not in line
     if bad:
@@ -94,6 +94,8 @@ def test_command_line_then_environment_then_file(tmp_path: Path) -> None:
     ("workr-output = 'json'\n", "f.toml: workr-output: no such setting, did you mean worker-output?"),
     ("webhook = 'hooks.example/secret'\n", "f.toml: webhook: got one that is not shown here, expected a URL such as https://HOST/PATH"),
     ("number = \n", "f.toml: not TOML"),
+    ("env = ['PASSWORD hunter2']\n", "f.toml: env: got one that is not shown here, expected KEY=VALUE"),
+    ("on-upgrade-end = ['tell --token hunter2']\n", "f.toml: on-upgrade-end: got ['tell --token ***, expected"),
     ("number = true\n", "f.toml: number: got True"),
     ("command = 3\n", "f.toml: command: got 3, expected a list of words"),
     ("bind = [3]\n", "f.toml: bind: got 3, expected"),

@@ -102,8 +102,8 @@ def main() -> None:
         def gone() -> None:
             os.kill(arbiter, signal.SIGTERM)  # the master starts us anew, with new connections
 
-        master = Master(Client.over(socket.socket(fileno=ASKING)), gone)
-        feed = Feed(Client.over(socket.socket(fileno=TOLD), timeout=None), master, gone)
+        master = Master(Client.over(socket.socket(fileno=ASKING), verbatim=True), gone)
+        feed = Feed(Client.over(socket.socket(fileno=TOLD), timeout=None, verbatim=True), master, gone)
         feed.start()
         return App(master, feed, Metrics(master, metrics), files)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import gate
+from .. import gate, printable
 from ..client import Failed, MasterGone, TimedOut
 from .feed import Feed, Master
 from .metrics import Metrics
@@ -58,11 +57,11 @@ class App:
         path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
         known = path in self._answers or path in ("/metrics", "/stream")
         if known and method not in ("GET", "HEAD"):
-            answer = "405 Method Not Allowed", TEXT, b"this page only shows: expected GET\n"
+            answer = "405 Method Not Allowed", TEXT, _line("this page only shows: expected GET")
             return _send(answer, start_response, "", [("Allow", "GET, HEAD")])
         if not known:
             paths = ", ".join([*(path for path in self._answers if not path.startswith("/page")), "/metrics", "/stream"])
-            return _send(("404 Not Found", TEXT, f"no such page: expected one of {paths}\n".encode()), start_response, method)
+            return _send(("404 Not Found", TEXT, _line(f"no such page: expected one of {paths}")), start_response, method)
         try:
             if path == "/metrics":
                 return self._metrics(environ, start_response)
@@ -70,17 +69,17 @@ class App:
                 return self._stream(start_response, method)
             return _send(self._answers[path](environ), start_response, method)
         except (MasterGone, TimedOut, Failed) as error:
-            return _send((UNAVAILABLE, TEXT, f"the master does not answer: {error}\n".encode()), start_response, method)
+            return _send((UNAVAILABLE, TEXT, _line(f"the master does not answer: {error}")), start_response, method)
 
     def _serving(self, name: str) -> Callable[[Environ], Answer]:
         return lambda environ: (OK, self.FILES[name], self._files[name])
 
     def _status(self, environ: Environ) -> Answer:
-        return OK, "application/json", json.dumps(self._master.ask("status"), indent=2).encode() + b"\n"
+        return OK, "application/json", printable.as_json(self._master.ask("status"), 2).encode() + b"\n"
 
     def _health(self, environ: Environ) -> Answer:
         pong = self._master.ask("ping", patience=5.0)
-        return OK, TEXT, f"alive: pid {pong['pid']}, einhornpy {pong['version']}\n".encode()
+        return OK, TEXT, _line(f"alive: pid {pong['pid']}, einhornpy {pong['version']}")
 
     def _readiness(self, environ: Environ) -> Answer:
         document = self._master.ask("status")
@@ -88,15 +87,20 @@ class App:
         well = verdict.code == gate.READY
         if environ.get("QUERY_STRING") == "serving":
             well = document["ready"] >= document["target"]
-        return OK if well else UNAVAILABLE, TEXT, f"{document['gate']}: {verdict.reason}\n".encode()
+        return OK if well else UNAVAILABLE, TEXT, _line(f"{document['gate']}: {verdict.reason}")
 
     def _stream(self, start_response: StartResponse, method: str) -> Iterable[bytes]:
         stream = self._feed.stream() if method == "GET" else iter(())
         if stream is None:
-            answer = UNAVAILABLE, TEXT, b"too many pages listen already\n"
+            answer = UNAVAILABLE, TEXT, _line("too many pages listen already")
             return _send(answer, start_response, method, [("Retry-After", "10")])
         start_response(OK, [("Content-Type", "text/event-stream"), *HEADERS])
         return stream
+
+
+def _line(text: str) -> bytes:
+    """An answer in one line, for people and their terminals."""
+    return printable.escaped(text).encode() + b"\n"
 
 
 def _send(answer: Answer, start_response: StartResponse, method: str, more: Iterable[tuple[str, str]] = ()) -> list[bytes]:

@@ -1,0 +1,246 @@
+"""What looks like a secret is never told, whatever it is called; and what is none stays readable."""
+
+from __future__ import annotations
+
+import random
+import string
+
+import pytest
+from einhornpy.supervisor.redaction import MASK, Redaction
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+SHA = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b"
+ALPHABETS = {
+    "letters and digits": string.ascii_letters + string.digits,
+    "base 64": string.ascii_letters + string.digits + "+/",
+    "base 64 for URLs": string.ascii_letters + string.digits + "-_",
+    "base 32": string.ascii_uppercase + "234567",
+    "hexadecimal": "0123456789abcdef",
+}
+# Whatever a password manager makes; what a URL, a shell or a connection string would want escaped is left out of each shape below.
+PUNCTUATION = string.ascii_letters + string.digits + "!#$%*+,-./:<=>@[]^_{|}~"
+
+# Where the name or the place gives it away, whatever it looks like.
+VARIABLES = [
+    ("DB_PWD", "{}"), ("PGPASSWORD", "{}"), ("DBPASS", "{}"), ("SMTP_PASS", "{}"), ("X_PW", "{}"),
+    ("SECRET_KEY", "{}"), ("apiToken", "{}"), ("STRIPE_KEY", "{}"), ("SENTRY_DSN", "{}"),
+    ("DJANGO_SALT", "{}"), ("jwtKey", "{}"), ("PASSWORD_FILE", "x{}"), ("CREDENTIALS", "a {} b"),
+    ("COOKIE_SIGNATURE", "{}"),
+]
+VALUES = [
+    "postgres://shop:{}@db:5432/shop", "amqp://:{}@queue/", "redis://:{}@[::1]:6379/0",
+    "shop:{}@db.example.com:3306", "Server=db;Uid=shop;Password={};Database=shop",
+    "Server=db;PWD={}", "host=db user=shop password={}", "SharedAccessKey={}",
+    "AccountName=shop;AccountKey={};EndpointSuffix=core.windows.net",
+    "https://example.com/hook?token={}", "https://example.com/?a=1&api_key={}&b=2",
+    "https://example.com/?X-Amz-Signature={}", '{{"user": "shop", "password": "{}"}}',
+    "{{'secret': '{}'}}", '{{\\"password\\": \\"{}\\"}}', "password: {}", "token={}",
+    "Authorization: Bearer {}", "Bearer {}", "Authorization: Basic {}", "X-Api-Key: {}",
+    "Cookie: session={}; theme=dark", "--password {}", "--db-password={}",
+    "mysql --user shop --password '{}' db", "sh -c 'curl -H \"Authorization: token {}\"'",
+    "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----",
+    "-----BEGIN RSA PRIVATE KEY-----\\n{}", "sk_live_{}", "ghp_{}",
+]
+# Where it is known by its looks alone.
+BARE = [
+    "{}", "x {} y", "a,{},b", "'{}'", "https://{}@example.com", "{}@example.com", "a={}",
+    "https://hooks.example.com/services/T0/{}",
+]
+COMMANDS = [
+    ["serve", "--password", "{}"], ["serve", "--token={}"], ["serve", "-password", "{}"],
+    ["curl", "-u", "bob:{}", "http://x/"], ["env", "DB_PWD={}", "serve"],
+    ["sh", "-c", "exec serve --secret {}"], ["serve", "postgres://shop:{}@db/shop"],
+    ["serve", "--header", "Authorization: Bearer {}"], ["serve", "--db", "Server=db;Password={};"],
+    ["serve", "--api-key", "{}", "--debug"],
+]
+
+
+@st.composite
+def secrets(draw: st.DrawFn, alphabet: str | None = None) -> str:
+    """At least 160 bits that nobody can guess: hypothesis chooses the dice, since it likes simple texts better."""
+    letters = alphabet or ALPHABETS[draw(st.sampled_from(sorted(ALPHABETS)))]
+    dice = random.Random(draw(st.integers(0, 2**64)))
+    return "".join(dice.choice(letters) for _ in range(draw(st.integers(40, 80))))
+
+
+def hidden(secret: str, told: str) -> bool:
+    """Whether nothing of it can be read that would be of use."""
+    return not any(secret[start: start + 12] in told for start in range(len(secret) - 11))
+
+
+@given(st.sampled_from(VARIABLES), secrets(PUNCTUATION))
+def test_a_secret_by_its_name(variable: tuple[str, str], secret: str) -> None:
+    name, shape = variable
+    assert Redaction().environment({name: shape.format(secret)}) == {name: MASK}
+
+
+@settings(max_examples=400)
+@given(st.sampled_from(VALUES), secrets())
+@example("postgres://shop:{}@db/shop", "pa/ss@word:with/everything")
+@example("Server=db;Password={};Database=shop", "three short words")
+@example("password='{}'", "three short words")
+@example("https://u:{}@example.com/x?y=z@w", "8080/abc")
+def test_a_secret_by_its_place(shape: str, secret: str) -> None:
+    text = shape.format(secret)
+    redaction = Redaction()
+    for told in (redaction.value("OPTIONS", text), redaction.text(text, strict=True)):
+        assert hidden(secret, told), told
+        assert MASK in told
+    if not secret.isalpha() and " " not in secret:
+        assert hidden(secret, redaction.text(f"ValueError: cannot use {text}"))
+
+
+@settings(max_examples=400)
+@given(st.sampled_from(BARE), secrets())
+def test_a_secret_by_its_looks(shape: str, secret: str) -> None:
+    told = Redaction().value("OPTIONS", shape.format(secret))
+    assert hidden(secret, told), told
+    if not set(secret) <= set(ALPHABETS["hexadecimal"]):
+        assert hidden(secret, Redaction().text(f"ValueError: {shape.format(secret)}"))
+
+
+@settings(max_examples=200)
+@given(st.sampled_from(COMMANDS), secrets())
+def test_a_secret_in_a_command_line(shape: list[str], secret: str) -> None:
+    words = [word.replace("{}", secret) for word in shape]
+    told = Redaction().command(words)
+    assert len(told) == len(words)
+    assert hidden(secret, "\n".join(told)), told
+    assert hidden(secret, Redaction().text(" ".join(words), strict=True))
+
+
+@given(st.sampled_from(VALUES + BARE), secrets(), st.booleans())
+def test_told_twice_is_told_once(shape: str, secret: str, strict: bool) -> None:
+    once = Redaction().text(shape.format(secret), strict)
+    assert Redaction().text(once, strict) == once
+
+
+@given(st.text(), st.booleans())
+def test_any_text_can_be_told(text: str, strict: bool) -> None:
+    Redaction().text(text, strict)
+    Redaction().command(text.split())
+    Redaction().lines(text.split("\n"))
+
+
+def test_a_key_over_several_lines() -> None:
+    dice = random.Random(1)
+    key = ["".join(dice.choice(ALPHABETS["base 64"]) for _ in range(64)) for _ in range(20)] + ["abc="]
+    lines = ["before", "x -----BEGIN EC PRIVATE KEY-----", *key, "-----END EC PRIVATE KEY-----", "after"]
+    assert Redaction().lines(lines) == ["before", f"x {MASK}", *[MASK] * 22, "after"]
+
+
+def test_very_long_values_cost_little() -> None:
+    assert Redaction().value("X", "pwd" * 100_000) == f"{MASK} (300000 characters)"
+    Redaction().text("pwd" * 100_000)
+    Redaction().text("a" * 8000 + "=" * 100)
+    Redaction().text("://" * 3000)
+
+
+ORDINARY = f"""\
+PATH=/srv/shop/.venv/bin:/usr/local/sbin:/usr/local/bin:/usr/bin:/home/deploy/.pyenv/shims
+PWD=/srv/shop/releases/{SHA}
+OLDPWD=/
+HOME=/home/deploy
+LANG=en_GB.UTF-8
+LC_ALL=C.UTF-8
+TZ=Europe/Berlin
+TERM=xterm-256color
+SHELL=/bin/bash
+USER=deploy
+HOSTNAME=shop-7d9c5b6f4d-x2x5z
+SHLVL=1
+_=/usr/bin/env
+PYTHONPATH=/srv/shop:/srv/lib
+PYTHON_VERSION=3.12.1
+VIRTUAL_ENV=/home/u/.cache/pypoetry/virtualenvs/shop-K3x9aZpQ-py3.11
+LD_PRELOAD=/usr/lib/x86_64-linux-gnu/libjemalloc.so.2
+NODE_OPTIONS=--max-old-space-size=4096
+WEB_CONCURRENCY=4
+DATABASE_HOST=db-1.internal.example.com:5432
+REDIS_URL=redis://cache.example.com:6379/0
+HTTP_PROXY=http://proxy:3128
+SITE=https://shop.example.com:8443/path?page=2&sort=name
+MAIL_FROM=shop@example.com
+REPOSITORY=ssh://git@github.com/example/shop
+GUNICORN_CMD_ARGS=--workers 4 --bind 0.0.0.0:8000 --timeout 30
+DJANGO_SETTINGS_MODULE=shop.settings.production
+GIT_COMMIT={SHA}
+IMAGE_DIGEST=sha256:{SHA}9f86d081884c7d659a2feaa0
+SENTRY_RELEASE=shop@1.2.3
+HEROKU_SLUG_COMMIT={SHA}
+VERSION=v1.2.3-rc.4
+IMAGE=registry.example.com:5000/shop/web:2026-01-02
+ECS_CLUSTER=shop-production
+AWS_REGION=eu-central-1
+RATE=0.25
+XDG_RUNTIME_DIR=/run/user/1000
+SSH_AUTH_SOCK=/run/user/1000/keyring/ssh
+DB_PASSWORD_FILE=/run/secrets/db
+KEYBOARD=us
+COMPASS=north
+STARTED=20260102T030405Z
+NUMBER=12345678901234567890123
+DEBUG=false
+LS_COLORS=rs=0:di=01;34:ln=01;36:*.tar=01;31
+LESSOPEN=| /usr/bin/lesspipe %s
+EMPTY=
+API_TOKEN_EMPTY=
+GREETING=Guten Tag, wie geht es Ihnen?
+""".splitlines()
+
+
+@pytest.mark.parametrize("variable", ORDINARY)
+def test_ordinary_values_stay(variable: str) -> None:
+    name, _, value = variable.partition("=")
+    assert Redaction().value(name, value) == value
+
+
+@pytest.mark.parametrize("words", [
+    ["gunicorn", "--workers", "4", "--bind", "unix:/run/shop.sock", "--keyfile", "/etc/ssl/shop.pem", "shop.wsgi:application"],
+    ["python3.12", "-m", "uvicorn", "shop.main:create_app", "--factory", "--host", "0.0.0.0", "--port", "8000", "--log-level=info"],
+    ["sh", "-c", 'exec node server.js --port "$PORT"'], ["celery", "-A", "shop", "worker", "--concurrency=4", "-Q", "default,mail"],
+    ["docker-entrypoint", "--user", "1000:1000"], ["env", "LANG=C.UTF-8", "TZ=UTC", "/srv/shop/releases/" + SHA + "/bin/serve"],
+])
+def test_ordinary_commands_stay(words: list[str]) -> None:
+    assert Redaction().command(words) == words
+
+
+ERRORS = rf"""\
+ModuleNotFoundError: No module named 'shop_backend_extensions'
+KeyError: 'DATABASE_PASSWORD'
+KeyError: 'token'
+File "/srv/shop/releases/{SHA}/shop/views.py", line 112, in <module>
+exited with code 3
+cannot import revision {SHA}
+jwt.exceptions.InvalidTokenError: Signature verification failed
+invalid token: unexpected end of file
+AuthenticationError: bad user
+psycopg.OperationalError: connection to server at "10.0.3.17", port 5432 failed: Connection refused
+fe_sendauth: no password supplied
+request 123e4567-e89b-12d3-a456-426614174000 failed
+token = next(self.tokens)
+the warm-up of /healthz answered 500 Internal Server Error, expected 2xx
+2026-01-02T03:04:05Z web worker ready index=2 pid=4711
+argument --password: expected one argument
+cannot read the secret: permission denied
+ImportError: libpq.so.5: no such file
+    from .authentication import BasicAuthentication, TokenAuthentication
+~/.local/lib/python3.11/site-packages/django/core/handlers/wsgi.py
+basic authentication failed, bearer of bad news
+""".splitlines()
+
+
+@pytest.mark.parametrize("text", ERRORS)
+def test_ordinary_errors_stay(text: str) -> None:
+    assert Redaction().text(text) == text
+
+
+def test_a_release_is_never_hidden() -> None:
+    release = "shop-" + "Xk92mQpLz8TnVb3RwY7cD5fG"
+    redaction = Redaction([SHA, release])
+    for value in (SHA, SHA[:12], release, f"/srv/{release}/bin", f"https://artifacts.example.com/{SHA}.tar.gz", f"build of {SHA}"):
+        assert redaction.value("WHATEVER", value) == value
+        assert redaction.text(value) == value
+    assert redaction.value("WHATEVER", SHA[::-1]) == MASK
+    assert redaction.value("DEPLOY_TOKEN", SHA) == MASK
