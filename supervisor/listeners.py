@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from . import files
+
 DEFAULT_BACKLOG = 2048
 
 
@@ -223,7 +225,7 @@ def close_all(listeners: Sequence[Listener]) -> None:
             try:
                 found = os.lstat(listener.address.path)
                 if (found.st_dev, found.st_ino) == listener.made:
-                    os.unlink(listener.address.path)
+                    files.remove(listener.address.path)
             except OSError:
                 pass
         listener.socket.close()
@@ -372,7 +374,7 @@ def clear_stale_socket(path: str) -> None:
     except BlockingIOError:
         raise CannotListen(f"cannot bind unix:{path}: another process is listening there, with a full queue") from None
     except ConnectionRefusedError:
-        os.unlink(path)
+        files.remove(path)
     except OSError as error:
         raise CannotListen(f"cannot bind unix:{path}: {error.strerror}") from None
 
