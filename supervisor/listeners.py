@@ -79,6 +79,8 @@ def parse_address(text: str, usual_backlog: int = DEFAULT_BACKLOG) -> Address:
         BadAddress: it is none of these, or an option is unknown or out of range.
     """
     base, *options = text.split(",")
+    if "\0" in base:
+        raise BadAddress(f"{text!r} is no address: no name holds a zero byte")
     fields: dict[str, bool | int] = {}
     for option in options:
         key, _, value = option.partition("=")
@@ -86,7 +88,7 @@ def parse_address(text: str, usual_backlog: int = DEFAULT_BACKLOG) -> Address:
             continue
         if option.lower() in ("n", "o_nonblock"):
             fields["nonblocking"] = True
-        elif key == "backlog" and value.isdecimal() and 1 <= int(value) <= 65535:
+        elif key == "backlog" and re.fullmatch("[0-9]{1,5}", value) and 1 <= int(value) <= 65535:
             fields["backlog"] = int(value)
         elif key == "mode" and re.fullmatch("0?[0-7]{3}", value) and base.startswith("unix:"):
             fields["mode"] = int(value, 8)
@@ -193,7 +195,7 @@ def _is_bound_to(fd: int, address: Address) -> bool:
     wanted = socket.AF_INET6 if address.kind == "tcp6" else socket.AF_INET
     try:
         found = socket.getaddrinfo(address.host or "0.0.0.0", address.port, wanted, socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):
         return False
     return family == wanted and any(bound[0] == each[4][0] and address.port in (0, bound[1]) for each in found)
 
@@ -287,9 +289,9 @@ def _bind_tcp(address: Address) -> Listener:
     try:
         found = socket.getaddrinfo(address.host or "0.0.0.0", address.port, family, socket.SOCK_STREAM,
                                    flags=socket.AI_PASSIVE)
-    except socket.gaierror as error:
-        raise CannotListen(f"cannot bind {address.text}: {error.strerror} ({address.host!r} is no address of this "
-                           "host)") from None
+    except (socket.gaierror, UnicodeError) as error:  # the latter: what no name can be, such as a..b
+        raise CannotListen(f"cannot bind {address.text}: {getattr(error, 'strerror', 'it is no name')} ({address.host!r} is no "
+                           "address of this host)") from None
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
