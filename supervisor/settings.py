@@ -523,7 +523,7 @@ def _shown(value: Any) -> str:
     try:
         shown = repr(value)
     except (ValueError, RecursionError):
-        return f"a {type(value).__name__} that is too large to be shown"
+        return "something that is too large to be shown"
     return shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}… ({len(shown)} characters)"
 
 
