@@ -7,7 +7,7 @@ SOURCES := $(shell find supervisor control worker -type f -not -name '*.pyc') do
 # Its dependencies want versions of their own.
 BASEPLATE := .venv-baseplate
 
-.PHONY: run test lint types soak bench pictures clean
+.PHONY: run test lint types fuzz soak bench pictures clean
 
 $(VENV)/.dependencies: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "expected Python 3.11 or newer: make PYTHON=...")'
@@ -44,6 +44,10 @@ $(BASEPLATE)/.installed:
 
 test: lint types $(BASEPLATE)/.installed
 	$(BIN)/pytest -n 3 --dist loadfile -m "not soak"
+
+# Each target of tests/test_fuzz.py gets 20 inputs from each of so many seeds; it says how many there were.
+fuzz: $(VENV)/.installed
+	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-10000} $(BIN)/pytest tests/test_fuzz.py -s
 
 soak: $(VENV)/.installed
 	$(BIN)/pytest -m soak -s

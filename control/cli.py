@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # How long `status --wait` looks for a master that isn't there yet, in seconds.
 PATIENCE = 5.0
+LONGEST_TIME = 1e9
 # What a shell may offer for a setting, by the word that stands for its value.
 KINDS = {"DIR": "dir", "PATH": "file", "USER": "user", "GROUP": "group", "SIGNAL": "signal", "MODE": "mode", "spread|LIST": "cores"}
 HOLD = "a number of seconds such as 90 or 5min, or until-resume"
@@ -77,7 +78,15 @@ class Whole(click.IntRange):
 
 
 class Seconds(click.FloatRange):
+    """A number of seconds that a clock can wait for."""
+
     name = "number of seconds above 0"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> float:
+        number: float = super().convert(value, param, context)
+        if not number < LONGEST_TIME:  # nor NaN
+            self.fail(f"{value!r} is not below {LONGEST_TIME:.0f}.", param, context)
+        return number
 
 
 class Exit(Exception):

@@ -37,4 +37,4 @@ def die_with(parent: int) -> None:
 
 def by_descriptor(directory: str) -> str:
     """A name of a directory that stays good for whoever may not pass the directories above it."""
-    return f"/proc/self/fd/{os.open(directory, os.O_RDONLY | os.O_DIRECTORY)}"
+    return f"/proc/self/fd/{os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)}"

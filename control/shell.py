@@ -10,6 +10,7 @@ import itertools
 import os
 import re
 import shlex
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -124,11 +125,22 @@ def line_editing(commands: Sequence[str]) -> Iterator[None]:
     readline.set_completer_delims(" ;")
     readline.parse_and_bind("tab: complete")
     with contextlib.suppress(OSError):
-        readline.read_history_file(path)
+        if _is_ours(path):
+            readline.read_history_file(path)
     readline.set_history_length(HISTORY_LENGTH)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            os.makedirs(state, mode=0o700, exist_ok=True)
-            readline.write_history_file(path)
+            there = state
+            while not os.path.lexists(there):
+                there = os.path.dirname(there)
+            if _is_ours(there) and (not os.path.lexists(path) or _is_ours(path)):
+                os.makedirs(state, mode=0o700, exist_ok=True)
+                readline.write_history_file(path)
+
+
+def _is_ours(path: str) -> bool:
+    """Whether nobody else has put it there: with `sudo` the home directory may be another user's."""
+    found = os.lstat(path)
+    return found.st_uid == os.geteuid() and (stat.S_ISLNK(found.st_mode) or not found.st_mode & 0o002)

@@ -7,10 +7,13 @@ values are still seen.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+
+from . import files
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 # The file that readers and folders lock, see control/web/metrics.py.
@@ -31,10 +34,28 @@ class AppMetrics:
         self._owner = owner
         self._deaths: dict[int, int] = {}
         self._made: set[int] = set()
+        if not files.stays(path):  # and workers, who may be root, write there
+            raise OSError(errno.EPERM, f"others may put something else in its place: {path}")
         if fresh:
             self.close()
-        os.makedirs(path, 0o755, exist_ok=True)
-        os.chmod(path, 0o755)  # whatever the umask is: the sidecar is somebody else
+        with self._above(make=True) as above:
+            os.fchmod(above, 0o755)  # whatever the umask is: the sidecar is somebody else
+
+    @contextlib.contextmanager
+    def _above(self, make: bool = False) -> Iterator[int]:
+        """The directory above those of the generations, open.
+
+        Raises:
+            OSError: it isn't there, or not ours.
+        """
+        try:
+            above = files.own_directory(self.path, 0o755 if make else None)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self.path) from None
+        try:
+            yield above
+        finally:
+            os.close(above)
 
     def directory(self, generation: int) -> str:
         """The directory of a generation, made if it isn't there.
@@ -44,19 +65,30 @@ class AppMetrics:
         """
         made = f"{self.path}/{generation}"
         if generation not in self._made or not os.path.isdir(made):  # whoever tidies up may have taken it away
-            os.makedirs(made, 0o755, exist_ok=True)
-            # Opened without following: whoever was there before may have left a link.
-            lock = os.open(f"{made}/{LOCK}", os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
-            os.fchmod(lock, 0o644)
-            os.close(lock)
-            os.chmod(made, 0o755)
-            if self._owner is not None:
-                os.chown(made, *self._owner)
+            with self._above(make=True) as above:
+                self._make(str(generation), above)
             self._made.add(generation)
         room = os.statvfs(made)
         if room.f_bavail * room.f_frsize < LEAST_ROOM:
             raise OSError(errno.ENOSPC, f"less than {LEAST_ROOM >> 20} MiB are free", made)
         return made
+
+    def _make(self, name: str, above: int) -> None:
+        """Make a generation's directory and the lock in it, or take what is there; workers may have written there."""
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o755, dir_fd=above)
+        directory = os.open(name, _DIRECTORY, dir_fd=above)
+        try:
+            # One that is there already may be anything; its readers look (control/web/metrics.py).
+            with contextlib.suppress(FileExistsError):
+                lock = os.open(LOCK, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=directory)
+                os.fchmod(lock, 0o644)
+                os.close(lock)
+            os.fchmod(directory, 0o755)
+            if self._owner is not None:
+                os.fchown(directory, *self._owner)
+        finally:
+            os.close(directory)
 
     def worker_is_gone(self, generation: int, pid: int) -> bool:
         """Remove what only a living process may say; return whether the files of the dead are to be folded together."""
@@ -75,14 +107,16 @@ class AppMetrics:
 
     def _numbers(self) -> list[int]:
         try:
-            return [int(name) for name in os.listdir(self.path) if name.isdecimal()]
+            with self._above() as above:
+                return [int(name) for name in os.listdir(above) if re.fullmatch("[0-9]{1,18}", name)]
         except OSError:
             return []
 
     def _remove(self, generation: int, pattern: str) -> None:
         """Remove files of a generation by name. Workers may write there: nothing is followed."""
         try:
-            directory = os.open(f"{self.path}/{generation}", _DIRECTORY)
+            with self._above() as above:
+                directory = os.open(str(generation), _DIRECTORY, dir_fd=above)
         except OSError:
             return
         try:
@@ -99,10 +133,8 @@ class AppMetrics:
         self._remove(generation, ".*")
         self._deaths.pop(generation, None)
         self._made.discard(generation)
-        try:
-            os.rmdir(f"{self.path}/{generation}")
-        except OSError:
-            pass
+        with contextlib.suppress(OSError), self._above() as above:
+            os.rmdir(str(generation), dir_fd=above)
 
     def close(self) -> None:
         """Remove everything."""

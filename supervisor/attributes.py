@@ -18,6 +18,8 @@ from typing import Any
 PR_SET_NO_NEW_PRIVS = 38
 # What the kernel itself calls the user that owns nothing, where no such name is known.
 NOBODY = 65534
+LARGEST_ID = (1 << 32) - 1
+MOST_CORES = 10000
 
 
 class Refused(ValueError):
@@ -49,9 +51,14 @@ class Attributes:
         return Attributes(self.uid, self.gid, self.groups, environment=self.environment)
 
 
+def _text(value: Any) -> str:
+    """A value of TOML's as a text; one that is neither text nor whole number as none."""
+    return str(value).strip() if isinstance(value, str) or (type(value) is int and abs(value) < LARGEST_ID) else ""
+
+
 def limit(value: Any) -> tuple[str, int, int]:
     """Parse `nofile=65536` or `core=0:unlimited`; return the name, soft and hard limit (-1: unlimited)."""
-    found = re.fullmatch(r"([a-z]+)=([0-9]{1,18}|unlimited)(?::([0-9]{1,18}|unlimited))?", str(value).strip().lower())
+    found = re.fullmatch(r"([a-z]+)=([0-9]{1,18}|unlimited)(?::([0-9]{1,18}|unlimited))?", _text(value).lower())
     if not found or not hasattr(resource, f"RLIMIT_{found[1].upper()}"):
         names = sorted(name.removeprefix("RLIMIT_").lower() for name in dir(resource) if name.startswith("RLIMIT_"))
         raise ValueError(f"NAME=SOFT[:HARD] with a number or unlimited, such as nofile=65536; names are {', '.join(names)}")
@@ -63,7 +70,7 @@ def limit(value: Any) -> tuple[str, int, int]:
 
 def niceness(value: Any) -> tuple[int, int | None]:
     """Parse `MASTER` or `MASTER:WORKER`, each from -20 to 19; return both."""
-    found = re.fullmatch(r"([+-]?[0-9]{1,2})(?::([+-]?[0-9]{1,2}))?", str(value).strip())
+    found = re.fullmatch(r"([+-]?[0-9]{1,2})(?::([+-]?[0-9]{1,2}))?", _text(value))
     if not found or not all(-20 <= int(word) <= 19 for word in found.groups() if word):
         raise ValueError("MASTER or MASTER:WORKER, each from -20 to 19")
     return int(found[1]), int(found[2]) if found[2] else None
@@ -71,7 +78,7 @@ def niceness(value: Any) -> tuple[int, int | None]:
 
 def core_list(value: Any) -> str | tuple[int, ...]:
     """Parse `spread`, or a list of cores such as `0,2,4-7`."""
-    text = str(value).strip()
+    text = _text(value)
     if text == "spread":
         return text
     cores: list[int] = []
@@ -79,10 +86,23 @@ def core_list(value: Any) -> str | tuple[int, ...]:
         found = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", part.strip())
         if not found:
             raise ValueError("spread, or a list of cores such as 0,2,4-7")
+        if len(cores) > MOST_CORES:
+            raise ValueError(f"at most {MOST_CORES} cores")
         cores += range(int(found[1]), int(found[2] or found[1]) + 1)
     if not cores:
         raise ValueError("spread, or a list of cores such as 0,2,4-7")
     return tuple(cores)
+
+
+def _number(text: str, flag: str) -> int:
+    """The number of a user or group. The largest of all means "as it is" to the kernel (setresuid(2)).
+
+    Raises:
+        Refused: nobody has it.
+    """
+    if not re.fullmatch("[0-9]{1,10}", text) or int(text) >= LARGEST_ID:
+        raise Refused(f"{flag}: nobody has the number {text[:40]}: expected one below {LARGEST_ID}")
+    return int(text)
 
 
 def group_id(name: str, flag: str) -> int:
@@ -92,7 +112,7 @@ def group_id(name: str, flag: str) -> int:
         Refused: there is none.
     """
     if name.isdecimal():
-        return int(name)
+        return _number(name, flag)
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
@@ -124,7 +144,7 @@ def _who(user: str | None, group: str | None) -> tuple[int | None, int | None, t
     if user is None:
         return None, gid, None if gid is None else (gid,), {}
     try:
-        entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+        entry = pwd.getpwuid(_number(user, "--user")) if user.isdecimal() else pwd.getpwnam(user)
     except KeyError:
         if not user.isdecimal():
             raise Refused(f"--user: there is no user {user!r}") from None
@@ -144,7 +164,7 @@ def web_user(name: str | None) -> tuple[int, int] | None:
     """
     own = os.geteuid()
     try:
-        entry = pwd.getpwuid(int(name)) if name is not None and name.isdecimal() else pwd.getpwnam(name or "nobody")
+        entry = pwd.getpwuid(_number(name, "--web-user")) if name is not None and name.isdecimal() else pwd.getpwnam(name or "nobody")
         found = entry.pw_uid, entry.pw_gid
     except KeyError:
         if name is not None:

@@ -20,6 +20,7 @@ from .settings import seconds, signal_name
 
 DEFAULT_HOLD = 60.0
 UNTIL_RESUME = "until-resume"
+LARGEST_NUMBER = 10**9
 # So many events are remembered: a quarter of a megabyte, a rolling upgrade of 60 workers.
 MOST_RECENT = 256
 
@@ -370,8 +371,8 @@ def _terms(args: Mapping[str, Any]) -> Terms:
         raise ValueError(f"kind: got {kind!r}, expected rolling or fleet")
     for key in ("canary", "max_failures"):
         value = args.get(key, 0)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ValueError(f"{key}: got {value!r}, expected a whole number, 0 or more")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST_NUMBER:
+            raise ValueError(f"{key}: got {value!r}, expected a whole number from 0 to {LARGEST_NUMBER}")
     for key in ("hold", "check"):
         if key in args and not canary:
             raise ValueError(f"{key}: goes with a canary")

@@ -111,7 +111,7 @@ def read(fd: int) -> dict[str, Any]:
     try:
         document = json.loads(data)
         found = document["format"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise Unreadable("it is no state of a master") from None
     if found != FORMAT:
         raise Unreadable(f"the state has format {found}, this program reads {FORMAT}")

@@ -50,7 +50,7 @@ def answered(found: Callable[[dict[str, str]], None], failed: Callable[[str], No
                 raise ValueError(ended.reason)
             labels = json.loads(ended.last_line or "")
             found({str(key): str(value) for key, value in labels.items()})
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             failed(": ".join(part for part in (ended.reason, ended.last_line) if part))
 
     return done

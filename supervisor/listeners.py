@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from . import files
+
 DEFAULT_BACKLOG = 2048
 
 
@@ -77,6 +79,8 @@ def parse_address(text: str, usual_backlog: int = DEFAULT_BACKLOG) -> Address:
         BadAddress: it is none of these, or an option is unknown or out of range.
     """
     base, *options = text.split(",")
+    if "\0" in base:
+        raise BadAddress(f"{text!r} is no address: no name holds a zero byte")
     fields: dict[str, bool | int] = {}
     for option in options:
         key, _, value = option.partition("=")
@@ -84,7 +88,7 @@ def parse_address(text: str, usual_backlog: int = DEFAULT_BACKLOG) -> Address:
             continue
         if option.lower() in ("n", "o_nonblock"):
             fields["nonblocking"] = True
-        elif key == "backlog" and value.isdecimal() and 1 <= int(value) <= 65535:
+        elif key == "backlog" and re.fullmatch("[0-9]{1,5}", value) and 1 <= int(value) <= 65535:
             fields["backlog"] = int(value)
         elif key == "mode" and re.fullmatch("0?[0-7]{3}", value) and base.startswith("unix:"):
             fields["mode"] = int(value, 8)
@@ -191,7 +195,7 @@ def _is_bound_to(fd: int, address: Address) -> bool:
     wanted = socket.AF_INET6 if address.kind == "tcp6" else socket.AF_INET
     try:
         found = socket.getaddrinfo(address.host or "0.0.0.0", address.port, wanted, socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):
         return False
     return family == wanted and any(bound[0] == each[4][0] and address.port in (0, bound[1]) for each in found)
 
@@ -223,7 +227,7 @@ def close_all(listeners: Sequence[Listener]) -> None:
             try:
                 found = os.lstat(listener.address.path)
                 if (found.st_dev, found.st_ino) == listener.made:
-                    os.unlink(listener.address.path)
+                    files.remove(listener.address.path)
             except OSError:
                 pass
         listener.socket.close()
@@ -312,9 +316,9 @@ def _bind_tcp(address: Address) -> Listener:
     try:
         found = socket.getaddrinfo(address.host or "0.0.0.0", address.port, family, socket.SOCK_STREAM,
                                    flags=socket.AI_PASSIVE)
-    except socket.gaierror as error:
-        raise CannotListen(f"cannot bind {address.text}: {error.strerror} ({address.host!r} is no address of this "
-                           "host)") from None
+    except (socket.gaierror, UnicodeError) as error:  # the latter: what no name can be, such as a..b
+        raise CannotListen(f"cannot bind {address.text}: {getattr(error, 'strerror', 'it is no name')} ({address.host!r} is no "
+                           "address of this host)") from None
     where = found[0][4]
     try:
         if address.port == 0:
@@ -414,6 +418,6 @@ def clear_stale_socket(path: str) -> None:
     except BlockingIOError:
         raise CannotListen(f"cannot bind unix:{path}: another process is listening there, with a full queue") from None
     except ConnectionRefusedError:
-        os.unlink(path)
+        files.remove(path)
     except OSError as error:
         raise CannotListen(f"cannot bind unix:{path}: {error.strerror}") from None

@@ -5,15 +5,18 @@ Everything made here is removed by `Place.close`, by the process that made it, a
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
+import re
 import socket
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..control.protocol import SYSTEM_DIRECTORY, socket_directories
+from . import files
 
 
 class NoPlace(RuntimeError):
@@ -33,10 +36,7 @@ class Place:
 
     def close(self) -> None:
         for path in (self.path, self.lock_path):
-            try:
-                os.unlink(path)
-            except OSError:
-                pass
+            files.remove(path)
         os.close(self.lock)
 
 
@@ -72,10 +72,10 @@ def claim(
                 raise OSError(errno.EEXIST, "it exists and is no socket")
             if _somebody_listens(path):  # with a lock elsewhere (--lockfile)
                 raise OSError(errno.EADDRINUSE, "another master listens there")
-            os.unlink(path)
+            files.remove(path)
         listener.bind(path)
         if rights.group is not None:
-            os.chown(path, -1, rights.group)
+            files.give_group(path, rights.group)
         listener.listen(1024)
     except OSError as error:
         os.close(lock)
@@ -115,23 +115,20 @@ def _private_directory(environ: Mapping[str, str], enterable: bool) -> str:
             tried.append(f"{directory} (others can't get there)")
             continue
         try:
+            # Who may enter matters little, every request is checked; who may write there could put a socket of his own there.
             # systemd makes directories of other users' services in there.
-            os.mkdir(directory, 0o755 if directory == SYSTEM_DIRECTORY else 0o700)
-        except FileExistsError:
-            pass
+            made = files.own_directory(directory, 0o755 if directory == SYSTEM_DIRECTORY else 0o700)
         except OSError as error:
             tried.append(f"{directory} ({error.strerror})")
             continue
-        found = os.lstat(directory)
-        # Who may enter matters little, every request is checked; who may write there could put a socket of his own there.
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or found.st_mode & 0o022:
-            tried.append(f"{directory} (it is not a directory that only user {uid} can write to)")
-            continue
-        if not os.access(directory, os.W_OK):
-            tried.append(f"{directory} (read-only)")
-            continue
-        if enterable or directory == SYSTEM_DIRECTORY:
-            os.chmod(directory, stat.S_IMODE(found.st_mode) | 0o055)
+        try:
+            if not os.access(directory, os.W_OK):
+                tried.append(f"{directory} (read-only)")
+                continue
+            if enterable or directory == SYSTEM_DIRECTORY:
+                os.fchmod(made, stat.S_IMODE(os.fstat(made).st_mode) | 0o055)
+        finally:
+            os.close(made)
         return directory
     raise NoPlace(f"no place for the control socket: tried {', '.join(tried)}; --socket-path names another")
 
@@ -139,7 +136,7 @@ def _private_directory(environ: Mapping[str, str], enterable: bool) -> str:
 def _lock(path: str, name: str) -> int:
     try:
         while True:
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            lock = files.opened(path, os.O_RDWR | os.O_CREAT)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -166,32 +163,27 @@ def write_pidfile(path: str) -> None:
         NoPlace: it can't be written, or names another process that is alive.
     """
     try:
-        with open(path, encoding="ascii") as file:
-            old = file.read().strip()
-        if old.isdecimal() and int(old) != os.getpid() and os.path.exists(f"/proc/{int(old)}"):
-            raise NoPlace(f"cannot write the pidfile {path}: it names pid {old}, which is alive")
-    except (FileNotFoundError, UnicodeDecodeError):
-        pass
+        old = _pid_in(path)
+    except FileNotFoundError:
+        old = None
     except OSError as error:
         raise NoPlace(f"cannot read the pidfile {path}: {error.strerror}") from None
-    partial = f"{path}.{os.getpid()}"
+    if old not in (None, os.getpid()) and os.path.exists(f"/proc/{old}"):
+        raise NoPlace(f"cannot write the pidfile {path}: it names pid {old}, which is alive")
     try:
-        with open(partial, "w", encoding="ascii") as file:
-            file.write(f"{os.getpid()}\n")
-        os.replace(partial, path)
+        files.replace(path, f"{os.getpid()}\n".encode(), 0o644)
     except OSError as error:
-        try:
-            os.unlink(partial)
-        except OSError:
-            pass
         raise NoPlace(f"cannot write the pidfile {path}: {error.strerror}") from None
+
+
+def _pid_in(path: str) -> int | None:
+    """The pid in a file, None if there is something else in it."""
+    text = files.read(path, 32).strip()
+    return int(text) if re.fullmatch(rb"[0-9]{1,18}", text) else None
 
 
 def remove_pidfile(path: str) -> None:
     """Remove it if it is still ours."""
-    try:
-        with open(path, encoding="ascii") as file:
-            if file.read().strip() == str(os.getpid()):
-                os.unlink(path)
-    except (OSError, UnicodeDecodeError):
-        pass
+    with contextlib.suppress(OSError):
+        if _pid_in(path) == os.getpid():
+            files.remove(path)

@@ -5,13 +5,16 @@ It believes nothing but the kernel's word on who speaks: a notice carries the pi
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import stat
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from . import files
 from .listeners import CannotListen
 from .loop import READ, Loop
 
@@ -77,7 +80,9 @@ class NotifySocket:
         umask = os.umask(0o777 & ~mode)
         try:
             if os.path.lexists(path):
-                os.unlink(path)
+                if not stat.S_ISSOCK(os.lstat(path).st_mode):
+                    raise OSError(errno.EEXIST, "it exists and is no socket")
+                files.remove(path)
             made.bind(path)
         except OSError as error:
             made.close()
@@ -118,7 +123,4 @@ class NotifySocket:
     def close(self) -> None:
         self._loop.unwatch(self._socket.fileno())
         self._socket.close()
-        try:
-            os.unlink(self.path)
-        except OSError:
-            pass
+        files.remove(self.path)

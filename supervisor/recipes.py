@@ -191,8 +191,9 @@ class Preparation:
                 break
         try:
             answer = json.loads(self._output)
-        except ValueError:
-            answer = {}
+        except (ValueError, RecursionError):
+            answer = None
+        answer = answer if isinstance(answer, dict) else {}  # the app's own code may have written there
         if exit.status != 0 or "settings" not in answer:
             how = f"signal {-exit.status}" if exit.status < 0 else f"exit code {exit.status}"
             error = answer.get("error") or exit.error or how

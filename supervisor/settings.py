@@ -6,6 +6,7 @@ is bound, opened for writing or started here. Every value remembers the place it
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -22,6 +23,10 @@ from .contract import FOR_WORKERS
 RESERVED_LABELS = {"time", "name", "level", "event", "version", "release", "index", "pid", "generation", "stream", "message",
                    "partial", "labels"}
 ENVIRONMENT_PREFIX = "EINHORNPY_"
+LARGEST_FILE = 1 << 20
+LARGEST_SIZE = 1 << 60
+# Of a wrong value, in a message.
+LONGEST_SHOWN = 200
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 # Given to workers by a master; a master started by a worker must not take them for settings.
 NOT_SETTINGS = {"EINHORNPY_GENERATION", "EINHORNPY_ADAPTER", "EINHORNPY_RETIRE_SIGNAL", "EINHORNPY_STATUS", *FOR_WORKERS}
@@ -48,12 +53,20 @@ class Option:
     secret: bool = False
 
 
+def word(value: Any) -> str:
+    """A text or a number as a text without blanks around it; anything else, as TOML may hold it, as one that is nothing."""
+    try:
+        return str(value).strip() if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
+    except ValueError:
+        return ""  # a number with more digits than Python prints
+
+
 def whole(least: int) -> Callable[[Any], int]:
     """A parser of whole numbers of at least `least`."""
 
     def parse(value: Any) -> int:
-        text = str(value).strip()
-        if isinstance(value, bool) or not re.fullmatch(r"[+-]?[0-9]{1,9}", text) or int(text) < least:
+        text = word(value)
+        if not re.fullmatch(r"[+-]?[0-9]{1,9}", text) or int(text) < least:
             raise ValueError(f"a whole number of at least {least}")
         return int(text)
 
@@ -62,10 +75,10 @@ def whole(least: int) -> Callable[[Any], int]:
 
 def seconds(value: Any) -> float:
     """Parse a time: a number of seconds, not negative, or one with a unit: `90s`, `10min`, `6h`, `1d`."""
-    found = re.fullmatch(r"([0-9.eE+-]+)\s*(s|min|m|h|d)?", str(value).strip())
+    found = re.fullmatch(r"([0-9.eE+-]+)\s*(s|min|m|h|d)?", word(value))
     try:
-        number = math.nan if isinstance(value, bool) or not found else float(found[1]) * _UNITS[found[2] or "s"]
-    except (TypeError, ValueError):
+        number = float(found[1]) * _UNITS[found[2] or "s"] if found else math.nan
+    except ValueError:
         number = math.nan
     if not 0 <= number < 1e9:
         raise ValueError("a number of seconds, 0 or more, or 90s, 10min, 6h, 1d")
@@ -82,10 +95,11 @@ def some_seconds(value: Any) -> float:
 
 def size(value: Any) -> int:
     """Parse a size in bytes: a whole number, or one with a binary unit: `400M`, `1.5G`."""
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:i?B)?", str(value).strip(), re.IGNORECASE)
-    if isinstance(value, bool) or not found:
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:i?B)?", word(value), re.IGNORECASE)
+    number = float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ") if found else math.inf
+    if number >= LARGEST_SIZE:
         raise ValueError("a size such as 400M or 1.5G")
-    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+    return int(number)
 
 
 def exit_code(value: Any) -> int:
@@ -119,9 +133,10 @@ def octal(value: Any) -> int:
 
 def score(value: Any) -> int:
     """Parse a score from -1000 to 1000 (proc(5), oom_score_adj)."""
-    if isinstance(value, bool) or not re.fullmatch(r"[+-]?[0-9]{1,4}", str(value).strip()) or abs(int(value)) > 1000:
+    text = word(value)
+    if not re.fullmatch(r"[+-]?[0-9]{1,4}", text) or abs(int(text)) > 1000:
         raise ValueError("a whole number from -1000 to 1000")
-    return int(value)
+    return int(text)
 
 
 def backlog(value: Any) -> int:
@@ -144,10 +159,11 @@ def ack_mode(value: Any) -> str | float:
 
 def signal_name(value: Any) -> str:
     """Parse a signal: `USR2`, `SIGUSR2` or `12` all give `SIGUSR2`."""
-    text = str(value).strip().upper()
+    text = word(value).upper()
     try:
-        number = int(text) if text.isdigit() else signal.Signals[text if text.startswith("SIG") else f"SIG{text}"].value
-        return signal.Signals(number).name
+        if re.fullmatch("[0-9]{1,3}", text):
+            return signal.Signals(int(text)).name
+        return signal.Signals[text if text.startswith("SIG") else f"SIG{text}"].name
     except (KeyError, ValueError):
         raise ValueError("a signal such as TERM, SIGUSR2 or 15") from None
 
@@ -239,9 +255,9 @@ def yes_or_no(value: Any) -> bool:
     """Parse a switch."""
     if isinstance(value, bool):
         return value
-    if str(value).lower() in ("1", "true", "yes", "on"):
+    if word(value).lower() in ("1", "true", "yes", "on"):
         return True
-    if str(value).lower() in ("0", "false", "no", "off"):
+    if word(value).lower() in ("0", "false", "no", "off"):
         return False
     raise ValueError("true or false")
 
@@ -516,10 +532,19 @@ _Source = dict[str, tuple[Any, str]]
 
 
 def _shown(value: Any) -> str:
-    """A value that is wrong, without what looks secret in it."""
+    """A wrong value in a message: on one line, not all of a long one, and without what looks secret in it."""
     from .redaction import Redaction  # a start that is well needs it not
 
-    return Redaction().text(repr(value), strict=True)
+    try:
+        shown = Redaction().text(repr(value), strict=True)
+    except (ValueError, RecursionError):
+        return "something that is too large to be shown"
+    return shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}… ({len(shown)} characters)"
+
+
+def _named(key: str) -> str:
+    """A key that somebody else chose, in a message."""
+    return key if key.isprintable() and len(key) <= LONGEST_SHOWN else _shown(key)
 
 
 def _parse(option: Option, value: Any, place: str) -> Any:
@@ -536,6 +561,9 @@ def _parse(option: Option, value: Any, place: str) -> Any:
 
 
 def _from_flags(flags: Mapping[str, Any]) -> _Source:
+    for key in flags:
+        if key != "config" and key not in BY_NAME:  # a master of another version was given it
+            raise BadSetting(f"--{_named(key.replace('_', '-'))}: no such setting")
     return {
         key: (_parse(BY_NAME[key], value, BY_NAME[key].flags[-1]), BY_NAME[key].flags[-1])
         for key, value in flags.items() if key != "config"
@@ -551,17 +579,23 @@ def _from_environment(environ: Mapping[str, str]) -> _Source:
         if key == "config":
             continue
         if key != "command" and key not in BY_NAME:
-            raise BadSetting(f"{variable}: no such setting{_near(key)}")
-        try:
-            words = shlex.split(value)
-        except ValueError as error:
-            raise BadSetting(f"{variable}: got {_shown(value)}, expected words as a shell would read them: {error}") from None
+            raise BadSetting(f"{_named(variable)}: no such setting{_near(key)}")
         if key == "command":
+            words = _split(value, variable)
             if words:
                 found[key] = (tuple(words), variable)
         else:
-            found[key] = (_parse(BY_NAME[key], words if BY_NAME[key].many else value, variable), variable)
+            option = BY_NAME[key]
+            found[key] = (_parse(option, _split(value, variable, option.secret) if option.many else value, variable), variable)
     return found
+
+
+def _split(value: str, place: str, secret: bool = False) -> list[str]:
+    try:
+        return shlex.split(value)
+    except ValueError as error:
+        got = "some that are not shown here" if secret else _shown(value)
+        raise BadSetting(f"{place}: got {got}, expected words as a shell would read them: {error}") from None
 
 
 def _from_file(config: str | None, directory: str) -> _Source:
@@ -572,25 +606,33 @@ def _from_file(config: str | None, directory: str) -> _Source:
     place = os.path.join(directory, os.path.expanduser(config))
     try:
         with open(place, "rb") as file:
-            document = tomllib.load(file)
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise BadSetting(f"cannot read the configuration {config}: it is longer than {LARGEST_FILE >> 20} MiB")
+        document = tomllib.loads(content.decode())
     except OSError as error:
         raise BadSetting(f"cannot read the configuration {config}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadSetting(f"cannot read the configuration {config}: not TOML: {error}") from None
+    except RecursionError:
+        raise BadSetting(f"cannot read the configuration {config}: it is nested too deeply") from None
+    except BadSetting:
+        raise
+    except ValueError as error:  # besides TOML's own: no UTF-8, or a number with more digits than Python reads
+        raise BadSetting(f"cannot read the configuration {_named(config)}: not TOML: {_named(str(error))}") from None
     found: _Source = {}
     for key, value in document.items():
-        where, setting = f"{config}: {key}", key.replace("-", "_")
+        where, setting = f"{config}: {_named(key)}", key.replace("-", "_")
         if setting == "command":
             if isinstance(value, str):
-                value = shlex.split(value)
-            if not isinstance(value, list) or not value or not all(isinstance(word, str) for word in value):
+                value = _split(value, where)
+            if not isinstance(value, list) or not value or not all(isinstance(word, str) and "\0" not in word for word in value):
                 raise BadSetting(f"{where}: got {_shown(value)}, expected a list of words")
             found[setting] = (tuple(value), where)
             continue
         if setting not in BY_NAME:
             raise BadSetting(f"{where}: no such setting{_near(setting)}")
         if setting in ("env", "labels") and isinstance(value, dict):
-            value = [f"{variable}={content}" for variable, content in value.items()]
+            with contextlib.suppress(ValueError):  # a number with more digits than Python prints
+                value = [each if isinstance(each[1], dict | list) else f"{each[0]}={each[1]}" for each in value.items()]
         found[setting] = (_parse(BY_NAME[setting], value, where), where)
     return found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import os
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -96,7 +97,7 @@ class Notifier:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         usec, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", str(os.getpid()))
-        if usec.isdecimal() and int(usec) > 0 and pid == str(os.getpid()):
+        if re.fullmatch("[0-9]{1,18}", usec) and int(usec) > 0 and pid == str(os.getpid()):
             self._interval = max(SHORTEST_INTERVAL, int(usec) / 2_000_000)
             self._watchdog_at = 0.0
 
@@ -151,7 +152,7 @@ class Notifier:
 def given_sockets(environ: Mapping[str, str]) -> list[tuple[int, str]]:
     """The descriptors that systemd gave this process, with their names ("" where there is none)."""
     count = environ.get("LISTEN_FDS", "")
-    if environ.get("LISTEN_PID") != str(os.getpid()) or not count.isdecimal():
+    if environ.get("LISTEN_PID") != str(os.getpid()) or not re.fullmatch("[0-9]{1,9}", count):
         return []
     number = min(int(count), os.sysconf("SC_OPEN_MAX"))
     names = environ.get("LISTEN_FDNAMES", "").split(":")[:number]

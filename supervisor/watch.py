@@ -32,6 +32,8 @@ LAYOUT_VERSION = 1
 SLOT_SIZE = 256
 RING = 16
 BUSY_WINDOW = 10.0
+# The most that a worker may say: its app can write anything there.
+LARGEST = float(1 << 53)
 _SLOT = struct.Struct("=32d")
 
 
@@ -80,13 +82,13 @@ class Page:
     def heartbeat(self, worker: int) -> float | None:
         """When `worker` last gave a sign of life, in monotonic seconds; None if it never did."""
         words = self._words(worker)
-        return None if words is None or words[2] <= 0.0 else words[2]
+        return None if words is None or not 0.0 < words[2] <= LARGEST else words[2]
 
     def counters(self, worker: int, now: float, age: float) -> Counters | None:
         """What the slot of `worker`, which is `age` seconds old, says; None if it has none, has written nothing yet, or
-        writes another layout."""
+        writes another layout, or nonsense."""
         words = self._words(worker)
-        if words is None or words[2] <= 0.0:
+        if words is None or words[2] <= 0.0 or not _sensible(words):
             return None
         if words[24]:
             return Counters(words[2])
@@ -95,7 +97,7 @@ class Page:
     def requests(self, worker: int) -> int:
         """How many requests `worker` has served, as far as it counts them."""
         words = self._words(worker)
-        return 0 if words is None else int(words[3])
+        return int(words[3]) if words is not None and _sensible(words) else 0
 
     def _words(self, worker: int) -> tuple[float, ...] | None:
         offset = self._slots.get(worker)
@@ -118,6 +120,10 @@ class Page:
 
     def close(self) -> None:
         os.close(self.fd)
+
+
+def _sensible(words: tuple[float, ...]) -> bool:
+    return all(0.0 <= word <= LARGEST for word in words[2:8 + RING])
 
 
 def busy_share(words: tuple[float, ...], now: float, age: float) -> float:

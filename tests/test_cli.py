@@ -284,6 +284,12 @@ def test_output_that_finds_no_room_is_one_line(start: Start) -> None:
         assert (result.returncode, result.stderr) == (1, "einhornpy: cannot go on: [Errno 28] No space left on device\n")
 
 
+@pytest.mark.parametrize("timeout", ["nan", "inf", "1e400", "1e9", "-1", "0", "9" * 400])
+def test_a_time_that_no_clock_can_wait_for_is_wrong_usage(place: Path, timeout: str) -> None:
+    result = run(place, "status", "--wait", "--timeout", timeout)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
+
+
 def test_a_mistyped_command_starts_nothing(place: Path) -> None:
     result = run(place, "upgarde", "--release", "r2")
     assert (result.returncode, result.stderr) == (

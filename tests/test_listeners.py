@@ -49,10 +49,11 @@ def test_accepted_connections_do_not_wait_for_acknowledgements() -> None:
 
 @pytest.mark.parametrize("text", [
     "", "80", "host", "host:", "host:99999", "host:-1", "[::1]", "::1:80", "unix:", "fd://", "fd://x/y", "http://x:80",
+    "x:80,backlog=" + "9" * 5000, "x:80,backlog=²", "x\0:80", "unix:/x\0y",
     "x:80,backlog=0", "x:80,what", "x:80,mode=600", "unix:/x,mode=9", "a b:80",
 ])
 def test_bad_addresses(text: str) -> None:
-    with pytest.raises(BadAddress, match=r"expected|none of the options"):
+    with pytest.raises(BadAddress, match=r"expected|none of the options|zero byte"):
         parse_address(text)
 
 
@@ -62,6 +63,12 @@ def test_any_text_parses_or_is_refused(text: str) -> None:
         assert parse_address(text).kind in ("tcp4", "tcp6", "unix", "fd")
     except BadAddress:
         pass
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64, ".x", "\udcff"])
+def test_a_host_that_no_name_can_be_is_one_line(host: str) -> None:
+    with pytest.raises(CannotListen, match="is no address of this host"):
+        open_all([parse_address(f"{host}:0")])
 
 
 @pytest.mark.parametrize("kind", ["127.0.0.1:0", "[::1]:0", "unix:PATH"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from einhornpy.supervisor.settings import OPTIONS, BadSetting, Option, Settings, load
 from hypothesis import given
 from hypothesis import strategies as st
+
+from .harness import DEADLINE, EINHORNPY
 
 # Per setting: a good text, what it means, and a bad text.
 SAMPLES: dict[str, tuple[str, Any, str]] = {
@@ -99,12 +102,58 @@ def test_command_line_then_environment_then_file(tmp_path: Path) -> None:
     ("number = true\n", "f.toml: number: got True"),
     ("command = 3\n", "f.toml: command: got 3, expected a list of words"),
     ("bind = [3]\n", "f.toml: bind: got 3, expected"),
+    ("command = 'a \"b'\n", "f.toml: command: got 'a \"b', expected words as a shell would read them: No closing quotation"),
+    ('command = ["a\\u0000"]\n', r"f.toml: command: got ['a\x00'], expected a list of words"),
+    (f"max-memory = '{'9' * 400}'\n", f"f.toml: max-memory: got '{'9' * 199}… (402 characters), expected a size such as 400M"),
+    (f"number = {'[' * 5000}\n", "cannot read the configuration f.toml: it is nested too deeply"),
+    (f"number{'.a' * 5000} = 1\n", "f.toml: number: got something that is too large to be shown, expected a whole number"),
+    (f"number = 0x{'f' * 5000}\n", "f.toml: number: got something that is too large to be shown, expected a whole number"),
+    (f"number = {'9' * 5000}\n", "f.toml: not TOML"),
+    (f"env = {{A = 0x{'f' * 5000}}}\n", "f.toml: env: got something that is too large to be shown, expected KEY=VALUE"),
+    ("env = {A = {B = 1}}\n", "f.toml: env: got ('A', {'B': 1}), expected KEY=VALUE"),
+    ("labels = {region = ['eu']}\n", "f.toml: labels: got ('region', ['eu']), expected KEY=VALUE"),
+    ("cpu-affinity = '" + "0-9999," * 2000 + "1'\n", "expected at most 10000 cores"),
+    ('"a\\nb\\u001b" = 1\n', r"f.toml: 'a\nb\x1b': no such setting"),
+    ("#" * (1 << 20) + "#", "f.toml: it is longer than 1 MiB"),
 ])
 def test_wrong_files(tmp_path: Path, content: str, line: str) -> None:
     (tmp_path / "f.toml").write_text(content)
     with pytest.raises(BadSetting) as caught:
         load({"config": "f.toml"}, ["app"], {}, str(tmp_path))
     assert line in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(("variable", "value", "line"), [
+    ("EINHORNPY_A\nB", "1", r"'EINHORNPY_A\nB': no such setting"),
+    ("EINHORNPY_\udcff", "1", r"'EINHORNPY_\udcff': no such setting"),
+    ("EINHORNPY_NUMBER", "\udcff" * 1000, r"EINHORNPY_NUMBER: got '\udcff"),
+    ("EINHORNPY_WEBHOOK", "https://secret 'x", "EINHORNPY_WEBHOOK: got some that are not shown here, expected words"),
+])
+def test_odd_variables_are_one_line(variable: str, value: str, line: str) -> None:
+    with pytest.raises(BadSetting) as caught:
+        load({}, ["app"], {variable: value}, "/dir")
+    assert str(caught.value).startswith(line)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 2000
+
+
+def test_one_text_from_the_environment_is_not_split() -> None:
+    assert load({}, ["app"], {"EINHORNPY_RELEASE": "it's"}, "/dir").release == "it's"
+
+
+def test_a_setting_that_this_version_does_not_know_is_one_line() -> None:
+    with pytest.raises(BadSetting, match=r"^--invented-later: no such setting$"):
+        load({"invented_later": "1"}, ["app"], {}, "/dir")
+
+
+@pytest.mark.parametrize("content", ["command = 'a \"b'", f"max-memory = '{'9' * 400}'", f"number = {'[' * 5000}"])
+def test_a_file_full_of_nonsense_is_one_line_and_exit_code_2(tmp_path: Path, content: str) -> None:
+    (tmp_path / "f.toml").write_text(content)
+    for program in ([], ["unit"]):
+        ended = subprocess.run([EINHORNPY, *program, "--config", "f.toml", "--", "sleep", "1"], cwd=tmp_path, capture_output=True,
+                               text=True, timeout=DEADLINE)
+        assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
 
 
 def test_defaults_depend_on_the_command() -> None:
