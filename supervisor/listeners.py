@@ -261,7 +261,7 @@ def listen_again(listener: Listener) -> Listener:
         name = listener.socket.getsockname()
         mode = stat.S_IMODE(os.stat(name).st_mode) if os.path.exists(name) else listener.address.mode
         with contextlib.suppress(OSError):
-            os.unlink(name)
+            files.remove(name)
         again = _bind_unix(replace(listener.address, kind="unix", path=name, mode=mode))
         if listener.address.nonblocking:
             again.socket.setblocking(False)
