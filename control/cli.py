@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from . import client, gate
+from . import client, finding, gate
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -568,7 +568,7 @@ def print_completion(shell: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def list_masters(as_json: bool) -> None:
     """List the masters of this host that this user may ask."""
-    masters = client.running()
+    masters = finding.running()
     if as_json:
         click.echo(json.dumps([{"name": each.name, "pid": each.pid, "socket": each.path} for each in masters]))
         return
