@@ -182,7 +182,7 @@ class Master:
             write_pidfile(pidfile)
             self._pidfile = pidfile
         notify_mode = 0o666 if self._attributes.other_user else 0o600
-        self._notify = NotifySocket(self._loop, self._place.notify_path, notify_mode, self.notice)
+        self._notify = NotifySocket(self._loop, self._place.notify_path, notify_mode, self.worker_of, self.notice)
         target = self.upgrades.target_of(first) or settings.number
         self.pool = observe.new_pool(first.recipe, target, _policy(settings))
         self.prepared[1] = first
@@ -202,8 +202,8 @@ class Master:
     def _open_for_commands(self) -> None:
         assert self._place is not None
         access = Access(os.geteuid(), self._observers)
-        self._server = Server(self._loop, self._place.listener, self._handle, access, lambda pid: pid in self._workers,
-                              self._most_sessions)
+        self._server = Server(self._loop, self._place.listener, self._handle, access, self.worker_of,
+                              lambda worker: worker in self.pool.workers, self._most_sessions)
         self._commands = Commands(self, self.upgrades, self._reloads, self._audience)
         _set_title(f"einhornpy: master {self._name}")
 
@@ -277,7 +277,7 @@ class Master:
         control = socket.socket(fileno=place["listener"])
         self._place = Place(place["path"], place["notify_path"], place["lock_path"], control, place["lock"])
         self._pidfile = state["pidfile"]
-        self._notify = NotifySocket(self._loop, place["notify_path"], 0, self.notice, state["notify"])
+        self._notify = NotifySocket(self._loop, place["notify_path"], 0, self.worker_of, self.notice, state["notify"])
         self._spawner = self._make_spawner()
         self._errands.take_over(state["errands"], self._whom)
         self._announcements.take_over(state.get("announcements", {}))
@@ -534,8 +534,8 @@ class Master:
     def notice(self, notice: Notice) -> None:
         """A process said something about itself."""
         # Its words may arrive with its death, and a notice from nobody we know is nobody's.
-        worker = self._workers.get(notice.pid)
-        if worker is None:
+        worker = notice.worker
+        if worker not in self.pool.workers:
             return
         match notice.said:
             case "ready":
@@ -596,6 +596,9 @@ class Master:
 
     def _spawn(self, action: planner.Spawn) -> bool:
         worker, self._next_worker = self._next_worker, self._next_worker + 1
+        if self._server is not None:
+            # The new process may get the pid of one that has connected and gone: who connects after this is another one.
+            self._server.accept_all()
         try:
             started = self._spawner.spawn(action, worker)
         except (CannotStart, OSError) as error:
@@ -603,7 +606,7 @@ class Master:
             return False
         self._workers[started.pid] = worker
         if started.connection is not None and self._server is not None:
-            self._server.admit_worker(started.connection, started.pid)
+            self._server.admit_worker(started.connection, started.pid, worker)
         self.observe(pool.Spawned(worker, action.index, action.generation, started.pid, started.jitter))
         self._measures.expect(self.pool.workers[worker], time.monotonic())
         return True
