@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from . import client, gate, printable
+from . import client, finding, gate, printable
 from .terminal import say, say_block, say_json
 
 if TYPE_CHECKING:
@@ -594,7 +594,7 @@ def print_completion(shell: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def list_masters(as_json: bool) -> None:
     """List the masters of this host that this user may ask."""
-    masters = client.running()
+    masters = finding.running()
     if as_json:
         say_json([{"name": each.name, "pid": each.pid, "socket": each.path} for each in masters])
         return

@@ -1,4 +1,4 @@
-"""The blocking client of the control socket, and how to find the masters of this host.
+"""The blocking client of the control socket.
 
 No event loop and nothing beyond the standard library's cheapest modules: a deploy tool may start this every second.
 """
@@ -7,24 +7,17 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
+import struct
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from . import peer, printable, protocol
+from .finding import NoMaster as NoMaster
+from .finding import Trouble, doubt, find
 
-
-class Trouble(RuntimeError):
-    """What goes wrong here; the message is one printable line, whatever paths and answers are in it."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(printable.escaped(message))
-
-
-class NoMaster(Trouble):
-    """Nobody answers there; the message says where we looked."""
+# struct timeval, for socket(7).
+_TIMEVAL = struct.Struct("@ll")
 
 
 class MasterGone(Trouble):
@@ -43,15 +36,6 @@ class Failed(Trouble):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A master: its name, control socket and pid; pid 0 if it listens but doesn't answer."""
-
-    name: str
-    path: str
-    pid: int
-
-
 class Client:
     """One connection to one master. A context manager. What it tells can be printed: texts hold escapes in place of what would
     steer a terminal or break a line. `verbatim`: they are as they were said, for JSON."""
@@ -60,22 +44,32 @@ class Client:
         """Connect to the control socket at `path`. `timeout`: seconds for everything that follows; None: no limit.
 
         Raises:
-            NoMaster: nobody listens there.
+            NoMaster: nobody listens there, or nobody who is believed; TimedOut: too many others wait to be heard.
         """
         self._use(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), timeout, verbatim)
         self.path = path
         try:
-            self._limit()
-            self._socket.connect(path)
-        except TimedOut:
+            self._connect(path)
+            why = doubt(self._socket, path)
+            if why is not None:
+                raise NoMaster(f"no master at {path} that can be believed: {why}")
+        except BaseException:
             self._socket.close()
             raise
-        except TimeoutError:
-            self._socket.close()
-            raise NoMaster(f"no answer from the master at {path}: its queue is full") from None
+
+    def _connect(self, path: str) -> None:
+        left = self._left()
+        # The kernel lets a connection that may block wait in line while the queue is full, and refuses any other one at once.
+        self._socket.settimeout(None)
+        if left is not None:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(*divmod(int(left * 1e6) + 1, 10**6)))
+        try:
+            self._socket.connect(path)
+        except BlockingIOError:
+            raise TimedOut(f"no answer in time from {path}, where too many wait") from None
         except OSError as error:
-            self._socket.close()
             raise NoMaster(f"no master at {path}: {error.strerror or error}") from None
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(0, 0))
 
     @classmethod
     def over(cls, connection: socket.socket, timeout: float | None = 10.0, verbatim: bool = False) -> Client:
@@ -122,11 +116,14 @@ class Client:
         """From now on a reply is too late after so many seconds."""
         self._deadline = time.monotonic() + seconds
 
-    def _limit(self) -> None:
+    def _left(self) -> float | None:
         left = None if self._deadline is None else self._deadline - time.monotonic()
         if left is not None and left <= 0:
             raise TimedOut("no answer in time")
-        self._socket.settimeout(left)
+        return left
+
+    def _limit(self) -> None:
+        self._socket.settimeout(self._left())
 
     def replies(self, command: str, **args: Any) -> Iterator[dict[str, Any]]:
         """Send a command; yield each reply, the last one without `wait`.
@@ -220,65 +217,3 @@ def connect(name: str | None, path: str | None, timeout: float | None = 10.0, ve
     if name is None and path is None:
         name, path = os.environ.get("EINHORNPY_COMMAND_NAME"), os.environ.get("EINHORNPY_SOCKET_PATH")
     return Client(find(name, path), timeout, verbatim)
-
-
-def find(name: str | None, path: str | None) -> str:
-    """Return the path of the control socket that is meant: `path`, the one of master `name`, or the only one.
-
-    Raises:
-        NoMaster: there is none, or there are several and neither is named.
-    """
-    if path is not None:
-        return path
-    masters = running()
-    chosen = [master for master in masters if name is None or master.name == name]
-    if len(chosen) == 1:
-        return chosen[0].path
-    known = ", ".join(f"{master.name} (pid {master.pid})" for master in masters)
-    if not masters:
-        places = ", ".join(_places())
-        raise NoMaster(f"no master{f' named {name}' if name else ''} runs here: looked in {places}; "
-                       "-d PATH names a control socket elsewhere")
-    if not chosen:
-        raise NoMaster(f"no master named {name} runs here: found {known}")
-    where = "".join(f"; {master.name} at {master.path}" for master in chosen)
-    raise NoMaster(f"several masters run here: choose one with -c NAME or -d PATH{where}")
-
-
-def _places() -> list[str]:
-    """Where masters may be: the usual directories, and those that systemd makes in them for its services."""
-    places = protocol.socket_directories(os.environ, os.geteuid())
-    if protocol.SYSTEM_DIRECTORY not in places:
-        places.append(protocol.SYSTEM_DIRECTORY)
-    below = []
-    for place in places:
-        try:
-            with os.scandir(place) as entries:
-                below += sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
-        except OSError:
-            continue
-    return places + below
-
-
-def running() -> list[Found]:
-    """The masters of this user (for root: and of the system) that listen, by name. Each is asked once, briefly."""
-    paths = []
-    for directory in _places():
-        try:
-            names = sorted(os.listdir(directory))
-            if stat.S_ISDIR(os.lstat(directory).st_mode):
-                paths += [f"{directory}/{file}" for file in names if file.endswith(".sock")]
-        except OSError:
-            continue
-    named = os.environ.get("EINHORNPY_SOCKET_PATH")
-    found = []
-    for path in [*([named] if named and named not in paths else []), *paths]:
-        try:
-            with Client(path, timeout=2.0) as client:
-                result = client.ask("ping")["result"]
-        except TimedOut:
-            result = {"name": os.path.basename(path).removesuffix(".sock"), "pid": 0}
-        except (NoMaster, MasterGone, Failed):
-            continue
-        found.append(Found(result["name"], path, result["pid"]))
-    return found

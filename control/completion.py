@@ -15,7 +15,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem, FishComplete, add_completion_class, get_completion_class
 
-from . import client
+from . import client, finding
 
 PATIENCE = 1.0
 
@@ -50,7 +50,7 @@ def suggestions(what: str, context: click.Context, incomplete: str) -> list[Comp
 
 
 def _masters(context: click.Context) -> Iterator[tuple[str, str | None]]:
-    for each in client.running():
+    for each in finding.running():
         yield each.name, f"pid {each.pid}" if each.pid else "no answer"
 
 

@@ -159,6 +159,8 @@ def failure(request_id: Any, code: str, message: str, result: Mapping[str, Any] 
 
 
 SYSTEM_DIRECTORY = "/run/einhornpy"
+# What a user's own is called where everybody may make one.
+TEMPORARY = "einhornpy-{}"
 
 
 def socket_directories(environ: Mapping[str, str], uid: int) -> list[str]:
@@ -170,5 +172,5 @@ def socket_directories(environ: Mapping[str, str], uid: int) -> list[str]:
     if uid == 0:
         directories.append(SYSTEM_DIRECTORY)
     temporary = environ.get("TMPDIR", "")
-    directories.append(f"{temporary if temporary.startswith('/') else '/tmp'}/einhornpy-{uid}")
+    directories.append(f"{temporary if temporary.startswith('/') else '/tmp'}/{TEMPORARY.format(uid)}")
     return directories

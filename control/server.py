@@ -21,6 +21,8 @@ MOST_UNREAD = 4 << 20
 # What somebody who may ask for nothing may leave half said.
 MOST_OF_A_STRANGER = 8192
 READ, WRITE = 1, 2
+# So many are accepted before the rest of the loop has its turn, and so many at most before a fork: what the queue holds.
+AT_ONCE, ALL = 64, 2048
 
 
 class Loop(Protocol):
@@ -66,7 +68,8 @@ class Access:
 
 
 class Session:
-    """One client. `pid`, `uid`, `gid`: what the kernel says it was when it connected. `close_handlers` run once at its end.
+    """One client. `pid`, `uid`, `gid`: what the kernel says it was when it connected; `worker`: the id of the worker that it is, 0
+    if it is none, found when it was accepted: whoever has its pid later is somebody else. `close_handlers` run once at its end.
     `worker_only`: a connection that a worker was born with; it is not closed after a word. `looking_only`: one that our own
     sidecar was born with; whoever it is, it may look and nothing else."""
 
@@ -85,12 +88,14 @@ class Session:
         self.worker_only = False
         self.looking_only = False
         self.pid, self.uid, self.gid = peer.credentials(connection)
+        self.worker = 0
 
     @classmethod
     def taken_over(cls, server: Server, told: Mapping[str, Any]) -> Session:
         """Go on with a session of the master before us; `told`: what its `hand_over` said."""
         session = cls(server, socket.socket(fileno=told["fd"]))
         session.pid, session.uid, session.gid = told["peer"]
+        session.worker = told["worker"] if "worker" in told else server.worker_of(session.pid)
         session._unsent += told["unsent"].encode("latin-1")
         session._longest = len(session._unsent)
         session._lines.extend(session._framer.feed(told["begun"].encode("latin-1")))
@@ -101,9 +106,9 @@ class Session:
     def hand_over(self) -> dict[str, Any]:
         """What the next master needs to know. `fd` must stay open."""
         said = b"".join([*(line + b"\n" for line in self._lines), self._framer.begun])
-        return {"fd": self.fileno(), "peer": [self.pid, self.uid, self.gid], "unsent": self._unsent.decode("latin-1"),
-                "begun": said.decode("latin-1"), "last_words": self._last_words, "long": self.long_running,
-                "worker_only": self.worker_only, "looking_only": self.looking_only}
+        return {"fd": self.fileno(), "peer": [self.pid, self.uid, self.gid], "worker": self.worker,
+                "unsent": self._unsent.decode("latin-1"), "begun": said.decode("latin-1"), "last_words": self._last_words,
+                "long": self.long_running, "worker_only": self.worker_only, "looking_only": self.looking_only}
 
     @property
     def may_steer(self) -> bool:
@@ -231,18 +236,20 @@ def _polled(polled: socket.socket, events: int) -> bool:
 
 
 class Server:
-    """The listening half. `most_sessions`: beyond it the session that has been idle longest makes room, and where all of
-    them follow something, the oldest of these; but never one of a process that `is_worker`: it may have yet to say ready."""
+    """The listening half. `worker_of`: the worker that has a pid now, 0 if none has; `lives`: whether a worker is still there.
+    `most_sessions`: beyond it the session that has been idle longest makes room, and where all of
+    them follow something, the oldest of these; but never one of a worker's: it may have yet to say ready."""
 
     def __init__(
         self, loop: Loop, listener: socket.socket, handler: Callable[[Session, protocol.Request], None],
-        access: Access, is_worker: Callable[[int], bool], most_sessions: int,
+        access: Access, worker_of: Callable[[int], int], lives: Callable[[int], bool], most_sessions: int,
     ) -> None:
         self._loop = loop
         self._listener = listener
         self._handler = handler
         self._access = access
-        self._is_worker = is_worker
+        self.worker_of = worker_of
+        self._lives = lives
         self._most = most_sessions
         self._sessions: dict[Session, None] = {}
         self._with_lines: dict[Session, None] = {}
@@ -250,8 +257,15 @@ class Server:
         listener.setblocking(False)
         loop.watch(listener.fileno(), READ, self._accept)
 
+    def accept_all(self) -> None:
+        """Accept whoever waits, and look who they are."""
+        for _ in range(ALL // AT_ONCE):
+            if self._full or not _polled(self._listener, select.POLLIN):
+                return
+            self._accept(READ)
+
     def _accept(self, events: int) -> None:
-        for _ in range(64):  # then let the rest of the loop have its turn
+        for _ in range(AT_ONCE):  # then let the rest of the loop have its turn
             try:
                 connection, _ = self._listener.accept()
             except BlockingIOError:
@@ -270,14 +284,17 @@ class Server:
             if len(self._sessions) >= self._most:
                 self._evict()
             session = Session(self, connection)
+            # Asked in this order: a process that is there after its pid was looked up has been there all the time.
+            worker = self.worker_of(session.pid)
+            session.worker = worker if worker and not peer.is_gone(connection) else 0
             self._sessions[session] = None
             self.watch(session, READ)
 
-    def admit_worker(self, connection: socket.socket, pid: int) -> None:
-        """Serve the connection that a worker was born with: what comes on it is the word of `pid`."""
+    def admit_worker(self, connection: socket.socket, pid: int, worker: int) -> None:
+        """Serve the connection that a worker was born with: what comes on it is the word of that worker, which has this pid."""
         connection.setblocking(False)
         session = Session(self, connection)
-        session.pid, session.worker_only = pid, True
+        session.pid, session.worker, session.worker_only = pid, worker, True
         self._sessions[session] = None
         self.watch(session, READ)
 
@@ -303,7 +320,7 @@ class Server:
 
     def _evict(self) -> bool:
         strangers = [session for session in self._sessions
-                     if not session.worker_only and not session.looking_only and not self._is_worker(session.pid)]
+                     if not session.worker_only and not session.looking_only and not self._lives(session.worker)]
         # False sorts first, and sorting keeps the order in which they spoke.
         for session in sorted(strangers, key=lambda session: session.long_running)[:1]:
             session.close()
@@ -338,7 +355,7 @@ class Server:
 
     def is_stranger(self, session: Session) -> bool:
         """Whether nothing that this session could say would be listened to."""
-        return not self._access.allows_something(session) and not self._is_worker(session.pid)
+        return not self._access.allows_something(session) and not self._lives(session.worker)
 
     def forget(self, session: Session) -> None:
         self._loop.unwatch(session.fileno())

@@ -30,6 +30,7 @@ class Session(Protocol):
 
     uid: int
     pid: int
+    worker: int
     long_running: bool
     closed: bool
     close_handlers: list[Callable[[], None]]
@@ -48,7 +49,7 @@ class Upgrades(Protocol):
     def request(self, terms: Terms, requested_by: str) -> int: ...
     def roll_back(self, to: int | str | None, requested_by: str) -> int: ...
     def next_generation(self) -> int: ...
-    def request_for_worker(self, pid: int, release: str | None) -> int: ...
+    def request_for_worker(self, worker: int, pid: int, release: str | None) -> int: ...
     def pause(self, by: str) -> str: ...
     def resume(self, by: str) -> str: ...
     def abort(self, by: str) -> None: ...
@@ -234,10 +235,10 @@ class Commands:
     def _worker(self, session: Session, request: Request) -> None:
         said = dict(request.beside) | dict(request.args)
         if request.command == "worker:upgrade":
-            number = self._upgrades.request_for_worker(session.pid, _label(said.get("release")))
+            number = self._upgrades.request_for_worker(session.worker, session.pid, _label(said.get("release")))
             session.finish(protocol.reply(request.id, f"upgrade to generation {number}", {"generation": number}))
             return
-        notice = from_command(request.command, said, session.pid)
+        notice = from_command(request.command, said, session.pid, session.worker)
         if isinstance(notice, Notice):
             self._master.notice(notice)
         else:

@@ -195,7 +195,7 @@ class Master:
             write_pidfile(pidfile)
             self._pidfile = pidfile
         notify_mode = 0o666 if self._attributes.other_user else 0o600
-        self._notify = NotifySocket(self._loop, self._place.notify_path, notify_mode, self.notice)
+        self._notify = NotifySocket(self._loop, self._place.notify_path, notify_mode, self.worker_of, self.worker_above, self.notice)
         target = self.upgrades.target_of(first) or settings.number
         self.pool = observe.new_pool(first.recipe, target, _policy(settings))
         self._redaction = lineage.redaction(self.pool)
@@ -216,8 +216,8 @@ class Master:
     def _open_for_commands(self) -> None:
         assert self._place is not None
         access = Access(os.geteuid(), self._observers)
-        self._server = Server(self._loop, self._place.listener, self._handle, access, lambda pid: pid in self._workers,
-                              self._most_sessions)
+        self._server = Server(self._loop, self._place.listener, self._handle, access, self.worker_of,
+                              lambda worker: worker in self.pool.workers, self._most_sessions)
         self._commands = Commands(self, self.upgrades, self._reloads, self._audience)
         _set_title(f"einhornpy: master {self._name}")
 
@@ -321,7 +321,8 @@ class Master:
         control = socket.socket(fileno=place["listener"])
         self._place = Place(place["path"], place["notify_path"], place["lock_path"], control, place["lock"])
         self._pidfile = state["pidfile"]
-        self._notify = NotifySocket(self._loop, place["notify_path"], 0, self.notice, state["notify"])
+        self._notify = NotifySocket(self._loop, place["notify_path"], 0, self.worker_of, self.worker_above, self.notice,
+                                    state["notify"])
         self._spawner = self._make_spawner()
         self._errands.take_over(state["errands"], self._whom)
         self._announcements.take_over(state.get("announcements", {}))
@@ -592,8 +593,8 @@ class Master:
     def notice(self, notice: Notice) -> None:
         """A process said something about itself."""
         # Its words may arrive with its death, and a notice from nobody we know is nobody's.
-        worker = self._worker_above(notice.pid) if notice.said == "arbiter" else self._workers.get(notice.pid)
-        if worker is None:
+        worker = notice.worker
+        if worker not in self.pool.workers:
             return
         match notice.said:
             case "ready":
@@ -613,14 +614,14 @@ class Master:
             case "failed":
                 self.observe(pool.SaidFailed(worker, notice.error or ""))
 
-    def _worker_above(self, pid: int) -> int | None:
-        """The worker in whose process tree a process is; None if it is in nobody's."""
+    def worker_above(self, pid: int) -> int:
+        """The worker in whose process tree a process is; 0 if it is in nobody's."""
         above: int | None = pid
         while above is not None and above != os.getpid():
             if above in self._workers:
                 return self._workers[above]
             above = parent(above)
-        return None
+        return 0
 
     def _is_unfit(self, worker: int) -> bool:
         """Look whether a worker runs gunicorn's own arbiter: then nothing that is said or guessed of it counts."""
@@ -726,6 +727,9 @@ class Master:
 
     def _spawn(self, action: planner.Spawn) -> bool:
         worker, self._next_worker = self._next_worker, self._next_worker + 1
+        if self._server is not None:
+            # The new process may get the pid of one that has connected and gone: who connects after this is another one.
+            self._server.accept_all()
         try:
             started = self._spawner.spawn(action, worker)
         except (CannotStart, OSError) as error:
@@ -733,7 +737,7 @@ class Master:
             return False
         self._workers[started.pid] = worker
         if started.connection is not None and self._server is not None:
-            self._server.admit_worker(started.connection, started.pid)
+            self._server.admit_worker(started.connection, started.pid, worker)
         self.observe(pool.Spawned(worker, action.index, action.generation, started.pid, started.jitter))
         self._measures.expect(self.pool.workers[worker], time.monotonic())
         return True

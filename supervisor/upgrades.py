@@ -38,7 +38,6 @@ class Host(Protocol):
     def log(self, entry: Entry) -> None: ...
     def identity(self) -> dict[str, Any]: ...
     def status(self) -> dict[str, Any]: ...
-    def worker_of(self, pid: int) -> int: ...
 
 
 class Upgrades:
@@ -164,13 +163,14 @@ class Upgrades:
         terms = facts.Terms(release=recipe.release, recipe_of=source)
         return self.request(terms, requested_by)
 
-    def request_for_worker(self, pid: int, release: str | None) -> int:
-        """A worker asks for an upgrade: the one under way counts, if it will replace that worker; return its number.
+    def request_for_worker(self, number: int, pid: int, release: str | None) -> int:
+        """Worker `number`, or somebody else if it is 0, asks for an upgrade: the one under way counts, if it will replace that
+        worker; return its generation.
 
         Raises:
             BadRequest: nobody of ours, or new code that has yet to prove itself, or the upgrade goes back.
         """
-        worker = self._host.pool.workers.get(self._host.worker_of(pid))
+        worker = self._host.pool.workers.get(number)
         if worker is None:
             raise BadRequest("not-allowed", f"pid {pid} is not a worker of this master")
         upgrade = self._host.pool.running_upgrade

@@ -53,7 +53,7 @@ def test_supervisor(path: Path) -> None:
     assert absolute(path) <= STDLIB | {"psutil", "setproctitle"}
     beyond = {module for module in imports(path) if module.startswith("..")}
     assert beyond <= {"..control", "..control.protocol", "..control.server"}
-    assert imports(path).get("..control", set()) <= {"einhorn", "printable", "protocol", "server"}
+    assert imports(path).get("..control", set()) <= {"einhorn", "peer", "printable", "protocol", "server"}
     if path.stem in PURE:
         assert absolute(path) <= PURE[path.stem]
     if path.stem == "planner":

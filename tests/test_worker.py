@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from einhornpy.worker import request_upgrade
 
 from .harness import ROOT, Master, get
 from .load import Load
@@ -19,7 +21,7 @@ Start = Callable[..., Master]
 SERVER = [sys.executable, str(ROOT / "examples" / "threaded_server" / "server.py")]
 PROBE = """
 import json, os, signal, sys
-from einhornpy import worker
+from einhornpy.worker import request_upgrade
 
 def ask():
     try:
@@ -127,3 +129,13 @@ def test_strangers_may_not_ask(start: Start) -> None:
     master.wait_ready()
     with pytest.raises(Exception, match="is not a worker of this master"):
         master.ask("worker:upgrade")
+
+
+def test_somebody_else_at_the_masters_socket_is_not_asked(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as false:
+        false.bind(f"{place}/x.sock")
+        false.listen()
+        monkeypatch.setenv("EINHORN_MASTER_PID", str(os.getppid()))
+        monkeypatch.setenv("EINHORN_SOCK_PATH", f"{place}/x.sock")
+        with pytest.raises(ConnectionError, match="is not the master"):
+            request_upgrade()

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import struct
 from dataclasses import dataclass
 from types import FrameType
 from typing import Callable, List, Optional
@@ -125,9 +126,16 @@ def request_upgrade(release: Optional[str] = None) -> Optional[int]:
     if release is not None:
         request["release"] = release
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as master:
-        master.settimeout(REQUEST_TIMEOUT)
+        # A connection that may block waits in line while the master's queue is full; any other one is refused at once.
+        master.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(REQUEST_TIMEOUT), 0))
         try:
-            master.connect(os.environ["EINHORN_SOCK_PATH"])
+            try:
+                master.connect(os.environ["EINHORN_SOCK_PATH"])
+            except BlockingIOError as error:
+                raise socket.timeout from error
+            if struct.unpack("=iII", master.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0] != os.getppid():
+                raise ConnectionError("whoever listens at %s is not the master" % os.environ["EINHORN_SOCK_PATH"])
+            master.settimeout(REQUEST_TIMEOUT)
             master.sendall(json.dumps(request).encode() + b"\n")
             with master.makefile("rb") as replies:
                 line = replies.readline()

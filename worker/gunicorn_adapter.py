@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import socket
+import struct
 import sys
 import traceback
 from typing import Any, Callable, Dict, List, Optional, Set, TextIO, Tuple
@@ -223,9 +224,14 @@ class Master:
 
     def __init__(self, path: str) -> None:
         self.socket: Optional[socket.socket] = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.settimeout(10)
+        # A connection that may block waits in line while the master's queue is full; any other one is refused at once.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", 10, 0))
         try:
             self.socket.connect(path)
+            listens = struct.unpack("=iII", self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+            if listens != os.getppid():
+                raise ConnectionError("pid %s listens there, which is not the master" % listens)
+            self.socket.settimeout(10)
         except OSError as error:
             print("einhornpy: cannot reach the master at %s: %s" % (path, error), file=sys.stderr)
             self.socket = None
