@@ -30,16 +30,17 @@ _TAIL = 4000
 @dataclass(frozen=True, slots=True)
 class Ended:
     """How an errand ended. `reason`: what was wrong ("exited with code 1", "took longer than 30 s"), None if nothing
-    was. `last_line`: the last line that it printed, if any."""
+    was. `last_line`: the last line that it printed, if any, `line_before`: the one before."""
 
     reason: str | None
     last_line: str | None = None
+    line_before: str | None = None
 
 
 @dataclass(slots=True, eq=False)
 class Errand:
     """One command. `limit`: seconds. `grace`: for so many seconds the master's end waits for it. `urgent`: it doesn't wait in line,
-    and takes no place that the others wait for."""
+    and takes no place that the others wait for. `most`: so many bytes of what it prints are kept."""
 
     name: str
     launch: Launch
@@ -48,6 +49,7 @@ class Errand:
     stdin: str | None = None
     grace: float = 30.0
     urgent: bool = False
+    most: int = _TAIL
     deadline: float = 0.0
     timed_out: bool = False
     output: int | None = None
@@ -141,7 +143,7 @@ class Errands:
                 data = os.read(errand.output, 65536)
             except BlockingIOError:
                 return
-            errand.tail = (errand.tail + data)[-_TAIL:]
+            errand.tail = (errand.tail + data)[-errand.most:]
             if not data:
                 self._close(errand)
             if not everything:
@@ -170,7 +172,7 @@ class Errands:
         self._close(errand)
         lines = [line.strip() for line in errand.tail.decode(errors="replace").splitlines() if line.strip()]
         if not errand.cancelled:
-            errand.done(Ended(_reason(errand, exit), lines[-1][:2000] if lines else None))
+            errand.done(Ended(_reason(errand, exit), lines[-1][:2000] if lines else None, lines[-2] if len(lines) > 1 else None))
         while self._waiting and self._has_room():
             self._start(self._waiting.popleft())
         return True
@@ -212,7 +214,7 @@ def _told(errand: Errand) -> dict[str, Any]:
 
 def _retold(told: Mapping[str, Any], launch: Launch, whom: Callable[[Errand], Callable[[Ended], None]]) -> Errand:
     errand = Errand(told["name"], launch, told["limit"], lambda ended: None, told["stdin"], told.get("grace", 30.0),
-                    told.get("urgent", False), told["deadline"], told["timed_out"], cancelled=told["cancelled"])
+                    told.get("urgent", False), deadline=told["deadline"], timed_out=told["timed_out"], cancelled=told["cancelled"])
     errand.done = whom(errand)
     return errand
 

@@ -73,9 +73,9 @@ class Loop:
         came, self._pending = self._pending, set()
         return came
 
-    def has_signals(self) -> bool:
-        """Whether signals have come that no `wait` has returned yet."""
-        return bool(self._pending)
+    def pending(self) -> set[signal.Signals]:
+        """The signals that have come and that no `wait` has returned yet."""
+        return set(self._pending)
 
     def close(self) -> None:
         """Restore the signal handlers and close the descriptors."""

@@ -46,15 +46,17 @@ from .known import Known
 from .loop import Loop
 from .measures import Measures
 from .output import Output
+from .own_code import OwnCode
 from .place import NoPlace, Place, claim, remove_pidfile, write_pidfile
 from .processes import CannotStart, Exit, Processes
 from .readiness import Notice, NotifySocket
-from .reloads import Reloads, descriptors_in
+from .reloads import Reloads
 from .settings import Settings
 from .sinks import CannotLog, Counts
 from .spawning import Spawner
-from .succession import check_state, listener_of, listener_state
+from .succession import listener_of, listener_state
 from .tally import Tally
+from .trial import Trial
 from .upgrades import Upgrades
 from .web import Web
 
@@ -86,12 +88,12 @@ class Master:
     """
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], given: Mapping[str, Any], known: Known,
-                 inherited: Mapping[str, Any] | None = None) -> None:
+                 own_code: OwnCode | None, inherited: Mapping[str, Any] | None = None) -> None:
         self.settings = settings
         self._environ = dict(environ)
         self._given = dict(given)
         self._inherited = inherited
-        for fd in () if inherited is None else descriptors_in(inherited):
+        for fd in () if inherited is None else succession.descriptors_in(inherited):
             os.set_inheritable(fd, False)  # they were to survive exec, but are nothing for a worker
         self._attributes, self._observers, self._rights, self._web_user = (
             known.attributes, known.observers, known.rights, known.web_user)
@@ -99,8 +101,6 @@ class Master:
         self._tally = Tally(None if inherited is None else inherited.get("tally"))
         self._loop = Loop(SIGNALS, self._tally.lag_seconds.add)
         self._log = log.opened(settings, self._loop, environ, None if inherited is None else made(Counts, inherited.get("log", {})))
-        # Whoever exec'ed us had blocked them all, so that none was lost meanwhile.
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         self._processes = Processes(None if inherited is None else inherited["processes"])
         self._output = Output(self._loop, self._log, settings.worker_output, self._keep)
         self._keeper = Keeper(self._processes, contract.inherited(environ), self._output.open_pipes, self.log,
@@ -116,7 +116,9 @@ class Master:
         self.upgrades = Upgrades(self, self._processes, self._loop, self._errands, self._hooks, settings, self._environ,
                                  self._attributes)
         self._reloads = Reloads(self, self._errands, self._environ, self._given["directory"], settings.reexec_as,
-                                0 if inherited is None else inherited["reloads"])
+                                0 if inherited is None else inherited["reloads"], own_code)
+        self._own_code = own_code
+        self._trial: Trial | None = None
         self._announcements = Announcements(settings, self._errands, contract.inherited(environ), self._web_user, self.log)
         self._systemd = systemd.Notifier(environ, None if inherited is None else made(systemd.Told, inherited["systemd"]))
         self._measures = Measures(self, self._page, settings.min_available_memory)
@@ -137,26 +139,53 @@ class Master:
     # --- starting and ending ---
 
     def run(self) -> int:
-        """Start, or go on where the master before us was; run until stopped, clean up; return the exit code: 0 after an
-        asked-for stop, 3 when no worker ever became ready.
+        """Start, run until stopped, clean up; return the exit code: 0 after an asked-for stop, 3 when no worker ever became ready.
 
         Raises:
             CannotRun: the master can't start.
         """
         try:
-            if self._inherited is not None:
-                self._take_over(self._inherited)
-            elif not self._start():
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            if not self._start():
                 return 0
-            while self._exit_code is None:
-                self._turn()
-            return self._exit_code
+            return self._go_on()
         except (listeners.CannotListen, listeners.BadAddress, NoPlace, recipes.Refused, attributes.Refused) as error:
             detail = getattr(error, "error", None)
             code = 2 if getattr(error, "bad_input", False) or isinstance(error, attributes.Refused) else 1
             raise CannotRun(f"{error}: {detail}" if detail else str(error), code) from None
         finally:
             self._clean_up()
+
+    def take_over(self, way_back: int, failed: str | None) -> int:
+        """Go on where the master before us was, and `run`. `way_back`: the state, to be closed when there is none any more.
+        `failed`: why the master that should have gone on in our place didn't.
+
+        Raises whatever goes wrong in the first second, with nothing cleaned up: the master before goes on then.
+        """
+        assert self._inherited is not None
+        self._trial = trial = Trial(way_back)
+        try:
+            self._take_over(self._inherited)
+            # Whoever exec'ed us had blocked them all, so that none was lost meanwhile.
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            while self._exit_code is None and time.monotonic() < trial.until:
+                self._turn()
+        except BaseException:
+            way = {key: self._inherited[key] for key in ("reloads", "reloaded_by", "way_back")}
+            trial.failed(lambda: succession.whole(self.state() | way), self._loop.pending)
+            raise
+        self._trial = None
+        trial.passed()
+        try:
+            self._settle(self._inherited, failed)
+            return self._go_on()
+        finally:
+            self._clean_up()
+
+    def _go_on(self) -> int:
+        while self._exit_code is None:
+            self._turn()
+        return self._exit_code
 
     def _start(self) -> bool:
         settings = self.settings
@@ -184,7 +213,7 @@ class Master:
         notify_mode = 0o666 if self._attributes.other_user else 0o600
         self._notify = NotifySocket(self._loop, self._place.notify_path, notify_mode, self.notice)
         target = self.upgrades.target_of(first) or settings.number
-        self.pool = observe.new_pool(first.recipe, target, _policy(settings))
+        self.pool = observe.new_pool(first.recipe, target, policy(settings))
         self.prepared[1] = first
         self._open_for_commands()
         self._spawner = self._make_spawner()
@@ -265,7 +294,7 @@ class Master:
         self._output.take_over(state.get("output", []))
         self._log.take_over(state.get("log", {}))
         self._log.found = state.get("labels", {}) | self._log.found
-        self.pool = replace(check_state(state), policy=_policy(self.settings))
+        self.pool = replace(made(pool.Pool, state["pool"]), policy=policy(self.settings))
         generations = self.pool.generations
         for number, each in state["prepared"].items():
             gunicorn = made(recipes.Gunicorn | None, each["gunicorn"])
@@ -292,6 +321,15 @@ class Master:
         for worker in self.pool.workers.values():
             self._measures.expect(worker, time.monotonic())
         self._changed = True
+
+    def _settle(self, state: Mapping[str, Any], failed: str | None) -> None:
+        """The first second is over: there is no way back, and who waits for us is told so."""
+        if failed is not None:
+            self._reloads.count -= 1
+            self._reloads.refuse(f"the next master failed, and the one before went on: {failed}")
+            return
+        if state["way_back"] is not None:
+            os.close(state["way_back"]["copy"])
         self.log(Entry("master replaced", {"pid": os.getpid(), "version": VERSION, "before": state["version"],
                                            "workers": self.pool.target, "by": state["reloaded_by"]}))
         stays = succession.ignored(self.settings, state.get("kept", {}))
@@ -314,7 +352,7 @@ class Master:
         self._keeper.keep(pipe)
 
     def has_signals(self) -> bool:
-        return self._loop.has_signals()
+        return bool(self._loop.pending())
 
     def reload_refused(self, reason: str) -> None:
         self._audience.reload_ended(f"reload refused: {reason}", False, {})
@@ -405,7 +443,8 @@ class Master:
         preparation = self.upgrades.preparation
         preparing = None if preparation is None else preparation.deadline
         deadlines = (self._wake_at, preparing, self._errands.deadline, self._measures.memory_at, self._systemd.deadline,
-                     None if self._web is None else self._web.deadline, self._keeper.deadline)
+                     None if self._web is None else self._web.deadline, self._keeper.deadline,
+                     None if self._trial is None else self._trial.until)
         soonest = min((deadline for deadline in deadlines if deadline is not None), default=None)
         if self._server is not None and self._server.waiting:
             soonest = now
@@ -432,7 +471,8 @@ class Master:
             self._changed = False
             self._audience.status_changed(self.status)
         self._systemd.tell(self.pool, time.monotonic())
-        self._reloads.on_turn()
+        if self._trial is None:
+            self._reloads.on_turn()
 
     def _advance(self, until: float) -> None:
         """Plan and act until nothing is due, or until `until`; then the loop comes first and the rest follows."""
@@ -642,7 +682,8 @@ class Master:
         waiting = [listeners.queue(listener) for listener in self._listeners]
         return report.status_document(
             self.pool, time.monotonic(), name=self._name, started_at=self._started_at,
-            master={"pid": os.getpid(), "version": VERSION, "socket": self._place.path, "reloads": self._reloads.count},
+            master={"pid": os.getpid(), "version": VERSION, "socket": self._place.path, "reloads": self._reloads.count,
+                    "reload_refused": self._reloads.refused},
             listeners=[
                 {"address": listener.name, "fd": contract.FIRST_FD + position, "queue": queue, "backlog": backlog}
                 for position, (listener, (queue, backlog)) in enumerate(zip(self._listeners, waiting, strict=True))
@@ -713,7 +754,8 @@ class Master:
         self.observe(pool.StopRequested(how))
 
 
-def _policy(settings: Settings) -> pool.Policy:
+def policy(settings: Settings) -> pool.Policy:
+    """The operator's rules, as the planner knows them."""
     return pool.Policy(
         settings.max_surge, settings.ready_timeout, settings.min_ready_seconds, settings.max_failures, settings.progress_timeout,
         settings.reload_exit_code, settings.max_unacked, settings.seconds)
