@@ -21,8 +21,9 @@ from .known import look_up
 from .listeners import BadAddress, parse_address
 from .master import VERSION, CannotRun, Master, fail, policy
 from .own_code import OwnCode
-from .reloads import CAN_TAKE_OVER, CHECK_STATE, TAKE_OVER, answer
+from .reloads import CHECK_STATE, TAKE_OVER, answer
 from .sinks import CannotLog
+from .state import Given
 from .succession import check_descriptors, readable
 
 
@@ -35,10 +36,11 @@ def main() -> int:
     words = sys.argv[1:]
     try:
         if words[0] == CHECK_STATE:
-            wanted, _ = read(0)
+            document = handover.read(0)
+            wanted, _ = understand(document)
             log.check(wanted)
             look_up(wanted)
-            print(answer(), CAN_TAKE_OVER.format(VERSION), sep="\n")
+            print(answer(VERSION, document.get("how") is True))
             return 0
         if words[0] == TAKE_OVER:
             return take_over(int(words[1]), words[2] if len(words) > 2 else None)
@@ -64,7 +66,7 @@ def take_over(fd: int, failed: str | None) -> int:
         SystemExit: we can't; nothing was touched, and the one before can.
     """
     try:
-        wanted, inherited = read(fd)
+        wanted, inherited = understand(handover.read(fd))
         check_descriptors(inherited)
         # A master that takes over has workers: it goes on without its log, where that can't be written any more.
         copy = inherited["way_back"] and inherited["way_back"]["copy"]
@@ -84,17 +86,19 @@ def _own_code(inherited: int | None = None) -> OwnCode | None:
         return None  # run from no files: then there is no way back
 
 
-def read(fd: int) -> tuple[settings.Settings, dict[str, Any]]:
+def understand(document: Mapping[str, Any]) -> tuple[settings.Settings, dict[str, Any]]:
     """Read a state and try it.
 
     Raises:
         BadSetting, BadAddress, Unreadable: this program can't go on from it.
     """
-    document = handover.read(fd)
-    given = document.get("given")
-    if not isinstance(given, dict) or not {"flags", "command", "directory"} <= given.keys():
-        raise handover.Unreadable("the state has no command line")
-    wanted = load(given)
+    given = handover.plain(handover.made(Given, document.get("given", {})))
+    try:
+        wanted = load(given)
+    except (settings.BadSetting, BadAddress):
+        raise
+    except Exception as error:  # no command line of ours, then
+        raise handover.Unreadable(f"the command line of the state: {type(error).__name__}: {error}") from error
     return wanted, readable(document, policy(wanted), time.monotonic())
 
 

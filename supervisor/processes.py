@@ -84,7 +84,9 @@ class Processes:
             self._ours = set(inherited["pids"])
             # A master that took over and failed within its first moments may have seen the end of some of them.
             self._unseen = [pid for pid in self._ours if not _is_child(pid)]
-            soft, hard = inherited["limits"]
+            # Never more than may be set: children would not start.
+            most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            soft, hard = (most if each < 0 or 0 <= most < each else each for each in inherited["limits"])
             self._limits = (soft, hard)
 
     def hand_over(self) -> dict[str, Any]:

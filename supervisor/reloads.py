@@ -108,7 +108,8 @@ class Reloads:
     def _ask(self) -> None:
         # What clients have yet to read may be much, and is nothing that could be misread.
         state = self._host.state()
-        document = {"format": handover.FORMAT, **state, "sessions": [each | {"unsent": ""} for each in state["sessions"]]}
+        sessions = [each | {"unsent": ""} for each in state["sessions"]]
+        document = {"format": handover.FORMAT, "how": True, **state, "sessions": sessions}
         launch = Launch([*self._command, CHECK_STATE], self._directory, self._environ, (), signal.SIGKILL)
         self._asking = True
         self._errands.send(Errand("check-state", launch, CHECK_TIMEOUT, self._answered, json.dumps(document), urgent=True,
@@ -164,14 +165,16 @@ class Reloads:
         self._host.reload_refused(reason)
 
 
-def answer() -> str:
-    """What this program says, as the next one: how it is run, and that it can take over."""
-    how = {"command": interpreter(), "environment": dict(os.environ)}
-    return json.dumps(how) if sys.orig_argv[-3:-1] == ["-m", "einhornpy.supervisor"] else "run in a way of its own"
+def answer(version: str, how: bool) -> str:
+    """What this program says, as the next one: that it can take over, and before that, where somebody asks, how it is run."""
+    lines = [CAN_TAKE_OVER.format(version)]
+    if how and sys.orig_argv[-3:-1] == ["-m", "einhornpy.supervisor"]:
+        lines.insert(0, json.dumps({"command": interpreter(), "environment": dict(os.environ)}))
+    return "\n".join(lines)
 
 
 def answer_in(line: str | None) -> Answer:
-    """Read it."""
+    """Read how the next program is run."""
     try:
         answer: Answer = handover.made(Answer, json.loads(line or "{}"))
     except (ValueError, handover.Unreadable):

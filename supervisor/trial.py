@@ -18,10 +18,15 @@ SECONDS = 1.0
 
 
 class Trial:
-    """`fd`: the state that we took over from, and the way back as long as it is open."""
+    """`fd`: the state that we took over from, and the way back as long as it is open. `until`: in monotonic seconds, None before it
+    has begun."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self.until: float | None = None
+
+    def begin(self) -> None:
+        """Everything is taken over: the second counts from now."""
         self.until = time.monotonic() + SECONDS
 
     def failed(self, state: Callable[[], Mapping[str, Any]], signals: Callable[[], Iterable[signal.Signals]]) -> None:
