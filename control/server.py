@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import select
 import socket
-import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -162,10 +161,14 @@ class Session:
         return self._socket.fileno()
 
     def on_event(self, events: int) -> None:
-        if events & READ:
-            self._read()
-        if events & WRITE and not self.closed:
-            self._flush()
+        try:
+            if events & READ:
+                self._read()
+            if events & WRITE and not self.closed:
+                self._flush()
+        except Exception:
+            self.close()  # whatever it was, it would be the same again
+            raise
 
     def _read(self) -> None:
         if self._lines:
@@ -237,13 +240,16 @@ def _polled(polled: socket.socket, events: int) -> bool:
 
 class Server:
     """The listening half. `worker_of`: the worker that has a pid now, 0 if none has; `lives`: whether a worker is still there.
-    `most_sessions`: beyond it the session that has been idle longest makes room, and where all of
-    them follow something, the oldest of these; but never one of a worker's: it may have yet to say ready."""
+    `most_sessions`: beyond it the session that has been idle longest makes room, and where all of them follow something, the
+    oldest of these; but never one of a worker's: it may have yet to say ready. `failed`: told of an exception that has ended a
+    session."""
 
     def __init__(
         self, loop: Loop, listener: socket.socket, handler: Callable[[Session, protocol.Request], None],
         access: Access, worker_of: Callable[[int], int], lives: Callable[[int], bool], most_sessions: int,
+        failed: Callable[[str, Exception], None],
     ) -> None:
+        self._failed = failed
         self._loop = loop
         self._listener = listener
         self._handler = handler
@@ -283,10 +289,15 @@ class Server:
             connection.setblocking(False)
             if len(self._sessions) >= self._most:
                 self._evict()
-            session = Session(self, connection)
-            # Asked in this order: a process that is there after its pid was looked up has been there all the time.
-            worker = self.worker_of(session.pid)
-            session.worker = worker if worker and not peer.is_gone(connection) else 0
+            try:
+                session = Session(self, connection)
+                # Asked in this order: a process that is there after its pid was looked up has been there all the time.
+                worker = self.worker_of(session.pid)
+                session.worker = worker if worker and not peer.is_gone(connection) else 0
+            except Exception as error:
+                connection.close()
+                self._failed("accept", error)
+                continue
             self._sessions[session] = None
             self.watch(session, READ)
 
@@ -379,9 +390,9 @@ class Server:
             self._handler(session, request)
         except protocol.BadRequest as error:
             session.send(protocol.failure(error.request_id, error.code, str(error)))
-        except Exception:  # a client's words must not take the workers' master down, whatever they are
-            traceback.print_exc()
+        except Exception as error:  # a client's words must not take the workers' master down, whatever they are
             session.close()
+            self._failed("session", error)
 
     def close(self) -> None:
         """Close the listener and every session; what was queued for them is sent as far as it can be at once."""

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,10 +19,12 @@ from . import handover, log, settings
 from .attributes import Refused, renice
 from .known import look_up
 from .listeners import BadAddress, parse_address
-from .master import VERSION, CannotRun, Master, fail
-from .reloads import CAN_TAKE_OVER, CHECK_STATE, TAKE_OVER
+from .master import VERSION, CannotRun, Master, fail, policy
+from .own_code import OwnCode
+from .reloads import CHECK_STATE, TAKE_OVER, answer
 from .sinks import CannotLog
-from .succession import check_state
+from .state import Given
+from .succession import check_descriptors, readable
 
 
 def main() -> int:
@@ -33,30 +36,70 @@ def main() -> int:
     words = sys.argv[1:]
     try:
         if words[0] == CHECK_STATE:
-            state = handover.read(0)
-            check_state(state)
-            wanted = load(state["given"])
+            document = handover.read(0)
+            wanted, _ = understand(document)
             log.check(wanted)
             look_up(wanted)
-            print(CAN_TAKE_OVER.format(VERSION))
+            print(answer(VERSION, document.get("how") is True))
             return 0
-        inherited = None
         if words[0] == TAKE_OVER:
-            inherited = handover.read(int(words[1]))
-            os.close(int(words[1]))
-        given = json.loads(words[0]) if inherited is None else inherited["given"]
+            return take_over(int(words[1]), words[2] if len(words) > 2 else None)
+        given = json.loads(words[0])
         wanted = load(given)
-        if inherited is None:
-            log.check(wanted)  # a master that takes over has workers: it goes on without its log
-            if wanted.nice is not None:
-                renice(wanted.nice[0])  # first, since what workers may have depends on it
-        return Master(wanted, os.environ, given, look_up(wanted), inherited).run()
+        log.check(wanted)
+        if wanted.nice is not None:
+            renice(wanted.nice[0])  # first, since what workers may have depends on it
+        return Master(wanted, os.environ, given, look_up(wanted), _own_code()).run()
     except (settings.BadSetting, BadAddress, Refused, CannotLog) as error:
         return fail(str(error), 2)
     except handover.Unreadable as error:
         return fail(f"cannot take over: {error}", 1)
     except CannotRun as error:
         return fail(str(error), error.code)
+
+
+def take_over(fd: int, failed: str | None) -> int:
+    """Go on where the master before us was. `fd`: its state, which stays open until we have settled. `failed`: why the master that
+    should have gone on in our place didn't, where we are the way back.
+
+    Raises:
+        SystemExit: we can't; nothing was touched, and the one before can.
+    """
+    try:
+        wanted, inherited = understand(handover.read(fd))
+        check_descriptors(inherited)
+        # A master that takes over has workers: it goes on without its log, where that can't be written any more.
+        copy = inherited["way_back"] and inherited["way_back"]["copy"]
+        own_code = _own_code(None if failed is None else copy)
+        if failed is None and copy is not None:
+            os.set_inheritable(copy, False)
+        master = Master(wanted, os.environ, inherited["given"], look_up(wanted), own_code, inherited)
+    except (settings.BadSetting, BadAddress, Refused, handover.Unreadable) as error:
+        raise SystemExit(f"cannot take over: {error}") from None
+    return master.take_over(fd, failed)
+
+
+def _own_code(inherited: int | None = None) -> OwnCode | None:
+    try:
+        return OwnCode(inherited)
+    except OSError:
+        return None  # run from no files: then there is no way back
+
+
+def understand(document: Mapping[str, Any]) -> tuple[settings.Settings, dict[str, Any]]:
+    """Read a state and try it.
+
+    Raises:
+        BadSetting, BadAddress, Unreadable: this program can't go on from it.
+    """
+    given = handover.plain(handover.made(Given, document.get("given", {})))
+    try:
+        wanted = load(given)
+    except (settings.BadSetting, BadAddress):
+        raise
+    except Exception as error:  # no command line of ours, then
+        raise handover.Unreadable(f"the command line of the state: {type(error).__name__}: {error}") from error
+    return wanted, readable(document, policy(wanted), time.monotonic())
 
 
 def fill_standard_descriptors() -> None:

@@ -41,6 +41,7 @@ class Session(Protocol):
     def send(self, message: Mapping[str, Any]) -> None: ...
     def send_newest(self, make: Callable[[], Mapping[str, Any]]) -> None: ...
     def finish(self, message: Mapping[str, Any] | None = None) -> None: ...
+    def close(self) -> None: ...
 
 
 class Upgrades(Protocol):
@@ -69,14 +70,23 @@ class Master(einhorn.Host, Protocol):
 
 class Audience:
     """The sessions that want to hear what happens: every event, every new status, or the course of one upgrade. `recent`: the
-    last events, which newcomers are told too, so that whoever looks after something has happened still sees it."""
+    last events, which newcomers are told too, so that whoever looks after something has happened still sees it. `failed`: told of an
+    exception while somebody was told something; that session ends, the others are told."""
 
-    def __init__(self, recent: Iterable[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, recent: Iterable[Mapping[str, Any]], failed: Callable[[str, Exception], None]) -> None:
+        self._failed = failed
         self.recent: deque[Mapping[str, Any]] = deque(recent, MOST_RECENT)
         self._events: dict[Session, Any] = {}
         self._status: dict[Session, Any] = {}
         self._upgrades: dict[Session, list[tuple[Any, int]]] = {}  # several may be asked for on one connection
         self._reloads: dict[Session, list[Any]] = {}
+
+    def _send(self, session: Session, send: Callable[[Any], None], what: Any) -> None:
+        try:
+            send(what)
+        except Exception as error:
+            session.close()
+            self._failed("session", error)
 
     def _admit(self, session: Session, place: dict[Session, Any], value: Any) -> None:
         session.long_running = True
@@ -119,8 +129,8 @@ class Audience:
             self._reloads.pop(session)
             session.long_running = bool(self.role_of(session))
             for request_id in request_ids:
-                session.send(protocol.reply(request_id, message, result) if well
-                             else protocol.failure(request_id, "reload-refused", message))
+                self._send(session, session.send, protocol.reply(request_id, message, result) if well
+                           else protocol.failure(request_id, "reload-refused", message))
 
     def forget_upgrade(self, session: Session, number: int) -> None:
         """It has heard how that upgrade ended, or nothing came of it."""
@@ -135,10 +145,13 @@ class Audience:
         """Pass one event on. `upgrade`: the upgrade's document where the event ends one."""
         self.recent.append(document)
         for session, request_id in list(self._events.items()):
-            session.send(protocol.reply(request_id, formats.sentence(entry), {"event": dict(document)}, wait=True))
+            self._send_event(session, request_id, entry, document)
         for session, followed in list(self._upgrades.items()):
             for request_id, number in followed:
                 self._tell_of_upgrade(session, request_id, number, entry, document, upgrade)
+
+    def _send_event(self, session: Session, request_id: Any, entry: Entry, document: Mapping[str, Any]) -> None:
+        self._send(session, session.send, protocol.reply(request_id, formats.sentence(entry), {"event": dict(document)}, wait=True))
 
     def _tell_of_upgrade(self, session: Session, request_id: Any, number: int, entry: Entry, document: Mapping[str, Any],
                          upgrade: Mapping[str, Any] | None) -> None:
@@ -146,12 +159,12 @@ class Audience:
             self.forget_upgrade(session, number)
             result = {"upgrade": dict(upgrade or {}), "outcome": entry.fields["outcome"], "reason": entry.fields.get("reason"),
                       "error": entry.fields.get("error"), "by": entry.fields.get("by")}
-            session.send(protocol.reply(request_id, _how_it_ended(entry), result))
+            self._send(session, session.send, protocol.reply(request_id, _how_it_ended(entry), result))
         elif entry.name == "stopping":
             self.forget_upgrade(session, number)
-            session.send(protocol.failure(request_id, "stopping", "the master stops"))
+            self._send(session, session.send, protocol.failure(request_id, "stopping", "the master stops"))
         else:
-            session.send(protocol.reply(request_id, formats.sentence(entry), {"event": dict(document)}, wait=True))
+            self._send_event(session, request_id, entry, document)
 
     def status_changed(self, make: Callable[[], Mapping[str, Any]]) -> None:
         """Send the new status to those who follow it; one that reads slowly gets only the newest."""
@@ -160,7 +173,7 @@ class Audience:
             def newest(request_id: Any = request_id) -> Mapping[str, Any]:
                 return protocol.reply(request_id, "status", make(), wait=True)
 
-            session.send_newest(newest)
+            self._send(session, session.send_newest, newest)
 
 
 class Reloads(Protocol):

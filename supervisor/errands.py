@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 from .attributes import Attributes
+from .guard import Guard
 from .handover import made, plain
 from .loop import READ, Loop
 from .processes import CannotStart, Exit, Launch, Processes
@@ -30,16 +31,17 @@ _TAIL = 4000
 @dataclass(frozen=True, slots=True)
 class Ended:
     """How an errand ended. `reason`: what was wrong ("exited with code 1", "took longer than 30 s"), None if nothing
-    was. `last_line`: the last line that it printed, if any."""
+    was. `last_line`: the last line that it printed, if any, `line_before`: the one before."""
 
     reason: str | None
     last_line: str | None = None
+    line_before: str | None = None
 
 
 @dataclass(slots=True, eq=False)
 class Errand:
     """One command. `limit`: seconds. `grace`: for so many seconds the master's end waits for it. `urgent`: it doesn't wait in line,
-    and takes no place that the others wait for."""
+    and takes no place that the others wait for. `most`: so many bytes of what it prints are kept."""
 
     name: str
     launch: Launch
@@ -48,6 +50,7 @@ class Errand:
     stdin: str | None = None
     grace: float = 30.0
     urgent: bool = False
+    most: int = _TAIL
     deadline: float = 0.0
     timed_out: bool = False
     output: int | None = None
@@ -58,7 +61,8 @@ class Errand:
 class Errands:
     """All of them."""
 
-    def __init__(self, processes: Processes, loop: Loop) -> None:
+    def __init__(self, processes: Processes, loop: Loop, guard: Guard) -> None:
+        self._guard = guard
         self._processes = processes
         self._loop = loop
         self._running: dict[int, Errand] = {}
@@ -91,7 +95,7 @@ class Errands:
         elif len(self._waiting) < LONGEST_LINE:
             self._waiting.append(errand)
         else:
-            errand.done(Ended(f"was dropped: {LONGEST_LINE} others wait already"))
+            self._done(errand, Ended(f"was dropped: {LONGEST_LINE} others wait already"))
         return errand
 
     def _has_room(self) -> bool:
@@ -120,9 +124,11 @@ class Errands:
                 files.append(writer)
                 launch = replace(launch, stdin=stdin, stdout=writer, stderr=writer)
             pid = self._processes.start(launch)
-        except (CannotStart, OSError) as error:
+        except Exception as error:
+            if not isinstance(error, CannotStart | OSError):
+                self._guard.failed("errand", error)
             self._close(errand)
-            errand.done(Ended(f"cannot be started: {error}"))
+            self._done(errand, Ended(f"cannot be started: {error}"))
             return
         finally:
             for fd in files:
@@ -141,7 +147,7 @@ class Errands:
                 data = os.read(errand.output, 65536)
             except BlockingIOError:
                 return
-            errand.tail = (errand.tail + data)[-_TAIL:]
+            errand.tail = (errand.tail + data)[-errand.most:]
             if not data:
                 self._close(errand)
             if not everything:
@@ -166,14 +172,19 @@ class Errands:
         errand = self._running.pop(exit.pid, None)
         if errand is None:
             return False
-        self._read(errand, everything=True)
+        self._guard.run("errand's output", self._read, errand, True)
         self._close(errand)
         lines = [line.strip() for line in errand.tail.decode(errors="replace").splitlines() if line.strip()]
         if not errand.cancelled:
-            errand.done(Ended(_reason(errand, exit), lines[-1][:2000] if lines else None))
+            self._done(errand, Ended(_reason(errand, exit), lines[-1][:2000] if lines else None,
+                                     lines[-2] if len(lines) > 1 else None))
         while self._waiting and self._has_room():
             self._start(self._waiting.popleft())
         return True
+
+    def _done(self, errand: Errand, ended: Ended) -> None:
+        """Tell whoever sent it; others wait in line, whatever that does."""
+        self._guard.run(f"end of {errand.name.partition(' ')[0]}", errand.done, ended)
 
     def hand_over(self) -> dict[str, Any]:
         """All of them for the next master. `output` of those that run: a descriptor that must stay open."""
@@ -212,7 +223,7 @@ def _told(errand: Errand) -> dict[str, Any]:
 
 def _retold(told: Mapping[str, Any], launch: Launch, whom: Callable[[Errand], Callable[[Ended], None]]) -> Errand:
     errand = Errand(told["name"], launch, told["limit"], lambda ended: None, told["stdin"], told.get("grace", 30.0),
-                    told.get("urgent", False), told["deadline"], told["timed_out"], cancelled=told["cancelled"])
+                    told.get("urgent", False), deadline=told["deadline"], timed_out=told["timed_out"], cancelled=told["cancelled"])
     errand.done = whom(errand)
     return errand
 

@@ -11,7 +11,9 @@ import contextlib
 import dataclasses
 import enum
 import fcntl
+import functools
 import json
+import math
 import os
 import types
 import typing
@@ -22,6 +24,8 @@ from typing import Any
 FORMAT = 1
 # fcntl(2), F_ADD_SEALS; the module knows it from Python 3.8 on, but not everywhere.
 _SEALS = 0x1 | 0x2 | 0x4 | 0x8
+# No number of ours is beyond it; one that is would break the arithmetic of whoever believes it.
+_LARGEST = 1 << 64
 
 
 class Unreadable(ValueError):
@@ -51,7 +55,7 @@ def made(kind: Any, value: Any) -> Any:
     """
     try:
         return _made(kind, value)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise Unreadable(f"expected {getattr(kind, '__name__', kind)}: {error}") from None
 
 
@@ -65,9 +69,8 @@ def _made(kind: Any, value: Any) -> Any:
         return _made(next(each for each in arguments if each is not type(None)), value)
     if dataclasses.is_dataclass(kind):
         make: Any = kind
-        hints = typing.get_type_hints(make)
-        known = {field.name for field in dataclasses.fields(kind)}
-        return make(**{key: _made(hints[key], each) for key, each in value.items() if key in known})
+        hints = _fields(make)
+        return make(**{key: _made_field(key, hints[key], each) for key, each in value.items() if key in hints})
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return kind(value)
     if origin in (collections.abc.Mapping, dict):
@@ -77,9 +80,24 @@ def _made(kind: Any, value: Any) -> Any:
     if origin in (tuple, frozenset, list, collections.abc.Sequence):
         container: Any = tuple if origin is collections.abc.Sequence else origin
         return container(_made(arguments[0], each) for each in value)
-    if not isinstance(value, (int, float) if kind is float else kind):
-        raise TypeError(f"{value!r} is no {kind.__name__}")
+    if not isinstance(value, (int, float) if kind is float else kind) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(f"{str(value)[:100]!r} is no {kind.__name__}")
+    if kind in (int, float) and not (math.isfinite(value) and abs(value) < _LARGEST):
+        raise TypeError(f"{kind.__name__} beyond any that is meant")
     return value
+
+
+@functools.cache
+def _fields(kind: Any) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def _made_field(name: str, kind: Any, value: Any) -> Any:
+    try:
+        return _made(kind, value)
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise TypeError(f"{name}: {error}") from None
 
 
 def _key(kind: Any, key: str) -> Any:

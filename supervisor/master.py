@@ -7,13 +7,14 @@ does both, and it does nothing in between that could wait.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from ..control import printable
@@ -43,6 +44,7 @@ from .announcements import Announcements
 from .commands import Audience, Commands
 from .complaints import complaint
 from .errands import Ended, Errand, Errands
+from .guard import FIRST_HOLD, Guard
 from .handover import made, plain
 from .hooks import Hooks
 from .journal import Entry
@@ -51,18 +53,20 @@ from .known import Known
 from .loop import WRITE, Loop
 from .measures import Measures
 from .output import LAST_LINES, LINES_SEARCHED, Output
+from .own_code import OwnCode
 from .place import NoPlace, Place, claim, remove_pidfile, write_pidfile
 from .probes import Probes
 from .processes import CannotStart, Exit, Processes, children, command_line, parent
 from .readiness import Notice, NotifySocket
 from .recognition import WHAT_TO_TYPE, Gunicorn, Refused, find_arbiter
 from .redaction import Redaction
-from .reloads import Reloads, descriptors_in
+from .reloads import Reloads
 from .settings import Settings
 from .sinks import CannotLog, Counts
 from .spawning import Spawner
-from .succession import check_state, listener_of, listener_state
+from .succession import listener_of, listener_state
 from .tally import Tally
+from .trial import Trial
 from .upgrades import Upgrades
 from .web import Web
 
@@ -78,6 +82,8 @@ LONGEST_TURN = 0.05
 LATE, ROUNDS_WHEN_LATE = 0.2, 4
 # When only workers are left whose readiness is a guess, somebody must accept a connection within so many seconds.
 ACCEPT_SECONDS = 10.0
+# A part of each turn: what it is called, what it does at a time (monotonic seconds), when it would like to be next.
+Part = tuple[str, Callable[[float], Any], float | None]
 
 
 class CannotRun(RuntimeError):
@@ -96,37 +102,38 @@ class Master:
     """
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], given: Mapping[str, Any], known: Known,
-                 inherited: Mapping[str, Any] | None = None) -> None:
+                 own_code: OwnCode | None, inherited: Mapping[str, Any] | None = None) -> None:
         self.settings = settings
         self._environ = dict(environ)
         self._given = dict(given)
         self._inherited = inherited
-        for fd in () if inherited is None else descriptors_in(inherited):
+        for fd in () if inherited is None else succession.descriptors_in(inherited):
             os.set_inheritable(fd, False)  # they were to survive exec, but are nothing for a worker
         self._attributes, self._observers, self._rights, self._web_user = (
             known.attributes, known.observers, known.rights, known.web_user)
         self._started_at = time.monotonic()
         self._tally = Tally(None if inherited is None else inherited.get("tally"))
-        self._loop = Loop(SIGNALS, self._tally.lag_seconds.add)
+        self._guard = Guard(self.log, self._tally.failed)
+        self._loop = Loop(SIGNALS, self._guard, self._tally.lag_seconds.add)
         self._log = log.opened(settings, self._loop, environ, None if inherited is None else made(Counts, inherited.get("log", {})))
-        # Whoever exec'ed us had blocked them all, so that none was lost meanwhile.
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         self._processes = Processes(None if inherited is None else inherited["processes"])
-        self._output = Output(self._loop, self._log, settings.worker_output, self._keep)
+        self._output = Output(self._loop, self._log, settings.worker_output, self._keep, self._guard)
         self._keeper = Keeper(self._processes, contract.inherited(environ), self._output.open_pipes, self.log,
                               None if inherited is None else inherited.get("keeper"))
         self._most_sessions = max(16, self._processes.raise_descriptor_limit() // 2)
         self._page = watch.Page(None if inherited is None else inherited["page"])
-        self._audience = Audience(() if inherited is None else inherited.get("recent", ()))
+        self._audience = Audience(() if inherited is None else inherited.get("recent", ()), self._guard.failed)
         self.prepared: dict[int, recipes.Prepared] = {}
         self._workers: dict[int, int] = {}  # pid → worker
         self._next_worker = 1
-        self._errands = Errands(self._processes, self._loop)
+        self._errands = Errands(self._processes, self._loop, self._guard)
         self._hooks = Hooks(self, self._errands, settings, self._attributes)
         self.upgrades = Upgrades(self, self._processes, self._loop, self._errands, self._hooks, settings, self._environ,
                                  self._attributes)
         self._reloads = Reloads(self, self._errands, self._environ, self._given["directory"], settings.reexec_as,
-                                0 if inherited is None else inherited["reloads"])
+                                0 if inherited is None else inherited["reloads"], own_code)
+        self._own_code = own_code
+        self._trial: Trial | None = None
         self._announcements = Announcements(settings, self._errands, contract.inherited(environ), self._web_user, self.log)
         self._systemd = systemd.Notifier(environ, None if inherited is None else made(systemd.Told, inherited["systemd"]))
         self._measures = Measures(self, self._page, settings.min_available_memory)
@@ -150,26 +157,61 @@ class Master:
     # --- starting and ending ---
 
     def run(self) -> int:
-        """Start, or go on where the master before us was; run until stopped, clean up; return the exit code: 0 after an
-        asked-for stop, 3 when no worker ever became ready.
+        """Start, run until stopped, clean up; return the exit code: 0 after an asked-for stop, 3 when no worker ever became ready.
 
         Raises:
             CannotRun: the master can't start.
         """
         try:
-            if self._inherited is not None:
-                self._take_over(self._inherited)
-            elif not self._start():
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            if not self._start():
                 return 0
-            while self._exit_code is None:
-                self._turn()
-            return self._exit_code
+            return self._go_on()
         except (listeners.CannotListen, listeners.BadAddress, NoPlace, Refused, attributes.Refused) as error:
             detail = getattr(error, "error", None)
             code = 2 if getattr(error, "bad_input", False) or isinstance(error, attributes.Refused) else 1
             raise CannotRun(f"{error}: {detail}" if detail else str(error), code) from None
         finally:
             self._clean_up()
+
+    def take_over(self, way_back: int, failed: str | None) -> int:
+        """Go on where the master before us was, and `run`. `way_back`: the state, to be closed when there is none any more.
+        `failed`: why the master that should have gone on in our place didn't.
+
+        Raises whatever goes wrong in the first second, with nothing cleaned up: the master before goes on then.
+        """
+        assert self._inherited is not None
+        self._trial = trial = Trial(way_back)
+        try:
+            self._take_over(self._inherited)
+            # Whoever exec'ed us had blocked them all, so that none was lost meanwhile.
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            self._turn()
+            trial.begin()
+            while self._exit_code is None and time.monotonic() < (trial.until or 0.0):
+                self._turn()
+        except BaseException:
+            way = {key: self._inherited[key] for key in ("reloads", "reloaded_by", "way_back")}
+            trial.failed(lambda: succession.whole(self.state() | way), self._loop.pending)
+            raise
+        self._trial = None
+        trial.passed()
+        try:
+            self._guard.strict = False
+            self._guard.run("settling", self._settle, self._inherited, failed)
+            return self._go_on()
+        finally:
+            self._clean_up()
+
+    def _go_on(self) -> int:
+        self._guard.strict = False
+        while self._exit_code is None:
+            try:
+                self._turn()
+            except Exception as error:  # between its parts: the loop itself, for instance
+                self._guard.failed("turn", error)
+                select.select([], [], [], FIRST_HOLD)
+        return self._exit_code
 
     def _start(self) -> bool:
         settings = self.settings
@@ -195,9 +237,10 @@ class Master:
             write_pidfile(pidfile)
             self._pidfile = pidfile
         notify_mode = 0o666 if self._attributes.other_user else 0o600
-        self._notify = NotifySocket(self._loop, self._place.notify_path, notify_mode, self.worker_of, self.worker_above, self.notice)
+        self._notify = NotifySocket(self._loop, self._place.notify_path, notify_mode, self.worker_of, self.worker_above,
+                                    self._guarded_notice)
         target = self.upgrades.target_of(first) or settings.number
-        self.pool = observe.new_pool(first.recipe, target, _policy(settings))
+        self.pool = observe.new_pool(first.recipe, target, policy(settings))
         self._redaction = lineage.redaction(self.pool)
         self.prepared[1] = first
         self._open_for_commands()
@@ -217,7 +260,7 @@ class Master:
         assert self._place is not None
         access = Access(os.geteuid(), self._observers)
         self._server = Server(self._loop, self._place.listener, self._handle, access, self.worker_of,
-                              lambda worker: worker in self.pool.workers, self._most_sessions)
+                              lambda worker: worker in self.pool.workers, self._most_sessions, self._guard.failed)
         self._commands = Commands(self, self.upgrades, self._reloads, self._audience)
         _set_title(f"einhornpy: master {self._name}")
 
@@ -308,7 +351,7 @@ class Master:
         self._output.take_over(state.get("output", []))
         self._log.take_over(state.get("log", {}))
         self._log.found = state.get("labels", {}) | self._log.found
-        self.pool = replace(check_state(state), policy=_policy(self.settings))
+        self.pool = replace(made(pool.Pool, state["pool"]), policy=policy(self.settings))
         self._redaction = lineage.redaction(self.pool)
         generations = self.pool.generations
         for number, each in state["prepared"].items():
@@ -321,7 +364,7 @@ class Master:
         control = socket.socket(fileno=place["listener"])
         self._place = Place(place["path"], place["notify_path"], place["lock_path"], control, place["lock"])
         self._pidfile = state["pidfile"]
-        self._notify = NotifySocket(self._loop, place["notify_path"], 0, self.worker_of, self.worker_above, self.notice,
+        self._notify = NotifySocket(self._loop, place["notify_path"], 0, self.worker_of, self.worker_above, self._guarded_notice,
                                     state["notify"])
         self._spawner = self._make_spawner()
         self._errands.take_over(state["errands"], self._whom)
@@ -341,6 +384,15 @@ class Master:
         if self.pool.running_upgrade is not None and self.pool.running_upgrade.accepting == "asked":
             self._ask_before_finishing()
         self._changed = True
+
+    def _settle(self, state: Mapping[str, Any], failed: str | None) -> None:
+        """The first second is over: there is no way back, and who waits for us is told so."""
+        if failed is not None:
+            self._reloads.count -= 1
+            self._reloads.refuse(f"the next master failed, and the one before went on: {failed}")
+            return
+        if state["way_back"] is not None:
+            os.close(state["way_back"]["copy"])
         self.log(Entry("master replaced", {"pid": os.getpid(), "version": VERSION, "before": state["version"],
                                            "workers": self.pool.target, "by": state["reloaded_by"]}))
         stays = succession.ignored(self.settings, state.get("kept", {}))
@@ -363,7 +415,7 @@ class Master:
         self._keeper.keep(pipe)
 
     def has_signals(self) -> bool:
-        return self._loop.has_signals()
+        return bool(self._loop.pending())
 
     def reload_refused(self, reason: str) -> None:
         self._audience.reload_ended(f"reload refused: {self._redaction.text(reason)}", False, {})
@@ -425,41 +477,59 @@ class Master:
         self.log(Entry("labels not found", {"reason": reason}, journal.ATTENTION))
 
     def _clean_up(self) -> None:
-        self.upgrades.stop_preparing()
-        self._errands.close()
+        """Everything, whatever of it fails."""
+        self._guard.strict = False
+        tidy = partial(self._guard.run, "cleaning up")
+        tidy(self.upgrades.stop_preparing)
+        tidy(self._errands.close)
         if self._web is not None:
-            self._web.close()
+            tidy(self._web.close)
         if self._server is not None:
-            self._server.close()
+            tidy(self._server.close)
         if self._notify is not None:
-            self._notify.close()
-        self._probes.close()
-        listeners.close_all([*self._listeners, *self._web_listeners])
+            tidy(self._notify.close)
+        tidy(self._probes.close)
+        tidy(listeners.close_all, [*self._listeners, *self._web_listeners])
         if self._place is not None:
-            self._place.listener.close()
-            self._place.close()
+            tidy(self._place.listener.close)
+            tidy(self._place.close)
         if self._pidfile is not None:
-            remove_pidfile(self._pidfile)
-        self._output.read_the_rest()
-        self._keeper.close()
-        self._output.close()
-        self._log.close()
-        self._systemd.close()
-        self._page.close()
-        self._processes.close()
-        self._loop.close()
+            tidy(remove_pidfile, self._pidfile)
+        tidy(self._output.read_the_rest)
+        for close in (self._keeper.close, self._output.close, self._log.close, self._systemd.close, self._page.close,
+                      self._processes.close, self._loop.close):
+            tidy(close)
 
     # --- the turn: wait, note what happened, plan, act ---
 
+    def _parts(self) -> list[Part]:
+        """What is done in each turn, in this order: what it is called, what it does at a time, and when it would like to be next."""
+        parts: list[Part] = []
+        server, web, preparation = self._server, self._web, self.upgrades.preparation
+        if server is not None:
+            parts.append(("server", lambda now: server.on_turn(), 0.0 if server.waiting else None))
+        if preparation is not None:
+            parts.append(("preparation", preparation.on_time, preparation.deadline))
+        if web is not None:
+            parts.append(("web", web.on_time, web.deadline))
+        return [
+            *parts,
+            ("errands", self._errands.on_time, self._errands.deadline),
+            ("measures", self._measures.on_time, self._measures.memory_at),
+            ("keeper", self._keeper.on_time, self._keeper.deadline),
+            ("probes", self._probes.on_time, self._probes.deadline),
+            ("exits", lambda now: self._reap(), None),
+            ("plan", lambda now: self._advance(now + LONGEST_TURN), self._wake_at),
+            ("status", lambda now: self._tell_status(), None),
+            ("systemd", lambda now: self._systemd.tell(self.pool, time.monotonic()), self._systemd.deadline),
+            ("guard", self._guard.on_time, self._guard.deadline),
+            ("reload", lambda now: self._replace_ourselves(), None if self._trial is None else self._trial.until),
+        ]
+
     def _turn(self) -> None:
         now = time.monotonic()
-        preparation = self.upgrades.preparation
-        preparing = None if preparation is None else preparation.deadline
-        deadlines = (self._wake_at, preparing, self._errands.deadline, self._measures.memory_at, self._systemd.deadline,
-                     None if self._web is None else self._web.deadline, self._keeper.deadline, self._probes.deadline)
+        deadlines = [self._guard.due(what, deadline) for what, _, deadline in self._parts()]
         soonest = min((deadline for deadline in deadlines if deadline is not None), default=None)
-        if self._server is not None and self._server.waiting:
-            soonest = now
         self._output.on_turn()
         came = self._loop.wait(None if soonest is None else soonest - now)
         if soonest is not None and time.monotonic() > max(soonest, now) + LATE:
@@ -467,24 +537,19 @@ class Master:
             for _ in range(ROUNDS_WHEN_LATE):
                 came |= self._loop.wait(0.0)
         for number in sorted(came):
-            self._on_signal(number)
-        if self._server is not None:
-            self._server.on_turn()
+            self._guard.run(f"signal {number.name}", self._on_signal, number)
         now = time.monotonic()
-        if self.upgrades.preparation is not None:
-            self.upgrades.preparation.on_time(now)
-        self._errands.on_time(now)
-        self._measures.on_time(now)
-        self._keeper.on_time(now)
-        self._probes.on_time(now)
-        if self._web is not None:
-            self._web.on_time(now)
-        self._advance(now + LONGEST_TURN)
+        for what, act, _ in self._parts():
+            self._guard.part(what, act, now)
+
+    def _replace_ourselves(self) -> None:
+        if self._trial is None:  # first it has to settle itself
+            self._reloads.on_turn()
+
+    def _tell_status(self) -> None:
         if self._changed:
             self._changed = False
             self._audience.status_changed(self.status)
-        self._systemd.tell(self.pool, time.monotonic())
-        self._reloads.on_turn()
 
     def _advance(self, until: float) -> None:
         """Plan and act until nothing is due, or until `until`; then the loop comes first and the rest follows."""
@@ -503,6 +568,11 @@ class Master:
                     return
 
     def observe(self, event: pool.Event) -> None:
+        """Note a fact. Once it is noted, nothing that is told of it can undo that, nor stop whoever has seen it.
+
+        Raises:
+            Impossible: it can't be true.
+        """
         before, now = self.pool, time.monotonic()
         if isinstance(event, pool.Heartbeat | pool.Measured):
             self.pool = observe.observe(before, event, now)
@@ -512,28 +582,31 @@ class Master:
         if self.pool.generations.keys() != before.generations.keys() or self.pool.upgrade is not before.upgrade:
             self._redaction = lineage.redaction(self.pool)
         self._changed = True
-        self._tally.observe(before, event, self.pool, now)
+        self._guard.run("tally", self._tally.observe, before, event, self.pool, now)
         if self._web is not None and self.pool.generations.keys() != before.generations.keys():
-            self._web.generations_changed()
-        for entry in journal.changes(before, event, self.pool, now):
+            self._guard.run("web", self._web.generations_changed)
+        for entry in self._guard.run("journal", lambda: list(journal.changes(before, event, self.pool, now))) or ():
             self.log(entry)
 
     def log(self, entry: Entry) -> None:
         """Write an entry to the log and tell everybody who follows."""
         wall, entry = time.time(), replace(entry, fields=self._redaction.fields(entry.fields))
         if entry.weight >= self._least_weight:
-            self._log.entry(entry, wall)
+            self._guard.run("log", self._log.entry, entry, wall)
         if entry.weight > journal.DETAIL:
-            ended = None
-            if entry.name == "upgrade ended":
-                ended = report.upgrade_document(self.pool, self.pool.history[-1], time.monotonic())
-            document = journal.event_document(entry, self.pool, wall)
-            self._audience.tell(entry, document, ended)
-            self._hooks.of_event(entry, document)
-            if self._announcements.wants(entry):
-                assert self.pool.upgrade is not None
-                told = ended or report.upgrade_document(self.pool, self.pool.upgrade, time.monotonic())
-                self._announcements.tell(entry, told, self._name, self._log.labels, document)
+            self._guard.run("event", self._tell, entry, wall)
+
+    def _tell(self, entry: Entry, wall: float) -> None:
+        ended = None
+        if entry.name == "upgrade ended":
+            ended = report.upgrade_document(self.pool, self.pool.history[-1], time.monotonic())
+        document = journal.event_document(entry, self.pool, wall)
+        self._guard.run("audience", self._audience.tell, entry, document, ended)
+        self._guard.run("hooks", self._hooks.of_event, entry, document)
+        if self._announcements.wants(entry):
+            assert self.pool.upgrade is not None
+            told = ended or report.upgrade_document(self.pool, self.pool.upgrade, time.monotonic())
+            self._guard.run("announcements", self._announcements.tell, entry, told, self._name, self._log.labels, document)
 
     # --- facts ---
 
@@ -564,31 +637,42 @@ class Master:
 
     def _reap(self) -> None:
         for exit in self._processes.reap():
-            worker = self._workers.pop(exit.pid, None)
-            if worker is not None:
-                self._on_worker_exit(self.pool.workers[worker], exit)
-            elif self.upgrades.preparation is not None and exit.pid == self.upgrades.preparation.pid:
-                self.upgrades.preparation.on_exit(exit)
-            elif not self._keeper.on_exit(exit) and (self._web is None or not self._web.on_exit(exit)):
-                self._errands.on_exit(exit)
+            self._guard.run("exit", self._on_exit, exit)
         needed = {*self.pool.generations, self.upgrades.preparing}
         self.prepared = {number: each for number, each in self.prepared.items() if number in needed}
 
+    def _on_exit(self, exit: Exit) -> None:
+        worker = self._workers.pop(exit.pid, None)
+        if worker is not None:
+            self._on_worker_exit(self.pool.workers[worker], exit)
+        elif self.upgrades.preparation is not None and exit.pid == self.upgrades.preparation.pid:
+            self.upgrades.preparation.on_exit(exit)
+        elif not self._keeper.on_exit(exit) and (self._web is None or not self._web.on_exit(exit)):
+            self._errands.on_exit(exit)
+
     def _on_worker_exit(self, worker: pool.Worker, exit: Exit) -> None:
         asks = observe.asks_for_upgrade(self.pool, worker, exit.status) and self.pool.running_upgrade is None
-        lines = self._output.last_lines(worker.id, LINES_SEARCHED)
+        lines = self._last_lines(worker.id, LINES_SEARCHED)
         # Once it serves, its last line is about a request as like as not.
         why = complaint(lines, or_last=worker.ready_at is None and exit.status > 0)
         self.observe(pool.Exited(worker.id, exit.status, exit.error, lines[-LAST_LINES:], why))
-        self._output.worker_is_gone(worker.id)
-        self._tally.worker_is_gone(self._page.requests(worker.id))
-        self._page.give_back(worker.id)
+        tidy = partial(self._guard.run, "what a worker left")
+        tidy(self._output.worker_is_gone, worker.id)
+        tidy(lambda: self._tally.worker_is_gone(self._page.requests(worker.id)))
+        tidy(self._page.give_back, worker.id)
         if self._web is not None:
-            self._web.worker_is_gone(worker.generation, exit.pid)
-        self._hooks.of_gunicorn(self.prepared[worker.generation], "child_exit", [[exit.pid, worker.index + 1]])
+            tidy(self._web.worker_is_gone, worker.generation, exit.pid)
+        tidy(self._hooks.of_gunicorn, self.prepared[worker.generation], "child_exit", [[exit.pid, worker.index + 1]])
         if asks:
             asker = f"worker {worker.index} (pid {worker.pid}, exit code {exit.status})"
             self.upgrades.request(pool.Terms(), asker, frozenset({worker.index}))
+
+    def _last_lines(self, worker: int, most: int = LAST_LINES) -> tuple[str, ...]:
+        """What a fact carries along; it is true without."""
+        return self._guard.run("last lines", self._output.last_lines, worker, most) or ()
+
+    def _guarded_notice(self, notice: Notice) -> None:
+        self._guard.run("notice", self.notice, notice)
 
     def notice(self, notice: Notice) -> None:
         """A process said something about itself."""
@@ -689,13 +773,13 @@ class Master:
                 self.observe(pool.Calmed(action.generation))
             case planner.Recycle():
                 self.observe(pool.Due(action.worker, action.reason, action.memory))
-                self._measures.look_at_host([self.pool.workers[action.worker]], time.monotonic())
+                self._guard.run("measures", self._measures.look_at_host, [self.pool.workers[action.worker]], time.monotonic())
             case planner.Abort():
                 self._processes.signal(self.pool.workers[action.worker].pid, signal.SIGABRT)
-                self.observe(pool.Aborted(action.worker, action.reason, self._output.last_lines(action.worker)))
+                self.observe(pool.Aborted(action.worker, action.reason, self._last_lines(action.worker)))
             case planner.BeginHold():
                 self.observe(pool.HoldBegun())
-                self.upgrades.begin_check()
+                self._guard.run("check", self.upgrades.begin_check)
             case planner.EndHold():
                 self.observe(pool.HoldEnded())
             case planner.Retire():
@@ -709,7 +793,7 @@ class Master:
                 self.observe(pool.Retired(action.worker, action.reason))
             case planner.Kill():
                 self._processes.signal(self.pool.workers[action.worker].pid, signal.SIGKILL, group=True)
-                self.observe(pool.Killed(action.worker, action.reason, self._output.last_lines(action.worker)))
+                self.observe(pool.Killed(action.worker, action.reason, self._last_lines(action.worker)))
             case planner.RollBack():
                 self.observe(pool.RolledBack(action.reason, action.error))
             case planner.Finish():
@@ -718,9 +802,9 @@ class Master:
                 self.log(Entry("giving up", {"reason": action.reason, "error": action.error}, journal.ATTENTION))
                 self._exit_code = 3
             case planner.Leave():
-                self._hooks.of_gunicorn(self.prepared[self.pool.current], "on_exit", [])
-                self._wait_for_errands()
-                self._announcements.give_up()
+                self._guard.run("hooks", lambda: self._hooks.of_gunicorn(self.prepared[self.pool.current], "on_exit", []))
+                self._guard.run("errands", self._wait_for_errands)
+                self._guard.run("announcements", self._announcements.give_up)
                 self.log(Entry("master stopped", {"pid": os.getpid()}))
                 self._exit_code = 0
         return True
@@ -732,14 +816,16 @@ class Master:
             self._server.accept_all()
         try:
             started = self._spawner.spawn(action, worker)
-        except (CannotStart, OSError) as error:
-            self.observe(pool.SpawnFailed(action.index, action.generation, str(error)))
+        except Exception as error:  # a start that fails is held back and counted, whatever it failed of
+            if not isinstance(error, CannotStart | OSError):
+                self._guard.failed("spawn", error)
+            self.observe(pool.SpawnFailed(action.index, action.generation, str(error) or type(error).__name__))
             return False
         self._workers[started.pid] = worker
-        if started.connection is not None and self._server is not None:
-            self._server.admit_worker(started.connection, started.pid, worker)
         self.observe(pool.Spawned(worker, action.index, action.generation, started.pid, started.jitter))
-        self._measures.expect(self.pool.workers[worker], time.monotonic())
+        if started.connection is not None and self._server is not None:
+            self._guard.run("worker's connection", self._server.admit_worker, started.connection, started.pid, worker)
+        self._guard.run("measures", self._measures.expect, self.pool.workers[worker], time.monotonic())
         return True
 
     def _wait_for_errands(self) -> None:
@@ -759,7 +845,7 @@ class Master:
         except BadRequest:
             raise
         except Exception as error:  # a mistake of ours in one command must not take the workers' master down
-            traceback.print_exc()
+            self._guard.failed(f"command {request.command[:50]}", error)
             session.send(failure(request.id, "internal-error", f"{type(error).__name__}: {error}"))
 
     def metrics_environment(self, generation: int) -> dict[str, str]:
@@ -776,7 +862,8 @@ class Master:
         waiting = [queues.queue(listener.socket) for listener in self._listeners]
         return report.status_document(
             self.pool, time.monotonic(), name=self._name, started_at=self._started_at,
-            master={"pid": os.getpid(), "version": VERSION, "socket": self._place.path, "reloads": self._reloads.count},
+            master={"pid": os.getpid(), "version": VERSION, "socket": self._place.path, "reloads": self._reloads.count,
+                    "reload_refused": self._reloads.refused},
             listeners=[
                 {"address": listener.name, "fd": contract.FIRST_FD + position, "queue": queue, "backlog": backlog}
                 for position, (listener, (queue, backlog)) in enumerate(zip(self._listeners, waiting, strict=True))
@@ -849,7 +936,8 @@ class Master:
         self.observe(pool.StopRequested(how))
 
 
-def _policy(settings: Settings) -> pool.Policy:
+def policy(settings: Settings) -> pool.Policy:
+    """The operator's rules, as the planner knows them."""
     return pool.Policy(
         settings.max_surge, settings.ready_timeout, settings.min_ready_seconds, settings.max_failures, settings.progress_timeout,
         settings.reload_exit_code, settings.max_unacked, settings.seconds, recipes.guessed_min_ready_seconds(settings))

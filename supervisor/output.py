@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from .guard import Guard
 from .log import Log, Source
 from .loop import READ, Loop
 
@@ -57,7 +58,8 @@ class Pipe:
 class Output:
     """All pipes. `mode`: inherit, prefix or json. `keep`: lets the keeper hold one."""
 
-    def __init__(self, loop: Loop, log: Log, mode: str, keep: Callable[[int], None]) -> None:
+    def __init__(self, loop: Loop, log: Log, mode: str, keep: Callable[[int], None], guard: Guard) -> None:
+        self._guard = guard
         self._loop = loop
         self._log = log
         self._mode = mode
@@ -80,12 +82,13 @@ class Output:
 
     def started(self, ends: Ends, worker: int, source: Source, for_good: bool) -> None:
         """The worker that `source` tells of runs: read what it says. `for_good`: it doesn't take our standard error when ready."""
-        for stream, pair in (("stdout", ends.stdout), ("stderr", ends.stderr)):
-            if pair is not None:
-                os.close(pair[1])
-                self._add(Pipe(pair[0], worker, replace(source, stream=stream)))
-                if for_good or self._mode != "inherit":
-                    self._keep(pair[0])
+        pairs = [(stream, pair) for stream, pair in (("stdout", ends.stdout), ("stderr", ends.stderr)) if pair is not None]
+        for stream, pair in pairs:
+            self._add(Pipe(pair[0], worker, replace(source, stream=stream)))
+        for _, pair in pairs:
+            os.close(pair[1])
+            if for_good or self._mode != "inherit":
+                self._guard.run("keeper", self._keep, pair[0])
 
     def open_pipes(self) -> list[int]:
         """The descriptors of all pipes that are read."""
@@ -93,6 +96,10 @@ class Output:
 
     def close_all(self, ends: Ends) -> None:
         """It could not be started."""
+        for pipes in list(self._pipes.values()):
+            for pipe in [each for each in pipes if each.fd in {pair[0] for pair in (ends.stdout, ends.stderr) if pair}]:
+                self._loop.unwatch(pipe.fd)
+                self._forget(pipe)
         for pair in (ends.stdout, ends.stderr):
             for fd in pair or ():
                 os.close(fd)

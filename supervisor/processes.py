@@ -6,6 +6,7 @@ module has reaped it, and it forgets the pid in the same step. It decides nothin
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -71,6 +72,8 @@ class Processes:
 
     def __init__(self, inherited: Mapping[str, Any] | None = None) -> None:
         self._failed: dict[int, str] = {}
+        self._unseen: list[int] = []
+        self._exits: list[tuple[int, int]] = []
         if inherited is None:
             # Children write here why exec failed; the pipe closes by itself where it succeeds.
             self._errors, self._errors_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -79,7 +82,11 @@ class Processes:
         else:
             self._errors, self._errors_end = inherited["errors"]
             self._ours = set(inherited["pids"])
-            soft, hard = inherited["limits"]
+            # A master that took over and failed within its first moments may have seen the end of some of them.
+            self._unseen = [pid for pid in self._ours if not _is_child(pid)]
+            # Never more than may be set: children would not start.
+            most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            soft, hard = (most if each < 0 or 0 <= most < each else each for each in inherited["limits"])
             self._limits = (soft, hard)
 
     def hand_over(self) -> dict[str, Any]:
@@ -150,7 +157,7 @@ class Processes:
 
     def signal(self, pid: int, number: int, group: bool = False) -> bool:
         """Send a signal to a child, or to its whole process group; return whether there was anybody to take it."""
-        if pid not in self._ours:
+        if pid not in self._ours or pid in self._unseen:
             return False
         taken = _sent(os.kill, pid, number)
         # It may have left its group, and others may be there.
@@ -162,7 +169,11 @@ class Processes:
         What an exited child leaves behind in its process group is asked to go with SIGTERM: `sh -c 'server'` must not
         leave a server with old code behind.
         """
-        exits = []
+        for pid in self._unseen:
+            self._ours.discard(pid)
+            self._failed[pid] = "nobody saw how it ended"
+            self._exits.append((pid, 1))
+        self._unseen = []
         while True:
             try:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -175,20 +186,24 @@ class Processes:
             pid, status = os.waitpid(found.si_pid, 0)
             if pid in self._ours:
                 self._ours.discard(pid)
-                exits.append((pid, os.waitstatus_to_exitcode(status)))
-        if exits:
+                # Kept by us: what is reaped must not be forgotten, should the rest of this fail.
+                self._exits.append((pid, os.waitstatus_to_exitcode(status)))
+        if self._exits:
             self._read_errors()
-        return [Exit(pid, status, self._failed.pop(pid, None)) for pid, status in exits]
+        exits = [Exit(pid, status, self._failed.pop(pid, None)) for pid, status in self._exits]
+        self._exits = []
+        return exits
 
     def end(self, pid: int) -> bool:
         """Kill one child with its process group and reap it; return whether it is gone within `PATIENCE`."""
         self.signal(pid, signal.SIGKILL, group=True)
         deadline = time.monotonic() + PATIENCE
         # Looked at again and again rather than waited for by a descriptor: this must work where none is left.
-        while os.waitpid(pid, os.WNOHANG)[0] == 0:
-            if time.monotonic() >= deadline:
-                return False
-            select.select([], [], [], 0.002)
+        with contextlib.suppress(ChildProcessError):  # somebody before us has seen its end
+            while os.waitpid(pid, os.WNOHANG)[0] == 0:
+                if time.monotonic() >= deadline:
+                    return False
+                select.select([], [], [], 0.002)
         self._ours.discard(pid)
         return True
 
@@ -235,6 +250,15 @@ def command_line(pid: int) -> list[str]:
             return [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
     except OSError:
         return []
+
+
+def _is_child(pid: int) -> bool:
+    """Whether there is such a child, dead or alive."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _sent(how: Callable[[int, int], None], pid: int, number: int) -> bool:

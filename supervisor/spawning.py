@@ -70,12 +70,14 @@ class Spawner:
             ends = self._output.open()
             undoing.callback(self._output.close_all, ends)
             pid = self._processes.start(self._launch(action, worker, jitter, theirs, ends))
+            # Nobody knows of it yet: if what is left to do fails, it must not live on unknown.
+            undoing.callback(self._processes.signal, pid, signal.SIGKILL, True)
+            recipe = self._host.pool.generations[action.generation].recipe
+            for_good = self._host.prepared[action.generation].gunicorn is None
+            self._output.started(ends, worker, Source(action.index, pid, action.generation, recipe.release), for_good)
             undoing.pop_all()
         if theirs is not None:
             theirs.close()
-        recipe = self._host.pool.generations[action.generation].recipe
-        for_good = self._host.prepared[action.generation].gunicorn is None
-        self._output.started(ends, worker, Source(action.index, pid, action.generation, recipe.release), for_good)
         return Started(pid, jitter, ours)
 
     def _launch(self, action: Spawn, worker: int, jitter: float, control: socket.socket | None, ends: Ends) -> Launch:

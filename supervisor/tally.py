@@ -52,6 +52,7 @@ class Tally:
         self.ready_seconds = _histogram(READY_SECONDS, old.get("ready_seconds"))
         self.lag_seconds = _histogram(LAG_SECONDS, old.get("lag_seconds"))
         self._requests_of_the_gone: int = old.get("requests", 0)
+        self.errors: int = old.get("errors", 0)
 
     def observe(self, before: Pool, event: facts.Event, after: Pool, now: float) -> None:
         """Count what `event` changed between two pools."""
@@ -68,6 +69,10 @@ class Tally:
             self.upgrades[str(ended.outcome)] += 1
             self.upgrade_seconds.add(now - ended.started_at)
 
+    def failed(self) -> None:
+        """An exception was caught that nobody had foreseen."""
+        self.errors += 1
+
     def worker_is_gone(self, requests: int) -> None:
         """Keep the number of requests that a worker has served, whose slot of the shared page is given to another one."""
         self._requests_of_the_gone += requests
@@ -81,6 +86,7 @@ class Tally:
             "ready_seconds": self.ready_seconds.document(),
             "lag_seconds": self.lag_seconds.document(),
             "requests": self._requests_of_the_gone + requests_of_the_living,
+            "errors": self.errors,
         }
 
 

@@ -5,9 +5,10 @@ What an upgrade then does is the planner's business. This module waits for nothi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from ..control.protocol import BadRequest
@@ -103,11 +104,36 @@ class Upgrades:
         return recipes.blueprint(self._settings, self._environ, terms.release)
 
     def _prepare(self) -> None:
+        """Make the generation that was asked for. Whatever goes wrong with that refuses the upgrade: else it would never end."""
+        with self._refusing(self.preparing):
+            self._begin_preparing()
+
+    @contextlib.contextmanager
+    def _refusing(self, number: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            upgrade = self._running(number)
+            if upgrade is not None and upgrade.preparing:
+                self._host.observe(facts.UpgradeRefused(number, "the generation cannot be made", f"{type(error).__name__}: {error}",
+                                                        time.time()))
+            raise
+
+    def _begin_preparing(self) -> None:
         number, old = self.preparing, self._host.prepared[self._host.pool.current]
         upgrade = self._running(number)
         assert upgrade is not None
+        source = upgrade.terms.recipe_of
+        if source is not None and source not in lineage.known(self._host.pool):
+            # Known when it was asked for; a start hook takes its time, and others have pushed it out meanwhile.
+            self._host.observe(facts.UpgradeRefused(number, f"generation {source} is not remembered any more", None, time.time()))
+            return
 
         def done(result: recipes.Prepared | Refused) -> None:
+            with self._refusing(number):
+                finish(result)
+
+        def finish(result: recipes.Prepared | Refused) -> None:
             self.preparation = None
             if isinstance(result, Refused):
                 self._host.observe(facts.UpgradeRefused(number, str(result), result.error, time.time()))

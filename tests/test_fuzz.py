@@ -26,6 +26,7 @@ import pytest
 from einhornpy.control import einhorn, metadata, protocol
 from einhornpy.control.server import Access, Server
 from einhornpy.supervisor import commands, errands, handover, labels, listeners, readiness, settings, succession, systemd, watch
+from einhornpy.supervisor.guard import Guard
 from einhornpy.supervisor.listeners import Address
 from einhornpy.supervisor.loop import Loop
 from einhornpy.supervisor.pool import Pool
@@ -172,7 +173,8 @@ class Host:
     """A master of whom everything can be asked, with a server on a real loop."""
 
     def __init__(self) -> None:
-        self.loop = Loop([])
+        self.guard = Guard(lambda entry: None, lambda: None)  # strict as yet: exceptions come out
+        self.loop = Loop([], self.guard)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind("")  # a name of the kernel's choice
         listener.listen()
@@ -186,9 +188,10 @@ class Host:
         upgrades.request_for_worker.return_value = upgrades.steerable.return_value = 2
         upgrades.pause.return_value = upgrades.resume.return_value = "done"
         upgrades.history.return_value, upgrades.generation.return_value = [], {}
-        self.commands = commands.Commands(master, upgrades, reloads, commands.Audience())
+        self.commands = commands.Commands(master, upgrades, reloads, commands.Audience((), self.guard.failed))
         self.commands._einhorn.table["state"] = (lambda request: "state", "")
-        self.server = Server(self.loop, listener, self.commands.handle, Access(os.geteuid()), lambda pid: 0, lambda worker: False, 16)
+        self.server = Server(self.loop, listener, self.commands.handle, Access(os.geteuid()), lambda pid: 0, lambda worker: False, 16,
+                             self.guard.failed)
 
     def converse(self, chunks: list[bytes]) -> bytes:
         """Say this on one connection and hang up; return all answers."""
@@ -464,7 +467,7 @@ def test_what_systemd_may_have_set(seed: int) -> None:
 @hypothesis.given(seeds)
 def test_datagrams_to_the_notify_socket(place_for_fuzz: Path, seed: int) -> None:
     heard: list[readiness.Notice] = []
-    loop = Loop([])
+    loop = Loop([], Guard(lambda entry: None, lambda: None))
     workers = {os.getpid(): 7}
     made = readiness.NotifySocket(loop, str(place_for_fuzz / "notify"), 0o600, lambda pid: workers.get(pid, 0),
                                   lambda pid: workers.get(pid, 0), heard.append)

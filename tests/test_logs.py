@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from einhornpy.supervisor import formats, output, processes, sinks
+from einhornpy.supervisor.guard import Guard
 from einhornpy.supervisor.journal import ATTENTION, Entry
 from einhornpy.supervisor.log import Source
 from einhornpy.supervisor.loop import Loop
@@ -637,7 +638,7 @@ def test_with_very_many_descriptors_open(place: Path) -> None:
             opened.append(os.open(os.devnull, os.O_RDONLY))
         reader, writer = os.pipe()
         opened += [reader, writer]
-        loop = Loop([])
+        loop = Loop([], Guard(lambda entry: None, lambda: None))
         log = sinks.Descriptor(writer, loop, sinks.Counts(), lambda dropped: b"")
         while not log._unwritten:  # until the pipe is full
             log.put(b"x" * 65536 + b"\n")
@@ -658,7 +659,7 @@ def test_a_datagram_stays_whole_however_long_it_is(place: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as reader:
         reader.bind(str(place / "log"))
         reader.settimeout(DEADLINE)
-        loop = Loop([])
+        loop = Loop([], Guard(lambda entry: None, lambda: None))
         sink = sinks.Datagrams(str(place / "log"), loop, sinks.Counts(), lambda dropped: b"")
         sink.put(b"x" * 100_000)
         assert len(reader.recv(1 << 20)) == 100_000

@@ -1,0 +1,148 @@
+"""A next master that passes the check and fails all the same: the one before goes on, from its own code, with everything it had."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import einhornpy.supervisor
+import pytest
+
+from .airbag import check
+from .harness import EINHORNPY, EXAMPLE, Master, wait_gone
+from .load import Load
+from .test_einhorn import WORKER
+
+Start = Callable[..., Master]
+PACKAGE = Path(einhornpy.supervisor.__file__).parent.parent
+ONLY_THEN = "import sys\nif '--take-over' in sys.argv:\n    "
+
+
+def own_package(place: Path) -> Path:
+    """A program that is a copy of this package, so that it can be broken."""
+    copy = place / "next-code" / "einhornpy"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "web"))
+    program = place / "next"
+    program.write_text(f'#!/bin/sh\nexport PYTHONPATH={copy.parent} PYTHONDONTWRITEBYTECODE=1\n'
+                       f'exec {sys.executable} -P -m einhornpy.supervisor "$@"\n')
+    program.chmod(0o755)
+    return copy
+
+
+def append(path: Path, text: str) -> None:
+    path.write_text(path.read_text() + text)
+
+
+BREAKS: dict[str, tuple[str, str, str]] = {
+    "import": ("planner.py", ONLY_THEN + "import no_such_module\n", "ModuleNotFoundError: No module named 'no_such_module'"),
+    "first-turn": ("master.py", "\ndef _broken(self):\n    raise RuntimeError('in the first turn')\nMaster._turn = _broken\n",
+                   "RuntimeError: in the first turn"),
+    "exit": ("master.py", ONLY_THEN + "sys.exit(2)\n", "it left with exit code 2"),
+    "take-over": ("output.py", "\ndef _broken(self, inherited):\n    raise KeyError('fd')\nOutput.take_over = _broken\n", "KeyError"),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(BREAKS))
+def test_a_next_master_that_fails_at_once_costs_nothing(start: Start, place: Path, kind: str) -> None:
+    file, text, why = BREAKS[kind]
+    copy = own_package(place)
+    master = start("-n", "2", "-b", "127.0.0.1:0", "--chdir", str(EXAMPLE), "--reexec-as", str(place / "next"), "--", "gunicorn",
+                   "-k", "gthread", "app:wsgi")
+    before = master.wait_ready()
+    recorder = master.record()
+    append(copy / "supervisor" / file, text)
+    with Load(master.address, rate=20) as load:
+        result = master.cli("reload")
+        assert (result.returncode, why in result.stderr) == (1, True), result.stderr + master.log()
+        after = master.status()
+        assert {each["pid"] for each in after["workers"]} == {each["pid"] for each in before["workers"]}
+        assert (after["gate"], after["master"]["pid"], after["master"]["reloads"]) == ("ready", master.pid, 0)
+        assert why in after["master"]["reload_refused"]
+        # It goes on as if nothing had happened: a death is seen, an upgrade done.
+        victim = after["workers"][0]["pid"]
+        os.kill(victim, signal.SIGTERM)
+        recorder.wait_for("worker-died", pid=victim)
+        assert master.cli("upgrade").returncode == 0
+    assert not load.report.failures, load.report.why()
+    check(recorder, 1)  # 2, but for the one that died
+    assert 'so="this master goes on"' in master.wait_log("reload refused")
+
+
+def test_the_package_is_replaced_by_a_broken_one(start: Start, place: Path) -> None:
+    """The usual way: the same path, other files. The master before goes on from the copy in its memory, twice."""
+    copy = own_package(place)
+    master = start("-n", "1", "-m", "notify", "--", *WORKER, "notify",
+                   environment={"PYTHONPATH": str(copy.parent), "PYTHONDONTWRITEBYTECODE": "1"})
+    (worker,) = master.wait_ready()["workers"]
+    good = (copy / "supervisor" / "planner.py").read_text()
+    append(copy / "supervisor" / "planner.py", ONLY_THEN + "raise OSError('half installed')\n")
+    for _ in range(2):
+        result = master.cli("reload")
+        assert (result.returncode, "OSError: half installed" in result.stderr) == (1, True), result.stderr + master.log()
+    assert [each["pid"] for each in master.status()["workers"]] == [worker["pid"]]
+    (copy / "supervisor" / "planner.py").write_text(good)
+    assert master.cli("reload").returncode == 0, master.log()
+    document = master.status()
+    assert (document["master"]["reloads"], document["master"]["reload_refused"]) == (1, None)
+    assert master.stop() == 0
+
+
+def test_a_worker_that_dies_while_the_next_master_fails_is_missed(start: Start, place: Path) -> None:
+    copy = own_package(place)
+    master = start("-n", "1", "-m", "notify", "--reexec-as", str(place / "next"), "--", *WORKER, "notify")
+    (worker,) = master.wait_ready()["workers"]
+    # It sees the end of the worker, and can't tell anybody of it.
+    append(copy / "supervisor" / "master.py", f"""
+def _broken(self):
+    os.kill({worker['pid']}, 9)
+    os.waitpid({worker['pid']}, 0)
+    raise RuntimeError
+Master._turn = _broken
+""")
+    assert master.cli("reload").returncode == 1
+    master.wait_log("worker died")
+    after = master.wait_status(lambda each: each["gate"] == "ready" and each["workers"][0]["pid"] != worker["pid"])
+    assert len(after["workers"]) == 1
+
+
+def test_neither_can_go_on(start: Start, place: Path) -> None:
+    """Both programs are broken: that is said, and workers are left as by a master that was killed."""
+    copy = own_package(place)
+    append(copy / "supervisor" / "trial.py", "\nimport sys\nif len(sys.argv) > 3:\n    raise RuntimeError('nor the one before')\n")
+    master = start("-n", "1", "-m", "notify", "--", *WORKER, "notify",
+                   environment={"PYTHONPATH": str(copy.parent), "PYTHONDONTWRITEBYTECODE": "1"})
+    (worker,) = master.wait_ready()["workers"]
+    append(copy / "supervisor" / "planner.py", ONLY_THEN + "raise OSError('half installed')\n")
+    running = subprocess.Popen([EINHORNPY, "reload", "-d", master.path], env=master.environment, stderr=subprocess.DEVNULL)
+    assert master.wait_exit() == 1
+    assert "(OSError: half installed), and the one before can't go on: RuntimeError: nor the one before" in master.log()
+    assert running.wait(60) != 0
+    wait_gone(worker["pid"], master.log)
+
+
+def test_a_check_that_is_old_does_not_count(start: Start, place: Path) -> None:
+    """While a generation is made the reload waits; the settings that were right when it was asked for are wrong then."""
+    os.mkfifo(place / "go")
+    config = place / "web.toml"
+    config.write_text("number = 1\n")
+    (place / "slow.py").write_text(f"import os\nif os.path.exists('{place}/slow'):\n    open('{place}/go').read()\n")
+    master = start("--config", str(config), "-b", "127.0.0.1:0", "--chdir", str(EXAMPLE), "--", "gunicorn", "-c", f"{place}/slow.py",
+                   "app:wsgi")
+    before = master.wait_ready()
+    (place / "slow").touch()
+    recorder = master.record()
+    assert master.cli("upgrade", "--no-wait").returncode == 0
+    running = subprocess.Popen([EINHORNPY, "reload", "-d", master.path], env=master.environment, stderr=subprocess.PIPE, text=True)
+    recorder.wait_for("reload-requested")
+    config.write_text("number = 'many'\n")
+    (place / "slow").unlink()
+    (place / "go").write_text("")
+    _, said = running.communicate(timeout=90)
+    assert (running.returncode, "number: got 'many'" in said) == (1, True), said
+    assert master.pid == before["master"]["pid"]
+    recorder.wait_for("upgrade-ended")
