@@ -214,8 +214,8 @@ class Master:
 
     def _serve_web(self, listener: listeners.Listener, inherited: Mapping[str, Any] | None) -> None:
         assert self._server is not None
-        self._web = Web(self, self._processes, self._errands, self._environ, listener, self._web_user, self._attributes,
-                        self._server.admit_onlooker, inherited)
+        self._web = Web(self, self._processes, self._errands, self._environ, listener, self._web_user, self.settings.web_host,
+                        self._attributes, self._server.admit_onlooker, inherited)
 
     # --- one master after the other ---
 

@@ -203,6 +203,13 @@ def endpoint(value: Any) -> str:
     return found[0]
 
 
+def host_name(value: Any) -> str:
+    """Parse the name of a host, as a browser would send it, without a port."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", value) or len(value) > 253:
+        raise ValueError("the name of a host, such as shop.example.com, without a port")
+    return value.lower()
+
+
 def url(value: Any) -> str:
     """Parse the URL of a webhook."""
     found = re.fullmatch(r"https?://(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?(?:[/?#][!-~]*)?",
@@ -345,6 +352,9 @@ OPTIONS = (
            "Serve metrics, probes and a page here: HOST:PORT, [V6]:PORT or unix:PATH, by a process that may only look.", "ADDR"),
     Option("web_user", ("--web-user",), text, None,
            "Who that process is, where the master is root. Default: nobody.", "USER"),
+    Option("web_host", ("--web-host",), host_name, (),
+           "Answer there to this Host too, where it listens on loopback: what a proxy in front passes on. May be given "
+           "several times.", "NAME", many=True),
     Option("statsd", ("--statsd",), endpoint, (),
            "Count deploy events here, by UDP: events.deploy.NAME.started, .done, .refused. May be given several times.", "HOST:PORT",
            many=True),
@@ -427,6 +437,7 @@ class Settings:
     labels: tuple[tuple[str, str], ...]
     web: str | None
     web_user: str | None
+    web_host: tuple[str, ...]
     statsd: tuple[str, ...]
     graphite: tuple[str, ...]
     webhook: tuple[str, ...]

@@ -32,7 +32,7 @@ SAMPLES: dict[str, tuple[str, Any, str]] = {
     "rlimit": ("nofile=65536:unlimited", (("nofile", 65536, -1),), "nofiles=3"), "cpu_affinity": ("0,2-4", (0, 2, 3, 4), "all"),
     "umask": ("027", 0o27, "9"), "oom_score_adj": ("-500", -500, "1001"), "reexec_as": ("a 'b c'", ("a", "b c"), "'"),
     "labels": ("region=eu", (("region", "eu"),), "1=x"), "web": ("127.0.0.1:9110", "127.0.0.1:9110", ""),
-    "web_user": ("nobody", "nobody", ""),
+    "web_user": ("nobody", "nobody", ""), "web_host": ("Shop.example", ("shop.example",), "shop:80"),
     "statsd": ("stats:8125", ("stats:8125",), "stats"), "graphite": ("[::1]:2003", ("[::1]:2003",), "x:0"),
     "webhook": ("https://x/y?z", ("https://x/y?z",), "ftp://x"),
     "log_format": ("json", "json", "xml"), "log_to": ("journal", "journal", "mars"), "log_file": ("log", "/dir/log", ""),
