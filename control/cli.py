@@ -615,8 +615,7 @@ def run_command() -> click.Command:
 
     def run(command: tuple[str, ...], **given: Any) -> NoReturn:
         handed_over = json.dumps({"flags": given_only(given), "command": command, "directory": logical_directory()})
-        # -P: a file of the app's in the current directory must not shadow a module of the master's.
-        os.execv(sys.executable, [sys.executable, "-P", "-m", "einhornpy.supervisor", handed_over])
+        become_master(handed_over)
 
     return click.Command(
         "run", params=parameters, callback=run, context_settings={"allow_interspersed_args": False},
@@ -626,6 +625,14 @@ def run_command() -> click.Command:
              "a TOML file (max-surge = 2); the command line wins, then the environment, then the file.\n\n"
              "Exit codes: 0 after an asked-for stop, 1 it could not start, 2 wrong usage, 3 no worker ever became ready.",
     )
+
+
+def become_master(*words: str) -> NoReturn:
+    from . import privileges  # done here, since it needs ctypes, which would weigh on a master for ever
+
+    privileges.adopt_orphans()
+    # -P: a file of the app's in the current directory must not shadow a module of the master's.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "einhornpy.supervisor", *words])
 
 
 def given_only(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -682,7 +689,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     if "_EINHORNPY_COMPLETE" in os.environ:
         from . import completion  # noqa: F401  it teaches click how fish wants it
     if words and words[0] in ("--take-over", "--check-state"):  # a master execs us as its next one (--reexec-as)
-        os.execv(sys.executable, [sys.executable, "-P", "-m", "einhornpy.supervisor", *words])
+        become_master(*words)
     if sys.stdout is None:  # closed: whoever asks for the exit code alone gets the true one
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     if not words:

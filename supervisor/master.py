@@ -45,6 +45,7 @@ from .keeper import Keeper
 from .known import Known
 from .loop import Loop
 from .measures import Measures
+from .orphans import Orphans
 from .output import Output
 from .place import NoPlace, Place, claim, remove_pidfile, write_pidfile
 from .processes import CannotStart, Exit, Processes
@@ -110,6 +111,7 @@ class Master:
         self._audience = Audience(() if inherited is None else inherited.get("recent", ()))
         self.prepared: dict[int, recipes.Prepared] = {}
         self._workers: dict[int, int] = {}  # pid → worker
+        self._orphans = Orphans()
         self._next_worker = 1
         self._errands = Errands(self._processes, self._loop)
         self._hooks = Hooks(self, self._errands, settings, self._attributes)
@@ -507,14 +509,22 @@ class Master:
                     self.log(Entry("signal ignored", {"signal": "TTOU", "reason": "one worker is the least"}))
 
     def _reap(self) -> None:
-        for exit in self._processes.reap():
+        exits = self._processes.reap()
+        for exit in exits:
             worker = self._workers.pop(exit.pid, None)
             if worker is not None:
                 self._on_worker_exit(self.pool.workers[worker], exit)
+            elif exit.pid in self.pool.left_behind:
+                self.observe(pool.OrphanGone(exit.pid))
             elif self.upgrades.preparation is not None and exit.pid == self.upgrades.preparation.pid:
                 self.upgrades.preparation.on_exit(exit)
             elif not self._keeper.on_exit(exit) and (self._web is None or not self._web.on_exit(exit)):
                 self._errands.on_exit(exit)
+        for orphan in self._orphans.look(self._processes.ours, self.pool.workers) if exits else ():
+            # As what it leaves in its process group; and what this one leaves is found when it is gone.
+            self._processes.adopt(orphan.pid)
+            self._processes.signal(orphan.pid, signal.SIGTERM, group=True)
+            self.observe(pool.OrphanFound(orphan.pid, orphan.index, orphan.generation))
         needed = {*self.pool.generations, self.upgrades.preparing}
         self.prepared = {number: each for number, each in self.prepared.items() if number in needed}
 
@@ -579,6 +589,9 @@ class Master:
             case planner.Kill():
                 self._processes.signal(self.pool.workers[action.worker].pid, signal.SIGKILL, group=True)
                 self.observe(pool.Killed(action.worker, action.reason, self._output.last_lines(action.worker)))
+            case planner.KillOrphan():
+                self._processes.signal(action.pid, signal.SIGKILL, group=True)
+                self.observe(pool.OrphanKilled(action.pid))
             case planner.RollBack():
                 self.observe(pool.RolledBack(action.reason, action.error))
             case planner.Finish():

@@ -23,7 +23,8 @@ RESERVED_LABELS = {"time", "name", "level", "event", "version", "release", "inde
 ENVIRONMENT_PREFIX = "EINHORNPY_"
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 # Given to workers by a master; a master started by a worker must not take them for settings.
-NOT_SETTINGS = {"EINHORNPY_GENERATION", "EINHORNPY_ADAPTER", "EINHORNPY_RETIRE_SIGNAL", "EINHORNPY_STATUS", *FOR_WORKERS}
+NOT_SETTINGS = {"EINHORNPY_GENERATION", "EINHORNPY_WORKER", "EINHORNPY_ADAPTER", "EINHORNPY_RETIRE_SIGNAL", "EINHORNPY_STATUS",
+                *FOR_WORKERS}
 
 
 class BadSetting(ValueError):
