@@ -20,6 +20,10 @@ class NoMaster(RuntimeError):
     """Nobody answers there; the message says where we looked."""
 
 
+class SeveralMasters(NoMaster):
+    """More than one could be meant."""
+
+
 class MasterGone(RuntimeError):
     """The master closed the connection before the last reply."""
 
@@ -232,7 +236,7 @@ def find(name: str | None, path: str | None) -> str:
     if not chosen:
         raise NoMaster(f"no master named {name} runs here: found {known}")
     where = "".join(f"; {master.name} at {master.path}" for master in chosen)
-    raise NoMaster(f"several masters run here: choose one with -c NAME or -d PATH{where}")
+    raise SeveralMasters(f"several masters run here: choose one with -c NAME or -d PATH{where}")
 
 
 def _places() -> list[str]:

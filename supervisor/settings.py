@@ -295,6 +295,8 @@ OPTIONS = (
            "Default: none does.", "CODE"),
     Option("on_upgrade_start", ("--on-upgrade-start",), text, None,
            "Run this shell command before an upgrade; if it fails, the upgrade is refused.", "COMMAND"),
+    Option("on_upgrade_start_first", ("--on-upgrade-start-first",), yes_or_no, False,
+           "Run it before the first start too; a start that it refuses exits with 3.", switch=True),
     Option("on_upgrade_end", ("--on-upgrade-end",), text, None,
            "Run this shell command when an upgrade is done or superseded.", "COMMAND"),
     Option("on_upgrade_failed", ("--on-upgrade-failed",), text, None,
@@ -407,6 +409,7 @@ class Settings:
     min_available_memory: int | None
     reload_exit_code: int | None
     on_upgrade_start: str | None
+    on_upgrade_start_first: bool
     on_upgrade_end: str | None
     on_upgrade_failed: str | None
     on_worker_ready: str | None
