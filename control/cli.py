@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from . import unit as unit_of_systemd
 
-# How long `status --wait` looks for a master that isn't there yet, in seconds.
+# How long `status --wait` looks for a master that isn't there yet, in seconds, where no --timeout says so.
 PATIENCE = 5.0
 LONGEST_TIME = 1e9
 # What a shell may offer for a setting, by the word that stands for its value.
@@ -124,10 +124,12 @@ def which_master(function: Function) -> Function:
 
 def connect_patiently(name: str | None, path: str | None, timeout: float | None, verbatim: bool) -> client.Client:
     """`client.connect` for somebody who waits anyhow: a master that has just been started may not have its socket yet."""
-    deadline = time.monotonic() + min(PATIENCE, PATIENCE if timeout is None else timeout)
+    deadline = time.monotonic() + (PATIENCE if timeout is None else timeout)
     while True:
         try:
-            return client.connect(name, path, timeout, verbatim)
+            return client.connect(name, path, None if timeout is None else max(0.1, deadline - time.monotonic()), verbatim)
+        except client.SeveralMasters:
+            raise
         except client.NoMaster:
             if time.monotonic() >= deadline:
                 raise
@@ -137,7 +139,8 @@ def connect_patiently(name: str | None, path: str | None, timeout: float | None,
 @cli.command()
 @which_master
 @click.option("--json", "as_json", is_flag=True, help="Print the status document.")
-@click.option("--wait", is_flag=True, help="Return as soon as the answer is final; a master that starts is given 5 s.")
+@click.option("--wait", is_flag=True,
+              help="Return as soon as the answer is final; a master that isn't there yet is given --timeout, or 5 s.")
 @click.option("--serving", is_flag=True, help="Exit 0 if all N workers are ready, whatever an upgrade does or did.")
 @click.option("--timeout", type=Seconds(0, min_open=True), metavar="SECONDS", help="With --wait: exit 124 after this long.")
 @click.option("--generation", type=Whole(1), metavar="N", help="Ready means: this generation is ready.",
@@ -151,7 +154,8 @@ def status(
     """Say whether this host is done, by table and by exit code.
 
     Exit codes: 0 ready, 3 starting, upgrading or paused (or another generation or release than the one asked for),
-    4 degraded, 5 rolled back, 6 stopping, 69 no master there, 124 no final answer in time, 2 wrong usage.
+    4 degraded, 5 rolled back, 6 stopping, 69 no master there (with --wait: none came in time), 124 no final answer in
+    time, 2 wrong usage.
     """
     if timeout is not None and not wait:
         raise click.UsageError("--timeout goes with --wait")
@@ -208,8 +212,8 @@ def upgrade(
 ) -> None:
     """Replace every worker by one of the new code, and say how it ended.
 
-    Exit codes: 0 done, 5 refused, aborted or rolled back, 7 superseded by a newer upgrade, 6 the master stopped, 69 no
-    master there, 2 wrong usage. ^C leaves the upgrade running.
+    Exit codes: 0 done, 3 the master is still making its first generation, 5 refused, aborted or rolled back, 7 superseded by
+    a newer upgrade, 6 the master stopped, 69 no master there, 2 wrong usage. ^C leaves the upgrade running.
     """
     for flag, value in (("--hold", hold), ("--check", check)):
         if value is not None and canary is None:
@@ -274,13 +278,17 @@ def resume(command_name: str | None, socket_path: str | None) -> None:
 def abort(command_name: str | None, socket_path: str | None, no_wait: bool) -> None:
     """Let the running upgrade go back to the last proven generation, and wait until it is there.
 
-    Exit codes: 0 it is back, 1 no upgrade runs, 6 the master stopped, 69 no master there. Status says rolled-back then.
+    Exit codes: 0 it is back, 1 no upgrade runs, 5 it had gone back already, 6 the master stopped, 7 a newer upgrade took its
+    place, 69 no master there. Status says rolled-back after 0.
     """
     with client.connect(command_name, socket_path) as master:
         if no_wait:
             say(master.ask("abort", wait=False)["message"])
             return
-        ended = follow(master, "abort", {}, quiet=False)["result"]["upgrade"]
+        result = follow(master, "abort", {}, quiet=False)["result"]
+    ended = result["upgrade"]
+    if result.get("by") is not None:
+        raise Exit(gate.SUPERSEDED, f"upgrade superseded by generation {result['by']}")
     if ended["outcome"] != "aborted":
         raise Exit(gate.OUTCOMES.get(ended["outcome"], gate.ROLLED_BACK), f"upgrade {ended['outcome']}: {ended['reason']}")
     say(f"upgrade to generation {ended['to']} aborted: generation {ended['from']} serves")
@@ -387,13 +395,37 @@ def scale(command_name: str | None, socket_path: str | None, number: str) -> Non
 @cli.command()
 @which_master
 @click.argument("index", type=Whole(0), metavar="INDEX", shell_complete=suggest("seat"))
-def recycle(command_name: str | None, socket_path: str | None, index: int) -> None:
+@click.option("--wait", is_flag=True, help="Return when it is gone and another one is ready in its place.")
+@click.option("--timeout", type=Seconds(0, min_open=True), metavar="SECONDS", help="With --wait: exit 124 after this long.")
+def recycle(command_name: str | None, socket_path: str | None, index: int, wait: bool, timeout: float | None) -> None:
     """Replace one worker, that of seat INDEX, by another of the same code: it leaves when the other one is ready.
 
-    Exit codes: 0 it is due, 1 nobody there is ready, or it is due already, 69 no master there, 2 wrong usage.
+    Exit codes: 0 it is due (with --wait: replaced and gone), 1 nobody there is ready, or it is due already, 6 the master
+    stopped meanwhile, 69 no master there, 124 not replaced in time, 2 wrong usage.
     """
+    if timeout is not None and not wait:
+        raise click.UsageError("--timeout goes with --wait")
     with client.connect(command_name, socket_path) as master:
-        say(master.ask("recycle", index=index)["message"])
+        asked = master.ask("recycle", index=index)
+        say(asked["message"])
+        pid = asked["result"]["pid"]
+        if not wait:
+            return
+        if timeout is None:
+            master.wait_for_ever()
+        else:
+            master.allow(timeout)
+        try:
+            for reply in master.replies("status", follow=True):
+                document = reply["result"]
+                left = any(worker["pid"] == pid for worker in document["workers"])
+                if not left and document["ready"] >= document["target"]:
+                    say(f"worker {index} (pid {pid}) is gone: {document['reason']}")
+                    return
+        except client.TimedOut:
+            raise Exit(gate.TIMED_OUT, f"worker {index} (pid {pid}) is not replaced within {timeout:g} s") from None
+        except KeyboardInterrupt:
+            raise Exit(gate.INTERRUPTED, "it is replaced without you") from None
 
 
 @cli.command("signal")
@@ -416,10 +448,14 @@ def send_signal(command_name: str | None, socket_path: str | None, name: str) ->
 @click.option("--now", is_flag=True, help="Kill the workers at once.")
 @click.option("--no-wait", is_flag=True, help="Return as soon as the master has agreed.")
 def stop(command_name: str | None, socket_path: str | None, now: bool, no_wait: bool) -> None:
-    """Stop the master and its workers; by default gracefully, waiting until it is gone."""
+    """Stop the master and its workers; by default gracefully, waiting until it is gone.
+
+    Exit codes: 0 stopped, 1 the master was killed meanwhile, and its workers may live, 69 no master there, 2 wrong usage.
+    """
+    clean = False
     with client.connect(command_name, socket_path) as master:
         replies = master.replies("events")
-        next(replies)
+        workers = next(replies)["result"]["status"]["workers"]
         master.wait_for_ever()
         with client.connect(command_name, socket_path) as speaker:
             process = None if no_wait else speaker.process()
@@ -429,12 +465,16 @@ def stop(command_name: str | None, socket_path: str | None, now: bool, no_wait: 
             return
         try:
             with contextlib.suppress(client.MasterGone):
-                for _ in replies:
-                    pass
+                for reply in replies:
+                    clean = clean or reply["result"].get("event", {}).get("event") == "master-stopped"
             if process is not None:  # its socket is gone before it is
                 select.select([process], [], [])
         except KeyboardInterrupt:
             raise Exit(gate.INTERRUPTED, "the stop goes on without you") from None
+    if not clean:
+        alive = ", ".join(str(worker["pid"]) for worker in workers if os.path.exists(f"/proc/{worker['pid']}"))
+        raise Exit(1, "not stopped cleanly: the master ended without its last word, so it was killed; "
+                      + (f"of its workers there are still pid {alive}" if alive else "its workers are gone"))
     say("stopped")
 
 
@@ -641,8 +681,7 @@ def run_command() -> click.Command:
 
     def run(command: tuple[str, ...], **given: Any) -> NoReturn:
         handed_over = json.dumps({"flags": given_only(given), "command": command, "directory": logical_directory()})
-        # -P: a file of the app's in the current directory must not shadow a module of the master's.
-        os.execv(sys.executable, [sys.executable, "-P", "-m", "einhornpy.supervisor", handed_over])
+        become_master(handed_over)
 
     return click.Command(
         "run", params=parameters, callback=run, context_settings={"allow_interspersed_args": False},
@@ -652,6 +691,14 @@ def run_command() -> click.Command:
              "a TOML file (max-surge = 2); the command line wins, then the environment, then the file.\n\n"
              "Exit codes: 0 after an asked-for stop, 1 it could not start, 2 wrong usage, 3 no worker ever became ready.",
     )
+
+
+def become_master(*words: str) -> NoReturn:
+    from . import privileges  # done here, since it needs ctypes, which would weigh on a master for ever
+
+    privileges.adopt_orphans()
+    # -P: a file of the app's in the current directory must not shadow a module of the master's.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "einhornpy.supervisor", *words])
 
 
 def given_only(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -708,7 +755,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     if "_EINHORNPY_COMPLETE" in os.environ:
         from . import completion  # noqa: F401  it teaches click how fish wants it
     if words and words[0] in ("--take-over", "--check-state"):  # a master execs us as its next one (--reexec-as)
-        os.execv(sys.executable, [sys.executable, "-P", "-m", "einhornpy.supervisor", *words])
+        become_master(*words)
     if sys.stdout is None:  # closed: whoever asks for the exit code alone gets the true one
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     if not words:
@@ -739,7 +786,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except client.TimedOut as error:
         code, message = gate.TIMED_OUT, f"the master does not answer: {error}"
     except client.Failed as error:
-        code, message = {"bad-argument": gate.USAGE, "stopping": gate.STOPPING}.get(error.code, 1), str(error)
+        codes = {"bad-argument": gate.USAGE, "stopping": gate.STOPPING, "starting": gate.NOT_YET}
+        code, message = codes.get(error.code, 1), str(error)
     except (KeyboardInterrupt, click.Abort):
         code = gate.INTERRUPTED
     except OSError as error:

@@ -14,6 +14,7 @@ from typing import Any
 
 from . import peer, printable, protocol
 from .finding import NoMaster as NoMaster
+from .finding import SeveralMasters as SeveralMasters
 from .finding import Trouble, doubt, find
 
 # struct timeval, for socket(7).

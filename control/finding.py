@@ -34,6 +34,10 @@ class NoMaster(Trouble):
     """Nobody answers there, or nobody who is believed; the message says where we looked."""
 
 
+class SeveralMasters(NoMaster):
+    """More than one could be meant."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """A master: its name, control socket and pid; pid 0 if it listens but doesn't answer."""
@@ -65,7 +69,7 @@ def find(name: str | None, path: str | None) -> str:
     if not chosen:
         raise NoMaster(f"no master named {name} runs here: found {known}{beside}")
     where = "".join(f"; {master.name} at {master.path}" for master in chosen)
-    raise NoMaster(f"several masters run here: choose one with -c NAME or -d PATH{where}")
+    raise SeveralMasters(f"several masters run here: choose one with -c NAME or -d PATH{where}")
 
 
 def running(passed_over: list[str] | None = None) -> list[Found]:

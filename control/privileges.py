@@ -9,7 +9,7 @@ import sys
 
 from .terminal import say
 
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 36, 38
 
 
 KERNEL = ctypes.CDLL(None, use_errno=True)  # the standard library has no prctl
@@ -33,6 +33,11 @@ def die_with(parent: int) -> None:
     KERNEL.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(0)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every orphan below us, for good: it stays so across exec, and no child inherits it (prctl(2))."""
+    KERNEL.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def by_descriptor(directory: str) -> str:

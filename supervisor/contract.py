@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from .pool import Generation
 
 FIRST_FD = 3
+# By these a process that a worker has left behind is known, see orphans.py.
+MASTER, SEAT, GENERATION, WORKER = "EINHORN_MASTER_PID", "EINHORN_CHILD_INDEX", "EINHORNPY_GENERATION", "EINHORNPY_WORKER"
 # What the master was itself given in these words is its own business.
 _NOT_INHERITED = (
     "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "EINHORNPY_",
@@ -25,13 +27,13 @@ def inherited(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def environment(
-    generation: Generation, *, index: int, master: int, control_socket: str, notify_socket: str,
+    generation: Generation, *, worker: int, index: int, master: int, control_socket: str, notify_socket: str,
     families: Sequence[str], names: Sequence[str], stop_signal: str, adapter: str | None, control_fd: int | None = None,
 ) -> dict[str, str]:
     """The environment of one worker.
 
     Args:
-        index: the worker's seat. master: the master's pid. families: the address family of each listener, such as
+        worker: our id of it. index: its seat. master: the master's pid. families: the address family of each listener, such as
             AF_INET, in the order of their descriptors from 3. names: what each is called, "" for a name by its position.
             control_fd: a descriptor that is connected to the control socket. stop_signal: what asks it to leave, such as SIGTERM.
             adapter: the gunicorn adapter's own instructions.
@@ -41,15 +43,18 @@ def environment(
     recipe = generation.recipe
     descriptors = [str(FIRST_FD + position) for position in range(len(families))]
     built = dict(recipe.environment)
+    # Or setproctitle, which gunicorn uses, would wipe out what of the environment others can read.
+    built.setdefault("SPT_NOENV", "1")
     built |= {
         "PWD": recipe.directory,
         "EINHORN_FD_COUNT": str(len(families)),
         "EINHORN_FDS": " ".join(descriptors),
-        "EINHORN_CHILD_INDEX": str(index),
-        "EINHORN_MASTER_PID": str(master),
+        SEAT: str(index),
+        MASTER: str(master),
         "EINHORN_SOCK_PATH": control_socket,
         "NOTIFY_SOCKET": notify_socket,
-        "EINHORNPY_GENERATION": str(generation.number),
+        GENERATION: str(generation.number),
+        WORKER: str(worker),
         "EINHORNPY_RETIRE_SIGNAL": stop_signal,
     }
     if recipe.release is not None:

@@ -64,6 +64,12 @@ def changes(before: Pool, event: facts.Event, after: Pool, now: float) -> Iterat
             yield Entry("worker killed", _worker(after.workers[event.worker]) | {"reason": event.reason}, ATTENTION)
         case facts.Exited():
             yield _exit(before.workers[event.worker], event, now)
+        case facts.OrphanFound():
+            yield Entry("process left behind", _orphan(after.left_behind[event.pid]))
+        case facts.OrphanKilled():
+            yield Entry("process left behind killed", _orphan(after.left_behind[event.pid]), ATTENTION)
+        case facts.OrphanGone():
+            yield Entry("process left behind gone", _orphan(before.left_behind[event.pid]))
         case facts.Paused():
             yield Entry("upgrade paused", {"generation": after.newest, "by": event.by})
         case facts.Resumed():
@@ -115,6 +121,10 @@ def _hold(event: facts.HoldBegun | facts.HoldEnded, after: Pool) -> Iterator[Ent
 
 def _worker(worker: Worker) -> dict[str, Any]:
     return {"index": worker.index, "pid": worker.pid, "generation": worker.generation}
+
+
+def _orphan(orphan: facts.LeftBehind) -> dict[str, Any]:
+    return {"pid": orphan.pid, "index": orphan.index, "generation": orphan.generation}
 
 
 def _exit(worker: Worker, event: facts.Exited, now: float) -> Entry:

@@ -24,6 +24,7 @@ from ..control.server import Session as ServerSession
 from . import (
     attributes,
     contract,
+    first,
     hints,
     journal,
     labels,
@@ -52,6 +53,7 @@ from .keeper import Keeper
 from .known import Known
 from .loop import WRITE, Loop
 from .measures import Measures
+from .orphans import Orphans
 from .output import LAST_LINES, LINES_SEARCHED, Output
 from .own_code import OwnCode
 from .place import NoPlace, Place, claim, remove_pidfile, write_pidfile
@@ -125,6 +127,7 @@ class Master:
         self._audience = Audience(() if inherited is None else inherited.get("recent", ()), self._guard.failed)
         self.prepared: dict[int, recipes.Prepared] = {}
         self._workers: dict[int, int] = {}  # pid → worker
+        self._orphans = Orphans()
         self._next_worker = 1
         self._errands = Errands(self._processes, self._loop, self._guard)
         self._hooks = Hooks(self, self._errands, settings, self._attributes)
@@ -144,6 +147,7 @@ class Master:
         self._changed = False
         self._advised = bool(settings.warm_up) or inherited is not None
         self._exit_code: int | None = None
+        self._early = inherited is None  # there are no workers yet, and not everything that they need
         self._name = settings.command_name
         self._least_weight = journal.ATTENTION if settings.quiet else journal.DETAIL if settings.verbose else journal.NORMAL
         self._place: Place | None = None
@@ -164,9 +168,12 @@ class Master:
         """
         try:
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            self._guard.strict = False  # there is no master before us who could go on
             if not self._start():
                 return 0
             return self._go_on()
+        except first.NotAllowed as error:
+            raise CannotRun(str(error), 3) from None
         except (listeners.CannotListen, listeners.BadAddress, NoPlace, Refused, attributes.Refused) as error:
             detail = getattr(error, "error", None)
             code = 2 if getattr(error, "bad_input", False) or isinstance(error, attributes.Refused) else 1
@@ -216,14 +223,27 @@ class Master:
     def _start(self) -> bool:
         settings = self.settings
         given = listeners.Given(systemd.given_sockets(self._environ))
-        first = self._prepare_first()
-        if first is None:
+        self.pool = observe.new_pool(first.placeholder(settings, self._environ), settings.number, policy(settings))
+        start = first.First(self, self._processes, self._loop, self._hooks, settings, self._environ, self._attributes)
+        # Whoever asks is to find us from the first moment on; but a gunicorn's settings may hold the name.
+        if settings.given("command_name") or settings.given("socket_path"):
+            self._claim()
+        prepared = start.prepare()
+        if prepared is None:
             return False
-        gunicorn = first.gunicorn.settings if first.gunicorn is not None else {}
+        gunicorn = prepared.gunicorn.settings if prepared.gunicorn is not None else {}
         if gunicorn.get("proc_name") and not settings.given("command_name"):
             self._name = "".join(letter if letter.isalnum() else "_" for letter in gunicorn["proc_name"])[:64]
+        target = self.upgrades.target_of(prepared) or settings.number
+        self.pool = observe.new_pool(prepared.recipe, target, policy(settings))
+        self._redaction = lineage.redaction(self.pool)
+        self.prepared[1] = prepared
+        if self._place is None:
+            self._claim()
         self._log.name = self._name
-        self._place = claim(self._name, settings.socket_path, self._environ, self._rights, settings.lockfile)
+        _set_title(f"einhornpy: master {self._name}")
+        if not start.ask():
+            return False
         binds = list(settings.bind)
         if not binds and gunicorn and not given:
             binds = [recipes.bind_of(bind, gunicorn) for bind in gunicorn["bind"]]
@@ -236,25 +256,27 @@ class Master:
         if pidfile:
             write_pidfile(pidfile)
             self._pidfile = pidfile
+        assert self._place is not None
         notify_mode = 0o666 if self._attributes.other_user else 0o600
         self._notify = NotifySocket(self._loop, self._place.notify_path, notify_mode, self.worker_of, self.worker_above,
                                     self._guarded_notice)
-        target = self.upgrades.target_of(first) or settings.number
-        self.pool = observe.new_pool(first.recipe, target, policy(settings))
-        self._redaction = lineage.redaction(self.pool)
-        self.prepared[1] = first
-        self._open_for_commands()
         self._spawner = self._make_spawner()
         for listener in self._web_listeners:
             self._serve_web(listener, None)
         self._systemd.store([(each.label or listeners.stored_name(position), each.socket.fileno())
                              for position, each in enumerate(self._listeners)])
-        self._say_how_it_started(first, gunicorn)
+        self._early = False
+        self._changed = True
+        self._say_how_it_started(prepared, gunicorn)
         labels.ask_the_platform(self._errands, self._environ, self._labels_found, self._labels_not_found)
         if unused:
             self.log(Entry("inherited sockets unused", {"names": " ".join(unused), "so": "they are closed"}, journal.ATTENTION))
-        self._hooks.of_gunicorn(first, "when_ready", [])
+        self._hooks.of_gunicorn(prepared, "when_ready", [])
         return True
+
+    def _claim(self) -> None:
+        self._place = claim(self._name, self.settings.socket_path, self._environ, self._rights, self.settings.lockfile)
+        self._open_for_commands()
 
     def _open_for_commands(self) -> None:
         assert self._place is not None
@@ -300,8 +322,8 @@ class Master:
 
     def _serve_web(self, listener: listeners.Listener, inherited: Mapping[str, Any] | None) -> None:
         assert self._server is not None
-        self._web = Web(self, self._processes, self._errands, self._environ, listener, self._web_user, self._attributes,
-                        self._server.admit_onlooker, inherited)
+        self._web = Web(self, self._processes, self._errands, self._environ, listener, self._web_user, self.settings.web_host,
+                        self._attributes, self._server.admit_onlooker, inherited)
 
     # --- one master after the other ---
 
@@ -426,33 +448,30 @@ class Master:
     def busy(self) -> bool:
         return self.upgrades.busy
 
-    def _prepare_first(self) -> recipes.Prepared | None:
-        """Make the first generation; None if we were told to stop meanwhile."""
-        results: list[recipes.Prepared | Refused] = []
-        blueprint = recipes.blueprint(self.settings, self._environ, self.settings.release)
-        preparation = recipes.Preparation(self._processes, self._loop, self.settings, blueprint,
-                                          self._attributes.of_user_alone(), results.append)
-        preparation.begin(time.monotonic(), "on_starting")
-        while not results:
-            left = None if preparation.deadline is None else preparation.deadline - time.monotonic()
-            if self._loop.wait(left) & STOPS.keys():
-                preparation.cancel()
-                return None
-            for exit in self._processes.reap():
-                if exit.pid == preparation.pid:
-                    preparation.on_exit(exit)
-            preparation.on_time(time.monotonic())
-        if isinstance(results[0], Refused):
-            raise results[0]
-        return results[0]
+    def early_turn(self, deadline: float | None) -> list[Exit] | None:
+        """Before there are workers: wait, hear clients, return who has exited; None if we were told to stop."""
+        deadlines = [each for each in (deadline, self._errands.deadline) if each is not None]
+        if self._server is not None and self._server.waiting:
+            deadlines.append(0.0)
+        came = self._loop.wait(max(0.0, min(deadlines) - time.monotonic()) if deadlines else None)
+        if self._server is not None:
+            self._server.on_turn()
+        self._errands.on_time(time.monotonic())
+        exits = self._processes.reap()
+        for exit in exits:
+            self._errands.on_exit(exit)
+        if not came & STOPS.keys() and self.pool.stopping is None:
+            return exits
+        self.log(Entry("master stopped", {"pid": os.getpid()}))
+        return None
 
-    def _say_how_it_started(self, first: recipes.Prepared, gunicorn: Mapping[str, Any]) -> None:
+    def _say_how_it_started(self, prepared: recipes.Prepared, gunicorn: Mapping[str, Any]) -> None:
         assert self._place is not None
         self.log(Entry("master started", {
             "pid": os.getpid(), "version": VERSION, "workers": self.pool.target,
             "listen": " ".join(listener.name for listener in self._listeners) or None, "socket": self._place.path,
         }))
-        if first.guessed:
+        if prepared.guessed:
             self.log(Entry("readiness is a guess", {
                 "reason": f"nothing is known about how {self.settings.command[0]} says that it is ready",
                 "so": f"it counts as ready after {recipes.GUESSED_ACK_SECONDS:g} s, and for an old one to go after "
@@ -463,7 +482,7 @@ class Master:
             f"{theirs} (--{ours.replace('_', '-')} wins)" for ours, theirs in (
                 ("bind", "bind"), ("number", "workers"), ("timeout", "timeout"),
                 ("graceful_timeout", "graceful_timeout"), ("pidfile", "pidfile"), ("command_name", "proc_name"))
-            if first.gunicorn is not None and first.gunicorn.given(theirs) and self.settings.given(ours)
+            if prepared.gunicorn is not None and prepared.gunicorn.given(theirs) and self.settings.given(ours)
         ]
         if overruled:
             self.log(Entry("gunicorn settings overruled", {"settings": ", ".join(overruled)}))
@@ -636,8 +655,11 @@ class Master:
                     self.log(Entry("signal ignored", {"signal": "TTOU", "reason": "one worker is the least"}))
 
     def _reap(self) -> None:
-        for exit in self._processes.reap():
+        exits = self._processes.reap()
+        for exit in exits:
             self._guard.run("exit", self._on_exit, exit)
+        if exits:
+            self._guard.run("orphans", self._look_for_orphans)
         needed = {*self.pool.generations, self.upgrades.preparing}
         self.prepared = {number: each for number, each in self.prepared.items() if number in needed}
 
@@ -645,10 +667,19 @@ class Master:
         worker = self._workers.pop(exit.pid, None)
         if worker is not None:
             self._on_worker_exit(self.pool.workers[worker], exit)
+        elif exit.pid in self.pool.left_behind:
+            self.observe(pool.OrphanGone(exit.pid))
         elif self.upgrades.preparation is not None and exit.pid == self.upgrades.preparation.pid:
             self.upgrades.preparation.on_exit(exit)
         elif not self._keeper.on_exit(exit) and (self._web is None or not self._web.on_exit(exit)):
             self._errands.on_exit(exit)
+
+    def _look_for_orphans(self) -> None:
+        for orphan in self._orphans.look(self._processes.ours, self.pool.workers):
+            # As what it leaves in its process group; and what this one leaves is found when it is gone.
+            self._processes.adopt(orphan.pid)
+            self._processes.signal(orphan.pid, signal.SIGTERM, group=True)
+            self.observe(pool.OrphanFound(orphan.pid, orphan.index, orphan.generation))
 
     def _on_worker_exit(self, worker: pool.Worker, exit: Exit) -> None:
         asks = observe.asks_for_upgrade(self.pool, worker, exit.status) and self.pool.running_upgrade is None
@@ -794,6 +825,9 @@ class Master:
             case planner.Kill():
                 self._processes.signal(self.pool.workers[action.worker].pid, signal.SIGKILL, group=True)
                 self.observe(pool.Killed(action.worker, action.reason, self._last_lines(action.worker)))
+            case planner.KillOrphan():
+                self._processes.signal(action.pid, signal.SIGKILL, group=True)
+                self.observe(pool.OrphanKilled(action.pid))
             case planner.RollBack():
                 self.observe(pool.RolledBack(action.reason, action.error))
             case planner.Finish():
@@ -841,6 +875,9 @@ class Master:
 
     def _handle(self, session: ServerSession, request: Request) -> None:
         try:
+            if self._early and request.command not in first.HEARD:
+                raise BadRequest("starting", f"the first generation is being made: until then only {', '.join(sorted(first.HEARD))} "
+                                 "are heard", request.id)
             self._commands.handle(session, request)
         except BadRequest:
             raise
@@ -873,7 +910,7 @@ class Master:
             labels=self._log.labels,
             last_lines={
                 worker: self._redaction.lines(self._output.kept_lines(worker)) for worker in self.pool.workers},
-        )
+        ) | ({"reason": "generation 1 is being prepared"} if self._early and self.pool.stopping is None else {})
 
     def tally(self) -> dict[str, Any]:
         """What has happened since the first master started, as numbers, and what this one costs: see docs/observability.md."""

@@ -84,6 +84,8 @@ def observe(pool: Pool, event: Event, now: float) -> Pool:
             return _with_generation(pool, replace(pool.generations[event.generation], faults=0, fault=None))
         case facts.StopRequested():
             return replace(pool, stopping=event.how)
+        case facts.OrphanFound() | facts.OrphanKilled() | facts.OrphanGone():
+            return _of_orphan(pool, event, now)
         case _:
             return _look_at_canaries(_of_worker(pool, event, now))
 
@@ -261,6 +263,20 @@ def _prove(pool: Pool, number: int) -> Pool:
 
 def _scaled(pool: Pool, target: int) -> Pool:
     return _prove(replace(pool, target=target, settled=False), pool.current)
+
+
+def _of_orphan(pool: Pool, event: facts.OrphanFound | facts.OrphanKilled | facts.OrphanGone, now: float) -> Pool:
+    others = {pid: each for pid, each in pool.left_behind.items() if pid != event.pid}
+    if isinstance(event, facts.OrphanFound):
+        # Its generation may be forgotten by now.
+        recipe = pool.generations.get(event.generation, pool.generations[pool.current]).recipe
+        found = facts.LeftBehind(event.pid, event.index, event.generation, now, now + recipe.graceful_timeout)
+        return replace(pool, left_behind={**others, event.pid: found})
+    if event.pid not in pool.left_behind:
+        raise Impossible(f"{event}, but no such process is left behind")
+    if isinstance(event, facts.OrphanKilled):
+        return replace(pool, left_behind={**others, event.pid: replace(pool.left_behind[event.pid], killed=True)})
+    return _progress(replace(pool, left_behind=others), now)
 
 
 # --- upgrades --------------------------------------------------------------------------------------------------------

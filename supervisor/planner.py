@@ -68,6 +68,13 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class KillOrphan:
+    """SIGKILL to a process that a worker has left behind, and that was asked to go long ago."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
 class BeginHold:
     """All canaries serve: the hold begins, and with it the check, if one waits."""
 
@@ -113,8 +120,8 @@ class Leave:
     """The asked-for stop is complete."""
 
 
-Action = (Spawn | AssumeReady | Trust | Recycle | Abort | Retire | Kill | BeginHold | EndHold | CheckAccepting | CalmDown
-          | RollBack | Finish | GiveUp | Leave)
+Action = (Spawn | AssumeReady | Trust | Recycle | Abort | Retire | Kill | KillOrphan | BeginHold | EndHold | CheckAccepting
+          | CalmDown | RollBack | Finish | GiveUp | Leave)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +240,12 @@ def _look(pool: Pool, now: float) -> tuple[_View, list[Action]]:
         action = _look_at_ready(worker, recipe, now, deadlines)
         if action is not None:
             overdue.append(action)
+    for orphan in pool.left_behind.values():
+        view.old_retiring += orphan.generation != current
+        if not orphan.killed and (now >= orphan.kill_at or pool.stopping == "now"):
+            overdue.append(KillOrphan(orphan.pid))
+        elif not orphan.killed:
+            deadlines.add(orphan.kill_at)
     view.deadlines.extend(deadlines)
     return view, overdue
 
@@ -283,7 +296,7 @@ def _stop(pool: Pool, view: _View) -> Plan:
     live = [worker for worker in pool.workers.values() if worker.state is not State.RETIRING]
     if live:
         return Plan(tuple(Retire(worker.id, "the master stops") for worker in live))
-    return Plan((Leave(),)) if not pool.workers else Plan(wake_at=min(view.deadlines, default=None))
+    return Plan((Leave(),)) if not pool.workers and not pool.left_behind else Plan(wake_at=min(view.deadlines, default=None))
 
 
 def _roll_back(pool: Pool, view: _View, now: float) -> Iterable[Action]:
@@ -341,7 +354,7 @@ def _hopeless(pool: Pool) -> bool:
 
 def _give_up(pool: Pool, view: _View, now: float) -> Iterable[Action]:
     # Whoever is still starting may yet become ready: wait for the last one.
-    if not _hopeless(pool) or pool.running_upgrade is not None or pool.workers:
+    if not _hopeless(pool) or pool.running_upgrade is not None or pool.workers or pool.left_behind:
         return []
     generation = pool.generations[pool.current]
     if generation.unfit is not None:

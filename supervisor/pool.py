@@ -145,6 +145,18 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftBehind:
+    """A process that a worker which is gone has left behind. It was asked to go, and is killed at `kill_at`."""
+
+    pid: int
+    index: int
+    generation: int
+    found_at: float
+    kill_at: float
+    killed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Terms:
     """How an upgrade is to go. `kind`: rolling or fleet. `canary`: so many new workers serve first, for `hold` seconds
     (None: until somebody says resume) and until `check`, a shell command, has passed. `max_failures`: instead of the
@@ -209,7 +221,7 @@ class Upgrade:
 class Pool:
     """Everything. `history`: upgrades that have ended, the newest last. `remembered`: generations that nothing runs any
     more. `short_of_memory`: the host has no room for a surge. `hasty`: how many workers in a row have left for new code
-    before they had settled."""
+    before they had settled. `left_behind`: by pid, processes that outlive their workers."""
 
     policy: Policy
     target: int
@@ -226,6 +238,7 @@ class Pool:
     remembered: Mapping[int, Generation] = field(default_factory=dict)
     short_of_memory: bool = False
     hasty: int = 0
+    left_behind: Mapping[int, LeftBehind] = field(default_factory=dict)
 
     @property
     def running_upgrade(self) -> Upgrade | None:
@@ -379,6 +392,25 @@ class Exited:
 
 
 @dataclass(frozen=True, slots=True)
+class OrphanFound:
+    """A worker that is gone has left a process behind, which was asked to go."""
+
+    pid: int
+    index: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class OrphanKilled:
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class OrphanGone:
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
 class UpgradeRequested:
     """`vacant`: seats whose workers have left for its sake."""
 
@@ -504,6 +536,9 @@ Event = (
     | Retired
     | Killed
     | Exited
+    | OrphanFound
+    | OrphanKilled
+    | OrphanGone
     | UpgradeRequested
     | UpgradePrepared
     | UpgradeRefused

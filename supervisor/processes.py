@@ -14,7 +14,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,6 +155,15 @@ class Processes:
         finally:
             os._exit(127)
 
+    def adopt(self, pid: int) -> None:
+        """Take a child that somebody below us has started for one of ours."""
+        self._ours.add(pid)
+
+    @property
+    def ours(self) -> Set[int]:
+        """The pids of those that we have started, or adopted."""
+        return self._ours
+
     def signal(self, pid: int, number: int, group: bool = False) -> bool:
         """Send a signal to a child, or to its whole process group; return whether there was anybody to take it."""
         if pid not in self._ours or pid in self._unseen:
@@ -164,7 +173,7 @@ class Processes:
         return _sent(os.killpg, pid, number) or taken if group else taken
 
     def reap(self) -> list[Exit]:
-        """Collect every child that has exited, strangers too (as PID 1 we inherit orphans); never waits.
+        """Collect every child that has exited, strangers too (orphans come to us); never waits.
 
         What an exited child leaves behind in its process group is asked to go with SIGTERM: `sh -c 'server'` must not
         leave a server with old code behind.
@@ -184,10 +193,9 @@ class Processes:
             # Signalled before it is reaped: until then nobody else can have this pid.
             self.signal(found.si_pid, signal.SIGTERM, group=True)
             pid, status = os.waitpid(found.si_pid, 0)
-            if pid in self._ours:
-                self._ours.discard(pid)
-                # Kept by us: what is reaped must not be forgotten, should the rest of this fail.
-                self._exits.append((pid, os.waitstatus_to_exitcode(status)))
+            self._ours.discard(pid)
+            # Kept by us: what is reaped must not be forgotten, should the rest of this fail.
+            self._exits.append((pid, os.waitstatus_to_exitcode(status)))
         if self._exits:
             self._read_errors()
         exits = [Exit(pid, status, self._failed.pop(pid, None)) for pid, status in self._exits]

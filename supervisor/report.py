@@ -27,7 +27,7 @@ def gate(pool: Pool) -> tuple[str, str]:
     upgrade, ready, target = pool.upgrade, pool.ready, pool.target
     have = f"{ready} of {target} workers ready"
     if pool.stopping is not None:
-        return "stopping", f"{len(pool.workers)} workers still there"
+        return "stopping", f"{len(pool.workers)} workers still there{_left_behind(pool)}"
     if upgrade is not None and upgrade.running:
         return _gate_of_upgrade(pool, upgrade)
     if upgrade is not None and upgrade.outcome in ("rolled-back", "aborted"):
@@ -60,7 +60,8 @@ def _gate_of_upgrade(pool: Pool, upgrade: Upgrade) -> tuple[str, str]:
     if upgrade.preparing:
         course = f"generation {upgrade.to_generation} is being prepared"
     else:
-        course = f"{replaced(pool, upgrade)} of {pool.target} workers on generation {upgrade.to_generation}"
+        course = (f"{replaced(pool, upgrade)} of {pool.target} workers on generation {upgrade.to_generation}"
+                  f"{_left_behind(pool, upgrade.to_generation)}")
     if upgrade.paused_by is not None:
         return "paused", f"{course}; paused by {upgrade.paused_by}"
     if upgrade.held_since is None:
@@ -70,6 +71,13 @@ def _gate_of_upgrade(pool: Pool, upgrade: Upgrade) -> tuple[str, str]:
     if upgrade.terms.hold is None:
         return "paused", f"{course}; held until somebody says resume or abort"
     return "upgrading", f"{course}; held for {upgrade.terms.hold:g} s"
+
+
+def _left_behind(pool: Pool, but_of: int | None = None) -> str:
+    """Which processes, but those of one generation, are waited for though their workers are gone."""
+    pids = [str(each.pid) for each in pool.left_behind.values() if each.generation != but_of]
+    more = f" and {len(pids) - 3} more" if len(pids) > 3 else ""
+    return f"; what workers have left behind is still there: pid {', '.join(pids[:3])}{more}" if pids else ""
 
 
 def _why(upgrade: Upgrade) -> str:
@@ -192,6 +200,11 @@ def status_document(
         "master": dict(master),
         "workers": worker_documents(pool, now, memory, usage, last_lines),
         "listeners": [dict(each) for each in listeners],
+        "left_behind": [
+            {"pid": each.pid, "index": each.index, "generation": each.generation, "age_seconds": round(now - each.found_at, 3),
+             "killed_in_seconds": None if each.killed else round(max(0.0, each.kill_at - now), 3)}
+            for each in pool.left_behind.values()
+        ],
         "failed_start": _failed_start(pool),
         "upgrade": None if pool.upgrade is None else upgrade_document(pool, pool.upgrade, now),
     }

@@ -29,7 +29,8 @@ LARGEST_SIZE = 1 << 60
 LONGEST_SHOWN = 200
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 # Given to workers by a master; a master started by a worker must not take them for settings.
-NOT_SETTINGS = {"EINHORNPY_GENERATION", "EINHORNPY_ADAPTER", "EINHORNPY_RETIRE_SIGNAL", "EINHORNPY_STATUS", *FOR_WORKERS}
+NOT_SETTINGS = {"EINHORNPY_GENERATION", "EINHORNPY_WORKER", "EINHORNPY_ADAPTER", "EINHORNPY_RETIRE_SIGNAL", "EINHORNPY_STATUS",
+                *FOR_WORKERS}
 
 
 class BadSetting(ValueError):
@@ -232,6 +233,13 @@ def endpoint(value: Any) -> str:
     return found[0]
 
 
+def host_name(value: Any) -> str:
+    """Parse the name of a host, as a browser would send it, without a port."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", value) or len(value) > 253:
+        raise ValueError("the name of a host, such as shop.example.com, without a port")
+    return value.lower()
+
+
 def url(value: Any) -> str:
     """Parse the URL of a webhook."""
     found = re.fullmatch(rf"https?://{_AUTHORITY}(?:[/?#][!-~]*)?", value) if isinstance(value, str) else None
@@ -316,6 +324,8 @@ OPTIONS = (
            "Default: none does.", "CODE"),
     Option("on_upgrade_start", ("--on-upgrade-start",), text, None,
            "Run this shell command before an upgrade; if it fails, the upgrade is refused.", "COMMAND"),
+    Option("on_upgrade_start_first", ("--on-upgrade-start-first",), yes_or_no, False,
+           "Run it before the first start too; a start that it refuses exits with 3.", switch=True),
     Option("on_upgrade_end", ("--on-upgrade-end",), text, None,
            "Run this shell command when an upgrade is done or superseded.", "COMMAND"),
     Option("on_upgrade_failed", ("--on-upgrade-failed",), text, None,
@@ -374,6 +384,9 @@ OPTIONS = (
            "Serve metrics, probes and a page here: HOST:PORT, [V6]:PORT or unix:PATH, by a process that may only look.", "ADDR"),
     Option("web_user", ("--web-user",), text, None,
            "Who that process is, where the master is root. Default: nobody.", "USER"),
+    Option("web_host", ("--web-host",), host_name, (),
+           "Answer there to this Host too, where it listens on loopback: what a proxy in front passes on. May be given "
+           "several times.", "NAME", many=True),
     Option("statsd", ("--statsd",), endpoint, (),
            "Count deploy events here, by UDP: events.deploy.NAME.started, .done, .refused. May be given several times.", "HOST:PORT",
            many=True),
@@ -425,6 +438,7 @@ class Settings:
     min_available_memory: int | None
     reload_exit_code: int | None
     on_upgrade_start: str | None
+    on_upgrade_start_first: bool
     on_upgrade_end: str | None
     on_upgrade_failed: str | None
     on_worker_ready: str | None
@@ -456,6 +470,7 @@ class Settings:
     labels: tuple[tuple[str, str], ...]
     web: str | None
     web_user: str | None
+    web_host: tuple[str, ...]
     statsd: tuple[str, ...]
     graphite: tuple[str, ...]
     webhook: tuple[str, ...]

@@ -8,7 +8,7 @@ import json
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from . import journal
@@ -23,14 +23,16 @@ SETTLED = 60.0
 
 class Sidecar:
     """`listener`: where it serves. `admit`: takes one end of a connection that may only look. `user`: (uid, gid) for it to become,
-    None for ours. `metrics`: the directory of the app's own metrics, if there is one."""
+    None for ours. `metrics`: the directory of the app's own metrics, if there is one. `hosts`: by which other names it may be
+    asked."""
 
     def __init__(self, processes: Processes, listener: Listener, environ: Mapping[str, str], name: str, user: tuple[int, int] | None,
-                 metrics: str | None, admit: Callable[[socket.socket], None], log: Callable[[Entry], None]) -> None:
+                 metrics: str | None, hosts: Sequence[str], admit: Callable[[socket.socket], None],
+                 log: Callable[[Entry], None]) -> None:
         self._processes = processes
         self.listener = listener
         self._environ = environ
-        self._told = json.dumps({"name": name, "user": user, "metrics": metrics})
+        self._told = json.dumps({"name": name, "user": user, "metrics": metrics, "hosts": hosts})
         self._admit = admit
         self._log = log
         self._pid: int | None = None

@@ -97,7 +97,7 @@ class Spawner:
             adapter = recipes.adapter_instructions(prepared, settings, self._host.pool.target, page, jitter, stderr)
             command = prepared.gunicorn.adapter
         environment = contract.environment(
-            generation, index=action.index, master=os.getpid(), control_socket=self._host.identity()["socket"],
+            generation, worker=worker, index=action.index, master=os.getpid(), control_socket=self._host.identity()["socket"],
             notify_socket=self._notify_path,
             families=[socket.AddressFamily(listener.socket.family).name for listener in self._listeners],
             names=[listener.label for listener in self._listeners], stop_signal=settings.stop_signal, adapter=adapter,

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from . import contract, journal, pool
@@ -19,6 +19,8 @@ from .processes import Exit, Launch, Processes, own_program
 from .sidecar import Sidecar
 
 FOLD_TIMEOUT = 60.0
+# Addresses that mean every one of this host's.
+EVERYWHERE = ("0.0.0.0", "::", "::ffff:0.0.0.0")
 
 
 class Host(Protocol):
@@ -34,9 +36,9 @@ class Web:
     """`listener`: where the page is served. `user`: who serves it, None for us. `attributes`: of the workers."""
 
     def __init__(self, host: Host, processes: Processes, errands: Errands, environ: Mapping[str, str], listener: Listener,
-                 user: tuple[int, int] | None, attributes: Attributes, admit: Callable[[socket.socket], None],
-                 inherited: Mapping[str, Any] | None) -> None:
-        """`inherited`: what `hand_over` of the master before us said."""
+                 user: tuple[int, int] | None, hosts: Sequence[str], attributes: Attributes,
+                 admit: Callable[[socket.socket], None], inherited: Mapping[str, Any] | None) -> None:
+        """`hosts`: by which other names it may be asked. `inherited`: what `hand_over` of the master before us said."""
         self._host = host
         self._errands = errands
         self._environ = contract.inherited(environ)
@@ -51,9 +53,13 @@ class Web:
         except OSError as error:
             host.log(Entry("no app metrics", {"reason": str(error)}, journal.ATTENTION))
         self._sidecar = Sidecar(processes, listener, self._environ, identity["name"], user,
-                                None if self._metrics is None else self._metrics.path, admit, host.log)
+                                None if self._metrics is None else self._metrics.path, hosts, admit, host.log)
         if inherited is not None:
             self._sidecar.take_over(inherited)
+        elif listener.socket.family != socket.AF_UNIX and listener.socket.getsockname()[0] in EVERYWHERE:
+            host.log(Entry("web open to everybody", {
+                "listen": listener.name, "so": "whoever reaches this host may look", "better": "127.0.0.1, [::1] or unix:PATH",
+            }, journal.ATTENTION))
 
     @property
     def deadline(self) -> float | None:

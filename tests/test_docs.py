@@ -129,7 +129,7 @@ def test_what_must_be_documented_is() -> None:
     for code in (*gate.CODES.values(), *gate.OUTCOMES.values(), gate.USAGE, gate.NO_MASTER, gate.TIMED_OUT, gate.INTERRUPTED):
         assert re.search(rf"^\| {code} \|", status, re.MULTILINE), code
     recipe = Recipe(("true",), "/", release="r", timeout=1.0)
-    given = contract.environment(Generation(1, recipe), index=0, master=1, control_socket="", notify_socket="",
+    given = contract.environment(Generation(1, recipe), worker=1, index=0, master=1, control_socket="", notify_socket="",
                                  families=["AF_INET"], names=[""], stop_signal="SIGTERM", adapter=None, control_fd=4)
     for variable in (*given, "LISTEN_PID", "WATCHDOG_PID"):
         assert f"`{variable}`" in pages["running"], variable

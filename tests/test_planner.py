@@ -79,6 +79,19 @@ class PlannerMachine(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from(self.workers(*State)))
         self.world.exit(worker.id, status)
 
+    @precondition(lambda self: self.alive() and self.world.pool.workers)
+    @rule(data=st.data())
+    def dies_and_leaves_something_behind(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(self.workers(*State)))
+        self.world.exit(worker.id, 0)
+        if self.alive():
+            self.world.fact(facts.OrphanFound(worker.pid + 10000, worker.index, worker.generation))
+
+    @precondition(lambda self: self.alive() and self.world.pool.left_behind)
+    @rule()
+    def what_was_left_behind_leaves(self) -> None:
+        self.world.fact(facts.OrphanGone(next(iter(self.world.pool.left_behind))))
+
     @precondition(lambda self: self.alive() and self.workers(State.RETIRING))
     @rule()
     def all_retiring_leave(self) -> None:

@@ -49,7 +49,7 @@ def test_a_worker_is_given_exactly_the_contract(start: Start, place: Path) -> No
         "EINHORN_FD_FAMILY_1": "AF_UNIX", "EINHORN_FDS": "3 4", "EINHORN_CHILD_INDEX": "0",
         "EINHORN_MASTER_PID": str(master.pid), "EINHORN_SOCK_PATH": master.path, "LISTEN_FDS": "2", "LISTEN_PID": pid,
         "LISTEN_FDNAMES": "listener0:listener1", "NOTIFY_SOCKET": master.path.replace(".sock", ".notify"),
-        "WATCHDOG_USEC": "7000000", "WATCHDOG_PID": pid, "EINHORNPY_GENERATION": "1",
+        "WATCHDOG_USEC": "7000000", "WATCHDOG_PID": pid, "EINHORNPY_GENERATION": "1", "EINHORNPY_WORKER": "1", "SPT_NOENV": "1",
         "EINHORNPY_RETIRE_SIGNAL": "SIGTERM", "EINHORNPY_RELEASE": "r1",
         "MINE": "kept", "EXTRA": "a=b", "PWD": str(place),
     }

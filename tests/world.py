@@ -133,6 +133,11 @@ class World:
             case planner.Kill():
                 self.check_kill(self.pool.workers[action.worker])
                 self.observe(facts.Killed(action.worker, action.reason))
+            case planner.KillOrphan():
+                orphan = self.pool.left_behind[action.pid]
+                assert self.pool.stopping == "now" or self.now >= orphan.found_at + 30, f"{orphan} had more time"
+                self.observe(facts.OrphanKilled(action.pid))
+                self.observe(facts.OrphanGone(action.pid))
             case planner.RollBack():
                 self.observe(facts.RolledBack(action.reason, action.error))
             case planner.Finish():
@@ -144,6 +149,7 @@ class World:
             case planner.Leave():
                 assert self.pool.stopping is not None
                 assert not self.pool.workers
+                assert not self.pool.left_behind
                 self.ended = "left"
 
     def observe(self, event: facts.Event) -> None:
@@ -255,6 +261,7 @@ class World:
         assert not upgrade.on_canary
         assert upgrade.paused_by is None
         assert all(worker.generation == self.pool.current for worker in self.pool.workers.values()), "old code is left"
+        assert all(each.generation == self.pool.current for each in self.pool.left_behind.values()), "old code is left behind"
         assert self.available() >= self.pool.target, "it says done with too few ready workers"
 
     def check_rest(self) -> None:

@@ -1,76 +1,38 @@
 """Starts the sidecar, as the master execs it: `python -m einhornpy.control.web JSON`.
 
 Descriptors: 3 the listening socket, 4 the connection to ask on, 5 the one that is told what happens. JSON: `name`, the master's;
-`user`, `[uid, gid]` to become, or null; `metrics`, the directory of the app's own metrics, or null.
+`user`, `[uid, gid]` to become, or null; `metrics`, the directory of the app's own metrics, or null; `hosts`, by which other names it
+may be asked.
 """
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import os
-import signal
 import socket
 import stat
-import struct
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-# gunicorn, since whoever installs einhornpy has it; gthread, since each stream of the page waits in a thread of its own.
-from gunicorn.app.base import BaseApplication
-from gunicorn.workers import gthread
+import setproctitle
 
 from ..client import Client
 from ..privileges import become, by_descriptor, die_with
 from .app import App
 from .feed import MOST_STREAMS, Feed, Master
 from .metrics import Metrics
+from .serving import Server
 
 LISTENER, ASKING, TOLD = 3, 4, 5
-CLIENT_TIMEOUT = 10  # seconds
 # Read before we become somebody who may not be able to read them.
-LAZY = ("gunicorn.glogging", "gunicorn.http.parser", "gunicorn.http.wsgi", "gunicorn.util",
-        "concurrent.futures.thread", "logging.config", "encodings.idna", "prometheus_client.openmetrics.exposition", "gzip",
-        "traceback")
+LAZY = ("concurrent.futures.thread", "prometheus_client.openmetrics.exposition", "gzip", "linecache", "tokenize")
 
 
-class Server(BaseApplication):  # type: ignore[misc]
-    """gunicorn with settings of ours alone. `serve` is called in its one worker."""
-
-    def __init__(self, name: str, serve: Callable[[], Callable[..., Any]]) -> None:
-        self._name = name
-        self._serve = serve
-        super().__init__()
-
-    def load_config(self) -> None:
-        for setting, value in {
-            # gunicorn noted who we were when it was loaded.
-            "user": os.geteuid(), "group": os.getegid(),
-            "bind": [f"fd://{LISTENER}"], "workers": 1, "worker_class": "gthread", "threads": MOST_STREAMS + 8,
-            "keepalive": 5, "graceful_timeout": 1, "loglevel": "error", "control_socket_disable": True,
-            "proc_name": f"einhornpy: web {self._name}", "child_exit": end_with_the_worker,
-        }.items():
-            self.cfg.set(setting, value)
-
-    def load(self) -> Callable[..., Any]:
-        return self._serve()
-
-
-def end_with_the_worker(arbiter: Any, worker: Any) -> None:
-    """A new worker could not go on with connections on which half a reply may stand: the master starts us anew."""
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def be_patient_with_nobody() -> None:
-    """Let neither a client that says half a request or reads nothing, nor a log that nobody reads, hold a thread of ours."""
-    with socket.socket(fileno=os.dup(LISTENER)) as listener:
-        # Inherited by what is accepted (socket(7)): struct timeval.
-        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            listener.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", CLIENT_TIMEOUT, 0))
-    # gunicorn's one loop would wait up to 2 s for each such client to hang up.
-    close = gthread.TConn.close
-    gthread.TConn.close = lambda connection, graceful=False: close(connection)
+def wait_for_no_reader() -> None:
+    """Let a log that nobody reads hold none of us."""
     if stat.S_ISREG(os.fstat(2).st_mode):
         return  # it never blocks, and a description of our own would write over what others write
     try:
@@ -91,23 +53,21 @@ def main() -> None:
         metrics = None if told["metrics"] is None else by_descriptor(told["metrics"])
     except OSError:
         metrics = None  # taken away: everything else is still worth showing
-    parent, arbiter = os.getppid(), os.getpid()
-    be_patient_with_nobody()
+    parent = os.getppid()
+    wait_for_no_reader()
     become(None if told["user"] is None else (told["user"][0], told["user"][1]))
     die_with(parent)
+    setproctitle.setproctitle(f"einhornpy: web {told['name']}")
+    master = Master(Client.over(socket.socket(fileno=ASKING), verbatim=True), gone)
+    feed = Feed(Client.over(socket.socket(fileno=TOLD), timeout=None, verbatim=True), master, gone)
+    feed.start()
+    app = App(master, feed, Metrics(master, metrics), files)
+    asyncio.run(Server(socket.socket(fileno=LISTENER), app, App.ASKING, MOST_STREAMS, told["hosts"]).run())
 
-    def serve() -> Callable[..., Any]:
-        die_with(arbiter)
 
-        def gone() -> None:
-            os.kill(arbiter, signal.SIGTERM)  # the master starts us anew, with new connections
-
-        master = Master(Client.over(socket.socket(fileno=ASKING), verbatim=True), gone)
-        feed = Feed(Client.over(socket.socket(fileno=TOLD), timeout=None, verbatim=True), master, gone)
-        feed.start()
-        return App(master, feed, Metrics(master, metrics), files)
-
-    Server(told["name"], serve).run()
+def gone() -> None:
+    """The master starts us anew, with new connections: on these half a reply may stand."""
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ OK, UNAVAILABLE = "200 OK", "503 Service Unavailable"
 
 
 class App:
-    """A WSGI app (PEP 3333). `files`: what `read_file` says of each of `FILES`."""
+    """A WSGI app (PEP 3333). `files`: what `read_file` says of each of `FILES`. `ASKING`: the paths for which the master is asked."""
+
+    ASKING = ("/healthz", "/readyz", "/metrics", "/status")
 
     FILES: Mapping[str, str] = {
         "page.html": "text/html; charset=utf-8", "page.css": "text/css; charset=utf-8",
@@ -90,7 +92,7 @@ class App:
         return OK if well else UNAVAILABLE, TEXT, _line(f"{document['gate']}: {verdict.reason}")
 
     def _stream(self, start_response: StartResponse, method: str) -> Iterable[bytes]:
-        stream = self._feed.stream() if method == "GET" else iter(())
+        stream: Iterable[bytes] | None = self._feed.stream() if method == "GET" else []
         if stream is None:
             answer = UNAVAILABLE, TEXT, _line("too many pages listen already")
             return _send(answer, start_response, method, [("Retry-After", "10")])

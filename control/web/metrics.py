@@ -84,6 +84,8 @@ def of_status(status: Mapping[str, Any]) -> Iterator[Metric]:
         *(({"state": worker["state"], "generation": worker["generation"]}, 1) for worker in workers)])
     yield gauge("einhornpy_workers_target", "How many workers are to be ready.", [({}, status["target"])])
     yield gauge("einhornpy_workers_ready", "How many workers are ready.", [({}, status["ready"])])
+    yield gauge("einhornpy_processes_left_behind", "Processes that outlive the workers that have started them.",
+                [({}, len(status["left_behind"]))])
     yield gauge("einhornpy_generation", "The number of the current generation.", [({}, status["generation"])])
     yield gauge("einhornpy_gate", "1 for what the gate says, 0 for what it does not.",
                 [({"gate": word}, word == status["gate"]) for word in gate.CODES])
