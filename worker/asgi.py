@@ -14,6 +14,7 @@ import traceback
 from typing import Any, Awaitable, Callable, List
 
 from . import info, ready
+from .accepting import stop_listening
 
 __all__ = ["ready_when_started"]
 
@@ -120,8 +121,7 @@ class _Worker:
             self.leave()  # asked twice: somebody is in a hurry
             return
         self.retiring = True
-        for server in self.servers:
-            server.close()
+        stop_listening(loop, self.servers)
         loop.call_later(max(LEAST_LINGER, self.promised + self.keep_alive - time.monotonic()), self.leave)
 
     def leave(self) -> None:
