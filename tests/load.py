@@ -67,14 +67,13 @@ class Load:
     """A load on `address` (host and port, or the path of a UNIX socket) while the block runs.
 
     `rate`: requests a second. `slow`: the share that asks for `slow_path`. `keep_alive`: the share of requests that may
-    use a connection again, if it was used within the last `reuse_within` seconds.
+    use a connection again.
     """
 
     def __init__(self, address: tuple[str, int] | str, rate: float = 100.0, *, path: str = "/",
-                 slow_path: str = "/slow/0.2", slow: float = 0.1, keep_alive: float = 0.5, reuse_within: float = LONGEST_REUSE_IDLE,
-                 seed: int = 1) -> None:
+                 slow_path: str = "/slow/0.2", slow: float = 0.1, keep_alive: float = 0.5, seed: int = 1) -> None:
         self._settings = {"address": address, "rate": rate, "path": path, "slow_path": slow_path, "slow": slow,
-                          "keep_alive": keep_alive, "reuse_within": reuse_within, "seed": seed}
+                          "keep_alive": keep_alive, "seed": seed}
         self.report: Report
         self._process: subprocess.Popen[str] | None = None
         self._began = 0.0
@@ -125,7 +124,7 @@ class Client:
         while self.idle:
             since, reader, writer = self.idle.pop(self.random.choice((0, -1)))
             # One that the server has closed meanwhile is not used again: its end has arrived before our request.
-            if time.monotonic() - since < self.settings["reuse_within"] and not reader.at_eof():
+            if time.monotonic() - since < LONGEST_REUSE_IDLE and not reader.at_eof():
                 return reader, writer
             writer.close()
         return None

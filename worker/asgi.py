@@ -122,7 +122,15 @@ class _Worker:
             return
         self.retiring = True
         stop_listening(loop, self.servers)
-        loop.call_later(max(LEAST_LINGER, self.promised + self.keep_alive - time.monotonic()), self.leave)
+        self.linger(loop, LEAST_LINGER)
+
+    def linger(self, loop: Any, least: float = 0.0) -> None:
+        """Leave when the last promise is over: an answer that began before we were asked to go may still make one."""
+        left = max(least, self.promised + self.keep_alive - time.monotonic())
+        if left > 0:
+            loop.call_later(left, self.linger, loop)
+        else:
+            self.leave()
 
     def leave(self) -> None:
         if not self.left:
