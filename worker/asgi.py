@@ -14,6 +14,7 @@ import traceback
 from typing import Any, Awaitable, Callable, List
 
 from . import info, ready
+from .accepting import stop_listening
 
 __all__ = ["ready_when_started"]
 
@@ -120,9 +121,16 @@ class _Worker:
             self.leave()  # asked twice: somebody is in a hurry
             return
         self.retiring = True
-        for server in self.servers:
-            server.close()
-        loop.call_later(max(LEAST_LINGER, self.promised + self.keep_alive - time.monotonic()), self.leave)
+        stop_listening(loop, self.servers)
+        self.linger(loop, LEAST_LINGER)
+
+    def linger(self, loop: Any, least: float = 0.0) -> None:
+        """Leave when the last promise is over: an answer that began before we were asked to go may still make one."""
+        left = max(least, self.promised + self.keep_alive - time.monotonic())
+        if left > 0:
+            loop.call_later(left, self.linger, loop)
+        else:
+            self.leave()
 
     def leave(self) -> None:
         if not self.left:

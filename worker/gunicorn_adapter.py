@@ -391,7 +391,7 @@ def run_worker(instructions: Dict[str, Any]) -> int:
 
         take_usr2_for_term(worker)
         remember_lifespan(worker, state)
-        leaving = draining.Draining(instructions["graceful_timeout"])
+        leaving = draining.Draining(instructions["graceful_timeout"], sibling("accepting"))
         draining.mend(worker, leaving)
         counters.count_requests(worker, slot)
         if counters.way_of_counting(worker_class) == "asgi":

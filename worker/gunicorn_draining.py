@@ -6,6 +6,8 @@ They answer what was begun, and what still comes on a kept-alive connection, wit
 - uvicorn closes idle connections and websockets the moment it is asked to go, which resets whoever has just sent something;
 - gunicorn's ASGI worker closes connections that it had just promised to keep, and looks for them before the loop has shown
   it those that it accepted a moment ago;
+- asyncio drops those whom it accepted in the very turn in which its server is closed (see accepting.py);
+- neither of the ASGI workers waits for a TLS handshake that has begun;
 - neither of the ASGI workers ends websockets politely when the time is over.
 
 sync and gevent need nothing.
@@ -20,13 +22,16 @@ from typing import Any, Callable, Dict, Set
 SERVICE_RESTART = 1012
 # Until so long after the listeners are closed, the loop may show connections that were accepted before.
 SETTLE_SECONDS = 0.05
+# So long a TLS handshake that has begun may take: some round trips.
+HANDSHAKE_SECONDS = 3.0
 
 
 class Draining:
-    """One worker's. `timeout`: seconds that requests get; just before, websockets are closed."""
+    """One worker's. `timeout`: seconds that requests get; just before, websockets are closed. `accepting`: the module."""
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, accepting: Any) -> None:
         self.timeout = timeout
+        self.accepting = accepting
         self.retiring = False
         self.deadline = 0.0
         self.websockets: Set[Any] = set()
@@ -60,13 +65,15 @@ class Draining:
     async def begin(self, servers: Any) -> None:
         """Stop listening, and get to know whoever was accepted before."""
         asyncio = sys.modules["asyncio"]
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         self.retiring = True
-        self.deadline = asyncio.get_running_loop().time() + self.timeout
-        for server in servers:
-            server.close()
+        self.deadline = began + self.timeout
+        loop.call_at(self.deadline - min(1.0, self.timeout / 10), lambda: asyncio.ensure_future(self.close_websockets()))
+        self.accepting.stop_listening(loop, servers)
         await asyncio.sleep(SETTLE_SECONDS)
-        asyncio.get_running_loop().call_later(
-            self.timeout - min(1.0, self.timeout / 10), lambda: asyncio.ensure_future(self.close_websockets()))
+        while self.accepting.handshakes(loop) and loop.time() < began + min(HANDSHAKE_SECONDS, self.timeout / 2):
+            await asyncio.sleep(SETTLE_SECONDS)
 
     async def close_websockets(self) -> None:
         for send in list(self.websockets):
@@ -136,11 +143,12 @@ def mend_uvicorn(worker: Any, draining: Draining) -> None:
     from uvicorn.server import Server
 
     shutdown: Callable[..., Any] = Server.shutdown
-    # uvicorn would wait for ever for whoever doesn't end, until SIGKILL.
-    worker.config.timeout_graceful_shutdown = draining.timeout
 
     async def gentle_shutdown(server: Any, sockets: Any = None) -> None:
         await draining.begin(server.servers)
+        # uvicorn would wait for ever for whoever doesn't end, until SIGKILL.
+        left = draining.deadline - sys.modules["asyncio"].get_running_loop().time()
+        worker.config.timeout_graceful_shutdown = max(0.0, left)
         for connection in list(server.server_state.connections):
             linger(connection)
         await shutdown(server, sockets)

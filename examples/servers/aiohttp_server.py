@@ -27,12 +27,15 @@ async def main():
     app.on_response_prepare.append(announce_the_end)
     runner = web.AppRunner(app, access_log=None, keepalive_timeout=KEEP_ALIVE, shutdown_timeout=25)
     await runner.setup()
-    site = web.SockSite(runner, worker.listeners()[0], backlog=2048)
+    listener = worker.listeners()[0]
+    site = web.SockSite(runner, listener, backlog=2048)
     await site.start()
     loop = asyncio.get_running_loop()
     worker.on_retire(lambda: loop.call_soon_threadsafe(retiring.set))
     worker.ready()
     await retiring.wait()
+    loop.remove_reader(listener)  # accepts nobody any more; asyncio would drop those of this moment if it closed at once
+    await asyncio.sleep(0)
     await site.stop()
     await asyncio.sleep(KEEP_ALIVE)  # runner.cleanup() closes idle connections at once; now none is left
     await runner.cleanup()
