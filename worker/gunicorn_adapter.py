@@ -382,6 +382,8 @@ def run_worker(instructions: Dict[str, Any]) -> int:
         remember_lifespan(worker, state)
         leaving = draining.Draining(instructions["graceful_timeout"])
         draining.mend(worker, leaving)
+        if hasattr(worker, "tpool"):
+            sibling("gunicorn_lingering").mend(worker)
         if hasattr(worker, "handle_request"):
             counters.count_requests(worker, slot)
         else:
