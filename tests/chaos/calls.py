@@ -113,7 +113,7 @@ class ClockJump(Fault):
     """The master's wall clock is wrong, by an hour or by decades."""
 
     kind: ClassVar[str] = "clock"
-    seconds: int = 0
+    later: int = 0
 
     @classmethod
     def drawn(cls, dice: random.Random) -> ClockJump:
@@ -125,11 +125,11 @@ class ClockJump(Fault):
 
     def inject(self, host: Host) -> None:
         assert host.control is not None
-        host.control.jump(host.master.pid, self.seconds)
+        host.control.jump(host.master.pid, self.later)
 
     def heal(self, host: Host) -> None:
         assert host.control is not None
         host.control.heal()
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.seconds:+d} s"
+        return f"{self.kind} {self.later:+d} s"

@@ -60,7 +60,7 @@ class Round:
     faults: list[tuple[float, Fault]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for _ in range(self.dice.choice((1, 1, 1, 2, 3))):
+        for _ in range(self.dice.choice((1, 1, 2, 3))):
             kind = KINDS[self.dice.choice(list(self.kinds))]
             self.faults.append((self.dice.uniform(0.1, 1.5), kind.drawn(self.dice)))
         # Two that both need a living, moving master in the middle would only show each other.
@@ -95,15 +95,19 @@ class Driver:
         self._watchers: dict[int, Watcher] = {}
         self._usual: dict[int, int] = {}
         self._known = set(child_pids()) - {host.master.pid}  # not ours to judge: the load too
-        self._watch()
+        self._rest()
 
     def _watch(self) -> None:
-        """Follow the master that lives now, from its first quiet moment."""
+        """Follow the master that lives now."""
         host = self._host
         if host.life not in self._watchers:
-            self._watchers[host.life] = Watcher(host.master.path, self._story)
-            truth.judge_rest(host, self._known)
-            self._usual[host.life] = len(truth.descriptors(host.master.pid))
+            self._watchers[host.life] = Watcher(host.master.path, host.master.pid, self._story)
+
+    def _rest(self) -> None:
+        """Wait for a quiet moment; the first one of a master says how many descriptors it usually has."""
+        self._watch()
+        truth.judge_rest(self._host, self._known)
+        self._usual.setdefault(self._host.life, len(truth.descriptors(self._host.master.pid)))
 
     def rounds(self) -> None:
         number = self._plan.first
@@ -123,7 +127,7 @@ class Driver:
                     return
             if not self._host.alive():
                 self._host.restart()
-                self._watch()
+                self._rest()
             number += 1
 
     def _round(self, number: int) -> None:
@@ -153,11 +157,11 @@ class Driver:
             results += self._settle()
             self._known -= load.pids
         truth.judge_codes(host, results, injected)
-        found = {life: watcher.directories for life, watcher in self._watchers.items()}
-        truth.judge_answers(host, load.report, results, found)
-        truth.judge_rest(host, self._known)
-        truth.judge_descriptors(host, self._usual[host.life], self._watchers[host.life])
-        self._tracebacks(injected)
+        truth.judge_answers(host, load.report, results, self._watchers)
+        if host.alive():
+            self._rest()
+            truth.judge_descriptors(host, self._usual[host.life])
+        self._tracebacks()
 
     def _inject(self, todo: Round, injected: list[Injected]) -> None:
         moment = threading.Event()
@@ -195,11 +199,10 @@ class Driver:
         host = self._host
         if not host.alive():
             return []
-        self._watch()
         if host.status()["gate"] == "paused":
             host.ask("resume", "resume")
         results = [host.ask("scale", "scale", str(host.number))]
-        truth.judge_rest(host, self._known)
+        self._rest()
         code = host.new_release("good")
         host.activate(code)
         results.append(host.ask("deploy", "upgrade", "--release", code, "--json"))
@@ -210,13 +213,14 @@ class Driver:
             host.good = code
         return results
 
-    def _tracebacks(self, injected: Sequence[Injected]) -> None:
-        """The master's own standard error is silent, as long as no system call fails."""
+    def _tracebacks(self) -> None:
+        """The master says in one line what is wrong; whose program it starts may print more."""
         said = self._host.master.log()
-        if "Traceback" in said:
-            self._story.count("tracebacks of the master", said.count("Traceback"))
+        ours = [each for each in said.split("Traceback")[1:] if "/einhornpy/supervisor/" in each or "/einhornpy/control/" in each]
+        if ours:
+            self._story.count("tracebacks of the master", len(ours))
             self._story.wrong(f"the master printed a traceback: {said[-3000:]}")
-            self._host.master.log_path.write_text("")
+        self._host.master.log_path.write_text("")
 
     def _explain(self) -> None:
         """Whatever whoever repeats this round needs."""

@@ -73,9 +73,9 @@ class KillWorkers(Fault):
     def inject(self, host: Host) -> None:
         workers = host.workers()
         random.Random(self.lot).shuffle(workers)
-        for worker in workers[: self.many]:
-            host.hold_still(worker["pid"])
-            kill(host, worker["pid"])
+        for pid in workers[: self.many]:
+            host.hold_still(pid)
+            kill(host, pid)
 
     def __str__(self) -> str:
         return f"{self.kind} {self.many}"
@@ -97,7 +97,7 @@ class StopWorker(Fault):
     def inject(self, host: Host) -> None:
         workers = host.workers()
         if workers:
-            self.pid = random.Random(self.lot).choice(workers)["pid"]
+            self.pid = random.Random(self.lot).choice(workers)
             host.hold_still(self.pid)
 
     def heal(self, host: Host) -> None:

@@ -119,9 +119,9 @@ class Host:
         except (NoMaster, MasterGone, TimedOut):
             return None
 
-    def workers(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.status()["workers"]
-        return found
+    def workers(self) -> list[int]:
+        """The pids of the workers, and of who reads gunicorn's settings, without asking the master, who may stand still."""
+        return self.others("gunicorn: worker", "gunicorn_adapter")
 
     def others(self, *words: str) -> list[int]:
         """The master's children that have one of these words in their command line."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from .faults import KEEPER, SIDECAR, Fault
 from .host import Host, Result
 from .watcher import Watcher, wait_for
 
-# What each operation may say while nothing is wrong. 1: there is nothing to pause, nobody to recycle, a reload that has to wait.
+# What each operation may say while nothing is wrong. 1: there is nothing to pause, nobody to recycle, a reload that has to wait;
+# 2 of a rollback: there is nothing before the first release.
 LAWFUL = {
-    "deploy": {0, 7}, "canary": {0, 7}, "broken": {5, 7}, "rollback": {0, 1, 7}, "scale": {0}, "recycle": {0, 1}, "pause": {0, 1},
+    "deploy": {0, 7}, "canary": {0, 7}, "broken": {5, 7}, "rollback": {0, 1, 2, 7}, "scale": {0}, "recycle": {0, 1}, "pause": {0, 1},
     "resume": {0, 1}, "abort": {0, 1, 5, 7}, "reload": {0, 1}, "status": {0, 3, 4, 5}, "look": {0},
 }
 UPGRADES = ("deploy", "canary", "broken", "rollback")
@@ -65,9 +66,9 @@ def judge_status(host: Host, result: Result) -> None:
         host.story.wrong(f"status exited with {result.code}: {result.out}")
 
 
-def judge_answers(host: Host, report: Report, results: Sequence[Result], directories: dict[int, dict[int, str]]) -> None:
+def judge_answers(host: Host, report: Report, results: Sequence[Result], watchers: Mapping[int, Watcher]) -> None:
     """No request failed but in killed hands; who was told `done` is served by the new code alone, who was told `refused` by none of
-    it; and all workers of a generation run the code that was found for it. `directories`: life → generation → directory."""
+    it; and all workers of a generation run the code that was found for it. `watchers`: by the master's life."""
     story = host.story
     story.count("requests sent", report.sent)
     for failure in report.failures:
@@ -80,7 +81,7 @@ def judge_answers(host: Host, report: Report, results: Sequence[Result], directo
                         f"{failure.port}, {failure.path}, {'reused' if failure.reused else 'new'} connection: {failure.error}")
     seen = [(due, *_read(word)) for (due, _), word in zip(report.answers, report.words, strict=True)]
     for life, generation, code in {each[1:] for each in seen}:
-        directory = directories.get(life, {}).get(generation)
+        directory = watchers[life].directories.get(generation) if life in watchers else None
         if directory is not None and Path(directory).name != code:
             story.wrong(f"a worker of generation {generation}, whose directory is {directory}, answers as {code}")
     for result in results:
@@ -91,7 +92,7 @@ def judge_answers(host: Host, report: Report, results: Sequence[Result], directo
             story.wrong(f"{result.name} exited with {result.code} and doesn't say of which generation: {result.out[:300]}")
             continue
         after = {generation for due, life, generation, _ in seen if life == result.life and due > result.ended}
-        wrong = {each for each in after if each < number} if result.code == 0 else after & {number}
+        wrong = {each for each in after if each < number} if result.code == 0 else after & {number} - watchers[result.life].stuck
         if wrong:
             story.wrong(f"{result.name} of generation {number} exited with {result.code}, and afterwards generations {sorted(wrong)} answer")
 
@@ -168,7 +169,7 @@ def descriptors(pid: int) -> dict[str, str]:
     return found
 
 
-def judge_descriptors(host: Host, usual: int, watcher: Watcher) -> None:
-    """The master has no more descriptors open than when it came up, but for what `usual` can't know: who just asks."""
+def judge_descriptors(host: Host, usual: int) -> None:
+    """The master has no more descriptors open than in its first quiet moment, but for somebody who just asks."""
     if not wait_for(lambda: len(descriptors(host.master.pid)) <= usual + 1, 20.0):
         host.story.wrong(f"{len(descriptors(host.master.pid))} descriptors, {usual} at the start: {descriptors(host.master.pid)}")

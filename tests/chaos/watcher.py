@@ -16,11 +16,15 @@ _AGAIN = 0.1
 
 
 class Watcher:
-    """What one master told. `directories`: generation → where its code was found."""
+    """What one master told. `directories`: generation → where its code was found. `stuck`: upgrades whose way back failed as often as
+    allowed, so that they ended before they were back."""
 
-    def __init__(self, path: str, story: Story) -> None:
-        self._path, self._story = path, story
+    def __init__(self, path: str, pid: int, story: Story) -> None:
+        self._path, self._pid, self._story = path, pid, story
         self.directories: dict[int, str] = {}
+        self.stuck: set[int] = set()
+        self._back_to: int | None = None
+        self._failed_on_the_way_back = False
         self._ended = threading.Event()
         self._client: Client | None = None
         self._last: dict[str, Any] = {}
@@ -35,6 +39,8 @@ class Watcher:
                 self._client = client
                 replies = client.replies("events")
                 first = next(replies)["result"]
+                if first["status"]["master"]["pid"] != self._pid:
+                    return  # the next one lives in the same place
                 client.wait_for_ever()
                 self._last = {}
                 for event in first["recent"]:
@@ -51,10 +57,19 @@ class Watcher:
         self._story.tell(f"    {_shown(event)}")
         if event["event"] == "generation-prepared":
             self.directories[event["generation"]] = event["directory"]
-        if event["event"] == "upgrade-ended":
-            self._story.count(f"upgrades {event['outcome']}")
-        if event["event"] == "worker-died":
-            self._story.count("workers died")
+        match event["event"]:
+            case "upgrade-refused":
+                self._back_to, self._failed_on_the_way_back = event["back_to"], False
+            case "start-failed" if event["generation"] == self._back_to:
+                self._failed_on_the_way_back = True
+            case "upgrade-ended":
+                self._story.count(f"upgrades {event['outcome']}")
+                if self._failed_on_the_way_back:
+                    self.stuck.add(event["generation"])
+                    self._story.count("upgrades that could not go back at once")
+                self._back_to, self._failed_on_the_way_back = None, False
+            case "worker-died":
+                self._story.count("workers died")
         self._judge(event)
         self._last = event
 
