@@ -27,6 +27,7 @@ def main() -> int:
     parser.add_argument("--class", dest="worker_class", choices=CLASSES, default="gthread", help="gunicorn's worker class.")
     parser.add_argument("--rate", type=float, default=60.0, help="Requests a second.  Default: 60.")
     parser.add_argument("--clients", type=int, default=3, help="How many give commands at the same time.  Default: 3.")
+    parser.add_argument("--longest", type=float, default=60.0, metavar="SECONDS", help="No fault lasts for longer.")
     parser.add_argument("-x", "--stop-at-first", action="store_true", help="Stop at the first round that goes wrong.")
     parser.add_argument("-v", "--verbose", action="store_true", help="Print what happens as it happens.")
     given = parser.parse_args()
@@ -35,7 +36,8 @@ def main() -> int:
     kinds = [kind for kind in given.only or KINDS if kind not in given.without]
     plan = Plan(seed, given.seconds, kinds, frozenset(given.without) & WEIGHTS.keys(),
                 given.first if given.round is None else given.round, None if given.round is None else 1,
-                clients=given.clients, rate=given.rate, worker_class=given.worker_class, stop_at_first=given.stop_at_first)
+                clients=given.clients, rate=given.rate, worker_class=given.worker_class, stop_at_first=given.stop_at_first,
+                longest=given.longest)
     story = Story(seed, given.verbose)
     adopt_orphans()
     directory = Path(tempfile.mkdtemp(prefix="eh", dir="/tmp"))

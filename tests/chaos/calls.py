@@ -40,7 +40,8 @@ def compiled(directory: Path) -> Path | None:
     if shutil.which("gcc") is None:
         return None
     library = directory / "failing.so"
-    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", str(library), str(Path(__file__).parent / "failing.c"), "-ldl"], check=True)
+    source = Path(__file__).parent / "failing.c"
+    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
     return library
 
 

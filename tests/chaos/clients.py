@@ -12,8 +12,10 @@ from collections.abc import Collection
 from .host import Host, Result
 
 # What is done how often. Each is a method of Client.
-WEIGHTS = {"deploy": 6, "broken": 3, "canary": 2, "rollback": 2, "hup": 1, "scale": 3, "recycle": 3, "pause": 2, "abort": 1, "reload": 3,
-           "status": 3, "look": 2}
+WEIGHTS = {"deploy": 6, "broken": 3, "canary": 2, "rollback": 2, "hup": 1, "scale": 3, "recycle": 3,
+           "pause": 2, "abort": 1, "reload": 3, "status": 3, "look": 2}
+# What a deploy tool is told where releases have no place just now; it gives up then.
+NO_PLACE = (FileNotFoundError, NotADirectoryError, PermissionError)
 
 
 class Client(threading.Thread):
@@ -47,7 +49,7 @@ class Client(threading.Thread):
 
     def _deploy(self, *words: str, name: str = "deploy") -> None:
         host = self._host
-        with host.deploying, contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):  # releases may have no place
+        with host.deploying, contextlib.suppress(*NO_PLACE):
             code = host.new_release("good")
             host.activate(code)
             result = self._ask(name, "upgrade", "--release", code, "--json", *words)
@@ -61,7 +63,7 @@ class Client(threading.Thread):
 
     def _broken(self) -> None:
         host = self._host
-        with host.deploying, contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        with host.deploying, contextlib.suppress(*NO_PLACE):
             code = host.new_release(self._dice.choice(("import", "import", "unhealthy", "exit")))
             host.activate(code)
             try:

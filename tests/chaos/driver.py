@@ -26,7 +26,8 @@ from .truth import Injected
 from .watcher import Watcher
 
 KINDS: dict[str, type[Fault]] = {each.kind: each for each in (
-    faults.KillWorkers, faults.StopWorker, faults.KillMaster, faults.StopMaster, faults.KillKeeper, faults.KillSidecar, faults.KillHook,
+    faults.KillWorkers, faults.StopWorker, faults.KillMaster, faults.StopMaster, faults.KillKeeper,
+    faults.KillSidecar, faults.KillHook,
     scarcity.FullDisk, scarcity.NoDescriptors, scarcity.NoProcesses, calls.FailingCall, calls.ClockJump,
     hostile.Hostile, hostile.Stranger, hostile.HostileWeb,
     directories.LostRelease, directories.MovedLink, directories.BrokenSettings,
@@ -36,7 +37,8 @@ CLASSES = ("gthread", "sync", "gevent", "asgi", "uvicorn_worker.UvicornWorker")
 
 @dataclass(frozen=True)
 class Plan:
-    """How a run goes. `kinds`: of faults; `without`: operations that nobody gives. `first`: the number of the first round."""
+    """How a run goes. `kinds`: of faults; `without`: operations that nobody gives. `first`: the
+    number of the first round. `longest`: seconds that a fault lasts at most."""
 
     seed: int
     seconds: float
@@ -49,6 +51,7 @@ class Plan:
     rate: float = 60.0
     worker_class: str = "gthread"
     stop_at_first: bool = False
+    longest: float = 60.0
 
 
 @dataclass
@@ -57,12 +60,14 @@ class Round:
 
     dice: random.Random
     kinds: Sequence[str]
+    longest: float
     faults: list[tuple[float, Fault]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for _ in range(self.dice.choice((1, 1, 2, 3))):
-            kind = KINDS[self.dice.choice(list(self.kinds))]
-            self.faults.append((self.dice.uniform(0.1, 1.5), kind.drawn(self.dice)))
+            fault = KINDS[self.dice.choice(list(self.kinds))].drawn(self.dice)
+            fault.seconds = min(fault.seconds, self.longest)
+            self.faults.append((self.dice.uniform(0.1, 1.5), fault))
         # Two that both need a living, moving master in the middle would only show each other.
         self.faults.sort(key=lambda each: isinstance(each[1], faults.KillMaster))
 
@@ -133,7 +138,7 @@ class Driver:
     def _round(self, number: int) -> None:
         host, plan = self._host, self._plan
         dice = random.Random(f"{plan.seed}/{number}")
-        todo = Round(dice, self._kinds)
+        todo = Round(dice, self._kinds, plan.longest)
         self._story.tell(f"--- round {number}: {', '.join(str(fault) for _, fault in todo.faults)}")
         host.hands.clear()
         forbidden = plan.without.union(*(fault.forbids for _, fault in todo.faults))
@@ -187,7 +192,7 @@ class Driver:
                 healing.append(each)
                 fault.inject(self._host)
                 moment.wait(fault.seconds)
-                if self._story.seed % 2 or todo.dice.random() < 0.7:
+                if todo.dice.random() < 0.7:  # else it lasts until the others have come
                     heal(healing.pop())
         finally:
             while healing:

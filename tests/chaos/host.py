@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-
 from einhornpy.control.client import Client, MasterGone, NoMaster, TimedOut
 
 from ..harness import APPS, EINHORNPY, Master, base_environment, children, wait_until

@@ -95,7 +95,8 @@ class Stranger(Fault):
         return None if os.geteuid() == 0 else "only root can be somebody else"
 
     def inject(self, host: Host) -> None:
-        told = subprocess.run([sys.executable, "-c", STRANGER, host.master.path], capture_output=True, text=True, check=False, cwd="/")
+        told = subprocess.run([sys.executable, "-c", STRANGER, host.master.path], cwd="/", check=False,
+                              capture_output=True, text=True)
         for line in told.stdout.splitlines():
             with contextlib.suppress(ValueError):
                 if json.loads(line).get("ok"):

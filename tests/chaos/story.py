@@ -53,5 +53,5 @@ class Story:
         total = {group: sum(self.counts[each] for each in self.counts if each.startswith(f"{group} ")) for group in groups}
         seconds = time.monotonic() - self.began
         head = f"seed {self.seed}: {seconds:.0f} s, {self.round + 1} rounds, {len(self.violations)} wrong"
-        return "\n".join([head, *(line for group, lines in groups.items()
-                                  for line in (f"{group}: {total[group]}" if group in ("faults", "operations") else f"{group}:", *lines))])
+        counted = {group: f" {total[group]}" if group in ("faults", "operations") else "" for group in groups}
+        return "\n".join([head, *(line for group, lines in groups.items() for line in (f"{group}:{counted[group]}", *lines))])

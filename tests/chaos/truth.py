@@ -62,7 +62,8 @@ def judge_status(host: Host, result: Result) -> None:
     """The status document is of one piece, and its exit code is that of its gate."""
     document = json.loads(result.out)
     ready = sum(worker["state"] == "ready" for worker in document["workers"])
-    if GATES[document["gate"]] != result.code or ready != document["ready"] or (document["gate"] == "ready" and ready < document["target"]):
+    short = document["gate"] == "ready" and ready < document["target"]
+    if GATES[document["gate"]] != result.code or ready != document["ready"] or short:
         host.story.wrong(f"status exited with {result.code}: {result.out}")
 
 
@@ -94,7 +95,8 @@ def judge_answers(host: Host, report: Report, results: Sequence[Result], watcher
         after = {generation for due, life, generation, _ in seen if life == result.life and due > result.ended}
         wrong = {each for each in after if each < number} if result.code == 0 else after & {number} - watchers[result.life].stuck
         if wrong:
-            story.wrong(f"{result.name} of generation {number} exited with {result.code}, and afterwards generations {sorted(wrong)} answer")
+            story.wrong(f"{result.name} of generation {number} exited with {result.code}, and afterwards generations "
+                        f"{sorted(wrong)} answer")
 
 
 def _read(word: str) -> tuple[int, int, str]:
@@ -137,7 +139,8 @@ def _strange_processes(host: Host, document: dict[str, Any], known: Collection[i
     strange = [f"{pid} {command[:200]}" for pid, command in ours.items() if pid not in workers
                and not any(word in command for word in KEEPER + SIDECAR)]
     strange += [f"worker {pid} of the status is no child of the master" for pid in workers - ours.keys()]
-    strange += [f"orphan {pid} {_command(pid)}" for pid in child_pids() if pid not in known and pid != host.master.pid and not _reaped(pid)]
+    others = set(child_pids()) - set(known) - {host.master.pid}
+    strange += [f"orphan {pid} {_command(pid)}" for pid in others if not _reaped(pid)]
     return strange
 
 
