@@ -64,7 +64,7 @@ class Round:
     faults: list[tuple[float, Fault]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for _ in range(self.dice.choice((1, 1, 2, 3))):
+        for _ in range(self.dice.choice((1, 2, 3, 4))):
             fault = KINDS[self.dice.choice(list(self.kinds))].drawn(self.dice)
             fault.seconds = min(fault.seconds, self.longest)
             self.faults.append((self.dice.uniform(0.1, 1.5), fault))

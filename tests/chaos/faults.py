@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # session is cut off; there is no master.
 REFUSES, SILENT, GONE = frozenset({5}), frozenset({124, 6}), frozenset({6, 69})
 
+# Seconds: a worker that gives none for so long is killed by the master.
+HEARTBEAT = 20
 # How those children of the master's are known that are neither workers nor on an errand.
 KEEPER, SIDECAR = ("keeper_process",), ("einhornpy.control.web", "einhornpy: web")
 
@@ -89,21 +91,26 @@ class StopWorker(Fault):
     lawful: ClassVar[frozenset[int]] = REFUSES
     lot: float = 0.0
     pid: int = 0
+    since: float = 0.0
+    hands: frozenset[int] = frozenset()
 
     @classmethod
     def drawn(cls, dice: random.Random) -> StopWorker:
-        return cls(dice.choice((0.5, 2.0, 4.0, 15.0)), dice.random())
+        return cls(dice.choice((0.5, 2.0, 4.0, 25.0)), dice.random())
 
     def inject(self, host: Host) -> None:
         workers = host.workers()
         if workers:
-            self.pid = random.Random(self.lot).choice(workers)
-            host.hold_still(self.pid)
+            self.pid, self.since = random.Random(self.lot).choice(workers), time.monotonic()
+            self.hands = host.hold_still(self.pid)
 
     def heal(self, host: Host) -> None:
         if self.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGCONT)
+            if time.monotonic() - self.since < HEARTBEAT / 2:  # nobody has killed it: nothing of it may be lost
+                for port in self.hands:
+                    host.hands.pop(port, None)
 
     def __str__(self) -> str:
         return f"{self.kind} for {self.seconds:g} s"

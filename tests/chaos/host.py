@@ -21,6 +21,7 @@ from einhornpy.control.client import Client, MasterGone, NoMaster, TimedOut
 
 from ..harness import APPS, EINHORNPY, Master, base_environment, children, wait_until
 from .calls import Control, compiled
+from .faults import HEARTBEAT
 from .story import Story
 
 DISK_BYTES = 32 << 20
@@ -82,11 +83,11 @@ class Host:
         if self.library is not None:
             environment |= {"LD_PRELOAD": str(self.library), "CHAOS_CONTROL": str(self.directory / "control")}
         threads = ["--threads", "4"] if self.worker_class == "gthread" else []
-        program = "asgi_app:asgi" if self.worker_class in ("asgi", "uvicorn_worker.UvicornWorker") else "app:wsgi"
+        program = "app:asgi" if self.worker_class in ("asgi", "uvicorn_worker.UvicornWorker") else "app:wsgi"
         self.master = Master(self.directory, [
             "--config", str(self.settings), "-c", "chaos", "-n", str(self.number), "-b", f"fd://{self.listener.fileno()}",
-            "--chdir", str(self.current), "--socket-mode", "666", "--max-failures", "2", "--ready-timeout", "15",
-            "--graceful-timeout", "20", "--timeout", "12", "--seconds", "0.3", "--warm-up", "/health",
+            "--chdir", str(self.current), "--socket-mode", "666", "--max-failures", "2", "--ready-timeout", "40",
+            "--graceful-timeout", "40", "--timeout", str(HEARTBEAT), "--seconds", "0.3", "--warm-up", "/health",
             "--web", f"unix:{self.directory}/web.sock", "--worker-output", "prefix", "--log-file", str(self.run / "log"),
             "--on-upgrade-start", "sleep 0.2", "--on-worker-ready", "sleep 0.2", "--on-upgrade-end", "sleep 0.2",
             "--", "gunicorn", "-c", str(self.directory / "gunicorn.conf.py"), "-k", self.worker_class, *threads, program,
@@ -126,8 +127,9 @@ class Host:
         """The master's children that have one of these words in their command line."""
         return [pid for pid, command in children(self.master.pid) if any(word in command for word in words)]
 
-    def hold_still(self, pid: int) -> None:
-        """SIGSTOP, and wait until it stands; what it has in its hands then may be lost with it, and nothing else."""
+    def hold_still(self, pid: int) -> frozenset[int]:
+        """SIGSTOP, and wait until it stands; what it has in its hands then, which is returned, may be lost with it, nothing else."""
+        held: set[int] = set()
         with contextlib.suppress(psutil.Error, ProcessLookupError):
             process = psutil.Process(pid)
             process.suspend()
@@ -136,6 +138,8 @@ class Host:
             for each in process.net_connections("tcp"):
                 if each.raddr and each.laddr[:2] == self.address:
                     self.hands[each.raddr[1]] = now
+                    held.add(each.raddr[1])
+        return frozenset(held)
 
     # --- commands ---
 

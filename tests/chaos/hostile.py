@@ -17,7 +17,8 @@ from .faults import Fault
 if TYPE_CHECKING:
     from .host import Host
 
-NOBODY = 65534
+# A liveness probe would have given up long ago; but this host is busy, and a sidecar may have to be started anew.
+PROBE_SECONDS = 20
 # What a stranger tries, as somebody else than the master's user; it says what it was told.
 STRANGER = """
 import os, socket, sys
@@ -120,6 +121,16 @@ class HostileWeb(Fault):
                 one.connect(str(host.directory / "web.sock"))
                 one.send(b"GET /healthz HT" if number % 2 else b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
             self.held.append(one)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(PROBE_SECONDS)
+            # Where the sidecar has just been killed by another fault, it is hung up on.
+            with contextlib.suppress(ConnectionError, FileNotFoundError):
+                probe.connect(str(host.directory / "web.sock"))
+                probe.sendall(b"GET /healthz HTTP/1.0\r\nHost: localhost\r\n\r\n")
+                try:
+                    probe.recv(100)
+                except TimeoutError:
+                    host.story.wrong(f"a probe was not answered within {PROBE_SECONDS} s")
 
     def heal(self, host: Host) -> None:
         for one in self.held:
