@@ -76,7 +76,20 @@ class Control:
 
 
 @dataclass
-class FailingCall(Fault):
+class Preloaded(Fault):
+    """Something that the library does in the master; it does one thing at a time."""
+
+    @property
+    def means(self) -> str:
+        return "preloaded"
+
+    @classmethod
+    def possible(cls, host: Host) -> str | None:
+        return None if host.control is not None else "there is no gcc"
+
+
+@dataclass
+class FailingCall(Preloaded):
     """One system call of the master's fails, always or now and then."""
 
     kind: ClassVar[str] = "failing-call"
@@ -90,10 +103,6 @@ class FailingCall(Fault):
     def drawn(cls, dice: random.Random) -> FailingCall:
         call = dice.choice(list(CALLS))
         return cls(dice.uniform(0.2, 2.0), call, dice.choice(CALLS[call]), dice.choice((20, 100)))
-
-    @classmethod
-    def possible(cls, host: Host) -> str | None:
-        return None if host.control is not None else "there is no gcc"
 
     def inject(self, host: Host) -> None:
         assert host.control is not None
@@ -110,7 +119,7 @@ class FailingCall(Fault):
 
 
 @dataclass
-class ClockJump(Fault):
+class ClockJump(Preloaded):
     """The master's wall clock is wrong, by an hour or by decades."""
 
     kind: ClassVar[str] = "clock"
@@ -119,10 +128,6 @@ class ClockJump(Fault):
     @classmethod
     def drawn(cls, dice: random.Random) -> ClockJump:
         return cls(dice.uniform(0.5, 3.0), dice.choice((3600, -3600, 86400 * 365 * 20, -86400 * 365 * 50)))
-
-    @classmethod
-    def possible(cls, host: Host) -> str | None:
-        return None if host.control is not None else "there is no gcc"
 
     def inject(self, host: Host) -> None:
         assert host.control is not None

@@ -149,10 +149,7 @@ class Driver:
             try:
                 self._inject(todo, injected)
             finally:
-                for client in clients:
-                    client.finish()
-                for client in clients:
-                    client.join(200)
+                self._finish(clients)
             results = [result for client in clients for result in client.results]
             for client in clients:
                 if client.is_alive():
@@ -168,6 +165,18 @@ class Driver:
             truth.judge_descriptors(host, self._usual[host.life])
         self._tracebacks()
 
+    def _finish(self, clients: Sequence[Client]) -> None:
+        """Wait for everybody's last command; whoever waits for an upgrade that somebody has paused and left is helped."""
+        for client in clients:
+            client.finish()
+        end = time.monotonic() + 200
+        while any(client.is_alive() for client in clients) and time.monotonic() < end:
+            for client in clients:
+                client.join(1.0)
+            document = self._host.peek() if self._host.alive() else None
+            if document is not None and document["gate"] == "paused":
+                self._host.ask("resume", "resume")
+
     def _inject(self, todo: Round, injected: list[Injected]) -> None:
         moment = threading.Event()
         healing: list[Injected] = []
@@ -182,9 +191,11 @@ class Driver:
                 moment.wait(pause)
                 if not self._host.alive():
                     return
-                if isinstance(fault, faults.KillMaster):  # what befell the old one is over with it
-                    while healing:
-                        heal(healing.pop())
+                # What befell the old master is over with it; of one kind there is one at a time.
+                for other in [*healing]:
+                    if isinstance(fault, faults.KillMaster) or other.fault.means == fault.means:
+                        healing.remove(other)
+                        heal(other)
                 self._story.tell(f"fault: {fault}")
                 self._story.count(f"faults {fault.kind}")
                 each = Injected(fault, time.monotonic())
@@ -193,7 +204,8 @@ class Driver:
                 fault.inject(self._host)
                 moment.wait(fault.seconds)
                 if todo.dice.random() < 0.7:  # else it lasts until the others have come
-                    heal(healing.pop())
+                    healing.remove(each)
+                    heal(each)
         finally:
             while healing:
                 heal(healing.pop())

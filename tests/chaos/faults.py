@@ -43,6 +43,11 @@ class Fault:
         """Why it can't be had here; None if it can."""
         return None
 
+    @property
+    def means(self) -> str:
+        """By what it is done: two by the same means can't be at once."""
+        return self.kind
+
     def inject(self, host: Host) -> None:
         raise NotImplementedError
 

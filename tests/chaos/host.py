@@ -108,10 +108,11 @@ class Host:
 
     def status(self, patience: float = 30.0) -> dict[str, Any]:
         """The status document, asked for until somebody answers."""
-        document: dict[str, Any] = wait_until(self._status, "an answer from the master", self.master.log, patience)
+        document: dict[str, Any] = wait_until(self.peek, "an answer from the master", self.master.log, patience)
         return document
 
-    def _status(self) -> dict[str, Any] | None:
+    def peek(self) -> dict[str, Any] | None:
+        """The status document; None if nobody answers."""
         try:
             with Client(self.master.path, timeout=10) as client:
                 found: dict[str, Any] = client.ask("status")["result"]

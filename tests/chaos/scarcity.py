@@ -8,6 +8,7 @@ import random
 import resource
 import socket
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from .faults import REFUSES, SILENT, Fault
@@ -74,21 +75,67 @@ class NoDescriptors(Fault):
 
 @dataclass
 class NoProcesses(Fault):
-    """The master's user may have no more processes."""
+    """The master may have hardly one child more: as root by a group of its own (the kernel's pids controller), else by the
+    limit of its user's processes."""
 
     kind: ClassVar[str] = "no-processes"
     lawful: ClassVar[frozenset[int]] = REFUSES
+    room: int = 0
     limits: tuple[int, int] = (0, 0)
+    group: Path | None = None
+
+    @classmethod
+    def drawn(cls, dice: random.Random) -> NoProcesses:
+        return cls(dice.uniform(0.5, 3.0), dice.choice((0, 0, 1)))
 
     @classmethod
     def possible(cls, host: Host) -> str | None:
-        return "root has no limit of processes: see failing-call fork" if os.geteuid() == 0 else None
+        if os.geteuid() != 0 or _our_group() is not None:
+            return None
+        return "root has no limit of processes, and no group can be made for it: see failing-call fork"
 
     def inject(self, host: Host) -> None:
-        self.limits = resource.prlimit(host.master.pid, resource.RLIMIT_NPROC)
-        resource.prlimit(host.master.pid, resource.RLIMIT_NPROC, (1, self.limits[1]))
+        ours = _our_group() if os.geteuid() == 0 else None
+        if ours is None:
+            self.limits = resource.prlimit(host.master.pid, resource.RLIMIT_NPROC)
+            resource.prlimit(host.master.pid, resource.RLIMIT_NPROC, (1, self.limits[1]))
+            return
+        self.group = ours / f"chaos-{host.master.pid}"
+        self.group.mkdir()
+        (self.group / "pids.max").write_text(str(1 + self.room))
+        (self.group / "cgroup.procs").write_text(str(host.master.pid))
 
     def heal(self, host: Host) -> None:
-        if self.limits != (0, 0):
+        if self.group is not None:
+            (self.group / "pids.max").write_text("max")
+            # Who has come meanwhile goes back too; a process that ends just now can't.
+            while (there := (self.group / "cgroup.procs").read_text().split()):
+                for pid in there:
+                    with contextlib.suppress(OSError):
+                        (self.group.parent / "cgroup.procs").write_text(pid)
+            self.group.rmdir()
+        elif self.limits != (0, 0):
             with contextlib.suppress(ProcessLookupError):
                 resource.prlimit(host.master.pid, resource.RLIMIT_NPROC, self.limits)
+
+    def __str__(self) -> str:
+        return f"{self.kind} but {self.room}"
+
+
+def _our_group() -> Path | None:
+    """Our own group of the pids controller, in which we may make others; None where there is no such thing."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if "pids" in controllers.split(","):
+            group = Path("/sys/fs/cgroup/pids") / path.lstrip("/")
+        elif not controllers:
+            group = Path("/sys/fs/cgroup") / path.lstrip("/")
+            with contextlib.suppress(OSError):
+                if "pids" in (group / "cgroup.subtree_control").read_text().split() and os.access(group, os.W_OK):
+                    return group
+            continue
+        else:
+            continue
+        if os.access(group, os.W_OK):
+            return group
+    return None

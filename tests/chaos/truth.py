@@ -49,7 +49,7 @@ def judge_codes(host: Host, results: Sequence[Result], faults: Sequence[Injected
             if each.since <= result.ended and result.began <= each.until + AFTERMATH:
                 lawful |= each.fault.lawful
         others = {each.name for each in results if each is not result and each.began <= result.ended and result.began <= each.ended}
-        if result.name in UPGRADES and (others & {"abort"} or result.name == "rollback"):
+        if result.name in UPGRADES and "abort" in others:
             lawful.add(5)
         if result.code not in lawful:
             host.story.wrong(f"{result.name} ({' '.join(result.words)}) exited with {result.code}, expected one of {sorted(lawful)}: "
