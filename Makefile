@@ -7,7 +7,7 @@ SOURCES := $(shell find supervisor control worker -type f -not -name '*.pyc') do
 # Its dependencies want versions of their own.
 BASEPLATE := .venv-baseplate
 
-.PHONY: run test lint types fuzz soak bench pictures clean
+.PHONY: run test lint types fuzz soak chaos bench pictures clean
 
 $(VENV)/.dependencies: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "expected Python 3.11 or newer: make PYTHON=...")'
@@ -51,6 +51,10 @@ fuzz: $(VENV)/.installed
 
 soak: $(VENV)/.installed
 	$(BIN)/pytest -m soak -s
+
+# What happens comes from the seed, which is printed: make chaos SEED=7 repeats it. OPTIONS: see python -m tests.chaos --help.
+chaos: $(VENV)/.installed
+	$(BIN)/python -m tests.chaos --seconds 1200 $(if $(SEED),--seed $(SEED)) $(OPTIONS)
 
 # wrk comes from the distribution's package of that name.
 bench: $(VENV)/.installed

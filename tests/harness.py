@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,8 @@ class Master:
     """A real `einhornpy` process in a directory of its own."""
 
     def __init__(self, directory: Path, arguments: list[str], environment: dict[str, str] | None = None,
-                 cwd: Path | None = None, stdout: int | None = None, stderr: int | None = None) -> None:
+                 cwd: Path | None = None, stdout: int | None = None, stderr: int | None = None,
+                 pass_fds: Sequence[int] = ()) -> None:
         self.directory = directory
         self.log_path = directory / f"log-{time.monotonic_ns()}"
         self.environment = base_environment(directory) | (environment or {})
@@ -158,7 +159,7 @@ class Master:
             self.process = subprocess.Popen(
                 [EINHORNPY, *arguments], env=self.environment, stdin=subprocess.DEVNULL,
                 stdout=log if stdout is None else stdout, stderr=log if stderr is None else stderr,
-                cwd=cwd or directory, start_new_session=True,
+                cwd=cwd or directory, start_new_session=True, pass_fds=pass_fds,
             )
         self.pid = self.process.pid
         self._recorders: list[Recorder] = []

@@ -24,23 +24,27 @@ LONGEST_REUSE_IDLE = 0.9
 
 @dataclass
 class Failure:
-    """`at`: when the request was due. `reused`: whether on a connection that had carried a request before."""
+    """`at`: when the request was due. `reused`: whether on a connection that had carried a request before. `port`: its own end's,
+    0 where there was no TCP connection. `ended`: when it was known to have failed."""
 
     at: float
     path: str
     reused: bool
     error: str
+    port: int = 0
+    ended: float = 0.0
 
 
 @dataclass
 class Report:
-    """What one run measured. `answers`: (due, finished) of every good answer, in seconds."""
+    """What one run measured. `answers`: (due, finished) of every good answer, in seconds. `words`: the first word of each."""
 
     sent: int
     reused: int
     answers: list[tuple[float, float]]
     failures: list[Failure] = field(default_factory=list)
     bodies: dict[str, int] = field(default_factory=dict)
+    words: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> int:
@@ -86,6 +90,11 @@ class Load:
         self._began = time.monotonic()
         return self
 
+    @property
+    def pids(self) -> set[int]:
+        """The load process, as a set for whoever counts children."""
+        return set() if self._process is None else {self._process.pid}
+
     def elapsed(self) -> float:
         """Seconds since the first request was answered."""
         return time.monotonic() - self._began
@@ -112,6 +121,7 @@ class Client:
         self.answers: list[tuple[float, float]] = []
         self.failures: list[dict[str, Any]] = []
         self.bodies: dict[str, int] = {}
+        self.words: list[str] = []
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         address = self.settings["address"]
@@ -147,14 +157,19 @@ class Client:
                 raise ConnectionError(f"status {status}")
         except (OSError, EOFError, TimeoutError, ValueError, IndexError) as error:
             # The end is the answer to nothing: a request lost on a reused connection is lost.
-            self.failures.append({"at": due, "path": path, "reused": reused, "error": f"{type(error).__name__}: {error}"})
+            port = 0
             if "writer" in locals():
+                name = writer.get_extra_info("sockname")
+                port = name[1] if isinstance(name, tuple) else 0
                 writer.close()
+            self.failures.append({"at": due, "path": path, "reused": reused, "error": f"{type(error).__name__}: {error}",
+                                  "port": port, "ended": time.monotonic()})
             return
         finished = time.monotonic()
         self.answers.append((due, finished))
         word = body.split(None, 1)[0].decode(errors="replace")[:40] if body.strip() else ""
         self.bodies[word] = self.bodies.get(word, 0) + 1
+        self.words.append(word)
         if keep_alive and "connection: close" not in head:
             self.idle.append((finished, reader, writer))
         else:
@@ -185,7 +200,7 @@ class Client:
         for _, _, writer in self.idle:
             writer.close()
         print(json.dumps({"sent": self.sent, "reused": self.reused, "answers": self.answers, "failures": self.failures,
-                          "bodies": self.bodies}))
+                          "bodies": self.bodies, "words": self.words}))
 
 
 if __name__ == "__main__":

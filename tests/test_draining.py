@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -217,3 +218,22 @@ def test_a_stream_gets_the_graceful_timeout_then_a_clean_end(
     recorder.wait_for("worker-gone", generation=1)
     assert "worker killed" not in master.log()
     assert (place / "notes").read_text().splitlines().count("stream over") == 1
+
+
+def test_clients_that_do_not_close_keep_no_gthread_worker_from_its_heartbeat(
+    start: Start, connect: Callable[..., Connection]
+) -> None:
+    master = start_class(start, "gthread", "--timeout", "3")
+    clients = [connect(master.address) for _ in range(8)]
+    for client in clients:
+        client.send("GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+    for client in clients:
+        client.answer()
+    began = time.monotonic()
+    last = connect(master.address)
+    last.request()
+    last.answer()
+    # gunicorn by itself waits for 2 s for each of them.
+    assert time.monotonic() - began < 4, "it waits for those who were answered"
+    assert all(client.ended() for client in clients)
+    assert "worker hung" not in master.log()

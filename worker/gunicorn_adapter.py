@@ -393,6 +393,8 @@ def run_worker(instructions: Dict[str, Any]) -> int:
         remember_lifespan(worker, state)
         leaving = draining.Draining(instructions["graceful_timeout"], sibling("accepting"))
         draining.mend(worker, leaving)
+        if hasattr(worker, "tpool"):
+            sibling("gunicorn_lingering").mend(worker)
         counters.count_requests(worker, slot)
         if counters.way_of_counting(worker_class) == "asgi":
             wrap_asgi(worker, lambda asgi: counters.counted_asgi(leaving.around(asgi), slot))

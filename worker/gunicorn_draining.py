@@ -2,7 +2,6 @@
 
 They answer what was begun, and what still comes on a kept-alive connection, with `Connection: close`. But
 
-- gthread's main thread waits up to 2 s for each client to close after its last answer, and answers nobody else meanwhile;
 - uvicorn closes idle connections and websockets the moment it is asked to go, which resets whoever has just sent something;
 - gunicorn's ASGI worker closes connections that it had just promised to keep, and looks for them before the loop has shown
   it those that it accepted a moment ago;
@@ -10,7 +9,7 @@ They answer what was begun, and what still comes on a kept-alive connection, wit
 - neither of the ASGI workers waits for a TLS handshake that has begun;
 - neither of the ASGI workers ends websockets politely when the time is over.
 
-sync and gevent need nothing.
+sync and gevent need nothing; for gthread see gunicorn_lingering.py.
 
 Plain standard library from Python 3.9 on; asyncio is imported by the worker class before anything here needs it.
 """
@@ -89,23 +88,6 @@ def mend(worker: Any, draining: Draining) -> None:
         mend_uvicorn(worker, draining)
     elif hasattr(worker, "_shutdown"):
         mend_gunicorn_asgi(worker, draining)
-    elif hasattr(worker, "tpool"):
-        mend_gthread(worker)
-
-
-def mend_gthread(worker: Any) -> None:
-    import threading
-
-    connections = sys.modules[worker.finish_request.__func__.__module__].TConn
-    close = connections.close
-
-    def close_elsewhere(connection: Any, graceful: bool = False) -> None:
-        if graceful and not worker.alive:
-            threading.Thread(target=close, args=(connection, True)).start()
-        else:
-            close(connection, graceful)
-
-    connections.close = close_elsewhere
 
 
 def mend_gunicorn_asgi(worker: Any, draining: Draining) -> None:
