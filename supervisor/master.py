@@ -46,21 +46,22 @@ from .commands import Audience, Commands
 from .complaints import complaint
 from .errands import Ended, Errand, Errands
 from .guard import FIRST_HOLD, Guard
+from .guesses import Guesses
 from .handover import made, plain
 from .hooks import Hooks
 from .journal import Entry
 from .keeper import Keeper
 from .known import Known
-from .loop import WRITE, Loop
+from .listening import Listening
+from .loop import Loop
 from .measures import Measures
 from .orphans import Orphans
 from .output import LAST_LINES, LINES_SEARCHED, Output
 from .own_code import OwnCode
 from .place import NoPlace, Place, claim, remove_pidfile, write_pidfile
-from .probes import Probes
-from .processes import CannotStart, Exit, Processes, children, command_line, parent
+from .processes import CannotStart, Exit, Processes, parent
 from .readiness import Notice, NotifySocket
-from .recognition import WHAT_TO_TYPE, Gunicorn, Refused, find_arbiter
+from .recognition import Gunicorn, Refused
 from .redaction import Redaction
 from .reloads import Reloads
 from .settings import Settings
@@ -82,8 +83,6 @@ STOPS = {signal.SIGINT: "graceful", signal.SIGUSR2: "graceful", signal.SIGTERM: 
 LONGEST_TURN = 0.05
 # Waking up so many seconds after a deadline is late. An ack is heard in the second round: one accepts, one reads.
 LATE, ROUNDS_WHEN_LATE = 0.2, 4
-# When only workers are left whose readiness is a guess, somebody must accept a connection within so many seconds.
-ACCEPT_SECONDS = 10.0
 # A part of each turn: what it is called, what it does at a time (monotonic seconds), when it would like to be next.
 Part = tuple[str, Callable[[float], Any], float | None]
 
@@ -140,9 +139,9 @@ class Master:
         self._announcements = Announcements(settings, self._errands, contract.inherited(environ), self._web_user, self.log)
         self._systemd = systemd.Notifier(environ, None if inherited is None else made(systemd.Told, inherited["systemd"]))
         self._measures = Measures(self, self._page, settings.min_available_memory)
-        self._listeners: list[listeners.Listener] = []
         self._web_listeners: list[listeners.Listener] = []
-        self._probes = Probes(())
+        self._listening = Listening(self, self._loop)
+        self._guesses = Guesses(self, ())
         self._wake_at: float | None = self._started_at  # the first plan is due at once
         self._changed = False
         self._advised = bool(settings.warm_up) or inherited is not None
@@ -248,7 +247,7 @@ class Master:
         if not binds and gunicorn and not given:
             binds = [recipes.bind_of(bind, gunicorn) for bind in gunicorn["bind"]]
         addresses = [listeners.parse_address(bind, settings.backlog) for bind in binds]
-        self._listeners = listeners.open_all(addresses, given)
+        self._listening = Listening(self, self._loop, listeners.open_all(addresses, given))
         if settings.web is not None:
             self._web_listeners = listeners.open_all([listeners.parse_address(settings.web)], given)
         unused = given.close_rest()
@@ -264,7 +263,7 @@ class Master:
         for listener in self._web_listeners:
             self._serve_web(listener, None)
         self._systemd.store([(each.label or listeners.stored_name(position), each.socket.fileno())
-                             for position, each in enumerate(self._listeners)])
+                             for position, each in enumerate(self._listening.all)])
         self._early = False
         self._changed = True
         self._say_how_it_started(prepared, gunicorn)
@@ -287,38 +286,10 @@ class Master:
         _set_title(f"einhornpy: master {self._name}")
 
     def _make_spawner(self) -> Spawner:
-        self._probes = Probes(self._listeners)
-        for position in range(len(self._listeners)):
-            self._watch_listener(position)
+        self._guesses = Guesses(self, self._listening.all)
         assert self._notify is not None
-        return Spawner(self, self._processes, self._page, self._output, self.settings, self._attributes, self._listeners,
-                       self._notify.path)
-
-    def _watch_listener(self, position: int) -> None:
-        # A listening socket is never writable; it becomes so when somebody who shares it has shut it down.
-        def look(events: int) -> None:
-            self._look_at_listener(position)
-
-        self._loop.watch(self._listeners[position].socket.fileno(), WRITE, look)
-
-    def _look_at_listener(self, position: int) -> bool:
-        """Listen again where somebody has shut a listening socket down; return whether it was so."""
-        listener = self._listeners[position]
-        if not listeners.is_shut(listener):
-            return False
-        self._loop.unwatch(listener.socket.fileno())
-        name = listener.name
-        try:
-            self._listeners[position] = listeners.listen_again(listener)
-        except (listeners.CannotListen, OSError) as error:
-            self.log(Entry("listener lost", {"address": name, "reason": str(error), "so": "restart the master"}, journal.ATTENTION))
-            return False
-        self._watch_listener(position)
-        self.observe(pool.ListenerShut(name))
-        if self._listeners[position] is not listener:
-            for worker in self.pool.workers.values():
-                self.observe(pool.Due(worker.id, f"has the old socket of {name}, which was shut down"))
-        return True
+        return Spawner(self, self._processes, self._page, self._output, self.settings, self._attributes,
+                       self._listening.all, self._notify.path)
 
     def _serve_web(self, listener: listeners.Listener, inherited: Mapping[str, Any] | None) -> None:
         assert self._server is not None
@@ -344,7 +315,7 @@ class Master:
             "pool": plain(self.pool),
             "prepared": {str(number): {"gunicorn": plain(each.gunicorn), "guessed": each.guessed}
                          for number, each in self.prepared.items()},
-            "listeners": [listener_state(each) for each in self._listeners],
+            "listeners": [listener_state(each) for each in self._listening.all],
             "place": {"path": place.path, "notify_path": place.notify_path, "lock_path": place.lock_path,
                       "listener": place.listener.fileno(), "lock": place.lock},
             "notify": self._notify.fileno(),
@@ -381,7 +352,7 @@ class Master:
             if int(number) in generations:
                 self.prepared[int(number)] = recipes.Prepared(generations[int(number)].recipe, gunicorn, each["guessed"])
         self._workers = {worker.pid: worker.id for worker in self.pool.workers.values()}
-        self._listeners = [listener_of(each) for each in state["listeners"]]
+        self._listening = Listening(self, self._loop, [listener_of(each) for each in state["listeners"]])
         place = state["place"]
         control = socket.socket(fileno=place["listener"])
         self._place = Place(place["path"], place["notify_path"], place["lock_path"], control, place["lock"])
@@ -401,10 +372,7 @@ class Master:
             self._serve_web(self._web_listeners[0], web)
         for worker in self.pool.workers.values():
             self._measures.expect(worker, time.monotonic())
-            if worker.state is pool.State.STARTING and worker.assumed_at is not None:
-                self._ask_who_accepts(worker.id)
-        if self.pool.running_upgrade is not None and self.pool.running_upgrade.accepting == "asked":
-            self._ask_before_finishing()
+        self._guesses.take_over()
         self._changed = True
 
     def _settle(self, state: Mapping[str, Any], failed: str | None) -> None:
@@ -469,7 +437,7 @@ class Master:
         assert self._place is not None
         self.log(Entry("master started", {
             "pid": os.getpid(), "version": VERSION, "workers": self.pool.target,
-            "listen": " ".join(listener.name for listener in self._listeners) or None, "socket": self._place.path,
+            "listen": " ".join(listener.name for listener in self._listening.all) or None, "socket": self._place.path,
         }))
         if prepared.guessed:
             self.log(Entry("readiness is a guess", {
@@ -507,8 +475,9 @@ class Master:
             tidy(self._server.close)
         if self._notify is not None:
             tidy(self._notify.close)
-        tidy(self._probes.close)
-        tidy(listeners.close_all, [*self._listeners, *self._web_listeners])
+        tidy(self._guesses.close)
+        tidy(self._listening.close)
+        tidy(listeners.close_all, self._web_listeners)
         if self._place is not None:
             tidy(self._place.listener.close)
             tidy(self._place.close)
@@ -536,7 +505,7 @@ class Master:
             ("errands", self._errands.on_time, self._errands.deadline),
             ("measures", self._measures.on_time, self._measures.memory_at),
             ("keeper", self._keeper.on_time, self._keeper.deadline),
-            ("probes", self._probes.on_time, self._probes.deadline),
+            ("guesses", self._guesses.on_time, self._guesses.deadline),
             ("exits", lambda now: self._reap(), None),
             ("plan", lambda now: self._advance(now + LONGEST_TURN), self._wake_at),
             ("status", lambda now: self._tell_status(), None),
@@ -717,10 +686,10 @@ class Master:
                     self.observe(pool.SaidReady(worker))
                     self.observe(pool.Heartbeat(worker, time.monotonic()))
                     self._advise(notice.framework)
-                elif not self._is_unfit(worker):
+                elif not self._guesses.is_unfit(worker):
                     self.observe(pool.SaidReady(worker))
             case "arbiter":
-                self._found_arbiter(worker)
+                self._guesses.found_arbiter(worker)
             case "alive":
                 self.observe(pool.Heartbeat(worker, time.monotonic(), notice.request_id))
             case "due":
@@ -738,46 +707,6 @@ class Master:
             above = parent(above)
         return 0
 
-    def _is_unfit(self, worker: int) -> bool:
-        """Look whether a worker runs gunicorn's own arbiter: then nothing that is said or guessed of it counts."""
-        if find_arbiter(self.pool.workers[worker].pid, children, command_line) is None:
-            return False
-        self._found_arbiter(worker)
-        return True
-
-    def _found_arbiter(self, worker: int) -> None:
-        self.observe(pool.FoundUnfit(worker, f"gunicorn's own arbiter runs in it, and calls itself ready before it has imported the "
-                                             f"app: {WHAT_TO_TYPE}"))
-
-    def _ask_who_accepts(self, worker: int) -> None:
-        """The worker is ready as soon as somebody accepts; a little before its time is over, say why it isn't."""
-
-        def answered(silent: str | None) -> None:
-            asked = self.pool.workers.get(worker)
-            if asked is None or asked.state is not pool.State.STARTING or self._is_unfit(worker):
-                return
-            if silent is None:
-                self.observe(pool.SaidReady(worker, guessed=True))
-            else:
-                self.observe(pool.SaidFailed(worker, f"nobody accepts connections on {silent}"))
-
-        spawned_at, timeout = self.pool.workers[worker].spawned_at, self.settings.ready_timeout
-        self._probes.ask(spawned_at + timeout * 0.95, answered, time.monotonic())
-
-    def _ask_before_finishing(self) -> None:
-        upgrade = self.pool.running_upgrade
-        assert upgrade is not None
-        number = upgrade.to_generation
-
-        def answered(silent: str | None) -> None:
-            asked = self.pool.running_upgrade
-            if asked is not None and asked.to_generation == number and asked.accepting == "asked":
-                reason = None if silent is None else f"nobody accepts connections on {silent}"
-                self.observe(pool.AcceptingChecked(reason))
-
-        now = time.monotonic()
-        self._probes.ask(now + min(ACCEPT_SECONDS, self.settings.ready_timeout), answered, now)
-
     def _advise(self, framework: str | None) -> None:
         """Say once what could be warmed up."""
         if not self._advised:
@@ -792,14 +721,11 @@ class Master:
             case planner.Spawn():
                 return self._spawn(action)
             case planner.AssumeReady():
-                self.observe(pool.Assumed(action.worker))
-                self._ask_who_accepts(action.worker)
+                self._guesses.assume(action.worker)
             case planner.Trust():
-                if not self._is_unfit(action.worker):
-                    self.observe(pool.Stood(action.worker))
+                self._guesses.trust(action.worker)
             case planner.CheckAccepting():
-                self.observe(pool.AcceptingAsked())
-                self._ask_before_finishing()
+                self._guesses.check_accepting()
             case planner.CalmDown():
                 self.observe(pool.Calmed(action.generation))
             case planner.Recycle():
@@ -815,7 +741,7 @@ class Master:
                 self.observe(pool.HoldEnded())
             case planner.Retire():
                 # Before somebody is asked to go for new code: once old code leaves, nobody can tell who shuts a socket down.
-                if any(self._look_at_listener(position) for position in range(len(self._listeners))):
+                if self._listening.mend():
                     return False
                 # SIGTERM to the master is SIGTERM to its workers, as in Einhorn, unless somebody named another one for them.
                 by_rule = self.pool.stopping == "terminate" and not self.settings.given("stop_signal")
@@ -896,14 +822,14 @@ class Master:
 
     def status(self) -> dict[str, Any]:
         assert self._place is not None
-        waiting = [queues.queue(listener.socket) for listener in self._listeners]
+        waiting = [queues.queue(listener.socket) for listener in self._listening.all]
         return report.status_document(
             self.pool, time.monotonic(), name=self._name, started_at=self._started_at,
             master={"pid": os.getpid(), "version": VERSION, "socket": self._place.path, "reloads": self._reloads.count,
                     "reload_refused": self._reloads.refused},
             listeners=[
                 {"address": listener.name, "fd": contract.FIRST_FD + position, "queue": queue, "backlog": backlog}
-                for position, (listener, (queue, backlog)) in enumerate(zip(self._listeners, waiting, strict=True))
+                for position, (listener, (queue, backlog)) in enumerate(zip(self._listening.all, waiting, strict=True))
             ],
             memory={worker.pid: watch.memory(worker.pid) for worker in self.pool.workers.values()},
             usage=self._usage(time.monotonic()),
