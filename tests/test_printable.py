@@ -146,6 +146,17 @@ def test_a_release_that_cannot_be_printed_is_refused_at_the_door(
             load({"release": label}, ["app"], {}, "/dir")
 
 
+def test_a_unit_names_what_cannot_be_printed_by_its_escapes(
+        capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["unit", "--chdir", str(tmp_path), "--env", "A=b\n\x85\u202e\U000e0041", "--", "/bin/true"])
+    assert r'"A=b\x0a\u0085\u202e\U000e0041"' in capsys.readouterr().out
+    with pytest.raises(SystemExit) as left:
+        cli.main(["unit", "--chdir", "/srv\nExecStartPre=/bin/false", "--", "/bin/true"])
+    assert left.value.code == 2
+    assert capsys.readouterr().out == ""
+
+
 # --- nobody prints around it ---
 
 PRINTING = {"echo", "secho", "echo_via_pager", "print", "print_json", "print_exception", "writelines"}
