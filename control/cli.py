@@ -594,6 +594,8 @@ def service(words: tuple[str, ...], of_user: bool) -> unit_of_systemd.Service:
     ):
         if value < 0:
             raise click.UsageError(f"--{name}: {value} needs rights that the unit lacks: leave it out, add {directive} to it")
+    if not wanted.chdir.isprintable():
+        raise click.UsageError(f"--chdir: got {wanted.chdir!r}, expected a printable path: a unit can name no other")
     program = wanted.command[0] if "/" in wanted.command[0] else shutil.which(wanted.command[0])
     if program is None:
         raise click.UsageError(f"cannot find {wanted.command[0]!r} in PATH: systemd has another one, so the unit must name its path")

@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 LONGEST_LABEL = 200
+_SHORT = {9: "\\t", 10: "\\n", 13: "\\r"}
 
 
 def escaped(text: str, but: str = "") -> str:
@@ -21,7 +22,11 @@ def escaped(text: str, but: str = "") -> str:
 
 
 def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode()
+    """As Python writes it. (Not by its codec, which a process that has become nobody could not load.)"""
+    number = ord(character)
+    if number in _SHORT:
+        return _SHORT[number]
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
 def document(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """How people see it: tables and lines for a terminal of 80 columns, colours where they are wanted.
 
-Text in, text out; nothing here asks the master anything. What it is given can be printed (client.py). rich is imported only for the
-moving display of an upgrade.
+Text in, text out; nothing here asks the master anything. What it is given can be printed (client.py).
+rich is imported only for the moving display of an upgrade.
 """
 
 from __future__ import annotations

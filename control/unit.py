@@ -98,4 +98,9 @@ def _quoted(word: str) -> str:
     if re.fullmatch(r"[A-Za-z0-9_./:,=@+%$-]+", text):
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", escaped) + '"'
+    return '"' + "".join(each if each.isprintable() else _escape(ord(each)) for each in escaped) + '"'
+
+
+def _escape(number: int) -> str:
+    """As systemd.syntax(7) reads it: `\\x` means a byte, the other two a character."""
+    return f"\\x{number:02x}" if number < 0x80 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"

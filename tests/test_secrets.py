@@ -75,11 +75,11 @@ def test_nobody_is_told_a_secret(start: Start, place: Path) -> None:
     assert said["failed"].returncode == 5
     assert ("cannot reach postgres://shop:***@db.example.com:5432/shop with Server=db;Password=***; "
             "nor with '***'") in said["failed"].stderr
-    for words in (["status"], ["history"], ["show", "1"], ["show", "2"], ["show", "3"]):
-        said[f"{words}"] = master.cli(*words)
-        said[f"{words} as JSON"] = master.cli(*words, "--json")
-    for command in ("state", "show generation=3"):
-        said[f"shell: {command}"] = master.cli("shell", "-e", command)
+    for command in (["status"], ["history"], ["show", "1"], ["show", "2"], ["show", "3"]):
+        said[f"{command}"] = master.cli(*command)
+        said[f"{command} as JSON"] = master.cli(*command, "--json")
+    for line in ("state", "show generation=3"):
+        said[f"shell: {line}"] = master.cli("shell", "-e", line)
     for where, result in said.items():
         has_no_secret(result.stdout + result.stderr, where)
     for path in ("/status", "/readyz"):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from einhornpy.control import show
+from einhornpy.control import printable, show
 
 from .harness import APPS, DEADLINE, EINHORNPY, Master, base_environment
 from .terminals import on_terminal
@@ -25,7 +25,7 @@ WHOLE = "a" * 120  # a word that no line has room for
 
 
 def document() -> dict[str, Any]:
-    """A status in which everything is as long as it can be."""
+    """A status in which everything is as long as it can be, as a client has it."""
     worker = {"index": 9999, "pid": 4194304, "generation": 12345, "state": "retiring", "age_seconds": 86400 * 123.0,
               "ready_after_seconds": 3599.0, "restarts": 123456789, "memory_bytes": 987654 << 20, "requests": 98765432109,
               "in_flight": 12345, "busy_share": 1.0, "recycled_for": None,
@@ -34,7 +34,7 @@ def document() -> dict[str, Any]:
                "reason": "a worker exited with code 3 before it was ready", "error": LONG, "requested_by": "a-rather-long-user-name",
                "canary": 2, "check": "running", "paused_by": "somebody", "hold_left_seconds": 86399.0, "recipe_of": 12301,
                "started_at": "2026-01-02T03:04:05Z", "ended_at": None, "took_seconds": 86400 * 3.5}
-    return {
+    said: dict[str, Any] = {
         "version": 1, "gate": "rolled-back", "reason": f"generation 12345 was refused: a worker exited with code 3: {LONG}",
         "labels": {"hostname": "h" * 60, "region": "eu west"},
         "failed_start": {"generation": 12345, "error": LONG, "last_lines": [LONG, "\x1b[31mred", "\ttab"]},
@@ -44,6 +44,8 @@ def document() -> dict[str, Any]:
         "listeners": [{"address": f"unix:/srv/{'d' * 90}/shop.sock", "fd": 3, "queue": 4096, "backlog": 4096},
                       {"address": "[2001:db8:1234:5678:9abc:def0:1234:5678]:65535", "fd": 4, "queue": None, "backlog": None}],
         "upgrade": upgrade}
+    found: dict[str, Any] = printable.document(said)
+    return found
 
 
 def upgrades() -> list[dict[str, Any]]:
