@@ -653,8 +653,9 @@ class Master:
     def _on_worker_exit(self, worker: pool.Worker, exit: Exit) -> None:
         asks = observe.asks_for_upgrade(self.pool, worker, exit.status) and self.pool.running_upgrade is None
         lines = self._last_lines(worker.id, LINES_SEARCHED)
-        # Once it serves, its last line is about a request as like as not.
-        why = complaint(lines, or_last=worker.ready_at is None and exit.status > 0)
+        # Once it serves, its last lines are about requests as like as not, above all where a signal has ended it.
+        starting = worker.ready_at is None
+        why = complaint(lines, or_last=starting and exit.status > 0) if starting or exit.status > 0 else None
         self.observe(pool.Exited(worker.id, exit.status, exit.error, lines[-LAST_LINES:], why))
         tidy = partial(self._guard.run, "what a worker left")
         tidy(self._output.worker_is_gone, worker.id)

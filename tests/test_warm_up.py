@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from einhornpy.supervisor import settings
 from einhornpy.worker.gunicorn_warm_up import Course, WarmUpFailed, ask_asgi, ask_wsgi
 
-from .harness import Master, get
+from .harness import Master, get, wait_until
 
 Start = Callable[..., Master]
 DJANGO = """
@@ -74,6 +75,18 @@ def start_one(start: Start, worker_class: str, app: str, *warm_ups: str) -> Mast
     return start("-n", "1", "-b", "127.0.0.1:0", "--max-failures", "1", *flags, "--", "gunicorn", "-k", worker_class, app)
 
 
+@pytest.mark.parametrize("given", ["/", "/a?b=%20", "https://shop.example.com/", "http://[::1]:8000/x?y"])
+def test_paths_and_whole_urls_are_taken(given: str) -> None:
+    assert settings.request(given) == given
+
+
+@pytest.mark.parametrize("given", ["", "x", "https://shop.example.com", "ftp://x/", "https://u:p@x/", "/a b", "/a#b", "https://x:0/",
+                                   "https://x:99999/", "https:///x", "/ä", 7])
+def test_nothing_else_is(given: object) -> None:
+    with pytest.raises(ValueError, match="a path such as /health, or a URL such as https://HOST/health"):
+        settings.request(given)
+
+
 DJANGO_CLASSES = [("sync", "shop:wsgi"), ("asgi", "shop:asgi"), ("uvicorn_worker.UvicornWorker", "shop:asgi")]
 
 
@@ -114,7 +127,9 @@ def test_what_is_wrong_is_named(start: Start, site: Path, worker_class: str, app
     ("uvicorn_worker.UvicornWorker", "fast:app", ["https://shop.example.com/items", "http://shop.example.com:80/items/"]),
 ])
 def test_redirects_within_the_app_are_followed(start: Start, site: Path, worker_class: str, app: str, given: list[str]) -> None:
-    assert start_one(start, worker_class, app, *given).wait_ready()["ready"] == 1
+    master = start_one(start, worker_class, app, *given)
+    master.wait_ready()
+    wait_until(lambda: master.status()["workers"][0]["requests"] == 0, "counters that know of no client", master.log)
 
 
 def answers_of(given: str, table: dict[str, tuple[int, str | None]]) -> list[str]:

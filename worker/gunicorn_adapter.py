@@ -333,7 +333,7 @@ def run_worker(instructions: Dict[str, Any]) -> int:
     notices = Notices(os.environ["NOTIFY_SOCKET"])
     counters, draining = sibling("gunicorn_counters"), sibling("gunicorn_draining")
     warming = sibling("gunicorn_warm_up")
-    state: Dict[str, Any] = {"ready": False, "lifespan": None}
+    state: Dict[str, Any] = {"ready": False, "lifespan": None, "asgi": None}
     last_error = LastError()
     take_real_stderr = real_stderr(instructions["stderr"])
     worker: Any = None
@@ -396,8 +396,13 @@ def run_worker(instructions: Dict[str, Any]) -> int:
         if hasattr(worker, "tpool"):
             sibling("gunicorn_lingering").mend(worker)
         counters.count_requests(worker, slot)
+
+        def around(asgi: Any) -> Any:
+            state["asgi"] = asgi  # a warm-up is no client's request
+            return counters.counted_asgi(leaving.around(asgi), slot)
+
         if counters.way_of_counting(worker_class) == "asgi":
-            wrap_asgi(worker, lambda asgi: counters.counted_asgi(leaving.around(asgi), slot))
+            wrap_asgi(worker, around)
         util._setproctitle("worker [%s]" % cfg.proc_name)
         log.info("Booting worker with pid: %s", worker.pid)
         cfg.pre_fork(arbiter, worker)

@@ -31,7 +31,7 @@ def warm_up(
     worker: Any, state: Dict[str, Any], wanted: List[str], ready: Callable[[], None], fail: Callable[[str, BaseException], None]
 ) -> None:
     """Let the app answer every warm-up request, then say ready. WSGI at once, ASGI as a task of the running loop."""
-    asgi = getattr(getattr(worker, "config", None), "loaded_app", None) or getattr(worker, "asgi", None)
+    asgi = state["asgi"] or getattr(worker, "asgi", None)
     if not wanted:
         ready()
     elif asgi is None:
