@@ -132,7 +132,7 @@ def line_editing(commands: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):
-            there = state
+            there = os.path.abspath(state)
             while not os.path.lexists(there):
                 there = os.path.dirname(there)
             if _is_ours(there) and (not os.path.lexists(path) or _is_ours(path)):
