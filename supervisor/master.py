@@ -55,7 +55,7 @@ from .readiness import Notice, NotifySocket
 from .reloads import Reloads
 from .settings import Settings
 from .sinks import CannotLog, Counts
-from .spawning import Spawner
+from .spawning import Spawner, Started
 from .succession import listener_of, listener_state
 from .tally import Tally
 from .trial import Trial
@@ -115,6 +115,7 @@ class Master:
         self._audience = Audience(() if inherited is None else inherited.get("recent", ()), self._guard.failed)
         self.prepared: dict[int, recipes.Prepared] = {}
         self._workers: dict[int, int] = {}  # pid → worker
+        self._missed: list[Exit] = []  # ends of workers that could not be observed yet
         self._next_worker = 1
         self._errands = Errands(self._processes, self._loop, self._guard)
         self._hooks = Hooks(self, self._errands, settings, self._attributes)
@@ -579,13 +580,21 @@ class Master:
                     self.log(Entry("signal ignored", {"signal": "TTOU", "reason": "one worker is the least"}))
 
     def _reap(self) -> None:
-        for exit in self._processes.reap():
-            self._guard.run("exit", self._on_exit, exit)
+        exits, self._missed, failures = [*self._missed, *self._processes.reap()], [], []
+        for exit in exits:
+            try:
+                self._on_exit(exit)
+            except Exception as error:
+                failures.append(error)
+                if exit.pid in self._workers:
+                    self._missed.append(exit)  # it must be observed, since nobody else will ever tell of it
         needed = {*self.pool.generations, self.upgrades.preparing}
         self.prepared = {number: each for number, each in self.prepared.items() if number in needed}
+        if failures:
+            raise failures[0]
 
     def _on_exit(self, exit: Exit) -> None:
-        worker = self._workers.pop(exit.pid, None)
+        worker = self._workers.get(exit.pid)
         if worker is not None:
             self._on_worker_exit(self.pool.workers[worker], exit)
         elif self.upgrades.preparation is not None and exit.pid == self.upgrades.preparation.pid:
@@ -596,6 +605,7 @@ class Master:
     def _on_worker_exit(self, worker: pool.Worker, exit: Exit) -> None:
         asks = observe.asks_for_upgrade(self.pool, worker, exit.status) and self.pool.running_upgrade is None
         self.observe(pool.Exited(worker.id, exit.status, exit.error, self._last_lines(worker.id)))
+        self._workers.pop(exit.pid)
         tidy = partial(self._guard.run, "what a worker left")
         tidy(self._output.worker_is_gone, worker.id)
         tidy(lambda: self._tally.worker_is_gone(self._page.requests(worker.id)))
@@ -679,15 +689,19 @@ class Master:
 
     def _spawn(self, action: planner.Spawn) -> bool:
         worker, self._next_worker = self._next_worker, self._next_worker + 1
+        started: Started | None = None
         try:
             started = self._spawner.spawn(action, worker)
+            self.observe(pool.Spawned(worker, action.index, action.generation, started.pid, started.jitter))
         except Exception as error:  # a start that fails is held back and counted, whatever it failed of
+            if started is not None:  # it must not live on unknown
+                self._processes.signal(started.pid, signal.SIGKILL, group=True)
+                self._guard.run("spawn", self._output.worker_is_gone, worker)
             if not isinstance(error, CannotStart | OSError):
                 self._guard.failed("spawn", error)
             self.observe(pool.SpawnFailed(action.index, action.generation, str(error) or type(error).__name__))
             return False
         self._workers[started.pid] = worker
-        self.observe(pool.Spawned(worker, action.index, action.generation, started.pid, started.jitter))
         if started.connection is not None and self._server is not None:
             self._guard.run("worker's connection", self._server.admit_worker, started.connection, started.pid)
         self._guard.run("measures", self._measures.expect, self.pool.workers[worker], time.monotonic())
