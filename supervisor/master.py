@@ -115,6 +115,7 @@ class Master:
         self._audience = Audience(() if inherited is None else inherited.get("recent", ()), self._guard.failed)
         self.prepared: dict[int, recipes.Prepared] = {}
         self._workers: dict[int, int] = {}  # pid → worker
+        self._signals: set[signal.Signals] = set()  # that have come
         self._missed: list[Exit] = []  # ends of workers that could not be observed yet
         self._next_worker = 1
         self._errands = Errands(self._processes, self._loop, self._guard)
@@ -180,7 +181,7 @@ class Master:
                 self._turn()
         except BaseException:
             way = {key: self._inherited[key] for key in ("reloads", "reloaded_by", "way_back")}
-            trial.failed(lambda: succession.whole(self.state() | way), self._loop.pending)
+            trial.failed(lambda: succession.whole(self.state() | way), lambda: self._loop.pending() | self._signals)
             raise
         self._trial = None
         trial.passed()
@@ -366,7 +367,7 @@ class Master:
         self._keeper.keep(pipe)
 
     def has_signals(self) -> bool:
-        return bool(self._loop.pending())
+        return bool(self._loop.pending() | self._signals)
 
     def reload_refused(self, reason: str) -> None:
         self._audience.reload_ended(f"reload refused: {reason}", False, {})
@@ -453,7 +454,7 @@ class Master:
 
     def _parts(self) -> list[Part]:
         """What is done in each turn, in this order: what it is called, what it does at a time, and when it would like to be next."""
-        parts: list[Part] = []
+        parts: list[Part] = [(f"signal {number.name}", partial(self._hear, number), 0.0) for number in sorted(self._signals)]
         server, web, preparation = self._server, self._web, self.upgrades.preparation
         if server is not None:
             parts.append(("server", lambda now: server.on_turn(), 0.0 if server.waiting else None))
@@ -484,8 +485,7 @@ class Master:
             # We were stopped, or the host is: hear first what was said in time, before anybody is judged by the clock.
             for _ in range(ROUNDS_WHEN_LATE):
                 came |= self._loop.wait(0.0)
-        for number in sorted(came):
-            self._guard.run(f"signal {number.name}", self._on_signal, number)
+        self._signals |= came
         now = time.monotonic()
         for what, act, _ in self._parts():
             self._guard.part(what, act, now)
@@ -553,6 +553,10 @@ class Master:
             self._guard.run("announcements", self._announcements.tell, entry, told, self._name, self._log.labels, document)
 
     # --- facts ---
+
+    def _hear(self, number: signal.Signals, now: float) -> None:
+        self._on_signal(number)
+        self._signals.discard(number)  # not before: somebody has sent it once and will not do so again
 
     def _on_signal(self, number: signal.Signals) -> None:
         match number:

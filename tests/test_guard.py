@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from einhornpy.control.client import Client, MasterGone, NoMaster, TimedOut
+from einhornpy.control.client import Client, Failed, MasterGone, NoMaster, TimedOut
 from einhornpy.supervisor import guard as guards
 from einhornpy.supervisor.guard import Guard
 from einhornpy.supervisor.journal import Entry
@@ -179,8 +179,9 @@ def poke(master: Master, place: Path) -> None:
         ("abort", {"wait": False}), ("rollback", {"wait": False}), ("nonsense", {}), ("reload", {}),
     ]
     for command, arguments in asked:
-        with contextlib.suppress(NoMaster, MasterGone, TimedOut, OSError), Client(str(place / "control.sock"), timeout=0.3) as client:
-            client.ask(command, **arguments)
+        with contextlib.suppress(NoMaster, MasterGone, TimedOut, Failed, OSError):  # noqa: SIM117
+            with Client(str(place / "control.sock"), timeout=0.3) as client:
+                client.ask(command, **arguments)
     for number in (signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGHUP):
         master.signal(number)
     with contextlib.suppress(Exception):
