@@ -66,7 +66,7 @@ from .redaction import Redaction
 from .reloads import Reloads
 from .settings import Settings
 from .sinks import CannotLog, Counts
-from .spawning import Spawner
+from .spawning import Spawner, Started
 from .succession import listener_of, listener_state
 from .tally import Tally
 from .trial import Trial
@@ -127,6 +127,8 @@ class Master:
         self.prepared: dict[int, recipes.Prepared] = {}
         self._workers: dict[int, int] = {}  # pid → worker
         self._orphans = Orphans()
+        self._signals: set[signal.Signals] = set()  # that have come
+        self._missed: list[Exit] = []  # ends of workers that could not be observed yet
         self._next_worker = 1
         self._errands = Errands(self._processes, self._loop, self._guard)
         self._hooks = Hooks(self, self._errands, settings, self._attributes)
@@ -198,7 +200,7 @@ class Master:
                 self._turn()
         except BaseException:
             way = {key: self._inherited[key] for key in ("reloads", "reloaded_by", "way_back")}
-            trial.failed(lambda: succession.whole(self.state() | way), self._loop.pending)
+            trial.failed(lambda: succession.whole(self.state() | way), lambda: self._loop.pending() | self._signals)
             raise
         self._trial = None
         trial.passed()
@@ -405,7 +407,7 @@ class Master:
         self._keeper.keep(pipe)
 
     def has_signals(self) -> bool:
-        return bool(self._loop.pending())
+        return bool(self._loop.pending() | self._signals)
 
     def reload_refused(self, reason: str) -> None:
         self._audience.reload_ended(f"reload refused: {self._redaction.text(reason)}", False, {})
@@ -492,7 +494,7 @@ class Master:
 
     def _parts(self) -> list[Part]:
         """What is done in each turn, in this order: what it is called, what it does at a time, and when it would like to be next."""
-        parts: list[Part] = []
+        parts: list[Part] = [(f"signal {number.name}", partial(self._hear, number), 0.0) for number in sorted(self._signals)]
         server, web, preparation = self._server, self._web, self.upgrades.preparation
         if server is not None:
             parts.append(("server", lambda now: server.on_turn(), 0.0 if server.waiting else None))
@@ -524,8 +526,7 @@ class Master:
             # We were stopped, or the host is: hear first what was said in time, before anybody is judged by the clock.
             for _ in range(ROUNDS_WHEN_LATE):
                 came |= self._loop.wait(0.0)
-        for number in sorted(came):
-            self._guard.run(f"signal {number.name}", self._on_signal, number)
+        self._signals |= came
         now = time.monotonic()
         for what, act, _ in self._parts():
             self._guard.part(what, act, now)
@@ -598,6 +599,10 @@ class Master:
 
     # --- facts ---
 
+    def _hear(self, number: signal.Signals, now: float) -> None:
+        self._on_signal(number)
+        self._signals.discard(number)  # not before: somebody has sent it once and will not do so again
+
     def _on_signal(self, number: signal.Signals) -> None:
         match number:
             case signal.SIGHUP | signal.SIGALRM:
@@ -624,16 +629,23 @@ class Master:
                     self.log(Entry("signal ignored", {"signal": "TTOU", "reason": "one worker is the least"}))
 
     def _reap(self) -> None:
-        exits = self._processes.reap()
+        exits, self._missed, failures = [*self._missed, *self._processes.reap()], [], []
         for exit in exits:
-            self._guard.run("exit", self._on_exit, exit)
+            try:
+                self._on_exit(exit)
+            except Exception as error:
+                failures.append(error)
+                if exit.pid in self._workers:
+                    self._missed.append(exit)  # it must be observed, since nobody else will ever tell of it
         if exits:
             self._guard.run("orphans", self._look_for_orphans)
         needed = {*self.pool.generations, self.upgrades.preparing}
         self.prepared = {number: each for number, each in self.prepared.items() if number in needed}
+        if failures:
+            raise failures[0]
 
     def _on_exit(self, exit: Exit) -> None:
-        worker = self._workers.pop(exit.pid, None)
+        worker = self._workers.get(exit.pid)
         if worker is not None:
             self._on_worker_exit(self.pool.workers[worker], exit)
         elif exit.pid in self.pool.left_behind:
@@ -657,6 +669,7 @@ class Master:
         starting = worker.ready_at is None
         why = complaint(lines, or_last=starting and exit.status > 0) if starting or exit.status > 0 else None
         self.observe(pool.Exited(worker.id, exit.status, exit.error, lines[-LAST_LINES:], why))
+        self._workers.pop(exit.pid)
         tidy = partial(self._guard.run, "what a worker left")
         tidy(self._output.worker_is_gone, worker.id)
         tidy(lambda: self._tally.worker_is_gone(self._page.requests(worker.id)))
@@ -774,16 +787,20 @@ class Master:
         worker, self._next_worker = self._next_worker, self._next_worker + 1
         if self._server is not None:
             # The new process may get the pid of one that has connected and gone: who connects after this is another one.
-            self._server.accept_all()
+            self._guard.run("accept", self._server.accept_all)
+        started: Started | None = None
         try:
             started = self._spawner.spawn(action, worker)
+            self.observe(pool.Spawned(worker, action.index, action.generation, started.pid, started.jitter))
         except Exception as error:  # a start that fails is held back and counted, whatever it failed of
+            if started is not None:  # it must not live on unknown
+                self._processes.signal(started.pid, signal.SIGKILL, group=True)
+                self._guard.run("spawn", self._output.worker_is_gone, worker)
             if not isinstance(error, CannotStart | OSError):
                 self._guard.failed("spawn", error)
             self.observe(pool.SpawnFailed(action.index, action.generation, str(error) or type(error).__name__))
             return False
         self._workers[started.pid] = worker
-        self.observe(pool.Spawned(worker, action.index, action.generation, started.pid, started.jitter))
         if started.connection is not None and self._server is not None:
             self._guard.run("worker's connection", self._server.admit_worker, started.connection, started.pid, worker)
         self._guard.run("measures", self._measures.expect, self.pool.workers[worker], time.monotonic())

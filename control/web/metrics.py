@@ -129,6 +129,8 @@ def of_tally(tally: Mapping[str, Any]) -> Iterator[Metric]:
     yield CounterMetricFamily("einhornpy_master_cpu_seconds", "Processor time of the master.", master["cpu_seconds"])
     yield gauge("einhornpy_master_memory_bytes", "Resident memory of the master.", [({}, master["memory_bytes"])])
     yield gauge("einhornpy_master_start_time_seconds", "When the master started, since the epoch.", [({}, master["started_at"])])
+    yield CounterMetricFamily("einhornpy_master_errors", "Exceptions in the master that nobody had foreseen; it went on.",
+                              tally.get("errors", 0))
     yield CounterMetricFamily("einhornpy_master_reloads", "How often the master has replaced itself.", master["reloads"])
 
 
