@@ -85,7 +85,7 @@ def get(address: tuple[str, int] | str, path: str = "/") -> tuple[int, str]:
     with socket.socket(family, socket.SOCK_STREAM) as connection:
         connection.settimeout(DEADLINE)
         connection.connect(address)
-        connection.sendall(f"GET {path} HTTP/1.0\r\nHost: test\r\n\r\n".encode())
+        connection.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
         data = b""
         while chunk := connection.recv(65536):
             data += chunk

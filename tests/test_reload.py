@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from einhornpy.supervisor import handover
 from einhornpy.supervisor import pool as facts
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from .airbag import check
@@ -339,13 +339,16 @@ generations = st.builds(facts.Generation, number=st.integers(1, 9), recipe=recip
 upgrades = st.builds(facts.Upgrade, from_generation=st.just(1), to_generation=st.just(2), terms=st.builds(facts.Terms),
                      requested_by=st.text(), started_at=st.just(0.0), started_wall=st.just(0.0), progress_at=st.just(0.0),
                      vacant=st.frozensets(st.integers(0, 5)), reason=st.none() | st.text())
+orphans = st.builds(facts.LeftBehind, pid=st.integers(2, 9), index=st.just(0), generation=st.integers(1, 3),
+                    found_at=st.floats(0, 1e6), kill_at=st.floats(0, 1e6), killed=st.booleans())
 pools = st.builds(facts.Pool, policy=st.builds(facts.Policy), target=st.integers(1, 9), current=st.just(1),
                   generations=st.dictionaries(st.integers(1, 9), generations),
                   workers=st.dictionaries(st.integers(1, 9), workers), upgrade=st.none() | upgrades, stopping=st.none(),
                   restarts=st.dictionaries(st.integers(0, 3), st.integers(0, 9)), history=st.tuples(upgrades),
-                  remembered=st.just({}))
+                  remembered=st.just({}), left_behind=st.dictionaries(st.integers(2, 9), orphans))
 
 
+@settings(deadline=None)  # a loaded machine takes its time
 @given(pools)
 def test_every_pool_survives_the_way_through_a_sealed_file(pool: facts.Pool) -> None:
     fd = handover.sealed({"pool": handover.plain(pool)})

@@ -1,6 +1,6 @@
 """HTTP for the sidecar: one loop waits for every client, so that none of them can let another one wait.
 
-A request reaches the app when its head is whole. What is asked of the master takes a thread, and each such path has its own;
+A request reaches the app when its head is whole. What is asked of the master takes a thread, and each such path has its own two;
 whoever is slow, or says half of it, takes no more than a connection, and where these get scarce the longest of them goes.
 """
 
@@ -27,6 +27,8 @@ HEAD_PATIENCE, KEPT_PATIENCE, PIECE_PATIENCE, LEAVE_PATIENCE = 10.0, 75.0, 10.0,
 MOST_CONNECTIONS, MOST_AT_ONCE, OTHER_DESCRIPTORS = 256, 32, 24
 # Seconds until it is tried again, where there is no descriptor for whoever knocks.
 BREATHER = 0.1
+# So many of one path are asked at once: while the master hangs, a second probe hears of it as soon as the first one.
+LANE_WIDTH = 2
 BUSY = "503 Service Unavailable"
 # What of a request, beside its path, an answer may depend on.
 NEGOTIATED = ("accept", "accept-encoding")
@@ -113,8 +115,8 @@ class Server:
                  hosts: Iterable[str]) -> None:
         self._listener = listener
         self._app = app
-        self._lanes = {path: asyncio.Lock() for path in lanes}
-        self._askers = ThreadPoolExecutor(len(self._lanes))
+        self._lanes = {path: asyncio.Semaphore(LANE_WIDTH) for path in lanes}
+        self._askers = ThreadPoolExecutor(len(self._lanes) * LANE_WIDTH)
         self._streams = ThreadPoolExecutor(most_streams)
         self._hosts: frozenset[str] | None = None
         # A page of another site can name its own host so that it means this one (DNS rebinding), and would read what we say.
