@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -113,6 +114,7 @@ def test_who_is_accepted_in_the_turn_of_the_close_has_a_transport() -> None:
     assert asyncio.run(main()) == b"!"
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed on this machine")
 def test_a_tls_handshake_that_has_begun_is_waited_for(place: Path) -> None:
     subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
                     "-subj", "/CN=test", "-keyout", "key", "-out", "certificate"], cwd=place, check=True, capture_output=True)

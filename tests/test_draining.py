@@ -78,9 +78,9 @@ def connect() -> Iterator[Callable[..., Connection]]:
         connection.close()
 
 
-def start_class(start: Start, name: str, *flags: str) -> Master:
-    master = start("-n", "1", "-b", "127.0.0.1:0", "--chdir", str(EXAMPLE), *flags, "--", "gunicorn", *CLASSES[name],
-                   environment={"IMPORT_SECONDS": "0"})
+def start_class(start: Start, name: str, *flags: str, keep_alive: int = 2) -> Master:
+    master = start("-n", "1", "-b", "127.0.0.1:0", "--chdir", str(EXAMPLE), *flags, "--", "gunicorn", "--keep-alive",
+                   str(keep_alive), *CLASSES[name], environment={"IMPORT_SECONDS": "0"})
     master.wait_ready()
     return master
 
@@ -118,7 +118,8 @@ def reused_at_the_worst_moment(master: Master, connections: list[Connection], se
 def test_a_connection_reused_at_the_worst_moment_gets_its_answer(
     start: Start, connect: Callable[..., Connection], name: str
 ) -> None:
-    master = start_class(start, name)
+    # Long enough for connections to idle while a slow machine brings up the replacement.
+    master = start_class(start, name, keep_alive=60)
     connections = [connect(master.address) for _ in range(40)]
     for connection in connections:
         connection.request()
@@ -137,7 +138,7 @@ def test_a_connection_reused_at_the_worst_moment_gets_its_answer(
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_requests_begun_before_are_answered(start: Start, connect: Callable[..., Connection], name: str) -> None:
-    master = start_class(start, name)
+    master = start_class(start, name, keep_alive=60)
     # sync reads one connection at a time: what it has not accepted yet is its successor's.
     half, silent = connect(master.address), connect(master.address)
     half.send("GET / HTTP/1.1\r\nHo")

@@ -1,7 +1,7 @@
 """How asyncio's servers stop listening without dropping those whom they have just accepted.
 
 asyncio accepts in one turn of its loop and makes the transport in the next one, in a task. If the server is closed in between,
-the transport can't be made (`Server._attach` asserts that it still listens, from Python 3.9 to 3.14), and the connection is
+the transport can't be made (`Server._attach` asserts that it still listens, from Python 3.9 to 3.13), and the connection is
 dropped: without a word, unless the loop debugs. With TLS the task lasts as long as the handshake, and only after it does the
 server's protocol hear of the connection.
 
