@@ -53,6 +53,7 @@ from .reloads import Reloads, descriptors_in
 from .settings import Settings
 from .sinks import CannotLog, Counts
 from .spawning import Spawner
+from .strangers import Strangers
 from .succession import check_state, listener_of, listener_state
 from .tally import Tally
 from .upgrades import Upgrades
@@ -108,6 +109,7 @@ class Master:
         self._most_sessions = max(16, self._processes.raise_descriptor_limit() // 2)
         self._page = watch.Page(None if inherited is None else inherited["page"])
         self._audience = Audience(() if inherited is None else inherited.get("recent", ()))
+        self._strangers = Strangers(self.log)
         self.prepared: dict[int, recipes.Prepared] = {}
         self._workers: dict[int, int] = {}  # pid → worker
         self._next_worker = 1
@@ -204,7 +206,7 @@ class Master:
         access = Access(os.geteuid(), self._observers)
         self._server = Server(self._loop, self._place.listener, self._handle, access, self.worker_of,
                               lambda worker: worker in self.pool.workers, self._most_sessions)
-        self._commands = Commands(self, self.upgrades, self._reloads, self._audience)
+        self._commands = Commands(self, self.upgrades, self._reloads, self._audience, self._strangers)
         _set_title(f"einhornpy: master {self._name}")
 
     def _make_spawner(self) -> Spawner:
@@ -405,7 +407,8 @@ class Master:
         preparation = self.upgrades.preparation
         preparing = None if preparation is None else preparation.deadline
         deadlines = (self._wake_at, preparing, self._errands.deadline, self._measures.memory_at, self._systemd.deadline,
-                     None if self._web is None else self._web.deadline, self._keeper.deadline)
+                     None if self._web is None else self._web.deadline, self._keeper.deadline, self._strangers.deadline,
+                     None if self._server is None else self._server.deadline)
         soonest = min((deadline for deadline in deadlines if deadline is not None), default=None)
         if self._server is not None and self._server.waiting:
             soonest = now
@@ -417,14 +420,16 @@ class Master:
                 came |= self._loop.wait(0.0)
         for number in sorted(came):
             self._on_signal(number)
+        now = time.monotonic()
         if self._server is not None:
             self._server.on_turn()
-        now = time.monotonic()
+            self._server.on_time(now)
         if self.upgrades.preparation is not None:
             self.upgrades.preparation.on_time(now)
         self._errands.on_time(now)
         self._measures.on_time(now)
         self._keeper.on_time(now)
+        self._strangers.on_time(now)
         if self._web is not None:
             self._web.on_time(now)
         self._advance(now + LONGEST_TURN)
@@ -617,6 +622,8 @@ class Master:
         while (left := begun + self._errands.grace - time.monotonic()) > 0:
             if self._loop.wait(left) & STOPS.keys():
                 return
+            if self._server is not None:
+                self._server.on_turn()
             self._errands.on_time(time.monotonic())
             self._reap()
 
