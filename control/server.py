@@ -9,17 +9,26 @@ from __future__ import annotations
 import errno
 import select
 import socket
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from . import peer, protocol
+from .crowd import Crowd, Kind, Party
+from .reserve import Reserve
 
 MOST_UNREAD = 4 << 20
+# Whoever has left more of his answers unread is not read himself.
+MOST_BEFORE_READING = 1 << 16
+# So many lines of one guest, on all his connections, are carried out in one turn.
+MOST_OF_A_GUEST = 8
 # What somebody who may ask for nothing may leave half said.
 MOST_OF_A_STRANGER = 8192
 READ, WRITE = 1, 2
+# What accept(2) says where there is no room for one more, and for how many seconds nobody is accepted then.
+NO_ROOM, REST = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM), 0.25
 # So many are accepted before the rest of the loop has its turn, and so many at most before a fork: what the queue holds.
 AT_ONCE, ALL = 64, 2048
 
@@ -81,6 +90,7 @@ class Session:
         self._longest = 0  # of the messages in there
         self._newest: Callable[[], Mapping[str, Any]] | None = None
         self._last_words = False
+        self._said_all = False  # it has shut down its writing side
         self.closed = False
         self.close_handlers: list[Callable[[], None]] = []
         self.long_running = False
@@ -171,7 +181,7 @@ class Session:
             raise
 
     def _read(self) -> None:
-        if self._lines:
+        if self._lines or self._said_all or self._last_words:
             return  # first what it has said already
         try:
             data = self._socket.recv(65536)
@@ -184,15 +194,15 @@ class Session:
             if self._hung_up() or (not self.long_running and not self._unsent):
                 self.close()
             else:
-                self._last_words = not self.long_running
-                self._server.watch(self, WRITE if self._unsent else 0)
+                self._said_all, self._last_words = True, not self.long_running
+                self._settle()
             return
         if len(self._framer.begun) + len(data) > MOST_OF_A_STRANGER and self._server.is_stranger(self):
             self.close()
             return
         try:
             self._lines.extend(line for line in self._framer.feed(data) if line.strip())
-            self.dispatch_one()
+            self._server.has_lines(self, bool(self._lines))
         except protocol.BadRequest as error:
             # Nothing that comes after it can be trusted, whoever it is.
             self.worker_only = False
@@ -202,7 +212,16 @@ class Session:
         """Carry out one line; the loop has its turn before the next one, so that many on one connection delay nobody."""
         if self._lines and not self.closed and not self._last_words:
             self._server.dispatch(self, self._lines.popleft())
-        self._server.has_lines(self, bool(self._lines) and not self.closed and not self._last_words)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Watch for what is of use now: a client that has said its last word, or doesn't read its answers, isn't read either."""
+        if self.closed:
+            return
+        listens = not self._last_words and len(self._unsent) <= MOST_BEFORE_READING
+        self._server.has_lines(self, bool(self._lines) and listens)
+        reads = listens and not self._lines and not self._said_all
+        self._server.watch(self, (READ if reads else 0) | (WRITE if self._unsent else 0))
 
     def _hung_up(self) -> bool:
         """Whether the other end is closed for good: poll(2) then says POLLHUP."""
@@ -229,7 +248,7 @@ class Session:
         if self._last_words and not self._unsent:
             self.close()
         else:
-            self._server.watch(self, READ | (WRITE if self._unsent else 0))
+            self._settle()
 
 
 def _polled(polled: socket.socket, events: int) -> bool:
@@ -240,9 +259,9 @@ def _polled(polled: socket.socket, events: int) -> bool:
 
 class Server:
     """The listening half. `worker_of`: the worker that has a pid now, 0 if none has; `lives`: whether a worker is still there.
-    `most_sessions`: beyond it the session that has been idle longest makes room, and where all of them follow something, the
-    oldest of these; but never one of a worker's: it may have yet to say ready. `failed`: told of an exception that has ended a
-    session."""
+    `most_sessions`: beyond it one that can be spared makes room, see crowd.py. Without a descriptor the one that is kept in reserve
+    lets a client in who matters, for whom somebody makes room if anybody can; all others are turned away. `failed`: told of an
+    exception that has ended a session."""
 
     def __init__(
         self, loop: Loop, listener: socket.socket, handler: Callable[[Session, protocol.Request], None],
@@ -256,66 +275,108 @@ class Server:
         self._access = access
         self.worker_of = worker_of
         self._lives = lives
-        self._most = most_sessions
+        self._crowd: Crowd[Session] = Crowd(most_sessions, lives)
+        self._reserve = Reserve()
+        self._rests_until: float | None = None
         self._sessions: dict[Session, None] = {}
         self._with_lines: dict[Session, None] = {}
-        self._full = False
         listener.setblocking(False)
         loop.watch(listener.fileno(), READ, self._accept)
 
     def accept_all(self) -> None:
         """Accept whoever waits, and look who they are."""
         for _ in range(ALL // AT_ONCE):
-            if self._full or not _polled(self._listener, select.POLLIN):
+            if self._rests_until is not None or not _polled(self._listener, select.POLLIN):
                 return
             self._accept(READ)
 
     def _accept(self, events: int) -> None:
         for _ in range(AT_ONCE):  # then let the rest of the loop have its turn
             try:
-                connection, _ = self._listener.accept()
+                self._admit(self._listener.accept()[0])
             except BlockingIOError:
                 return
             except OSError as error:
-                # The kernel says that there is no descriptor left before it looks whether anybody waits for one.
-                if error.errno not in (errno.EMFILE, errno.ENFILE) or not _polled(self._listener, select.POLLIN):
+                # The kernel says that there is no room left before it looks whether anybody waits for it.
+                if error.errno not in NO_ROOM or not _polled(self._listener, select.POLLIN):
                     return
-                if self._evict():
-                    continue
-                # Nobody to send away: stop listening until a session ends, or we would spin.
-                self._full = True
-                self._loop.unwatch(self._listener.fileno())
-                return
-            connection.setblocking(False)
-            if len(self._sessions) >= self._most:
-                self._evict()
-            try:
-                session = Session(self, connection)
-                # Asked in this order: a process that is there after its pid was looked up has been there all the time.
-                worker = self.worker_of(session.pid)
-                session.worker = worker if worker and not peer.is_gone(connection) else 0
+                if not self._admit_by_reserve():
+                    self._rests_until = time.monotonic() + REST
+                    self._loop.unwatch(self._listener.fileno())
+                    return
             except Exception as error:
-                connection.close()
                 self._failed("accept", error)
-                continue
-            self._sessions[session] = None
-            self.watch(session, READ)
+
+    def _admit_by_reserve(self) -> bool:
+        """Let one in with the descriptor that is kept for it; return whether it could be."""
+        if not self._reserve.spend():
+            return False
+        try:
+            self._admit(self._listener.accept()[0], short=True)
+        except OSError:
+            return False
+        finally:
+            self._reserve.keep()
+        return True
+
+    def _admit(self, connection: socket.socket, short: bool = False) -> None:
+        try:
+            connection.setblocking(False)
+            session = Session(self, connection)
+            # Asked in this order: a process that is there after its pid was looked up has been there all the time.
+            worker = self.worker_of(session.pid)
+            session.worker = worker if worker and not peer.is_gone(connection) else 0
+        except Exception:
+            connection.close()
+            raise
+        try:
+            self._enter(session)
+        except Exception:
+            session.close()
+            raise
+        victim = self._crowd.one_too_many(session, short)
+        if victim is not None:
+            victim.close()
+
+    def _enter(self, session: Session) -> None:
+        self._sessions[session] = None
+        if not session.worker_only and not session.looking_only:
+            self._crowd.enter(session, self.party(session))
+        self.watch(session, READ)
+
+    def party(self, session: Session) -> Party:
+        """To whom a session belongs."""
+        if session.worker:
+            return Party(Kind.WORKER, session.worker)
+        return Party(Kind.OWNER, 0) if session.uid in (0, self._access.owner) else Party(Kind.GUEST, session.uid)
+
+    @property
+    def deadline(self) -> float | None:
+        """When `on_time` is due."""
+        return self._rests_until
+
+    def on_time(self, now: float) -> None:
+        """Accept again, if it is time to try."""
+        if self._rests_until is not None and now >= self._rests_until:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        self._rests_until = None
+        self._loop.watch(self._listener.fileno(), READ, self._accept)
 
     def admit_worker(self, connection: socket.socket, pid: int, worker: int) -> None:
         """Serve the connection that a worker was born with: what comes on it is the word of that worker, which has this pid."""
         connection.setblocking(False)
         session = Session(self, connection)
         session.pid, session.worker, session.worker_only = pid, worker, True
-        self._sessions[session] = None
-        self.watch(session, READ)
+        self._enter(session)
 
     def admit_onlooker(self, connection: socket.socket) -> None:
         """Serve a connection of our own sidecar's."""
         connection.setblocking(False)
         session = Session(self, connection)
         session.looking_only = True
-        self._sessions[session] = None
-        self.watch(session, READ)
+        self._enter(session)
 
     def sessions(self) -> list[Session]:
         """All of them, the one that spoke last at the end."""
@@ -324,19 +385,10 @@ class Server:
     def take_over(self, told: Mapping[str, Any]) -> Session:
         """Go on with a session of the master before us."""
         session = Session.taken_over(self, told)
-        self._sessions[session] = None
+        self._enter(session)
         self.watch(session, READ | (WRITE if told["unsent"] else 0))
         self._with_lines[session] = None
         return session
-
-    def _evict(self) -> bool:
-        strangers = [session for session in self._sessions
-                     if not session.worker_only and not session.looking_only and not self._lives(session.worker)]
-        # False sorts first, and sorting keeps the order in which they spoke.
-        for session in sorted(strangers, key=lambda session: session.long_running)[:1]:
-            session.close()
-            return True
-        return False
 
     def watch(self, session: Session, events: int) -> None:
         if events:
@@ -357,9 +409,17 @@ class Server:
         return bool(self._with_lines)
 
     def on_turn(self) -> None:
-        """Carry out one waiting line of each session."""
+        """Carry out one waiting line of each session, and a few of each guest."""
+        heard: Counter[int] = Counter()
         for session in list(self._with_lines):
-            session.dispatch_one()
+            if session in self._with_lines:
+                party = self.party(session)
+                if party.kind is Kind.GUEST:
+                    heard[party.number] += 1
+                    if heard[party.number] > MOST_OF_A_GUEST:
+                        continue
+                self._with_lines.pop(session)  # behind the others, if there is more
+                session.dispatch_one()
 
     def may_steer(self, session: Session) -> bool:
         return self._access.may_steer(session)
@@ -372,24 +432,27 @@ class Server:
         self._loop.unwatch(session.fileno())
         self._sessions.pop(session, None)
         self._with_lines.pop(session, None)
-        if self._full:
-            self._full = False
-            self._loop.watch(self._listener.fileno(), READ, self._accept)
+        self._crowd.leave(session)
+        if self._rests_until is not None:
+            self._go_on()
 
     def dispatch(self, session: Session, line: bytes) -> None:
         self._sessions.pop(session, None)
         self._sessions[session] = None  # the one that spoke last is evicted last
+        self._crowd.spoke(session)
         try:
             if self.is_stranger(session) and not line.lstrip().startswith(b"{"):
                 # Not even read: YAML is work.
                 raise protocol.BadRequest("not-allowed", self._access.stranger(session))
             request = protocol.parse_request(line)
-            refusal = self._access.refusal(session, request.command)
-            if refusal is not None:
-                raise protocol.BadRequest("not-allowed", refusal, request.id)
+            why = self._access.refusal(session, request.command)
+            if why is not None:
+                raise protocol.BadRequest("not-allowed", why, request.id)
             self._handler(session, request)
         except protocol.BadRequest as error:
-            session.send(protocol.failure(error.request_id, error.code, str(error)))
+            refusal = protocol.failure(error.request_id, error.code, str(error))
+            # Whoever may ask for nothing has been told so: what else he has to say isn't waited for.
+            (session.finish if self.is_stranger(session) else session.send)(refusal)
         except Exception as error:  # a client's words must not take the workers' master down, whatever they are
             session.close()
             self._failed("session", error)

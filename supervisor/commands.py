@@ -17,6 +17,7 @@ from .journal import Entry
 from .pool import Terms
 from .readiness import Notice, from_command
 from .settings import seconds, signal_name
+from .strangers import Strangers
 
 DEFAULT_HOLD = 60.0
 UNTIL_RESUME = "until-resume"
@@ -63,7 +64,6 @@ class Master(einhorn.Host, Protocol):
     """What a command may ask of the master."""
 
     def notice(self, notice: Notice) -> None: ...
-    def log(self, entry: Entry) -> None: ...
     def recycle(self, index: int, by: str) -> int: ...
     def tally(self) -> dict[str, Any]: ...
 
@@ -143,7 +143,8 @@ class Audience:
 
     def tell(self, entry: Entry, document: Mapping[str, Any], upgrade: Mapping[str, Any] | None) -> None:
         """Pass one event on. `upgrade`: the upgrade's document where the event ends one."""
-        self.recent.append(document)
+        if entry.remembered:
+            self.recent.append(document)
         for session, request_id in list(self._events.items()):
             self._send_event(session, request_id, entry, document)
         for session, followed in list(self._upgrades.items()):
@@ -185,8 +186,9 @@ class Reloads(Protocol):
 class Commands:
     """The table of commands."""
 
-    def __init__(self, master: Master, upgrades: Upgrades, reloads: Reloads, audience: Audience) -> None:
+    def __init__(self, master: Master, upgrades: Upgrades, reloads: Reloads, audience: Audience, strangers: Strangers) -> None:
         self._master = master
+        self._strangers = strangers
         self._upgrades = upgrades
         self._reloads = reloads
         self._audience = audience
@@ -255,7 +257,7 @@ class Commands:
         if isinstance(notice, Notice):
             self._master.notice(notice)
         else:
-            self._master.log(Entry("worker's word ignored", {"from_pid": session.pid, "reason": notice}))
+            self._strangers.tell(session.uid, "worker's word ignored", {"from_pid": session.pid, "reason": notice})
         session.finish()
 
     def _ping(self, session: Session, request: Request) -> None:

@@ -15,11 +15,13 @@ DETAIL, NORMAL, ATTENTION = 0, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing that happened. `name` in words (`worker ready`); `weight`: DETAIL, NORMAL or ATTENTION."""
+    """One thing that happened. `name` in words (`worker ready`); `weight`: DETAIL, NORMAL or ATTENTION. `remembered`: among the
+    last events, for those who come later."""
 
     name: str
     fields: dict[str, Any] = field(default_factory=dict)
     weight: int = NORMAL
+    remembered: bool = True
 
     @property
     def level(self) -> str:
@@ -43,7 +45,9 @@ def changes(before: Pool, event: facts.Event, after: Pool, now: float) -> Iterat
             else:
                 yield Entry("late ack ignored", _worker(after.workers[event.worker]), DETAIL)
         case facts.SaidFailed():
-            yield Entry("worker failed", _worker(after.workers[event.worker]) | {"error": event.error}, ATTENTION)
+            # The first time alone: it may say so as often as it likes.
+            if before.workers[event.worker].error is None:
+                yield Entry("worker failed", _worker(after.workers[event.worker]) | {"error": event.error}, ATTENTION)
         case facts.FoundUnfit():
             yield Entry("worker unfit", _worker(after.workers[event.worker]) | {"reason": event.reason}, ATTENTION)
         case facts.ListenerShut():

@@ -67,6 +67,7 @@ from .reloads import Reloads
 from .settings import Settings
 from .sinks import CannotLog, Counts
 from .spawning import Spawner, Started
+from .strangers import Strangers
 from .succession import listener_of, listener_state
 from .tally import Tally
 from .trial import Trial
@@ -124,6 +125,7 @@ class Master:
         self._most_sessions = max(16, self._processes.raise_descriptor_limit() // 2)
         self._page = watch.Page(None if inherited is None else inherited["page"])
         self._audience = Audience(() if inherited is None else inherited.get("recent", ()), self._guard.failed)
+        self._strangers = Strangers(self.log)
         self.prepared: dict[int, recipes.Prepared] = {}
         self._workers: dict[int, int] = {}  # pid → worker
         self._orphans = Orphans()
@@ -284,7 +286,7 @@ class Master:
         access = Access(os.geteuid(), self._observers)
         self._server = Server(self._loop, self._place.listener, self._handle, access, self.worker_of,
                               lambda worker: worker in self.pool.workers, self._most_sessions, self._guard.failed)
-        self._commands = Commands(self, self.upgrades, self._reloads, self._audience)
+        self._commands = Commands(self, self.upgrades, self._reloads, self._audience, self._strangers)
         _set_title(f"einhornpy: master {self._name}")
 
     def _make_spawner(self) -> Spawner:
@@ -498,6 +500,7 @@ class Master:
         server, web, preparation = self._server, self._web, self.upgrades.preparation
         if server is not None:
             parts.append(("server", lambda now: server.on_turn(), 0.0 if server.waiting else None))
+            parts.append(("accepting", server.on_time, server.deadline))
         if preparation is not None:
             parts.append(("preparation", preparation.on_time, preparation.deadline))
         if web is not None:
@@ -507,6 +510,7 @@ class Master:
             ("errands", self._errands.on_time, self._errands.deadline),
             ("measures", self._measures.on_time, self._measures.memory_at),
             ("keeper", self._keeper.on_time, self._keeper.deadline),
+            ("strangers", self._strangers.on_time, self._strangers.deadline),
             ("guesses", self._guesses.on_time, self._guesses.deadline),
             ("exits", lambda now: self._reap(), None),
             ("plan", lambda now: self._advance(now + LONGEST_TURN), self._wake_at),
@@ -812,6 +816,8 @@ class Master:
         while (left := begun + self._errands.grace - time.monotonic()) > 0:
             if self._loop.wait(left) & STOPS.keys():
                 return
+            if self._server is not None:
+                self._server.on_turn()
             self._errands.on_time(time.monotonic())
             self._reap()
 

@@ -30,6 +30,7 @@ from einhornpy.supervisor.guard import Guard
 from einhornpy.supervisor.listeners import Address
 from einhornpy.supervisor.loop import Loop
 from einhornpy.supervisor.pool import Pool
+from einhornpy.supervisor.strangers import Strangers
 from hypothesis import strategies as st
 
 STATES = [json.loads(path.read_text()) for path in sorted((Path(__file__).parent / "states").glob("*.json"))]
@@ -188,7 +189,8 @@ class Host:
         upgrades.request_for_worker.return_value = upgrades.steerable.return_value = 2
         upgrades.pause.return_value = upgrades.resume.return_value = "done"
         upgrades.history.return_value, upgrades.generation.return_value = [], {}
-        self.commands = commands.Commands(master, upgrades, reloads, commands.Audience((), self.guard.failed))
+        self.commands = commands.Commands(master, upgrades, reloads, commands.Audience((), self.guard.failed),
+                                          Strangers(lambda entry: None))
         self.commands._einhorn.table["state"] = (lambda request: "state", "")
         self.server = Server(self.loop, listener, self.commands.handle, Access(os.geteuid()), lambda pid: 0, lambda worker: False, 16,
                              self.guard.failed)
