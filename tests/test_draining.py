@@ -7,8 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from einhornpy.worker import gunicorn_lingering
 
 from .harness import APPS, DEADLINE, EXAMPLE, Master
 from .test_no_lost_request import CLASSES
@@ -238,3 +240,38 @@ def test_clients_that_do_not_close_keep_no_gthread_worker_from_its_heartbeat(
     assert time.monotonic() - began < 4, "it waits for those who were answered"
     assert all(client.ended() for client in clients)
     assert "worker hung" not in master.log()
+
+
+def test_a_gthread_worker_that_stood_still_hears_before_it_judges() -> None:
+    """Whether it stood in the wrong moment, between hearing and judging, is nothing that a signal could choose."""
+    dead: list[str] = []
+
+    class Worker:
+        def __init__(self) -> None:
+            self.keepalived_conns = [SimpleNamespace(name="asks", timeout=time.monotonic() - 1),
+                                     SimpleNamespace(name="idle", timeout=time.monotonic() - 1)]
+            self.pending_conns: list[SimpleNamespace] = []
+
+        def finish_request(self) -> None: ...
+
+        def wait_for_and_dispatch_events(self, timeout: float) -> None:
+            assert timeout == 0
+            self.keepalived_conns[:] = [each for each in self.keepalived_conns if each.name != "asks"]
+
+        def murder_keepalived(self, force: bool = False) -> None:
+            dead.extend(each.name for each in self.keepalived_conns)
+
+        def murder_pending(self) -> None:
+            dead.extend(each.name for each in self.pending_conns)
+
+    worker = Worker()
+    gunicorn_lingering.mend(worker)
+    worker.murder_keepalived()
+    worker.murder_pending()
+    assert dead == ["idle"]
+
+
+class TConn:
+    """What the module of gunicorn's worker has under this name, for the worker above."""
+
+    def close(self, graceful: bool = False) -> None: ...

@@ -1,7 +1,11 @@
-"""How gthread's answered connections end: aside, by a thread of their own.
+"""How gthread's connections end: those that were answered aside, by a thread of their own, and none that has just spoken.
 
-gunicorn waits in its one main thread until each client has closed its end too, for up to two seconds each. Some slow clients, or a
-busy host, are then enough for no heartbeat: the worker is taken for hung and killed with everybody's requests.
+gunicorn waits in its one main thread until each client has closed its end too, for up to two
+seconds each. Some slow clients, or a busy host, are then enough for no heartbeat: the worker is
+taken for hung and killed with everybody's requests.
+
+And after a worker has stood still (SIGSTOP, a busy host), gunicorn looks at the clock before it
+looks at its connections: one that was kept alive and has asked meanwhile was closed as idle.
 """
 
 import selectors
@@ -9,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List
 
 # What gunicorn's own close_graceful allows: seconds, and bytes that nobody will read.
 LONGEST, MOST = 2.0, 64 * 1024
@@ -29,6 +33,19 @@ def mend(worker: Any) -> None:
             close(connection)
 
     connections.close = close_aside
+    worker.murder_keepalived = _after_hearing(worker, worker.murder_keepalived, worker.keepalived_conns)
+    worker.murder_pending = _after_hearing(worker, worker.murder_pending, worker.pending_conns)
+
+
+def _after_hearing(worker: Any, murder: Callable[..., None], connections: Any) -> Callable[..., None]:
+    """`murder`, but first hear what was said in time; `connections`: those that it judges, the next one first."""
+
+    def murder_later(*words: Any, **named: Any) -> None:
+        if connections and connections[0].timeout <= time.monotonic():
+            worker.wait_for_and_dispatch_events(0)
+        murder(*words, **named)
+
+    return murder_later
 
 
 class Lingering:

@@ -33,8 +33,7 @@ def main() -> int:
     given = parser.parse_args()
     seed = random.randrange(1 << 30) if given.seed is None else given.seed
     print(f"chaos: seed {seed}", flush=True)
-    kinds = [kind for kind in given.only or KINDS if kind not in given.without]
-    plan = Plan(seed, given.seconds, kinds, frozenset(given.without) & WEIGHTS.keys(),
+    plan = Plan(seed, given.seconds, given.only or list(KINDS), frozenset(given.without),
                 given.first if given.round is None else given.round, None if given.round is None else 1,
                 clients=given.clients, rate=given.rate, worker_class=given.worker_class, stop_at_first=given.stop_at_first,
                 longest=given.longest)

@@ -55,7 +55,7 @@ class MovedLink(Fault):
     """`current` leads to nothing, to itself, to a file, or to an older release."""
 
     kind: ClassVar[str] = "moved-link"
-    lawful: ClassVar[frozenset[int]] = REFUSES
+    lawful: ClassVar[frozenset[int]] = REFUSES | {0}  # what was to be a broken release may be a good one
     to: str = "nothing"
 
     @classmethod

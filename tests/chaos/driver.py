@@ -37,8 +37,8 @@ CLASSES = ("gthread", "sync", "gevent", "asgi", "uvicorn_worker.UvicornWorker")
 
 @dataclass(frozen=True)
 class Plan:
-    """How a run goes. `kinds`: of faults; `without`: operations that nobody gives. `first`: the
-    number of the first round. `longest`: seconds that a fault lasts at most."""
+    """How a run goes. `kinds`: of faults that are drawn; `without`: those that are left out then,
+    and operations that nobody gives. `first`: the number of the first round. `longest`: seconds that a fault lasts at most."""
 
     seed: int
     seconds: float
@@ -64,8 +64,9 @@ class Round:
     faults: list[tuple[float, Fault]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for _ in range(self.dice.choice((1, 2, 3, 4))):
-            fault = KINDS[self.dice.choice(list(self.kinds))].drawn(self.dice)
+        many, kinds = self.dice.choice((1, 2, 3, 4)), list(self.kinds)
+        for kind in self.dice.sample(kinds, many) if many <= len(kinds) else self.dice.choices(kinds, k=many):
+            fault = KINDS[kind].drawn(self.dice)
             fault.seconds = min(fault.seconds, self.longest)
             self.faults.append((self.dice.uniform(0.1, 1.5), fault))
         # Two that both need a living, moving master in the middle would only show each other.
@@ -89,14 +90,13 @@ class Driver:
 
     def __init__(self, plan: Plan, host: Host, story: Story) -> None:
         self._plan, self._host, self._story = plan, host, story
-        self._kinds = []
+        self._left_out = set(plan.without)  # drawn all the same, so that the rest of a round stays what it is
         for kind in plan.kinds:
             why = KINDS[kind].possible(host)
-            if why is not None:
+            if why is not None and kind not in self._left_out:
+                self._left_out.add(kind)
                 story.tell(f"without {kind}: {why}")
                 story.count(f"skipped {kind}")
-            else:
-                self._kinds.append(kind)
         self._watchers: dict[int, Watcher] = {}
         self._usual: dict[int, int] = {}
         self._known = set(child_pids()) - {host.master.pid}  # not ours to judge: the load too
@@ -138,7 +138,8 @@ class Driver:
     def _round(self, number: int) -> None:
         host, plan = self._host, self._plan
         dice = random.Random(f"{plan.seed}/{number}")
-        todo = Round(dice, self._kinds, plan.longest)
+        todo = Round(dice, plan.kinds, plan.longest)
+        todo.faults = [each for each in todo.faults if each[1].kind not in self._left_out]
         self._story.tell(f"--- round {number}: {', '.join(str(fault) for _, fault in todo.faults)}")
         host.hands.clear()
         forbidden = plan.without.union(*(fault.forbids for _, fault in todo.faults))
