@@ -13,7 +13,6 @@ import enum
 import fcntl
 import functools
 import json
-import math
 import os
 import types
 import typing
@@ -82,7 +81,7 @@ def _made(kind: Any, value: Any) -> Any:
         return container(_made(arguments[0], each) for each in value)
     if not isinstance(value, (int, float) if kind is float else kind) or (isinstance(value, bool) and kind is not bool):
         raise TypeError(f"{str(value)[:100]!r} is no {kind.__name__}")
-    if kind in (int, float) and not (math.isfinite(value) and abs(value) < _LARGEST):
+    if kind in (int, float) and not abs(value) < _LARGEST:
         raise TypeError(f"{kind.__name__} beyond any that is meant")
     return value
 
