@@ -41,7 +41,7 @@ def names(recorder: Recorder, pid: int) -> list[str]:
 
 def test_an_upgrade_is_done_when_what_workers_leave_is_gone(start: Start) -> None:
     """It ignores TERM, has a child of its own in another session, and a master that is replaced meanwhile."""
-    stubborn = "trap '' TERM; (trap - TERM; exec setsid sleep 1000) & " + SAYS_ITS_PID + "while :; do sleep 1000; done"
+    stubborn = "setsid sleep 1000 & trap '' TERM; " + SAYS_ITS_PID + "while :; do sleep 1000; done"
     master = start("-n", "1", "-m", "notify", "--graceful-timeout", "300", "--", *PARENT, stubborn)
     master.wait_ready()
     recorder, old = master.record(), left(master, 1)
