@@ -74,7 +74,7 @@ def _made(kind: Any, value: Any) -> Any:
         try:
             return make(**found)
         except TypeError as error:  # a field is missing
-            raise TypeError(f"expected {kind.__name__}: {error}") from None
+            raise TypeError(f"expected {make.__name__}: {error}") from None
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return kind(value)
     if origin in (collections.abc.Mapping, dict):
