@@ -88,7 +88,8 @@ class Guard:
         """Count an exception and tell of it. Called where it is handled."""
         if self.strict:
             raise error
-        self._count()
+        with contextlib.suppress(Exception):
+            self._count()
         with contextlib.suppress(Exception):  # no memory for it, for instance
             fault = self._faults.get((what, type(error).__name__))
             if fault is None or time.monotonic() >= fault.told_at + AGAIN:

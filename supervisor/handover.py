@@ -69,7 +69,11 @@ def _made(kind: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(kind):
         make: Any = kind
         hints = _fields(make)
-        return make(**{key: _made_field(key, hints[key], each) for key, each in value.items() if key in hints})
+        found = {key: _made_field(key, hints[key], each) for key, each in value.items() if key in hints}
+        try:
+            return make(**found)
+        except TypeError as error:  # a field is missing
+            raise TypeError(f"expected {make.__name__}: {error}") from None
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return kind(value)
     if origin in (collections.abc.Mapping, dict):

@@ -99,8 +99,8 @@ class CannotRun(RuntimeError):
 class Master:
     """One app's master. `run` returns the exit code of the process.
 
-    `given`: the command line, from which `settings` were made. `known`: who and what they name. `inherited`: the state of the
-    master that this one replaces.
+    `given`: the command line, from which `settings` were made. `known`: who and what they name. `own_code`: the way back to this
+    one, should the next one fail. `inherited`: the state of the master that this one replaces.
     """
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], given: Mapping[str, Any], known: Known,
@@ -138,7 +138,6 @@ class Master:
                                  self._attributes)
         self._reloads = Reloads(self, self._errands, self._environ, self._given["directory"], settings.reexec_as,
                                 0 if inherited is None else inherited["reloads"], own_code)
-        self._own_code = own_code
         self._trial: Trial | None = None
         self._announcements = Announcements(settings, self._errands, contract.inherited(environ), self._web_user, self.log)
         self._systemd = systemd.Notifier(environ, None if inherited is None else made(systemd.Told, inherited["systemd"]))

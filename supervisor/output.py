@@ -85,10 +85,10 @@ class Output:
         pairs = [(stream, pair) for stream, pair in (("stdout", ends.stdout), ("stderr", ends.stderr)) if pair is not None]
         for stream, pair in pairs:
             self._add(Pipe(pair[0], worker, replace(source, stream=stream)))
-        for _, pair in pairs:
-            os.close(pair[1])
             if for_good or self._mode != "inherit":
                 self._guard.run("keeper", self._keep, pair[0])
+        for _, pair in pairs:
+            os.close(pair[1])
 
     def open_pipes(self) -> list[int]:
         """The descriptors of all pipes that are read."""

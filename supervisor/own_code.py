@@ -12,10 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOMS = ("supervisor", "control")
+STAGE = "einhornpy.supervisor.stage"
 
 
 class OwnCode:
     """`fd`: the copy, read by stage.py, whose text is `stage`."""
+
+    fd: int
+    stage: str
 
     def __init__(self, inherited: int | None = None) -> None:
         """`inherited`: the copy that this very program has been loaded from.
@@ -24,34 +28,34 @@ class OwnCode:
             OSError: the files of this program can't be read.
         """
         if inherited is None:
-            copy = _copy()
-            data = memoryview(zlib.compress(json.dumps(copy).encode(), 1))
-            self.fd = os.memfd_create("einhornpy-code", os.MFD_CLOEXEC)
-            while data:
-                data = data[os.write(self.fd, data):]
-        else:
-            self.fd = inherited
-            os.set_inheritable(inherited, False)
-            copy = json.loads(zlib.decompress(os.pread(inherited, os.fstat(inherited).st_size, 0)))
-        self.stage: str = copy["einhornpy.supervisor.stage"][1]
+            self.fd, self.stage = _copied()
+            return
+        os.set_inheritable(inherited, False)
+        self.fd = inherited
+        copy = json.loads(zlib.decompress(os.pread(inherited, os.fstat(inherited).st_size, 0)))
+        self.stage = copy[STAGE][1]
 
     def way_back(self, environ: Mapping[str, str]) -> dict[str, object]:
         """What the state says of how this program is run again."""
         return {"command": interpreter(), "environment": dict(environ), "copy": self.fd}
 
-    def close(self) -> None:
-        os.close(self.fd)
 
-
-def _copy() -> dict[str, tuple[str, str, bool]]:
+def _copied() -> tuple[int, str]:
+    """Copy one file after the other, since a master is small; return the descriptor of the copy and the text of stage.py."""
     rooms = Path(__file__).parent.parent
-    found = {"einhornpy": (f"{rooms}/__init__.py", "", True)}
-    for room in ROOMS:
-        for path in (rooms / room).glob("*.py"):
+    stage = ""
+    squeeze = zlib.compressobj(1)
+    fd = os.memfd_create("einhornpy-code", os.MFD_CLOEXEC)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(squeeze.compress(b'{"einhornpy": ' + json.dumps([f"{rooms}/__init__.py", "", True]).encode()))
+        for path in (path for room in ROOMS for path in (rooms / room).glob("*.py")):
             package = path.stem == "__init__"
-            name = f"einhornpy.{room}" if package else f"einhornpy.{room}.{path.stem}"
-            found[name] = (str(path), path.read_text(), package)
-    return found
+            name = ".".join(["einhornpy", path.parent.name, *([] if package else [path.stem])])
+            text = path.read_text()
+            file.write(squeeze.compress(f", {json.dumps(name)}: {json.dumps([str(path), text, package])}".encode()))
+            stage = text if name == STAGE else stage
+        file.write(squeeze.compress(b"}") + squeeze.flush())
+    return fd, stage
 
 
 def interpreter() -> list[str]:
