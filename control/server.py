@@ -195,7 +195,7 @@ class Session:
                 self.close()
             else:
                 self._said_all, self._last_words = True, not self.long_running
-                self._settle()
+                self.settle()
             return
         if len(self._framer.begun) + len(data) > MOST_OF_A_STRANGER and self._server.is_stranger(self):
             self.close()
@@ -212,9 +212,9 @@ class Session:
         """Carry out one line; the loop has its turn before the next one, so that many on one connection delay nobody."""
         if self._lines and not self.closed and not self._last_words:
             self._server.dispatch(self, self._lines.popleft())
-        self._settle()
+        self.settle()
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Watch for what is of use now: a client that has said its last word, or doesn't read its answers, isn't read either."""
         if self.closed:
             return
@@ -248,7 +248,7 @@ class Session:
         if self._last_words and not self._unsent:
             self.close()
         else:
-            self._settle()
+            self.settle()
 
 
 def _polled(polled: socket.socket, events: int) -> bool:
@@ -386,8 +386,7 @@ class Server:
         """Go on with a session of the master before us."""
         session = Session.taken_over(self, told)
         self._enter(session)
-        self.watch(session, READ | (WRITE if told["unsent"] else 0))
-        self._with_lines[session] = None
+        session.settle()
         return session
 
     def watch(self, session: Session, events: int) -> None:
@@ -459,6 +458,7 @@ class Server:
 
     def close(self) -> None:
         """Close the listener and every session; what was queued for them is sent as far as it can be at once."""
+        self._rests_until = None
         self._loop.unwatch(self._listener.fileno())
         self._listener.close()
         for session in list(self._sessions):

@@ -21,7 +21,7 @@ Start = Callable[..., Master]
 SERVER = [sys.executable, str(ROOT / "examples" / "threaded_server" / "server.py")]
 PROBE = """
 import json, os, signal, sys
-from einhornpy.worker import request_upgrade
+from einhornpy import worker
 
 def ask():
     try:
