@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import random
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -39,6 +40,7 @@ def main() -> int:
                 longest=given.longest)
     story = Story(seed, given.verbose)
     adopt_orphans()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # what was begun is cleaned up
     directory = Path(tempfile.mkdtemp(prefix="eh", dir="/tmp"))
     try:
         run(plan, directory, story)

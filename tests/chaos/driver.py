@@ -234,7 +234,8 @@ class Driver:
     def _tracebacks(self) -> None:
         """The master says in one line what is wrong; whose program it starts may print more."""
         said = self._host.master.log()
-        ours = [each for each in said.split("Traceback")[1:] if "/einhornpy/supervisor/" in each or "/einhornpy/control/" in each]
+        ours = [each for each in said.split("Traceback")[1:]
+                if "/einhornpy/supervisor/" in each or "/einhornpy/control/server" in each]
         if ours:
             self._story.count("tracebacks of the master", len(ours))
             self._story.wrong(f"the master printed a traceback: {said[-3000:]}")

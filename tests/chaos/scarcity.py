@@ -75,18 +75,13 @@ class NoDescriptors(Fault):
 
 @dataclass
 class NoProcesses(Fault):
-    """The master may have hardly one child more: as root by a group of its own (the kernel's pids controller), else by the
-    limit of its user's processes."""
+    """The master may have no child more: as root by a group of its own (the kernel's pids controller), else by the limit of
+    its user's processes. None at all, since one that is born may have no thread then, and dies with what it has accepted."""
 
     kind: ClassVar[str] = "no-processes"
     lawful: ClassVar[frozenset[int]] = REFUSES
-    room: int = 0
     limits: tuple[int, int] = (0, 0)
     group: Path | None = None
-
-    @classmethod
-    def drawn(cls, dice: random.Random) -> NoProcesses:
-        return cls(dice.uniform(0.5, 3.0), dice.choice((0, 0, 1)))
 
     @classmethod
     def possible(cls, host: Host) -> str | None:
@@ -102,7 +97,7 @@ class NoProcesses(Fault):
             return
         self.group = ours / f"chaos-{host.master.pid}"
         self.group.mkdir()
-        (self.group / "pids.max").write_text(str(1 + self.room))
+        (self.group / "pids.max").write_text("1")
         (self.group / "cgroup.procs").write_text(str(host.master.pid))
 
     def heal(self, host: Host) -> None:
@@ -117,9 +112,6 @@ class NoProcesses(Fault):
         elif self.limits != (0, 0):
             with contextlib.suppress(ProcessLookupError):
                 resource.prlimit(host.master.pid, resource.RLIMIT_NPROC, self.limits)
-
-    def __str__(self) -> str:
-        return f"{self.kind} but {self.room}"
 
 
 def _our_group() -> Path | None:
