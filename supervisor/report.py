@@ -29,10 +29,13 @@ def gate(pool: Pool) -> tuple[str, str]:
     if pool.stopping is not None:
         return "stopping", f"{len(pool.workers)} workers still there{_left_behind(pool)}"
     if upgrade is not None and upgrade.running:
-        return _gate_of_upgrade(pool, upgrade)
+        word, course = _gate_of_upgrade(pool, upgrade)
+        return word, f"{course}{_short(pool)}"
     if upgrade is not None and upgrade.outcome in ("rolled-back", "aborted"):
-        short = "" if ready >= target else f"; {have}"
-        return "rolled-back", f"generation {upgrade.to_generation} was refused: {_why(upgrade)}{short}"
+        refused = upgrade.to_generation
+        still = sum(worker.generation == refused and worker.state is State.READY for worker in pool.workers.values())
+        serve = f"; {still} workers of it still serve, until their replacements are ready" if still else ""
+        return "rolled-back", f"generation {refused} was refused: {_why(upgrade)}{serve}{_short(pool)}"
     current = pool.generations[pool.current]
     guessed = " (guessed)" if any(worker.guessed and worker.state is State.READY for worker in pool.workers.values()) else ""
     if ready >= target and guessed and not pool.settled:
@@ -47,6 +50,10 @@ def gate(pool: Pool) -> tuple[str, str]:
     if pool.short_of_memory:
         have += "; the host is short of memory, so due workers leave before they are replaced"
     return "degraded", f"{have}: {current.error}" if current.error and current.failures_in_a_row else have
+
+
+def _short(pool: Pool) -> str:
+    return "" if pool.ready >= pool.target else f"; {pool.ready} of {pool.target} workers ready"
 
 
 def keeps_failing(pool: Pool) -> bool:

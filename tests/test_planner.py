@@ -732,6 +732,20 @@ def test_workers_that_die_soon_after_ready_over_and_over_degrade_the_gate_until_
     assert gate(world.pool)[0] == "ready"
 
 
+def test_the_gate_says_what_is_missing_and_who_still_serves() -> None:
+    world = ready_pool(2, Policy(max_failures=1))
+    upgrade(world)
+    world.fact(facts.SaidReady(only(world, State.STARTING).id))
+    world.fact(facts.Exited(only(world, State.RETIRING).id, 0))
+    old = next(worker for worker in world.pool.workers.values() if worker.generation == 1)
+    pool = observe(world.pool, facts.Exited(old.id, 1), world.now)
+    assert gate(pool) == ("upgrading", "1 of 2 workers on generation 2; 1 of 2 workers ready")
+    assert pool.upgrade is not None
+    back = replace(pool, current=1, upgrade=replace(pool.upgrade, outcome="rolled-back", reason="it failed"))
+    assert gate(back) == ("rolled-back", "generation 2 was refused: it failed; 1 workers of it still serve, until their "
+                          "replacements are ready; 1 of 2 workers ready")
+
+
 def test_recycling_keeps_the_seats_and_one_at_a_time() -> None:
     world = World.new(3, Policy(), recipe(max_lifetime=100.0))
     for worker in list(world.pool.workers.values()):
