@@ -170,7 +170,7 @@ class Client:
         word = body.split(None, 1)[0].decode(errors="replace")[:40] if body.strip() else ""
         self.bodies[word] = self.bodies.get(word, 0) + 1
         self.words.append(word)
-        if keep_alive and "connection: close" not in head:
+        if keep_alive and head.startswith("http/1.1 ") and "connection: close" not in head:
             self.idle.append((finished, reader, writer))
         else:
             writer.close()
