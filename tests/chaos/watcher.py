@@ -16,8 +16,8 @@ _AGAIN = 0.1
 
 
 class Watcher:
-    """What one master told. `directories`: generation → where its code was found. `stuck`: upgrades whose way back failed as often as
-    allowed, so that they ended before they were back."""
+    """What one master told. `directories`: generation → where its code was found. `stuck`: upgrades that ended before they were back:
+    their way back failed as often as allowed, or a newer upgrade took over."""
 
     def __init__(self, path: str, pid: int, story: Story) -> None:
         self._path, self._pid, self._story = path, pid, story
@@ -64,7 +64,8 @@ class Watcher:
                 self._failed_on_the_way_back = True
             case "upgrade-ended":
                 self._story.count(f"upgrades {event['outcome']}")
-                if self._failed_on_the_way_back:
+                taken_over = event.get("by") is not None and event["outcome"] in ("rolled-back", "aborted")
+                if self._failed_on_the_way_back or taken_over:
                     self.stuck.add(event["generation"])
                     self._story.count("upgrades that could not go back at once")
                 self._back_to, self._failed_on_the_way_back = None, False
