@@ -63,7 +63,9 @@ def test_a_storm_of_upgrades_loses_no_request(start: Start, place: Path, name: s
     for master in masters:
         master.wait_ready()
     recorders = [master.record() for master in masters]
-    loads = [Load(master.address, 150, slow=0, seed=number) for number, master in enumerate(masters)]
+    # A sync worker has one connection at a time, until its client has closed it: on a busy machine more is an overload.
+    rate = 30 if name == "sync" else 150
+    loads = [Load(master.address, rate, slow=0, seed=number) for number, master in enumerate(masters)]
     numbers = itertools.count()
     with contextlib.ExitStack() as running, ThreadPoolExecutor(HOSTS) as threads:
         for load in loads:
