@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 # Exit codes of clients that a fault may make true, beside the usual ones: a good release is refused; nobody answers in time, or the
 # session is cut off; there is no master.
-REFUSES, SILENT, GONE = frozenset({5}), frozenset({124, 6}), frozenset({6, 69})
+# A master that has just been started hears little until its first generation is made: 3.
+REFUSES, SILENT, GONE = frozenset({5}), frozenset({124, 6}), frozenset({3, 6, 69})
 
 # Seconds: a worker that gives none for so long is killed by the master.
 HEARTBEAT = 20
