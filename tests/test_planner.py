@@ -450,6 +450,7 @@ def look_for_bugs() -> None:
     search(2, "rolling", 2)
     test_recycling_keeps_the_seats_and_one_at_a_time()
     test_a_guess_must_stand_before_an_old_worker_goes_and_somebody_must_accept()
+    test_a_canary_that_is_due_by_age_serves_until_its_hold_is_over()
 
 
 # --- stories ---

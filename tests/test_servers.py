@@ -106,7 +106,7 @@ def test_a_connection_reused_at_the_worst_moment_gets_its_answer(
 
 
 def test_the_page_shows_the_example() -> None:
-    (snippet,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    snippet = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[0]
     assert snippet in (EXAMPLES / "shop_ready.py").read_text()
 
 
