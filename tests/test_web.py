@@ -392,7 +392,7 @@ def test_what_a_killed_master_has_left_is_not_counted(start: Start) -> None:
 
 def test_an_answer_may_be_as_long_as_it_must(start: Start) -> None:
     """Many workers with much to say make a status of more than what a client may leave unread."""
-    code = "import sys; sys.stderr.write(('\\1' * 700 + '\\n') * 20)"
+    code = "import sys; sys.stderr.write(('\\\\' * 2000 + '\\n') * 20)"
     command = [sys.executable, "-c", f"{code}; sys.stderr.flush(); import os; os.execvp('sleep', ['sleep', '1000'])"]
     master = start("-n", "90", "-m", "1", "--min-ready-seconds", "0",
                    "--worker-output", "prefix", "--web", "127.0.0.1:0", "--", *command)
