@@ -11,6 +11,8 @@ from .pool import Pool, State, Worker
 from .report import gate, keeps_failing, replaced, timestamp
 
 DETAIL, NORMAL, ATTENTION = 0, 1, 2
+# So many faults of a release in a row are told one by one.
+TOLD_FAULTS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,11 @@ def changes(before: Pool, event: facts.Event, after: Pool, now: float) -> Iterat
             # The first time alone: it may say so as often as it likes.
             if before.workers[event.worker].error is None:
                 yield Entry("worker failed", _worker(after.workers[event.worker]) | {"error": event.error}, ATTENTION)
-        case facts.FoundUnfit():
+        case facts.ListenerLost():
+            yield (Entry("listener is back", {"address": event.address}) if event.reason is None else
+                   Entry("listener lost", {"address": event.address, "reason": event.reason, "so": "nobody can connect to it"},
+                         ATTENTION))
+        case facts.FoundUnfit() if after.workers != before.workers or after.upgrade != before.upgrade:
             yield Entry("worker unfit", _worker(after.workers[event.worker]) | {"reason": event.reason}, ATTENTION)
         case facts.ListenerShut():
             yield _listener_shut(event, after)
@@ -155,7 +161,9 @@ def _listener_shut(event: facts.ListenerShut, after: Pool) -> Entry:
     suspects = sorted({worker.generation for worker in after.workers.values()} | {after.current})
     return Entry("listener shut down", {
         "address": event.address, "by": f"a worker of generation {' or '.join(map(str, suspects))}",
-        "so": "it listens again; connections that came meanwhile were refused"}, ATTENTION)
+        "so": "it listens again; connections that came meanwhile were refused"},
+        # A release that does nothing else must not fill the log.
+        ATTENTION if after.generations[after.current].faults <= TOLD_FAULTS else DETAIL)
 
 
 def _faults(before: Pool, after: Pool) -> Iterator[Entry]:

@@ -25,11 +25,14 @@ def rollback_target(pool: Pool, wanted: int | str | None) -> int:
     Raises:
         ValueError: there is none such, or it has never proven itself.
     """
-    proven = [number for number, each in known(pool).items() if each.proven]
+    # What was thrown out once is not what anybody wants back, however well it seemed to start.
+    refused = {upgrade.to_generation for upgrade in pool.history if upgrade.outcome in ("rolled-back", "aborted")}
+    proven = [number for number, each in known(pool).items() if each.proven and number not in refused]
     if isinstance(wanted, int):
         if wanted in proven:
             return wanted
-        why = "it has never proven itself" if wanted in known(pool) else "it is not remembered"
+        why = "it is not remembered" if wanted not in known(pool) else (
+            "it was refused or aborted" if wanted in refused else "it has never proven itself")
         raise ValueError(f"cannot go back to generation {wanted}: {why}; expected one of {_listed(proven)}")
     if wanted is None:
         found = [number for number in proven if number < pool.current]

@@ -248,8 +248,14 @@ def is_shut(listener: Listener) -> bool:
     return any(events & (select.POLLRDHUP | select.POLLHUP) for _, events in poller.poll(0))
 
 
-def listen_again(listener: Listener) -> Listener:
-    """Listen again on the address of one that was shut down.
+def path_of(listener: Listener) -> str | None:
+    """The file of a UNIX socket; None for one of another kind, or without a file."""
+    bound = listener.socket.getsockname() if listener.socket.family == socket.AF_UNIX else None
+    return bound if isinstance(bound, str) and bound else None
+
+
+def listen_again(listener: Listener, before: os.stat_result | None) -> Listener:
+    """Listen again on the address of one that was shut down. `before`: what its file was, where it has one.
 
     TCP goes on with the same socket, for all who share it. A UNIX socket that was shut stays so: the one that is returned is new, and
     whoever has the old one serves nobody any more.
@@ -257,22 +263,26 @@ def listen_again(listener: Listener) -> Listener:
     Raises:
         CannotListen: it can't be listened on any more.
     """
-    if listener.socket.family == socket.AF_UNIX:
-        name = listener.socket.getsockname()
-        mode = stat.S_IMODE(os.stat(name).st_mode) if os.path.exists(name) else listener.address.mode
-        with contextlib.suppress(OSError):
-            files.remove(name)
-        again = _bind_unix(replace(listener.address, kind="unix", path=name, mode=mode))
-        if listener.address.nonblocking:
-            again.socket.setblocking(False)
-        listener.socket.close()
-        return replace(again, address=listener.address, label=listener.label,
-                       made=again.made if listener.made is not None else None)
-    try:
-        listener.socket.listen(listener.address.backlog)
-    except OSError as error:
-        raise CannotListen(f"cannot listen again on {listener.name}: {error.strerror}") from None
-    return listener
+    path = path_of(listener)
+    if path is None:
+        try:
+            listener.socket.listen(listener.address.backlog)
+        except OSError as error:
+            raise CannotListen(f"cannot listen again on {listener.name}: {error.strerror}") from None
+        return listener
+    with contextlib.suppress(OSError):  # what is somebody else's by now is not removed
+        if before is not None and _same_file(os.lstat(path), before):
+            files.remove(path)
+    mode = listener.address.mode if before is None else stat.S_IMODE(before.st_mode)
+    again = _bind_unix(replace(listener.address, kind="unix", path=path, mode=mode), before)
+    if listener.address.nonblocking:
+        again.socket.setblocking(False)
+    listener.socket.close()
+    return replace(again, address=listener.address, label=listener.label, made=again.made if listener.made is not None else None)
+
+
+def _same_file(one: os.stat_result, other: os.stat_result) -> bool:
+    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 
 
 def _open(address: Address) -> Listener:
@@ -380,7 +390,8 @@ def _by_whom(port: int) -> str:
     return ""
 
 
-def _bind_unix(address: Address) -> Listener:
+def _bind_unix(address: Address, owner: os.stat_result | None = None) -> Listener:
+    """`owner`: whose it is to be, where that differs from us."""
     path = address.path
     if len(os.fsencode(path)) > 107:
         raise CannotListen(f"cannot bind {address.text}: the path is longer than the 107 bytes that the kernel allows")
@@ -389,8 +400,10 @@ def _bind_unix(address: Address) -> Listener:
     umask = None if address.mode is None else os.umask(0o777 & ~address.mode)
     try:
         bound.bind(path)
-        bound.listen(address.backlog)
         made = os.lstat(path)
+        if owner is not None and (owner.st_uid, owner.st_gid) != (made.st_uid, made.st_gid):
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        bound.listen(address.backlog)
     except OSError as error:
         bound.close()
         raise CannotListen(f"cannot bind {address.text}: {error.strerror}") from None

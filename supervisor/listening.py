@@ -1,18 +1,23 @@
-"""The master's listening sockets while workers share them: one that a worker shuts down for everybody listens again at once.
+"""The master's listening sockets while workers share them: one that a worker shuts down for everybody listens again at once, and one
+to which nobody can connect any more is told of.
 
 It opens none for the first time (listeners.py), and blames nobody (observe.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+import time
+from collections.abc import Iterable
 from typing import Protocol
 
-from . import journal, listeners
+from . import listeners
 from . import pool as facts
-from .journal import Entry
 from .listeners import Listener
 from .loop import WRITE, Loop
+
+# A socket that can't be listened on again is tried again after so many seconds.
+AGAIN = 1.0
 
 
 class Host(Protocol):
@@ -21,7 +26,6 @@ class Host(Protocol):
     pool: facts.Pool
 
     def observe(self, event: facts.Event) -> None: ...
-    def log(self, entry: Entry) -> None: ...
 
 
 class Listening:
@@ -31,18 +35,21 @@ class Listening:
         self._host = host
         self._loop = loop
         self.all = list(opened)
+        self._files = [_file(each) for each in self.all]
+        self._lost: dict[int, str] = {}  # by position: the address
+        self.deadline: float | None = None
         for position in range(len(self.all)):
             self._watch(position)
 
     def _watch(self, position: int) -> None:
         # A listening socket is never writable; it becomes so when somebody who shares it has shut it down.
-        self._loop.watch(self.all[position].socket.fileno(), WRITE, self._looking_at(position))
+        self._loop.watch(self.all[position].socket.fileno(), WRITE, lambda events: self.on_time(time.monotonic()))
 
-    def _looking_at(self, position: int) -> Callable[[int], None]:
-        def look(events: int) -> None:
-            self._mend(position)
-
-        return look
+    def on_time(self, now: float) -> None:
+        """Look after all of them."""
+        if self._host.pool.stopping is None:
+            self.mend()
+        self.deadline = now + AGAIN if self._lost else None
 
     def mend(self) -> bool:
         """Listen again wherever somebody has shut a socket down; return whether it was so anywhere."""
@@ -50,23 +57,51 @@ class Listening:
         return any(mended)
 
     def _mend(self, position: int) -> bool:
-        listener = self.all[position]
+        listener, before = self.all[position], self._files[position]
         if not listeners.is_shut(listener):
+            self._look_at_file(position)
             return False
         self._loop.unwatch(listener.socket.fileno())
-        name = listener.name
+        name, recovers = listener.name, position in self._lost
         try:
-            self.all[position] = listeners.listen_again(listener)
+            self.all[position] = listeners.listen_again(listener, before)
         except (listeners.CannotListen, OSError) as error:
-            self._host.log(Entry("listener lost", {"address": name, "reason": str(error), "so": "restart the master"},
-                                 journal.ATTENTION))
+            self._lose(position, str(error))
             return False
+        self._files[position] = _file(self.all[position])
+        self._find(position)
         self._watch(position)
-        self._host.observe(facts.ListenerShut(name))
-        if self.all[position] is not listener:
-            for worker in self._host.pool.workers.values():
-                self._host.observe(facts.Due(worker.id, f"has the old socket of {name}, which was shut down"))
+        # Whoever did it was told of when it was lost.
+        self._host.observe(facts.ListenerShut(name, anew=self.all[position] is not listener, blamed=not recovers))
         return True
+
+    def _look_at_file(self, position: int) -> None:
+        """Clients come by the file of a UNIX socket: is it still there, and this socket's?"""
+        before, now = self._files[position], _file(self.all[position])
+        if before is None:
+            return
+        if now is not None and (now.st_dev, now.st_ino) == (before.st_dev, before.st_ino):
+            self._files[position] = now  # with the owner and mode that somebody may have given it
+            self._find(position)
+        else:
+            self._lose(position, "its file is gone" if now is None else "its file is another one by now")
+
+    def _lose(self, position: int, why: str) -> None:
+        if position not in self._lost:
+            self._lost[position] = self.all[position].name
+            self._host.observe(facts.ListenerLost(self._lost[position], why))
+
+    def _find(self, position: int) -> None:
+        if position in self._lost:
+            self._host.observe(facts.ListenerLost(self._lost.pop(position), None))
 
     def close(self) -> None:
         listeners.close_all(self.all)
+
+
+def _file(listener: Listener) -> os.stat_result | None:
+    path = listeners.path_of(listener)
+    try:
+        return None if path is None else os.lstat(path)
+    except OSError:
+        return None

@@ -510,6 +510,7 @@ class Master:
             ("measures", self._measures.on_time, self._measures.memory_at),
             ("keeper", self._keeper.on_time, self._keeper.deadline),
             ("strangers", self._strangers.on_time, self._strangers.deadline),
+            ("listening", self._listening.on_time, self._listening.deadline),
             ("guesses", self._guesses.on_time, self._guesses.deadline),
             ("exits", lambda now: self._reap(), None),
             ("plan", lambda now: self._advance(now + LONGEST_TURN), self._wake_at),
@@ -666,6 +667,9 @@ class Master:
             self.observe(pool.OrphanFound(orphan.pid, orphan.index, orphan.generation))
 
     def _on_worker_exit(self, worker: pool.Worker, exit: Exit) -> None:
+        # While it still counts as leaving: what it did to the sockets on its way out is not the new code's doing.
+        self._guard.run("listening", self._listening.mend)
+        worker = self.pool.workers[worker.id]
         asks = observe.asks_for_upgrade(self.pool, worker, exit.status) and self.pool.running_upgrade is None
         lines = self._last_lines(worker.id, LINES_SEARCHED)
         # Once it serves, its last lines are about requests as like as not, above all where a signal has ended it.
@@ -774,6 +778,8 @@ class Master:
             case planner.RollBack():
                 self.observe(pool.RolledBack(action.reason, action.error))
             case planner.Finish():
+                if self._hides_an_arbiter():
+                    return False
                 self.observe(pool.Finished(time.time()))
             case planner.GiveUp():
                 self.log(Entry("giving up", {"reason": action.reason, "error": action.error}, journal.ATTENTION))
@@ -785,6 +791,14 @@ class Master:
                 self.log(Entry("master stopped", {"pid": os.getpid()}))
                 self._exit_code = 0
         return True
+
+    def _hides_an_arbiter(self) -> bool:
+        """Whether a worker that has said ready runs gunicorn's own arbiter all the same: the last look before an upgrade is done."""
+        upgrade = self.pool.running_upgrade
+        if upgrade is None or upgrade.rolling_back or self.prepared[self.pool.current].gunicorn is not None:
+            return False
+        return any(self._guesses.is_unfit(worker.id) for worker in list(self.pool.workers.values())
+                   if worker.generation == self.pool.current and worker.state is pool.State.READY)
 
     def _spawn(self, action: planner.Spawn) -> bool:
         worker, self._next_worker = self._next_worker, self._next_worker + 1

@@ -79,7 +79,10 @@ def observe(pool: Pool, event: Event, now: float) -> Pool:
                 pool = replace(pool, upgrade=replace(pool.running_upgrade, target_before=None))
             return _look_at_canaries(_scaled(pool, event.target))
         case facts.ListenerShut():
-            return _listener_shut(pool, event.address, now)
+            return _listener_shut(pool, event, now)
+        case facts.ListenerLost():
+            others = {address: why for address, why in pool.lost.items() if address != event.address}
+            return replace(pool, lost=others if event.reason is None else {**others, event.address: event.reason})
         case facts.Calmed():
             return _with_generation(pool, replace(pool.generations[event.generation], faults=0, fault=None))
         case facts.StopRequested():
@@ -133,7 +136,7 @@ def _spawned(pool: Pool, event: facts.Spawned, now: float) -> Worker:
     recipe = pool.generations[event.generation].recipe
     expires_at = now + recipe.max_lifetime + event.jitter * recipe.max_lifetime_jitter if recipe.max_lifetime else None
     return Worker(event.worker, event.index, event.generation, event.pid, spawned_at=now, expires_at=expires_at,
-                  restarts=pool.restarts.get(event.index, 0))
+                  restarts=pool.restarts.get(event.index, 0), sockets=pool.sockets)
 
 
 def _said_ready(pool: Pool, worker: Worker, guessed: bool, now: float) -> Pool:
@@ -147,12 +150,15 @@ def _said_ready(pool: Pool, worker: Worker, guessed: bool, now: float) -> Pool:
 
 def _found_unfit(pool: Pool, worker: Worker, reason: str) -> Pool:
     """Refuse the release; a worker that already serves as proven code is left alone all the same."""
-    if worker.state is State.RETIRING or worker.convincing:
-        return pool
-    pool = _with_worker(pool, replace(worker, unfit=reason))
-    pool = _with_generation(pool, replace(pool.generations[worker.generation], unfit=reason))
     upgrade = pool.running_upgrade
-    if upgrade is None or upgrade.to_generation != worker.generation or upgrade.rolling_back:
+    on_trial = upgrade is not None and upgrade.to_generation == worker.generation and not upgrade.rolling_back
+    generation = pool.generations[worker.generation]
+    if worker.state is State.RETIRING or (generation.proven and not on_trial):
+        return pool
+    if not worker.convincing:  # else it may be what others have gone for, and stays until it is replaced
+        pool = _with_worker(pool, replace(worker, unfit=reason))
+    pool = _with_generation(pool, replace(generation, unfit=reason))
+    if upgrade is None or not on_trial:
         return pool
     return replace(pool, upgrade=replace(upgrade, refusal=reason, error=None))
 
@@ -209,16 +215,19 @@ def _fault(pool: Pool, number: int, fault: str, now: float) -> Pool:
     return _with_generation(pool, replace(generation, faults=generation.faults + 1, fault=fault, fault_at=now))
 
 
-def _listener_shut(pool: Pool, address: str, now: float) -> Pool:
+def _listener_shut(pool: Pool, event: facts.ListenerShut, now: float) -> Pool:
     """Blame the release that did it, where that is certain: old code that is just leaving may have done it as well."""
-    if pool.stopping is not None:
+    pool = replace(pool, sockets=pool.sockets + event.anew)
+    if pool.stopping is not None or not event.blamed:
         return pool
     upgrade = pool.running_upgrade
     if any(worker.generation != pool.current and worker.state is State.RETIRING for worker in pool.workers.values()):
         return pool if upgrade is None else replace(pool, upgrade=replace(upgrade, suspicious=True))
-    fault = f"a worker of it shut down the listening socket {address}"
+    fault = f"a worker of it shut down the listening socket {event.address}"
     if upgrade is not None and upgrade.to_generation == pool.current and not upgrade.rolling_back:
         pool = replace(pool, upgrade=replace(upgrade, refusal=fault, error=None))
+    elif event.anew:  # all of its workers are replaced for it, and must not be in a hot loop
+        pool = _count_failure(pool, pool.current, fault, None, (), now)
     return _fault(pool, pool.current, fault, now)
 
 

@@ -207,6 +207,9 @@ def _look(pool: Pool, now: float) -> tuple[_View, list[Action]]:
         if worker.unfit is not None:
             overdue.append(Kill(worker.id, worker.unfit))
             continue
+        if pool.deaf(worker):
+            overdue.append(Retire(worker.id, "a listening socket of it is no more what clients connect to"))
+            continue
         if worker.state is State.STARTING:
             (view.outdated_starting if old else view.wanted_starting).append(worker)
             if pool.stopping is not None:
@@ -385,8 +388,9 @@ def _spawn(pool: Pool, view: _View, now: float) -> Iterable[Action]:
     upgrade = pool.running_upgrade
     vacant = _vacant(pool, view)
     number, missing = pool.current, _missing(pool, view, vacant)
-    if _on_trial(pool) and upgrade is not None:
-        # A gap left by a crash is filled from the generation that is known to work.
+    if _on_trial(pool) and upgrade is not None and not upgrade.suspicious:
+        # A gap left by a crash is filled from the generation that is known to work; but not from one that may be what shuts the
+        # sockets down, since each of its workers that goes would do so again.
         gap = pool.target - view.outdated - len(view.wanted_ready) - vacant
         if gap > 0:
             number, missing = upgrade.from_generation, gap
@@ -567,6 +571,8 @@ def _finish(pool: Pool, view: _View, now: float) -> Iterable[Action]:
     if upgrade is None or upgrade.preparing or upgrade.on_canary or upgrade.paused_by is not None:
         return []
     if view.outdated == view.due and view.old_retiring == 0 and view.current_available >= pool.target:
+        if pool.lost and not upgrade.rolling_back:
+            return [RollBack(" and ".join(f"nobody can connect to {address}: {why}" for address, why in pool.lost.items()), None)]
         if upgrade.rolling_back or upgrade.accepting == "yes" or not any(worker.guessed for worker in view.wanted_ready):
             return [Finish()]
         return [CheckAccepting()] if upgrade.accepting is None else []

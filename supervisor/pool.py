@@ -109,7 +109,8 @@ class Generation:
 class Worker:
     """One process. `expires_at`: when it is due for recycling by age. `recycled_for`: why it is due, if it is;
     `over_memory`: because it uses too much. `assumed_at`: when it had lived for long enough to be guessed ready; `guessed`: its
-    readiness is such a guess; `stood`: it has been ready for the min ready seconds of a guess. `unfit`: why it must go at once."""
+    readiness is such a guess; `stood`: it has been ready for the min ready seconds of a guess. `unfit`: why it must go at once.
+    `sockets`: which of the listening sockets it was born with, as `Pool.sockets` counts them."""
 
     id: int
     index: int
@@ -133,6 +134,7 @@ class Worker:
     guessed: bool = False
     stood: bool = False
     unfit: str | None = None
+    sockets: int = 0
 
     def available(self, now: float, policy: Policy) -> bool:
         """Whether it has been ready for long enough to let another one go."""
@@ -220,8 +222,10 @@ class Upgrade:
 @dataclass(frozen=True, slots=True)
 class Pool:
     """Everything. `history`: upgrades that have ended, the newest last. `remembered`: generations that nothing runs any
-    more. `short_of_memory`: the host has no room for a surge. `hasty`: how many workers in a row have left for new code
-    before they had settled. `left_behind`: by pid, processes that outlive their workers."""
+    more. `sockets`: how often a listening socket had to be made anew; a worker that has an older one is *deaf*: no new connection
+    reaches it. `lost`: addresses to which nobody can connect, and why. `short_of_memory`: the host has no room for a surge.
+    `hasty`: how many workers in a row have left for new code before they had settled.
+    `left_behind`: by pid, processes that outlive their workers."""
 
     policy: Policy
     target: int
@@ -238,6 +242,8 @@ class Pool:
     remembered: Mapping[int, Generation] = field(default_factory=dict)
     short_of_memory: bool = False
     hasty: int = 0
+    sockets: int = 0
+    lost: Mapping[str, str] = field(default_factory=dict)
     left_behind: Mapping[int, LeftBehind] = field(default_factory=dict)
 
     @property
@@ -252,8 +258,12 @@ class Pool:
 
     @property
     def ready(self) -> int:
-        """How many workers are ready and not retiring."""
-        return sum(worker.state is State.READY for worker in self.workers.values())
+        """How many workers are ready, not retiring and not deaf."""
+        return sum(worker.state is State.READY and not self.deaf(worker) for worker in self.workers.values())
+
+    def deaf(self, worker: Worker) -> bool:
+        """Whether a listening socket of this worker is no more what clients connect to."""
+        return worker.sockets != self.sockets
 
     @property
     def live(self) -> int:
@@ -485,9 +495,20 @@ class AcceptingChecked:
 
 @dataclass(frozen=True, slots=True)
 class ListenerShut:
-    """Some worker has shut a listening socket down for everybody; it listens again."""
+    """Some worker has shut a listening socket down for everybody; it listens again. `anew`: on a new socket, which the workers that
+    there are don't have. `blamed`: it was just now, so that it can be told who may have done it."""
 
     address: str
+    anew: bool = False
+    blamed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerLost:
+    """Nobody can connect to this address any more, and that can't be mended; None as a reason: it is there again."""
+
+    address: str
+    reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -551,6 +572,7 @@ Event = (
     | AcceptingAsked
     | AcceptingChecked
     | ListenerShut
+    | ListenerLost
     | Calmed
     | RolledBack
     | Finished

@@ -38,6 +38,8 @@ def gate(pool: Pool) -> tuple[str, str]:
         return "rolled-back", f"generation {refused} was refused: {_why(upgrade)}{serve}{_short(pool)}"
     current = pool.generations[pool.current]
     guessed = " (guessed)" if any(worker.guessed and worker.state is State.READY for worker in pool.workers.values()) else ""
+    if pool.lost:
+        return "degraded", "; ".join(f"nobody can connect to {address}: {why}" for address, why in pool.lost.items())
     if ready >= target and guessed and not pool.settled:
         return "starting", f"{have}, by a guess that has yet to stand for {pool.policy.guessed_min_ready_seconds:g} s"
     if ready >= target and keeps_failing(pool):

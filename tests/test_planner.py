@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from einhornpy.supervisor import planner
 from einhornpy.supervisor import pool as facts
+from einhornpy.supervisor.lineage import rollback_target
 from einhornpy.supervisor.observe import Impossible, delay_after, observe
 from einhornpy.supervisor.pool import Policy, Pool, Recipe, State, Terms, Worker
 from einhornpy.supervisor.report import gate
@@ -113,7 +114,7 @@ class PlannerMachine(RuleBasedStateMachine):
             worker = data.draw(st.sampled_from(unproven))
             self.world.fact(facts.FoundUnfit(worker.id, "gunicorn's own arbiter runs below it"))
         else:
-            self.world.fact(facts.ListenerShut("127.0.0.1:8000"))
+            self.world.fact(facts.ListenerShut("unix:/run/shop.sock", anew=data.draw(st.sampled_from([False, True]))))
 
     @precondition(lambda self: self.alive())
     @rule(seconds=st.sampled_from([0.1, 1.0, 5.0, 31.0, 61.0]))
@@ -449,6 +450,7 @@ def look_for_bugs() -> None:
     search(1, "rolling", 3, 5.0)
     search(2, "rolling", 2)
     test_recycling_keeps_the_seats_and_one_at_a_time()
+    test_a_due_worker_stays_while_its_replacement_cannot_be_started()
     test_a_guess_must_stand_before_an_old_worker_goes_and_somebody_must_accept()
     test_a_canary_that_is_due_by_age_serves_until_its_hold_is_over()
 
@@ -719,6 +721,49 @@ def test_who_shuts_a_listener_down_is_blamed_only_where_it_is_certain() -> None:
     assert world.pool.running_upgrade.rolling_back
 
 
+def test_workers_without_the_socket_that_clients_connect_to_are_all_replaced_at_once_even_while_they_start() -> None:
+    world = ready_pool(2)
+    world.exit(2, 1)
+    starting = only(world, State.STARTING)
+    world.fact(facts.ListenerShut("unix:/run/shop.sock", anew=True))
+    deaf = {worker.id for worker in world.pool.workers.values() if world.pool.deaf(worker)}
+    assert deaf == {1, starting.id}
+    assert all(world.pool.workers[number].state is State.RETIRING for number in deaf)
+    assert world.pool.ready == 0
+    world.come_to_rest(lambda generation: True)
+    assert not any(world.pool.deaf(worker) for worker in world.pool.workers.values())
+
+
+def test_an_upgrade_is_not_done_while_nobody_can_connect() -> None:
+    world = ready_pool(1)
+    upgrade(world)
+    world.fact(facts.ListenerLost("unix:/run/shop.sock", "its file is gone"))
+    world.fact(facts.SaidReady(only(world, State.STARTING).id))
+    world.fact(facts.Exited(only(world, State.RETIRING).id, 0))
+    assert world.pool.upgrade is not None
+    assert (world.pool.upgrade.rolling_back, world.pool.upgrade.reason) == (
+        True, "nobody can connect to unix:/run/shop.sock: its file is gone")
+    world.come_to_rest(lambda generation: True)
+    assert gate(world.pool)[0] == "rolled-back"
+    world.fact(facts.ListenerLost("unix:/run/shop.sock", None))
+    assert not world.pool.lost
+
+
+def test_a_rollback_does_not_go_back_to_what_was_refused() -> None:
+    world = ready_pool(1)
+    for _ in range(2):
+        upgrade(world)
+        world.fact(facts.SaidReady(only(world, State.STARTING).id))
+        if world.pool.current == 2:
+            world.fact(facts.AbortRequested("test"))
+        world.come_to_rest(lambda generation: True)
+    assert world.pool.current == 3
+    assert dict(world.pool.remembered)[2].proven
+    assert rollback_target(world.pool, None) == 1
+    with pytest.raises(ValueError, match="it was refused or aborted"):
+        rollback_target(world.pool, 2)
+
+
 def test_workers_that_die_soon_after_ready_over_and_over_degrade_the_gate_until_there_is_calm() -> None:
     world = ready_pool(1, Policy(max_failures=2))
     for deaths in range(1, 4):
@@ -760,6 +805,15 @@ def test_recycling_keeps_the_seats_and_one_at_a_time() -> None:
         assert world.pool.ready == 3
         world.fact(facts.Exited(old.id, 0))
     assert world.resting()
+
+
+def test_a_due_worker_stays_while_its_replacement_cannot_be_started() -> None:
+    world = ready_pool(1)
+    world.spawn_fails = True
+    world.fact(facts.Due(1, "served 500 requests"))
+    for _ in range(5):
+        world.pass_time(1.0)
+        assert world.pool.ready == 1
 
 
 def test_going_back_takes_the_number_of_workers_along() -> None:

@@ -202,6 +202,56 @@ def test_an_upgrade_after_which_nobody_accepts_goes_back(start: Start, place: Pa
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.1:0", "unix:{place}/app.sock"])
+def test_a_good_release_is_not_refused_for_what_old_code_does_as_it_leaves(start: Start, place: Path, bind: str) -> None:
+    address = bind.format(place=place)
+    release(place, "r1", "notify serve shut-late")
+    master = start("-n", "3", "-b", address, "-m", "notify", "--chdir", str(place / "current"), "--", *COMMAND)
+    master.wait_ready()
+    where = master.address if address.endswith(":0") else address.removeprefix("unix:")
+    if isinstance(where, str):
+        os.chown(where, -1, 65534)
+        os.chmod(where, 0o660)
+    release(place, "r2", "notify serve")
+    result = master.cli("upgrade")
+    assert result.returncode == 0, result.stderr
+    assert {worker["generation"] for worker in master.wait_ready()["workers"] if worker["state"] == "ready"} == {2}
+    for _ in range(10):
+        assert get(where)[0] == 200
+    if isinstance(where, str):
+        assert (os.stat(where).st_gid, os.stat(where).st_mode & 0o777) == (65534, 0o660)
+
+
+def test_a_socket_whose_file_is_gone_is_told_of_and_no_upgrade_is_done(start: Start, place: Path) -> None:
+    path = place / "app.sock"
+    release(place, "r1", "notify serve")
+    master = start("-n", "1", "-b", f"unix:{path}", "-m", "notify", "--chdir", str(place / "current"), "--", *COMMAND)
+    master.wait_ready()
+    path.rename(place / "elsewhere")
+    document = master.status()
+    assert (document["gate"], document["reason"]) == ("degraded", f"nobody can connect to unix:{path}: its file is gone")
+    result = master.cli("upgrade")
+    assert result.returncode == 5
+    assert "its file is gone" in result.stderr
+    (place / "elsewhere").rename(path)
+    master.wait_log("listener is back")
+    result = master.cli("upgrade")
+    assert result.returncode == 0, result.stderr
+    assert get(str(path))[0] == 200
+
+
+def test_an_arbiter_after_ready_is_refused_before_the_upgrade_is_done(start: Start, place: Path) -> None:
+    release(place, "r1", "notify serve")
+    master = start("-n", "2", "-b", "127.0.0.1:0", "-m", "notify", "--chdir", str(place / "current"), "--", *COMMAND)
+    master.wait_ready()
+    release(place, "r2", "notify late-arbiter")
+    result = master.cli("upgrade")
+    assert result.returncode == 5
+    assert "gunicorn's own arbiter runs in it" in result.stderr
+    master.wait_status(lambda document: {each["generation"] for each in document["workers"]} == {1}, "the way back")
+    assert get(master.address)[0] == 200
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:0", "unix:{place}/app.sock"])
 def test_a_release_that_shuts_the_listening_socket_down_is_refused_by_name(start: Start, place: Path, bind: str) -> None:
     address = bind.format(place=place)
     release(place, "r1", "notify serve")

@@ -162,7 +162,7 @@ class World:
 
     def check_retire(self, worker: Worker) -> None:
         """The airbag: nobody ready goes unless enough ready ones, long enough ready, remain."""
-        if self.pool.stopping is not None or worker.state is not State.READY:
+        if self.pool.stopping is not None or worker.state is not State.READY or self.pool.deaf(worker):
             return
         alone = all(each.state is State.READY for each in self.pool.workers.values())
         if (self.pool.short_of_memory and self.pool.running_upgrade is None and worker.recycled_for is not None and alone
@@ -243,7 +243,8 @@ class World:
                        and (worker.state is State.READY or worker.generation == back.number)]
             # Who left to be replaced by new code is, as long as it has not failed.
             vacant = 0 if upgrade.failures else len(upgrade.vacant)
-            assert not back.proven or len(trusted) + vacant >= pool.target, f"a gap is filled with unproven code: {action}"
+            allowed = not back.proven or upgrade.suspicious or len(trusted) + vacant >= pool.target
+            assert allowed, f"a gap is filled with unproven code: {action}"
 
     def check_trust(self, worker: Worker) -> None:
         assert worker.guessed

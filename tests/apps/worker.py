@@ -7,6 +7,8 @@ child                                starts a child process of its own that igno
 report=PATH                          appends what it was given, as one JSON line, before it says ready
 serve                                answers HTTP on descriptor 3
 shut                                 shuts the listening socket on descriptor 3 down, for everybody
+shut-late                            does so when it is asked to go
+late-arbiter                         becomes gunicorn's arbiter after it has said ready
 die=SECONDS                          exits with 7 so long after it is ready
 eat=N                                uses N MiB of memory
 code=N                               on SIGUSR1 exits with N
@@ -98,6 +100,8 @@ if "crash-after" in options:
 
 if "shut" in options:
     socket.socket(fileno=os.dup(3)).shutdown(socket.SHUT_RDWR)
+if "late-arbiter" in options:
+    os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "--chdir", os.environ["PWD"], "app:wsgi"])
 if "die" in options:
     signal.signal(signal.SIGALRM, lambda number, frame: os._exit(7))
     signal.setitimer(signal.ITIMER_REAL, float(options["die"]))
@@ -112,10 +116,12 @@ while not left or "deaf" in options:
     if "serve" in options and listener in readable:
         try:
             connection, _ = listener.accept()
-        except BlockingIOError:
+        except OSError:  # somebody else has it, or has shut the socket down
             continue
         connection.setblocking(True)
         connection.recv(65536)
         body = f"{os.getpid()}\n".encode()
         connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
         connection.close()
+if "shut-late" in options:
+    socket.socket(fileno=os.dup(3)).shutdown(socket.SHUT_RDWR)
