@@ -193,7 +193,7 @@ def test_a_service_of_another_user_takes_no_other_name(place: Path, monkeypatch:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
     monkeypatch.setenv("TMPDIR", str(place))
     with listening(system / "evil" / "evil.sock", NOBODY) as evil, lying(evil, "good") as asked:
-        with pytest.raises(finding.NoMaster, match=r"no master named good .* passed over .*evil.sock: it says that its name is 'good'"):
+        with pytest.raises(finding.NoMaster, match=r"passed over .*evil.sock: it says that its name is 'good'"):
             finding.find("good", None)
         with pytest.raises(finding.NoMaster):
             finding.find(None, None)
@@ -204,6 +204,28 @@ def test_a_service_of_another_user_takes_no_other_name(place: Path, monkeypatch:
                 assert finding.find("good", None) == f"{system}/good.sock"
                 assert len(finding.running()) == 2, "both are listed"
     assert set(asked) == {"ping"}
+
+
+@pytest.mark.parametrize("nonsense", [b"[" * 60000, b'{"result": {"name": "web", "pid": "1"}}', b'{"result": [1]}', b"7"])
+def test_whoever_answers_a_ping_with_nonsense_is_no_master(place: Path, nonsense: bytes) -> None:
+    (place / "run" / "einhornpy").mkdir(parents=True)
+    with listening(place / "run" / "einhornpy" / "web.sock", os.geteuid()) as listener, lying(listener, answers={"ping": nonsense}):
+        told = run(place, "status")
+    assert (told.returncode, "unforeseen" in told.stderr) == (69, False), told.stderr
+
+
+@pytest.mark.parametrize(("command", "result"), [
+    ("status", {}), ("status", READY | {"workers": [{}]}), ("status", READY | {"uptime_seconds": "long"}),
+    ("status", READY | {"uptime_seconds": 1e999}), ("history", {"upgrades": [1]}), ("show", {}), ("upgrade", {"upgrade": {}}),
+])
+def test_an_answer_of_another_form_is_told_as_one(place: Path, command: str, result: dict[str, object]) -> None:
+    """Of somebody who is believed, and is no master, or one of another version."""
+    said = json.dumps({"ok": True, "result": result, "message": "it is done"}).encode()
+    with listening(place / "web.sock", os.geteuid()) as listener, lying(listener, answers={command: said}):
+        told = run(place, command, "-d", f"{place}/web.sock", *(["1"] if command == "show" else []))
+    assert told.returncode == 6, (told.stdout, told.stderr)
+    line = " ".join(told.stderr.split())
+    assert line.startswith("einhornpy: whoever answers there is no master, or one of another version: its answer makes no sense (")
 
 
 def test_silent_masters_are_asked_at_the_same_time(place: Path) -> None:
