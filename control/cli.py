@@ -14,7 +14,7 @@ import select
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import click
 
@@ -112,7 +112,8 @@ def cli() -> None:
 
 
 def which_master(function: Function) -> Function:
-    """Add the options that choose a master."""
+    """Add the options that choose a master. Whatever the command can't do with the answer, the answer is to blame."""
+    function = understood(function)
     for option in (
         click.option("-d", "--socket-path", metavar="PATH", help="The master's control socket.", shell_complete=suggest("file")),
         click.option("-c", "--command-name", metavar="NAME", help="The master's name, where several run.",
@@ -120,6 +121,21 @@ def which_master(function: Function) -> Function:
     ):
         function = option(function)
     return function
+
+
+def understood(function: Function) -> Function:
+    """Each command takes an answer for one of the documented form; where it isn't, one line says so."""
+    @functools.wraps(function)
+    def asking(*arguments: Any, **given: Any) -> Any:
+        try:
+            return function(*arguments, **given)
+        except UnicodeError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+            raise client.MasterGone("whoever answers there is no master, or one of another version: its answer makes no sense "
+                                    f"({_where(error)})") from error
+
+    return cast(Function, asking)
 
 
 def connect_patiently(name: str | None, path: str | None, timeout: float | None, verbatim: bool) -> client.Client:
@@ -727,10 +743,14 @@ def logical_directory() -> str:
 
 def _unforeseen(error: Exception) -> str:
     """One line for scripts, as everything else is told, with the place for whoever is to mend it."""
+    return f"unforeseen {_where(error)}"
+
+
+def _where(error: Exception) -> str:
     import traceback
 
     place = traceback.extract_tb(error.__traceback__)[-1]
-    return f"unforeseen {type(error).__name__} in {os.path.basename(place.filename)}, line {place.lineno}: {error}"
+    return f"{type(error).__name__} in {os.path.basename(place.filename)}, line {place.lineno}: {error}"
 
 
 def _check_spelling(word: str) -> None:

@@ -12,7 +12,7 @@ import select
 import socket
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,11 +40,13 @@ class SeveralMasters(NoMaster):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A master: its name, control socket and pid; pid 0 if it listens but doesn't answer."""
+    """A master: its name, control socket and pid; pid 0 if it listens but doesn't answer. `elsewhere`: in a directory of somebody
+    who is neither we nor root."""
 
     name: str
     path: str
     pid: int
+    elsewhere: bool = False
 
 
 def find(name: str | None, path: str | None) -> str:
@@ -58,6 +60,8 @@ def find(name: str | None, path: str | None) -> str:
     passed_over: list[str] = []
     masters = running(passed_over)
     chosen = [master for master in masters if name is None or master.name == name]
+    if name is not None and len(chosen) > 1:  # nobody else can take a name from us, or make it ambiguous
+        chosen = [master for master in chosen if not master.elsewhere] or chosen
     if len(chosen) == 1:
         return chosen[0].path
     known = ", ".join(f"{master.name} (pid {master.pid})" for master in masters)
@@ -75,20 +79,20 @@ def find(name: str | None, path: str | None) -> str:
 def running(passed_over: list[str] | None = None) -> list[Found]:
     """The masters of this user (for root: and of the system) that listen, by name. Each is asked once, briefly, all at the same
     time. `passed_over` is given a line for each place and each socket that isn't believed."""
-    paths: list[str] = []
+    paths: dict[str, bool] = {}
     doubts = [] if passed_over is None else passed_over
     for directory in _places():
         try:
             why, only = _trust(directory)
             if why is None:
-                paths += sorted(f"{directory}/{file}" for file in os.listdir(directory)
-                                if file.endswith(".sock") and only in (None, file))
+                paths |= {f"{directory}/{file}": only is not None for file in sorted(os.listdir(directory))
+                          if file.endswith(".sock") and only in (None, file)}
             else:
                 doubts.append(f"{directory}: {why}")
         except OSError:
             continue
     named = os.environ.get("EINHORNPY_SOCKET_PATH")
-    return _answering([*([named] if named and named not in paths else []), *paths], doubts)
+    return _answering(({named: False} if named and named not in paths else {}) | paths, doubts)
 
 
 def _places() -> list[str]:
@@ -153,21 +157,22 @@ def _anybody_could_have_made(directory: str) -> bool:
     return False
 
 
-def _answering(paths: Iterable[str], doubts: list[str]) -> list[Found]:
-    """Ask whoever listens at these paths for his name, all at once; those who say nothing in time have that of their socket."""
+def _answering(paths: Mapping[str, bool], doubts: list[str]) -> list[Found]:
+    """Ask whoever listens at these paths for his name, all at once; those who say nothing in time have that of their socket, and
+    those elsewhere (see Found; true in `paths`) are passed over if they say another one."""
     found: dict[str, Found | None] = {}
     connection: socket.socket | None
     waiting: dict[int, tuple[str, socket.socket, bytearray]] = {}
     poller = select.poll()
     try:
-        for path in paths:
+        for path, elsewhere in paths.items():
             try:
                 connection = _asked(path, doubts)
             except BlockingIOError:  # his queue is full: he is there
                 connection = None
             except OSError:
                 continue
-            found[path] = Found(os.path.basename(path).removesuffix(".sock"), path, 0)
+            found[path] = Found(os.path.basename(path).removesuffix(".sock"), path, 0, elsewhere)
             if connection is not None:
                 waiting[connection.fileno()] = path, connection, bytearray()
                 poller.register(connection, select.POLLIN)
@@ -178,7 +183,7 @@ def _answering(paths: Iterable[str], doubts: list[str]) -> list[Found]:
                 data = _received(connection)
                 said += data
                 if not data or b"\n" in said or len(said) > LONGEST_ANSWER:
-                    found[path] = _read(path, bytes(said))
+                    found[path] = _read(path, bytes(said), paths[path], doubts)
                     poller.unregister(fd)
                     waiting.pop(fd)[1].close()
     finally:
@@ -215,11 +220,16 @@ def _received(connection: socket.socket) -> bytes:
         return b""
 
 
-def _read(path: str, answer: bytes) -> Found | None:
+def _read(path: str, answer: bytes, elsewhere: bool, doubts: list[str]) -> Found | None:
     """What an answer to a ping says; None if it is none of a master's to us."""
     try:
         result: Any = json.loads(answer.partition(b"\n")[0])["result"]
         name, pid = result["name"], result["pid"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return Found(printable.escaped(name), path, pid) if isinstance(name, str) and isinstance(pid, int) else None
+    if not isinstance(name, str) or not isinstance(pid, int):
+        return None
+    if elsewhere and name != os.path.basename(path).removesuffix(".sock"):
+        doubts.append(f"{path}: it says that its name is {name!r}")
+        return None
+    return Found(printable.escaped(name), path, pid, elsewhere)

@@ -118,8 +118,9 @@ def status(document: Mapping[str, Any]) -> str:
         lines.append("  no workers")
     for orphan in document.get("left_behind", []):  # a master of an older version knows of none
         until = "killed" if orphan["killed_in_seconds"] is None else f"killed in {orphan['killed_in_seconds']:.0f} s"
-        lines += wrapped(f"pid {orphan['pid']} was left behind by worker {orphan['index']} of generation "
-                         f"{orphan['generation']}: asked to go, {until}", 8)
+        whose = "a worker that isn't known, and holds a listening socket" if orphan["index"] is None else \
+            f"worker {orphan['index']} of generation {orphan['generation']}"
+        lines += wrapped(f"pid {orphan['pid']} was left behind by {whose}: asked to go, {until}", 8)
     failed = document.get("failed_start")
     if failed is not None and failed["last_lines"]:
         lines += ["", *last_lines(failed["last_lines"], failed["generation"])]

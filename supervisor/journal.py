@@ -134,7 +134,8 @@ def _worker(worker: Worker) -> dict[str, Any]:
 
 
 def _orphan(orphan: facts.LeftBehind) -> dict[str, Any]:
-    return {"pid": orphan.pid, "index": orphan.index, "generation": orphan.generation}
+    how = "it holds a listening socket" if orphan.generation is None else None
+    return {"pid": orphan.pid, "index": orphan.index, "generation": orphan.generation, "known_by": how}
 
 
 def _exit(worker: Worker, event: facts.Exited, now: float) -> Entry:

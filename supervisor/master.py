@@ -660,7 +660,9 @@ class Master:
             self._errands.on_exit(exit)
 
     def _look_for_orphans(self) -> None:
-        for orphan in self._orphans.look(self._processes.ours, self.pool.workers):
+        living = {worker.id: worker.pid for worker in self.pool.workers.values()}
+        sockets = {os.fstat(each.socket.fileno()).st_ino for each in self._listening.all}
+        for orphan in self._orphans.look(self._processes.ours, living, sockets):
             # As what it leaves in its process group; and what this one leaves is found when it is gone.
             self._processes.adopt(orphan.pid)
             self._processes.signal(orphan.pid, signal.SIGTERM, group=True)

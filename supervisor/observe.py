@@ -278,7 +278,7 @@ def _of_orphan(pool: Pool, event: facts.OrphanFound | facts.OrphanKilled | facts
     others = {pid: each for pid, each in pool.left_behind.items() if pid != event.pid}
     if isinstance(event, facts.OrphanFound):
         # Its generation may be forgotten by now.
-        recipe = pool.generations.get(event.generation, pool.generations[pool.current]).recipe
+        recipe = pool.generations.get(event.generation or 0, pool.generations[pool.current]).recipe
         found = facts.LeftBehind(event.pid, event.index, event.generation, now, now + recipe.graceful_timeout)
         return replace(pool, left_behind={**others, event.pid: found})
     if event.pid not in pool.left_behind:

@@ -37,7 +37,7 @@ class OwnCode:
 
     def way_back(self, environ: Mapping[str, str]) -> dict[str, object]:
         """What the state says of how this program is run again."""
-        return {"command": interpreter(), "environment": dict(environ), "copy": self.fd}
+        return {"command": interpreter(), "environment": dict(environ), "copy": self.fd, "path": sys.path}
 
 
 def _copied() -> tuple[int, str]:
@@ -59,7 +59,7 @@ def _copied() -> tuple[int, str]:
 
 
 def interpreter() -> list[str]:
-    """This Python with the options that it was given."""
+    """This Python with the options that it was given, but for those of stage.py."""
     words = sys.orig_argv[1:]
     cut = next((place for place, word in enumerate(words) if word in ("-m", "-c")), 0)
-    return [sys.executable, *words[:cut]]
+    return [sys.executable, *(words[:cut - 1] if words[max(cut - 1, 0):cut] == ["-S"] else words[:cut])]

@@ -148,11 +148,12 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class LeftBehind:
-    """A process that a worker which is gone has left behind. It was asked to go, and is killed at `kill_at`."""
+    """A process that a worker which is gone has left behind. It was asked to go, and is killed at `kill_at`. `index` and
+    `generation`: the worker's; None where it isn't known which one that was."""
 
     pid: int
-    index: int
-    generation: int
+    index: int | None
+    generation: int | None
     found_at: float
     kill_at: float
     killed: bool = False
@@ -403,11 +404,11 @@ class Exited:
 
 @dataclass(frozen=True, slots=True)
 class OrphanFound:
-    """A worker that is gone has left a process behind, which was asked to go."""
+    """A worker that is gone, known or not, has left a process behind, which was asked to go."""
 
     pid: int
-    index: int
-    generation: int
+    index: int | None
+    generation: int | None
 
 
 @dataclass(frozen=True, slots=True)

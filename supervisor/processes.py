@@ -251,6 +251,15 @@ def parent(pid: int) -> int | None:
         return None
 
 
+def started(pid: int) -> int | None:
+    """When a process has started, in ticks of the kernel's clock; None where it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
 def command_line(pid: int) -> list[str]:
     """The words of a process's command line; none of one that is gone."""
     try:

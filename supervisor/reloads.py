@@ -142,7 +142,7 @@ class Reloads:
             opened = [handover.sealed(whole(document))]
             command, environment = [*self._command, TAKE_OVER, str(opened[0])], self._environ
             if self._own_code is not None and answer.command is not None and answer.environment is not None:
-                command = [*answer.command, "-c", self._own_code.stage, *command[-2:]]
+                command = [*answer.command, "-S", "-c", self._own_code.stage, *command[-2:]]
                 environment = answer.environment
             program = find_program(command[0], self._environ.get("PATH", os.defpath), self._directory)
             for fd in (*kept, *opened):

@@ -183,11 +183,13 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class WayBack:
-    """How the master before is run again, should the next one fail: see stage.py. `copy`: a descriptor of its code."""
+    """How the master before is run again, should the next one fail: see stage.py. `copy`: a descriptor of its code; `path`: where
+    it looks for the rest."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str]
     copy: int
+    path: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -57,8 +57,9 @@ def listening(path: Path, uid: int, backlog: int = 100) -> Iterator[socket.socke
 
 
 @contextlib.contextmanager
-def lying(listener: socket.socket) -> Iterator[list[str]]:
-    """Say at this socket that all is well, whatever is asked; what was asked is listed."""
+def lying(listener: socket.socket, name: str = "web", answers: Mapping[str, bytes] | None = None) -> Iterator[list[str]]:
+    """Say at this socket that all is well, whatever is asked; what was asked is listed. `answers`: what is said instead to some
+    commands."""
     asked: list[str] = []
     reader, writer = os.pipe()
 
@@ -76,10 +77,10 @@ def lying(listener: socket.socket) -> Iterator[list[str]]:
                 for line in data.splitlines():
                     request = json.loads(line)
                     asked.append(request["command"])
-                    result = {"ping": {"name": "web", "pid": 1}, "status": READY}.get(
+                    result = {"ping": {"name": name, "pid": 1}, "status": READY}.get(
                         request["command"], {"outcome": "done", "upgrade": {"to": 2, "outcome": "done"}})
                     said = {"request_id": request["id"], "ok": True, "result": result, "message": "Upgrade done"}
-                    each.sendall(json.dumps(said).encode() + b"\n")
+                    each.sendall((answers or {}).get(request["command"], json.dumps(said).encode()) + b"\n")
                 if not data:
                     connections.pop(each.fileno()).close()
         for connection in connections.values():
@@ -175,9 +176,56 @@ def test_a_service_of_another_user_speaks_for_itself_alone(place: Path, monkeypa
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
     monkeypatch.setenv("TMPDIR", str(place))
     with listening(directory / "shop.sock", NOBODY) as its, listening(directory / "other.sock", NOBODY) as other, \
-            lying(its), lying(other) as asked:
+            lying(its, "shop"), lying(other) as asked:
         assert [each.path for each in finding.running()] == [f"{directory}/shop.sock"]
     assert asked == []
+
+
+@as_root
+def test_a_service_of_another_user_takes_no_other_name(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`evil.sock` says that it is `good`, by its own mouth or by that of another; the real one of that name comes first."""
+    place.chmod(0o755)
+    system = place / "system"
+    for name in ("evil", "good"):
+        (system / name).mkdir(parents=True)
+        os.chown(system / name, NOBODY, NOBODY)
+    monkeypatch.setattr(protocol, "SYSTEM_DIRECTORY", str(system))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
+    monkeypatch.setenv("TMPDIR", str(place))
+    with listening(system / "evil" / "evil.sock", NOBODY) as evil, lying(evil, "good") as asked:
+        with pytest.raises(finding.NoMaster, match=r"passed over .*evil.sock: it says that its name is 'good'"):
+            finding.find("good", None)
+        with pytest.raises(finding.NoMaster):
+            finding.find(None, None)
+        with listening(system / "good.sock", 0) as good, lying(good, "good"):
+            (system / "evil" / "evil.sock").rename(system / "evil" / "away.sock")
+            (system / "evil" / "evil.sock").symlink_to(system / "good.sock")
+            with listening(system / "good" / "good.sock", NOBODY) as same, lying(same, "good"):
+                assert finding.find("good", None) == f"{system}/good.sock"
+                assert len(finding.running()) == 2, "both are listed"
+    assert set(asked) == {"ping"}
+
+
+@pytest.mark.parametrize("nonsense", [b"[" * 60000, b'{"result": {"name": "web", "pid": "1"}}', b'{"result": [1]}', b"7"])
+def test_whoever_answers_a_ping_with_nonsense_is_no_master(place: Path, nonsense: bytes) -> None:
+    (place / "run" / "einhornpy").mkdir(parents=True)
+    with listening(place / "run" / "einhornpy" / "web.sock", os.geteuid()) as listener, lying(listener, answers={"ping": nonsense}):
+        told = run(place, "status")
+    assert (told.returncode, "unforeseen" in told.stderr) == (69, False), told.stderr
+
+
+@pytest.mark.parametrize(("command", "result"), [
+    ("status", {}), ("status", READY | {"workers": [{}]}), ("status", READY | {"uptime_seconds": "long"}),
+    ("status", READY | {"uptime_seconds": 1e999}), ("history", {"upgrades": [1]}), ("show", {}), ("upgrade", {"upgrade": {}}),
+])
+def test_an_answer_of_another_form_is_told_as_one(place: Path, command: str, result: dict[str, object]) -> None:
+    """Of somebody who is believed, and is no master, or one of another version."""
+    said = json.dumps({"ok": True, "result": result, "message": "it is done"}).encode()
+    with listening(place / "web.sock", os.geteuid()) as listener, lying(listener, answers={command: said}):
+        told = run(place, command, "-d", f"{place}/web.sock", *(["1"] if command == "show" else []))
+    assert told.returncode == 6, (told.stdout, told.stderr)
+    line = " ".join(told.stderr.split())
+    assert line.startswith("einhornpy: whoever answers there is no master, or one of another version: its answer makes no sense (")
 
 
 def test_silent_masters_are_asked_at_the_same_time(place: Path) -> None:

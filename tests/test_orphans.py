@@ -75,6 +75,57 @@ def test_what_ignores_term_is_killed_after_the_graceful_timeout(start: Start) ->
     wait_gone(new)
 
 
+SERVES_ON = """
+import os, signal
+part = f".{os.getpid()}"
+with open(part, "w") as file:
+    file.write(str(os.getpid()))
+os.rename(part, "left")
+signal.pause()
+"""
+# A worker (-m notify), which in generation 1 has a child in a session of its own that knows nothing, but has its listening socket.
+UNMARKED = [sys.executable, "-c", """
+import os, signal, socket, subprocess, sys
+if os.environ["EINHORNPY_GENERATION"] == "1":
+    subprocess.Popen([sys.executable, "-c", sys.argv[1]], env={}, start_new_session=True, pass_fds=[3])
+    while not os.path.exists("left"):
+        pass
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+    notify.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+signal.pause()
+"""]
+
+
+def test_who_holds_a_listening_socket_is_known_without_a_mark(start: Start) -> None:
+    """It knows nothing of its worker, and ignores TERM; the master is replaced meanwhile."""
+    master = start("-n", "1", "-b", "127.0.0.1:0", "-m", "notify", "--", *UNMARKED,
+                   SERVES_ON.replace("signal.pause", "signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause"))
+    master.wait_ready()
+    recorder, old = master.record(), int((master.directory / "left").read_text())
+    assert master.cli("upgrade", "--no-wait").returncode == 0
+    found = recorder.wait_for("process-left-behind", pid=old)
+    assert (found["index"], found["generation"], found["known_by"]) == (None, None, "it holds a listening socket")
+    status = master.cli("status")
+    assert status.returncode == 3
+    assert f"pid {old} was left behind by a worker that isn't known, and holds a listening socket" in " ".join(status.stdout.split())
+    assert master.cli("reload").returncode == 0
+    os.kill(old, signal.SIGKILL)
+    recorder.wait_for("upgrade-ended", outcome="done")
+    assert names(recorder, old) == ["process-left-behind", "process-left-behind-gone", "upgrade-ended"]
+
+
+def test_who_holds_a_listening_socket_stays_while_his_worker_may_live(start: Start) -> None:
+    master = start("-n", "2", "-b", "127.0.0.1:0", "-m", "notify", "--", *UNMARKED, SERVES_ON)
+    victim = master.wait_ready()["workers"][0]["pid"]
+    ((child, _),) = children(victim)
+    recorder = master.record()
+    os.kill(victim, signal.SIGKILL)
+    recorder.wait_for("worker-died", pid=victim)
+    assert master.status()["left_behind"] == [], "the other worker was there before it too"
+    assert master.cli("upgrade").returncode == 0
+    assert not Path(f"/proc/{child}").exists()
+
+
 DAEMON = """
 import os, signal
 from app import wsgi as example

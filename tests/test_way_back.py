@@ -14,7 +14,7 @@ import einhornpy.supervisor
 import pytest
 
 from .airbag import check
-from .harness import EINHORNPY, EXAMPLE, Master, wait_gone
+from .harness import EINHORNPY, EXAMPLE, Master, wait_gone, wait_until
 from .load import Load
 from .test_einhorn import WORKER
 
@@ -89,6 +89,42 @@ def test_the_package_is_replaced_by_a_broken_one(start: Start, place: Path) -> N
     assert master.cli("reload").returncode == 0, master.log()
     document = master.status()
     assert (document["master"]["reloads"], document["master"]["reload_refused"]) == (1, None)
+    assert master.stop() == 0
+
+
+HANGS = {
+    "site": ("sitecustomize.py", "import sys, time\nif '--take-over' in sys.orig_argv:\n    open('hangs', 'w').close()\n"
+             "    time.sleep(1000)\n"),
+    "import": ("einhornpy/supervisor/planner.py", ONLY_THEN + "import time\n    open('hangs', 'w').close()\n    time.sleep(1000)\n"),
+    "turn": ("einhornpy/supervisor/master.py", "\ndef _hung(self):\n    open('hangs', 'w').close()\n"
+             "    while True:\n        pass\nMaster._turn = _hung\n"),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(HANGS))
+def test_a_next_master_that_hangs_is_given_up(start: Start, place: Path, kind: str) -> None:
+    """Before it knows its own program, in it, and when it should be at work; orders that came meanwhile are carried out."""
+    file, text = HANGS[kind]
+    patience = 6.0 if kind == "site" else 2.5
+    copy = own_package(place)
+    stage = copy / "supervisor" / "stage.py"
+    stage.write_text(stage.read_text().replace("PATIENCE, AGAIN = 10.0, 1.0", f"PATIENCE, AGAIN = {patience}, 1.0"))
+    master = start("-n", "1", "-m", "notify", "--", *WORKER, "notify",
+                   environment={"PYTHONPATH": str(copy.parent), "PYTHONDONTWRITEBYTECODE": "1"})
+    (worker,) = master.wait_ready()["workers"]
+    path = copy.parent / file
+    path.write_text((path.read_text() if path.exists() else "") + text)
+    with subprocess.Popen([EINHORNPY, "reload", "-d", master.path], env=master.environment, stderr=subprocess.PIPE, text=True) as asked:
+        wait_until((place / "hangs").exists, "a next master that hangs", master.log)
+        os.kill(master.pid, signal.SIGALRM)
+        _, said = asked.communicate(timeout=60)
+    assert (asked.returncode, f"it had not settled after {patience:g} s" in said) == (1, True), said + master.log()
+    after = master.wait_status(lambda each: each["gate"] == "ready" and each["generation"] == 2)
+    assert (after["master"]["pid"], after["master"]["reloads"]) == (master.pid, 0)
+    wait_gone(worker["pid"])
+    if kind == "site":  # a good one has time enough
+        path.unlink()
+        assert master.cli("reload").returncode == 0, master.log()
     assert master.stop() == 0
 
 
