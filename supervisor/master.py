@@ -122,7 +122,7 @@ class Master:
         self._processes = Processes(None if inherited is None else inherited["processes"])
         self._output = Output(self._loop, self._log, settings.worker_output, self._keep, self._guard)
         self._keeper = Keeper(self._processes, contract.inherited(environ), self._output.open_pipes, self.log,
-                              None if inherited is None else inherited.get("keeper"))
+                              settings.worker_output != "inherit", None if inherited is None else inherited.get("keeper"))
         self._most_sessions = max(16, self._processes.raise_descriptor_limit() // 2)
         self._page = watch.Page(None if inherited is None else inherited["page"])
         self._audience = Audience(() if inherited is None else inherited.get("recent", ()), self._guard.failed)
