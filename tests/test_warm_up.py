@@ -242,14 +242,17 @@ def test_a_wsgi_answer_that_no_server_could_send(headers: Any, body: Any, why: s
 
 
 def test_an_app_that_answers_twice() -> None:
-    def app(environ: dict[str, Any], start_response: Callable[..., Any], info: Any = None) -> list[bytes]:
+    info: list[Any] = [None]
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         start_response("200 OK", [("X-A", "\xe4 b\t")])(b"once")
-        start_response("500 No", [], info)
+        start_response("500 No", [], info[0])
         return []
 
     with pytest.raises(WarmUpFailed, match="called start_response twice"):
         ask_wsgi(app, "http://localhost/")
-    assert ask_wsgi(lambda *two: app(*two, (KeyError, KeyError(), None)), "http://localhost/") == (500, None)
+    info[0] = (KeyError, KeyError(), None)
+    assert ask_wsgi(app, "http://localhost/") == (500, None)
 
 
 def test_what_gunicorn_gives_an_app_is_there(tmp_path: Path) -> None:
