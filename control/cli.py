@@ -69,6 +69,24 @@ def suggest(what: str) -> Callable[[click.Context, click.Parameter, str], list[C
     return suggestions
 
 
+class Run(click.Command):
+    """A command of ours after options of `run` is no program to be run, unless a `--` says so."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        given = [*args]
+        rest = super().parse_args(context, args)
+        command = context.params.get("command") or ()
+        before = given[:len(given) - len(command)]
+        if command and command[0] in (*cli.commands, "run") and before[-1:] != ["--"] and not context.resilient_parsing:
+            import shlex
+
+            whole = given_only(context.params).keys() <= {"command", "command_name", "socket_path"}
+            meant = shlex.join(["einhornpy", command[0], *(before if whole else ()), *command[1:]])
+            raise click.UsageError(f"{command[0]} is a command of einhornpy's own, and comes before its options: did you mean "
+                                   f"`{meant}`? To run a program of this name: -- {command[0]}", context)
+        return rest
+
+
 class Whole(click.IntRange):
     """A whole number of at least `min`, refused in words."""
 
@@ -228,7 +246,7 @@ def upgrade(
 ) -> None:
     """Replace every worker by one of the new code, and say how it ended.
 
-    Exit codes: 0 done, 3 the master is still making its first generation, 5 refused, aborted or rolled back, 7 superseded by
+    Exit codes: 0 done, 3 the master is still preparing its first generation, 5 refused, aborted or rolled back, 7 superseded by
     a newer upgrade, 6 the master stopped, 69 no master there, 2 wrong usage. ^C leaves the upgrade running.
     """
     for flag, value in (("--hold", hold), ("--check", check)):
@@ -399,8 +417,10 @@ def follow(master: client.Client, command: str, arguments: dict[str, Any], quiet
 @click.argument("number", metavar="N|+N|-N")
 def scale(command_name: str | None, socket_path: str | None, number: str) -> None:
     """Change how many workers are kept ready: to N, or by +N or -N."""
-    if not number.lstrip("+-").isdecimal() or len(number) - len(number.lstrip("+-")) > 1 or len(number) > 7:
+    if not re.fullmatch("[+-]?[0-9]+", number):
         raise click.UsageError(f"scale: got {number!r}, expected N, +N or -N")
+    if len(number) > 7:
+        raise click.UsageError(f"scale: got {number!r}, expected 1 to 10000 workers")
     key = "by" if number[0] in "+-" else "to"
     if key == "to" and int(number) < 1:
         raise click.UsageError(f"scale: got {number!r}, expected at least one worker")
@@ -431,6 +451,7 @@ def recycle(command_name: str | None, socket_path: str | None, index: int, wait:
             master.wait_for_ever()
         else:
             master.allow(timeout)
+        document: dict[str, Any] = {"workers": []}
         try:
             for reply in master.replies("status", follow=True):
                 document = reply["result"]
@@ -439,7 +460,10 @@ def recycle(command_name: str | None, socket_path: str | None, index: int, wait:
                     say(f"worker {index} (pid {pid}) is gone: {document['reason']}")
                     return
         except client.TimedOut:
-            raise Exit(gate.TIMED_OUT, f"worker {index} (pid {pid}) is not replaced within {timeout:g} s") from None
+            replaced = any(worker["index"] == index and worker["state"] == "ready" and worker["pid"] != pid
+                           for worker in document["workers"])
+            how = "is replaced, but not gone" if replaced else "is not replaced"
+            raise Exit(gate.TIMED_OUT, f"worker {index} (pid {pid}) {how} within {timeout:g} s") from None
         except KeyboardInterrupt:
             raise Exit(gate.INTERRUPTED, "it is replaced without you") from None
 
@@ -701,7 +725,7 @@ def run_command() -> click.Command:
         handed_over = json.dumps({"flags": given_only(given), "command": command, "directory": logical_directory()})
         become_master(handed_over)
 
-    return click.Command(
+    return Run(
         "run", params=parameters, callback=run, context_settings={"allow_interspersed_args": False},
         options_metavar="[OPTIONS] --", short_help="Run a command's workers; the master stays in the foreground.",
         help="Run COMMAND's workers under a master that stays in the foreground.\n\n"

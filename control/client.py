@@ -167,7 +167,7 @@ class Client:
         except TimeoutError:
             raise TimedOut("no answer in time") from None
         except (BrokenPipeError, ConnectionResetError):
-            raise MasterGone("the master closed the connection") from None
+            raise self._gone() from None
 
     def receive(self, seconds: float) -> dict[str, Any] | None:
         """Return the next reply, whichever request it answers; None if none comes within so many seconds.
@@ -200,7 +200,7 @@ class Client:
             except ConnectionResetError:
                 data = b""
             if not data:
-                raise MasterGone("the master closed the connection")
+                raise self._gone()
             self._lines.extend(self._framer.feed(data))
         try:
             reply = json.loads(self._lines.pop(0))
@@ -210,6 +210,20 @@ class Client:
         if not isinstance(reply, dict) or not isinstance(reply.get("result", {}), dict):
             raise MasterGone("whoever answers there is no master: it doesn't speak as one")
         return reply
+
+
+    def _gone(self) -> MasterGone:
+        """What to say of a connection that is closed: its master has ended, or only doesn't want this one."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as another:
+            another.setblocking(False)
+            try:
+                another.connect(self.path or "/")
+            except (FileNotFoundError, ConnectionRefusedError):
+                if self.path:
+                    return MasterGone("the master has ended; its log says why")
+            except OSError:
+                pass
+        return MasterGone("the master closed the connection")
 
 
 def connect(name: str | None, path: str | None, timeout: float | None = 10.0, verbatim: bool = False) -> Client:

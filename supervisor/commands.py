@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ..control import printable, protocol
 from ..control.protocol import BadRequest, Request
-from . import einhorn, formats
+from . import einhorn, formats, report
 from .journal import Entry
 from .pool import Terms
 from .readiness import Notice, from_command
@@ -350,7 +350,8 @@ class Commands:
         except ValueError as error:
             raise ValueError(f"signal: got {request.args.get('signal')!r}, expected {error}") from None
         count = self._master.signal_workers(name)
-        session.send(protocol.reply(request.id, f"{name} sent to {count} workers", {"signal": name, "workers": count}))
+        told = f"{name} sent to {report.counted(count, 'worker')}"
+        session.send(protocol.reply(request.id, told, {"signal": name, "workers": count}))
 
     def _recycle(self, session: Session, request: Request) -> None:
         index = request.args.get("index")

@@ -32,10 +32,14 @@ def _pairs(fields: Mapping[str, Any]) -> Iterable[str]:
     for key, value in fields.items():
         if value is None:
             continue
-        text = str(value)
+        text = _text(value)
         if not text or any(character in text for character in ' "=\n') or not text.isprintable():
             text = '"' + "".join(_escaped(character) for character in text) + '"'
         yield f"{key}={text}"
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _escaped(character: str) -> str:
@@ -84,7 +88,7 @@ def journal_datagram(message: str, priority: int, name: str, fields: Mapping[str
     library has no word of it, and systemd's own binding needs a compiler and waits for its reader."""
     parts = [("MESSAGE", message), ("PRIORITY", priority), ("SYSLOG_IDENTIFIER", name), ("SYSLOG_FACILITY", FACILITY)]
     parts += [(f"EINHORNPY_{key.upper()}", value) for key, value in fields.items() if value is not None]
-    return b"".join(_journal_field(key, str(value).encode("utf-8", "backslashreplace")) for key, value in parts)
+    return b"".join(_journal_field(key, _text(value).encode("utf-8", "backslashreplace")) for key, value in parts)
 
 
 def _journal_field(key: str, value: bytes) -> bytes:

@@ -20,14 +20,16 @@ DELAY, MOMENT = 1.0, 0.05
 
 
 class Keeper:
-    """`pipes`: tells every pipe that is open now, for a new one. `inherited`: what `hand_over` of the master before us said."""
+    """`pipes`: tells every pipe that is open now, for a new one. `escaped`: what workers print is escaped in the log (a keeper that
+    is there already goes on as it was told). `inherited`: what `hand_over` of the master before us said."""
 
     def __init__(self, processes: Processes, environ: Mapping[str, str], pipes: Callable[[], Iterable[int]],
-                 log: Callable[[Entry], None], inherited: Mapping[str, Any] | None) -> None:
+                 log: Callable[[Entry], None], escaped: bool, inherited: Mapping[str, Any] | None) -> None:
         self._processes = processes
         self._environ = environ
         self._pipes = pipes
         self._log = log
+        self._words = ["escaped"] if escaped else []
         self._pid: int | None = None
         self._socket: socket.socket | None = None
         self._unsent: list[int] = []
@@ -66,7 +68,7 @@ class Keeper:
             del self._unsent[:len(some)]
 
     def _start(self) -> None:
-        command = [sys.executable, "-I", "-S", os.path.abspath(keeper_process.__file__)]
+        command = [sys.executable, "-I", "-S", os.path.abspath(keeper_process.__file__), *self._words]
         try:
             ours, theirs = socket.socketpair()
         except OSError:

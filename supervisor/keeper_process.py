@@ -1,18 +1,21 @@
 """The keeper: a small process that holds the other ends of workers' pipes too, so that what they print has a reader when the master
 was killed. Without one a worker that prints would be ended by SIGPIPE in the middle of a request.
 
-Run as a file, `python -I -S keeper_process.py`, with a socket at descriptor 3 on which the master sends pipes (unix(7), SCM_RIGHTS).
+Run as a file, `python -I -S keeper_process.py [escaped]`, with a socket at descriptor 3 on which the master sends pipes (unix(7), SCM_RIGHTS).
 While the master lives it reads nothing. Afterwards it copies what comes to standard error, until nobody writes any more. It goes on
 reading where standard error takes no more, since a worker must not wait for a log: what there is no room for is counted.
+`escaped`: standard error is a log, where nothing that a worker says may steer a terminal; otherwise it is as if the worker had it.
 """
 
 import array
+import codecs
 import contextlib
 import os
 import resource
 import select
 import signal
 import socket
+import sys
 import time
 
 MASTER = 3
@@ -67,13 +70,31 @@ class Copy:
                 self._poller.unregister(STANDARD_ERROR)
 
 
-def keep() -> None:
+class Raw:
+    """A worker's bytes as they came."""
+
+    def decode(self, data: bytes, final: bool = False) -> bytes:
+        return data
+
+
+class Escaped:
+    """A worker's bytes as text that no terminal makes anything of but lines; a letter may come in two parts."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+
+    def decode(self, data: bytes, final: bool = False) -> bytes:
+        text = self._decoder.decode(data, final)
+        return "".join(each if each.isprintable() or each in "\t\n" else ascii(each)[1:-1] for each in text).encode()
+
+
+def keep(form: type[Raw] | type[Escaped]) -> None:
     """Hold what is sent until its writers are gone; when the master is gone, read it."""
     master = socket.socket(fileno=MASTER)
     poller = select.poll()
     poller.register(MASTER, select.POLLIN)
     copy = Copy(poller)
-    kept: set[int] = set()
+    kept: dict[int, Raw | Escaped] = {}
     alone = False
     leave_at = None
     while kept or not alone or copy.unsaid:
@@ -89,20 +110,20 @@ def keep() -> None:
                 for level, kind, content in ancillary:
                     if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                         for sent in array.array("i", content[: len(content) - len(content) % 4]):
-                            kept.add(sent)
+                            kept[sent] = form()
                             poller.register(sent, select.POLLIN if alone else 0)
                 if not data:
                     alone = True
                     poller.unregister(MASTER)
                     for each in kept:
                         poller.modify(each, select.POLLIN)
-            elif not (alone and copied(fd, copy)):
+            elif not (alone and copied(fd, kept[fd], copy)):
                 poller.unregister(fd)
                 os.close(fd)
-                kept.discard(fd)
+                kept.pop(fd, None)
 
 
-def copied(fd: int, copy: Copy) -> bool:
+def copied(fd: int, form: Raw | Escaped, copy: Copy) -> bool:
     """Copy what is there; return whether there may be more."""
     try:
         data = os.read(fd, 65536)
@@ -110,7 +131,7 @@ def copied(fd: int, copy: Copy) -> bool:
         return True
     except OSError:
         data = b""
-    copy.put(data)
+    copy.put(form.decode(data, final=not data))
     return bool(data)
 
 
@@ -120,7 +141,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    keep()
+    keep(Escaped if "escaped" in sys.argv[1:] else Raw)
 
 
 if __name__ == "__main__":

@@ -47,8 +47,11 @@ def rollback_target(pool: Pool, wanted: int | str | None) -> int:
 
 
 def _listed(names: list[Any]) -> str:
-    older = f"{len(names) - 10} older ones, " if len(names) > 10 else ""
-    return older + (", ".join(str(name) for name in names[-10:]) or "none, since none is remembered")
+    """The choice as words: `'a b' or '5'`; of many, the last ten and how many more."""
+    *most, last = [repr(name) for name in names[-10:]] or ["none, since none is remembered"]
+    listed = f"{', '.join(most)} or {last}" if most else last
+    older = len(names) - 10
+    return listed if older <= 0 else f"{listed}, or {'an older one' if older == 1 else f'one of {older} older ones'}"
 
 
 def redaction(pool: Pool) -> Redaction:

@@ -82,7 +82,8 @@ SIGNALS = [
 STOPS = {signal.SIGINT: "graceful", signal.SIGUSR2: "graceful", signal.SIGTERM: "terminate", signal.SIGQUIT: "now"}
 # Starting a process takes a few milliseconds; after this long in one go the rest of the loop has its turn.
 LONGEST_TURN = 0.05
-# Waking up so many seconds after a deadline is late. An ack is heard in the second round: one accepts, one reads.
+# Listening so many seconds after a deadline is late, and by no later clock is anybody judged than so long after we have listened.
+# An ack is heard in the second round: one accepts, one reads.
 LATE, ROUNDS_WHEN_LATE = 0.2, 4
 # A part of each turn: what it is called, what it does at a time (monotonic seconds), when it would like to be next.
 Part = tuple[str, Callable[[float], Any], float | None]
@@ -121,7 +122,7 @@ class Master:
         self._processes = Processes(None if inherited is None else inherited["processes"])
         self._output = Output(self._loop, self._log, settings.worker_output, self._keep, self._guard)
         self._keeper = Keeper(self._processes, contract.inherited(environ), self._output.open_pipes, self.log,
-                              None if inherited is None else inherited.get("keeper"))
+                              settings.worker_output != "inherit", None if inherited is None else inherited.get("keeper"))
         self._most_sessions = max(16, self._processes.raise_descriptor_limit() // 2)
         self._page = watch.Page(None if inherited is None else inherited["page"])
         self._audience = Audience(() if inherited is None else inherited.get("recent", ()), self._guard.failed)
@@ -146,6 +147,7 @@ class Master:
         self._listening = Listening(self, self._loop)
         self._guesses = Guesses(self, ())
         self._wake_at: float | None = self._started_at  # the first plan is due at once
+        self._listened_at = self._started_at
         self._changed = False
         self._advised = bool(settings.warm_up) or inherited is not None
         self._exit_code: int | None = None
@@ -526,12 +528,14 @@ class Master:
         soonest = min((deadline for deadline in deadlines if deadline is not None), default=None)
         self._output.on_turn()
         came = self._loop.wait(None if soonest is None else soonest - now)
-        if soonest is not None and time.monotonic() > max(soonest, now) + LATE:
+        if soonest is not None and time.monotonic() > max(soonest, self._listened_at) + LATE:
             # We were stopped, or the host is: hear first what was said in time, before anybody is judged by the clock.
             for _ in range(ROUNDS_WHEN_LATE):
                 came |= self._loop.wait(0.0)
+                if self._server is not None:
+                    self._guard.run("server", self._server.on_turn)
         self._signals |= came
-        now = time.monotonic()
+        self._listened_at = now = time.monotonic()
         for what, act, _ in self._parts():
             self._guard.part(what, act, now)
 
@@ -549,7 +553,8 @@ class Master:
         while self._exit_code is None:
             # Deaths first: a worker must not be asked to go because of another one that is dead already.
             self._reap()
-            plan = planner.plan(self.pool, time.monotonic())
+            # We may have been stopped since we have listened: what was said meanwhile is heard first, in the next turn.
+            plan = planner.plan(self.pool, min(time.monotonic(), self._listened_at + LATE))
             self._wake_at = plan.wake_at
             if not plan.actions:
                 return

@@ -362,7 +362,8 @@ def _give_up(pool: Pool, view: _View, now: float) -> Iterable[Action]:
     generation = pool.generations[pool.current]
     if generation.unfit is not None:
         return [GiveUp(generation.unfit, None)]
-    return [GiveUp(f"no worker became ready in {generation.failures_in_a_row} starts", generation.error)]
+    starts = "1 start" if generation.failures_in_a_row == 1 else f"{generation.failures_in_a_row} starts"
+    return [GiveUp(f"no worker became ready in {starts}", generation.error)]
 
 
 def _on_trial(pool: Pool) -> bool:

@@ -19,6 +19,11 @@ def timestamp(wall: float | None) -> str | None:
     return None if wall is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(wall))
 
 
+def counted(number: int, what: str) -> str:
+    """So many of something: `1 worker`, `2 workers`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def gate(pool: Pool) -> tuple[str, str]:
     """Return the one-word verdict on this host and the sentence that explains it.
 
@@ -27,14 +32,15 @@ def gate(pool: Pool) -> tuple[str, str]:
     upgrade, ready, target = pool.upgrade, pool.ready, pool.target
     have = f"{ready} of {target} workers ready"
     if pool.stopping is not None:
-        return "stopping", f"{len(pool.workers)} workers still there{_left_behind(pool)}"
+        return "stopping", f"{counted(len(pool.workers), 'worker')} still there{_left_behind(pool)}"
     if upgrade is not None and upgrade.running:
         word, course = _gate_of_upgrade(pool, upgrade)
         return word, f"{course}{_short(pool)}"
     if upgrade is not None and upgrade.outcome in ("rolled-back", "aborted"):
         refused = upgrade.to_generation
         still = sum(worker.generation == refused and worker.state is State.READY for worker in pool.workers.values())
-        serve = f"; {still} workers of it still serve, until their replacements are ready" if still else ""
+        serve = "" if not still else "; 1 worker of it still serves, until its replacement is ready" if still == 1 else \
+            f"; {still} workers of it still serve, until their replacements are ready"
         return "rolled-back", f"generation {refused} was refused: {_why(upgrade)}{serve}{_short(pool)}"
     current = pool.generations[pool.current]
     guessed = " (guessed)" if any(worker.guessed and worker.state is State.READY for worker in pool.workers.values()) else ""
@@ -184,7 +190,7 @@ def _waits_for(pool: Pool, worker: Worker, now: float, in_flight: int | None) ->
         return "the end of its process, after SIGABRT"
     left = worker.retired_at + pool.generations[worker.generation].recipe.graceful_timeout - now
     until = f"killed in {max(0.0, left):.0f} s"
-    return f"{in_flight} requests in flight, {until}" if in_flight else f"the end of its process, {until}"
+    return f"{counted(in_flight, 'request')} in flight, {until}" if in_flight else f"the end of its process, {until}"
 
 
 def status_document(

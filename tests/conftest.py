@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 from .harness import Master, adopt_orphans, keepers, reap_leftovers, wait_until, what_they_do
 
 adopt_orphans()
+# A shell without job control lets what it starts in the background ignore ^C, and so would every process of ours.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def open_descriptors() -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -30,6 +31,15 @@ WORKER = [sys.executable, str(APPS / "worker.py")]
 def run(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([EINHORNPY, *arguments], env=base_environment(place), cwd=place, capture_output=True, text=True,
                           timeout=DEADLINE, check=False)
+
+
+def sockets(pid: int) -> int:
+    """How many sockets a process has."""
+    found = 0
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found += os.readlink(f"/proc/{pid}/fd/{name}").startswith("socket:")
+    return found
 
 
 def good(start: Start, *arguments: str, **options: Path) -> Master:
@@ -81,6 +91,35 @@ def test_serving_asks_for_the_present_alone(start: Start, place: Path) -> None:
     master.wait_status(lambda each: each["ready"] == 2)
     assert master.cli("status", "--serving").returncode == 0
     assert master.cli("status", "--serving", "--wait").returncode == 2
+
+
+def test_whoever_waits_is_told_that_the_master_has_ended(start: Start) -> None:
+    master = start("-n", "1", "-m", "manual", "--", *WORKER, "silent")
+    master.wait_status(lambda each: each["workers"])
+    before = sockets(master.pid)
+    with subprocess.Popen([EINHORNPY, "status", "--wait"], env=master.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True) as waiting:
+        wait_until(lambda: sockets(master.pid) > before, "its connection")
+        master.process.kill()
+        assert waiting.wait(DEADLINE) == 6
+        assert waiting.stderr is not None
+        assert waiting.stderr.read() == "einhornpy: the master has ended; its log says why\n"
+
+
+@pytest.mark.parametrize(("words", "meant"), [
+    (["-c", "f2", "status"], "einhornpy status -c f2"), (["run", "-d", "x", "upgrade", "--json"], "einhornpy upgrade -d x --json"),
+    (["-n", "4", "stop"], "einhornpy stop"), (["run", "list"], "einhornpy list"),
+])
+def test_options_before_a_command(place: Path, words: list[str], meant: str) -> None:
+    result = run(place, *words)
+    assert (result.returncode, f"did you mean `{meant}`?" in " ".join(result.stderr.split())) == (2, True), result.stderr
+    separated = run(place, *words[:-1], "-d", "/nowhere/x", "--", "list") if words[-1] == "list" else None
+    assert separated is None or "did you mean" not in separated.stderr
+
+
+def test_how_many_workers_there_may_be(place: Path) -> None:
+    result = run(place, "scale", "100000000000")
+    assert (result.returncode, "expected 1 to 10000 workers" in result.stderr) == (2, True)
 
 
 def test_starting_is_3(start: Start) -> None:

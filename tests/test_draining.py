@@ -190,7 +190,7 @@ def test_a_websocket_lives_until_the_graceful_timeout_and_is_closed_politely(
     assert master.cli("upgrade", "--no-wait").returncode == 0
     recorder.wait_for("worker-retiring", generation=1)
     waits = master.wait_status(lambda each: each["workers"][0]["waits_for"] and each["workers"][0]["in_flight"] == 1)
-    assert "1 requests in flight, killed in" in waits["workers"][0]["waits_for"]
+    assert "1 request in flight, killed in" in waits["workers"][0]["waits_for"]
     websocket.socket.sendall(b"\x81\x85\0\0\0\0hello")  # a masked text frame (RFC 6455, section 5.2); the mask is zero
     websocket.read_until(b" hello")
     while len(websocket.data) < 4:

@@ -213,9 +213,10 @@ def test_every_function_of_the_master_may_fail_once(place: Path, start: Start, m
     assert len(fired) > 100, sorted(fired)
     assert master.process.poll() is None, master.log()
     master.wait_status(lambda each: each["gate"] not in ("upgrading", "paused") and each["ready"] >= each["target"], "rest")
-    assert master.cli("upgrade").returncode == 0, master.log()
-    after = master.status()
-    assert after["gate"] == "ready", master.log()
+    # A signal whose part has failed several times is kept, and heard when that part is tried again: it may take over from ours.
+    codes = (master.cli("upgrade").returncode for _ in range(5))
+    assert next(code for code in codes if code != 7) == 0, master.log()
+    after = master.wait_status(lambda each: each["gate"] == "ready" and each["left_behind"] == [], "rest again")
     assert after["master"]["pid"] == before["master"]["pid"] == master.pid
     workers = {pid for pid, command in children(master.pid) if "worker.py" in command}
     assert workers == {each["pid"] for each in after["workers"]}, master.log()

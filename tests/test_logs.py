@@ -113,6 +113,13 @@ def test_any_text_is_one_line(text: str, fields: dict[str, str]) -> None:
     assert json.loads(formats.json_line(entry, "web", {}, 0.0))["labels"] == {}
 
 
+def test_yes_and_no_are_said_alike_in_each_form() -> None:
+    entry = Entry("worker ready", {"index": 0, "guessed": True})
+    assert " guessed=true" in formats.text_line(entry, "web", 0.0)
+    assert " guessed=true" in formats.logfmt_line(entry, "web", {}, 0.0)
+    assert '"guessed": true' in formats.json_line(entry, "web", {}, 0.0)
+
+
 def journal_fields(data: bytes) -> dict[str, str]:
     """What a reader of journald's protocol makes of a datagram."""
     fields = {}
@@ -335,7 +342,7 @@ def test_workers_whose_master_is_killed_still_have_a_reader(start: Start, mode: 
     """They go on without it, and whatever they print neither ends nor blocks them."""
     code = """
 def more(number, frame):
-    sys.stderr.write('after its death ' + 'x' * 200000 + '\\n')
+    sys.stderr.write('\\x1b[31m\\x9b1m\\u202e ende f\\xfcr \\u20ac after its death ' + 'x' * 200000 + '\\n')
     sys.stderr.flush()
     open('printed', 'w').close()
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -344,7 +351,8 @@ signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
 """
     master = start("-n", "1", "-m", "notify", "--keep-children-on-exit", "--worker-output", mode, "--", *saying(code))
     let_it_print_alone(master)
-    master.wait_log("after its death")
+    told = master.wait_log("after its death").partition(" after")[0]
+    assert told.endswith("\x1b[31m\x9b1m\u202e ende f\xfcr \u20ac" if mode == "inherit" else "\\x1b[31m\\x9b1m\\u202e ende f\xfcr \u20ac")
 
 
 @pytest.mark.parametrize("lines", [2_000, 40_000])

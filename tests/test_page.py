@@ -331,7 +331,7 @@ def test_a_master_that_stops(serve: Callable[..., Master], viewer: Viewer) -> No
     page = viewer.open(master)
     (worker,) = master.status()["workers"]
     master.signal(signal.SIGTERM)
-    expect(page.locator("#stopping")).to_have_text("The master is stopping: 1 workers still there.")
+    expect(page.locator("#stopping")).to_have_text("The master is stopping: 1 worker still there.")
     expect(page.locator("#gate-word")).to_have_text("stopping")
     os.kill(worker["pid"], signal.SIGKILL)
     wait_gone(master.pid, master.log)

@@ -788,8 +788,8 @@ def test_the_gate_says_what_is_missing_and_who_still_serves() -> None:
     assert gate(pool) == ("upgrading", "1 of 2 workers on generation 2; 1 of 2 workers ready")
     assert pool.upgrade is not None
     back = replace(pool, current=1, upgrade=replace(pool.upgrade, outcome="rolled-back", reason="it failed"))
-    assert gate(back) == ("rolled-back", "generation 2 was refused: it failed; 1 workers of it still serve, until their "
-                          "replacements are ready; 1 of 2 workers ready")
+    assert gate(back) == ("rolled-back", "generation 2 was refused: it failed; 1 worker of it still serves, until its "
+                          "replacement is ready; 1 of 2 workers ready")
 
 
 def test_recycling_keeps_the_seats_and_one_at_a_time() -> None:

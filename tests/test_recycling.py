@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -136,6 +138,15 @@ def test_only_gunicorns_workers_count_requests(start: Start) -> None:
     master = start("-n", "1", "--max-requests", "5", "--", *WORKER)
     assert master.wait_exit() == 2
     assert "only gunicorn's workers count their requests" in master.log()
+
+
+def test_one_that_is_replaced_and_does_not_go_is_called_that(start: Start) -> None:
+    master = start("-n", "1", "-m", "notify", "--", *WORKER)
+    old = master.wait_ready()["workers"][0]["pid"]
+    os.kill(old, signal.SIGSTOP)
+    late = master.cli("recycle", "0", "--wait", "--timeout", "3")
+    assert (late.returncode, late.stderr) == (124, f"einhornpy: worker 0 (pid {old}) is replaced, but not gone within 3 s\n")
+    os.kill(old, signal.SIGCONT)
 
 
 def test_one_worker_is_recycled_by_hand(start: Start) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from einhornpy.control.client import Client
 
+from . import harness
 from .harness import APPS, EINHORNPY, Master, base_environment, get, wait_gone, wait_listening, wait_until
 
 Start = Callable[..., Master]
@@ -173,7 +174,41 @@ def test_a_master_that_was_stopped_hears_first_what_was_said_in_time(start: Star
                    "--", "sh", "-c", script, *WORKER, "ack", f"report={place}/report")
     assert master.path
     recorder = master.record()
+    master.wait_status(lambda each: each["workers"], "a worker")
     os.kill(master.pid, signal.SIGSTOP)
+    (place / "gate").write_text("go")
+    wait_until(lambda: (place / "report").exists(), "the worker's report, just before its ack", master.log)
+    begun = time.monotonic()
+    wait_until(lambda: time.monotonic() - begun > 3.5, "the ready timeout, unseen")
+    os.kill(master.pid, signal.SIGCONT)
+    recorder.wait_for("worker-ready")
+    assert "worker killed" not in master.log()
+
+
+def test_one_that_was_stopped_amid_its_turn_hears_first_too(start: Start, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has listened just before it was stopped, and would judge by the clock just after it goes on."""
+    os.mkfifo(place / "gate")
+    program = place / "stopping"
+    program.write_text(f"#!{sys.executable} -P\nimport os, signal, sys\nfrom einhornpy.supervisor import __main__, strangers\n"
+                       "def stop(self, now):\n"
+                       f"    if os.path.exists('{place}/stop'):\n"
+                       f"        os.unlink('{place}/stop')\n"
+                       "        os.kill(os.getpid(), signal.SIGSTOP)\n"
+                       "strangers.Strangers.on_time = stop\nsys.exit(__main__.main())\n")
+    program.chmod(0o755)
+    flags = {"number": "1", "ack_mode": "manual", "stop_signal": "TERM", "ready_timeout": "3", "max_failures": "1",
+             "socket_path": str(place / "control.sock")}
+    command = ["sh", "-c", f'cat {place}/gate; exec "$0" "$@"', *WORKER, "ack", f"report={place}/report"]
+    monkeypatch.setattr(harness, "EINHORNPY", str(program))
+    master = start(json.dumps({"flags": flags, "command": command, "directory": str(place)}))
+    monkeypatch.undo()
+    assert master.path
+    recorder = master.record()
+    master.wait_status(lambda each: each["workers"], "a worker")
+    (place / "stop").touch()
+    with Client(master.path) as client:
+        client.send({"command": "ping"})  # any turn will do
+        wait_until(lambda: Path(f"/proc/{master.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T", "a stop", master.log)
     (place / "gate").write_text("go")
     wait_until(lambda: (place / "report").exists(), "the worker's report, just before its ack", master.log)
     begun = time.monotonic()

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from einhornpy.control import printable, show
+from einhornpy.supervisor import lineage
 
 from .harness import APPS, DEADLINE, EINHORNPY, Master, base_environment
 from .terminals import on_terminal
@@ -174,3 +175,12 @@ def test_commands_on_a_terminal(start: Start, place: Path) -> None:
         assert result.returncode == expected
         assert json.loads(result.stdout)
         assert result.stdout.isascii()
+
+
+@pytest.mark.parametrize(("names", "listed"), [
+    ([], "none, since none is remembered"), ([5], "5"), (["5", "a b"], "'5' or 'a b'"), ([1, 2, 3], "1, 2 or 3"),
+    ([*range(11)], "1, 2, 3, 4, 5, 6, 7, 8, 9 or 10, or an older one"),
+    ([*range(12)], "2, 3, 4, 5, 6, 7, 8, 9, 10 or 11, or one of 2 older ones"),
+])
+def test_a_choice_in_words(names: list[Any], listed: str) -> None:
+    assert lineage._listed(names) == listed

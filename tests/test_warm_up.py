@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -213,12 +214,79 @@ def test_the_app_may_be_served_under_a_path(monkeypatch: pytest.MonkeyPatch) -> 
     async def asgi(scope: dict[str, Any], receive: Any, send: Callable[..., Any]) -> None:
         seen.append((scope["root_path"], scope["path"], scope["raw_path"]))
         await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body"})
 
     monkeypatch.setenv("SCRIPT_NAME", "/shop")
     for path in ("/shop/health", "/health"):
         assert ask_wsgi(wsgi, "http://localhost" + path) == (200, None)
         assert asyncio.run(ask_asgi(asgi, "http://localhost" + path, "/shop", {})) == (200, None)
     assert seen == [("/shop", "/health"), ("/shop", "/shop/health", b"/shop/health")] * 2
+
+
+@pytest.mark.parametrize(("headers", "body", "why"), [
+    ([], "well", "the app's body holds str, expected bytes"), ([], [b"", 7], "the app's body holds int, expected bytes"),
+    ([("X-A", "a\r\nSet-Cookie: b")], [], "header X-A holds what no header may hold"),
+    ([("X-A", 7)], [], "header X-A is of type int, expected str"),
+    ([(b"X-A", "")], [], "a header's name is of type bytes, expected str"),
+    ([("X-A", "\u20ac")], [], "header X-A holds what no header may hold"), ([("X A", "")], [], "a header's name holds what no"),
+    (None, [b""], "the app began a body before it called start_response"), (None, [], "the app never called start_response"),
+])
+def test_a_wsgi_answer_that_no_server_could_send(headers: Any, body: Any, why: str) -> None:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        if headers is not None:
+            start_response("200 OK", headers)
+        return body
+
+    with pytest.raises(WarmUpFailed, match=why):
+        ask_wsgi(app, "http://localhost/")
+
+
+def test_an_app_that_answers_twice() -> None:
+    info: list[Any] = [None]
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("200 OK", [("X-A", "\xe4 b\t")])(b"once")
+        start_response("500 No", [], info[0])
+        return []
+
+    with pytest.raises(WarmUpFailed, match="called start_response twice"):
+        ask_wsgi(app, "http://localhost/")
+    info[0] = (KeyError, KeyError(), None)
+    assert ask_wsgi(app, "http://localhost/") == (500, None)
+
+
+def test_what_gunicorn_gives_an_app_is_there(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        environ["wsgi.early_hints"]([("Link", "</x>")])
+        assert environ["wsgi.input_terminated"]
+        start_response("200 OK", [])
+        return environ["wsgi.file_wrapper"](open(tmp_path / "file", "rb"), 2)
+
+    assert ask_wsgi(app, "http://localhost/") == (200, None)
+
+
+START = {"type": "http.response.start", "status": 200}
+
+
+@pytest.mark.parametrize(("messages", "why"), [
+    ([], "the app never started a response"), ([START], "the app answered 200, and never ended its body"),
+    ([START, {"type": "http.response.body", "body": b"x", "more_body": True}], "the app answered 200, and never ended its body"),
+    ([START, {"type": "http.response.body", "body": "x"}], "the app's body holds str, expected bytes"),
+    ([{"type": "http.response.body"}], "the app began a body before it started a response"),
+    ([START | {"headers": [("x-a", b"")]}, {"type": "http.response.body"}], "a header's name is of type str, expected bytes"),
+    ([START | {"headers": [(b"x-a", b"a\r\nb")]}, {"type": "http.response.body"}], "header x-a holds what no header may hold"),
+])
+@pytest.mark.parametrize("swallows", [False, True])
+def test_an_asgi_answer_that_no_server_could_send(messages: list[dict[str, Any]], why: str, swallows: bool) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Callable[..., Any]) -> None:
+        for message in messages:
+            with contextlib.suppress(*[WarmUpFailed] if swallows else []):
+                await send(message)
+
+    with pytest.raises(WarmUpFailed, match=why):
+        asyncio.run(ask_asgi(app, "http://localhost/", "", {}))
 
 
 @pytest.mark.parametrize(("app", "words"), [

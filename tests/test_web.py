@@ -94,6 +94,7 @@ def test_each_path(master: Master) -> None:
     assert int(headers["Content-Length"]) > 0
     assert fetch(master, "/metrics", "HEAD")[::2] == (200, "")
     assert fetch(master, "/nothing")[0] == 404
+    assert "/readyz, /readyz?serving, " in fetch(master, "/nothing")[2]
     for method in ("POST", "PUT", "DELETE", "OPTIONS"):
         status, headers, _ = fetch(master, "/status", method)
         assert (status, headers["Allow"]) == (405, "GET, HEAD")

@@ -8,12 +8,20 @@ Plain standard library from Python 3.9 on; asyncio is imported by the worker cla
 
 import io
 import os
+import re
 import sys
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 from urllib.parse import quote, unquote_to_bytes, urldefrag, urljoin, urlsplit
+from wsgiref.util import FileWrapper
 
 MOST_REDIRECTS = 5
 DEFAULT_PORTS = {"http": 80, "https": 443}
+# Names and values that servers send as headers; for others the client gets a 500. gunicorn's WSGI takes what RFC 9110 does (5.1,
+# 5.5), and among ASGI's servers are some that take almost all.
+SENDABLE: Dict[type, Any] = {
+    str: (re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"), re.compile(r"[ \t\x21-\x7e\x80-\xff]*")),
+    bytes: (re.compile(r"[^\0\r\n: ]+"), re.compile(r"[^\0\r\n]*")),
+}
 # What an app has imported that is made with one of these; the first one found is its name.
 FRAMEWORKS = (("django", "django.core.handlers.base"), ("fastapi", "fastapi.applications"), ("flask", "flask.app"))
 
@@ -148,18 +156,27 @@ def ask_wsgi(app: Any, url: str) -> Tuple[int, Optional[str]]:
         "SERVER_PORT": str(parts.port or DEFAULT_PORTS[scheme]), "SERVER_PROTOCOL": "HTTP/1.1", "REMOTE_ADDR": "127.0.0.1",
         "HTTP_HOST": host, "HTTP_USER_AGENT": "einhornpy-warm-up", "HTTP_X_FORWARDED_PROTO": scheme, "wsgi.version": (1, 0),
         "wsgi.url_scheme": scheme, "wsgi.input": io.BytesIO(), "wsgi.errors": sys.stderr, "wsgi.multithread": False,
-        "wsgi.multiprocess": True, "wsgi.run_once": False,
+        "wsgi.multiprocess": True, "wsgi.run_once": False, "wsgi.file_wrapper": FileWrapper, "wsgi.input_terminated": True,
+        "wsgi.early_hints": lambda headers: None, "REMOTE_PORT": "0", "SERVER_SOFTWARE": "gunicorn",
     }
     answers: List[Tuple[int, Optional[str]]] = []
 
     def start_response(status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], None]:
-        answers.append((int(status.split()[0]), location_in(headers)))
-        return lambda data: None
+        if answers and exc_info is None:
+            raise WarmUpFailed("the app called start_response twice")
+        answers.append((int(status.split()[0]), location_in(sendable(headers, str))))
+        return write
+
+    def write(chunk: Any) -> None:
+        if not isinstance(chunk, bytes):
+            raise WarmUpFailed("the app's body holds %s, expected bytes" % type(chunk).__name__)
+        if not answers:
+            raise WarmUpFailed("the app began a body before it called start_response")
 
     body = app(environ, start_response)
     try:
-        for _ in body:
-            pass
+        for chunk in body:
+            write(chunk)
     finally:
         if hasattr(body, "close"):
             body.close()
@@ -182,6 +199,7 @@ async def ask_asgi(app: Any, url: str, root: str, shared: Dict[str, Any]) -> Tup
     }
     answers: List[Tuple[int, Optional[str]]] = []
     asked: List[bool] = []
+    faults: List[WarmUpFailed] = []
     over = sys.modules["asyncio"].Event()
 
     async def receive() -> Dict[str, Any]:
@@ -193,20 +211,59 @@ async def ask_asgi(app: Any, url: str, root: str, shared: Dict[str, Any]) -> Tup
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: Dict[str, Any]) -> None:
+        try:
+            take(message)
+        except WarmUpFailed as error:
+            faults.append(error)  # the app may make nothing of it, but its client would
+            raise
+
+    def take(message: Dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            names = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in message.get("headers", ())]
-            answers.append((message["status"], location_in(names)))
-        elif message["type"] == "http.response.body" and not message.get("more_body", False):
-            over.set()
+            answers.append((message["status"], location_in(sendable(message.get("headers", ()), bytes))))
+        elif message["type"] == "http.response.body":
+            if not answers:
+                raise WarmUpFailed("the app began a body before it started a response")
+            chunk = message.get("body", b"")
+            if not isinstance(chunk, (bytes, bytearray, memoryview)):
+                raise WarmUpFailed("the app's body holds %s, expected bytes" % type(chunk).__name__)
+            if not message.get("more_body", False):
+                over.set()
 
     await app(scope, receive, send)
+    if faults:
+        raise faults[0]
     if not answers:
         raise WarmUpFailed("the app never started a response")
+    if not over.is_set():
+        raise WarmUpFailed("the app answered %s, and never ended its body" % answers[-1][0])
     return answers[-1]
 
 
 def target(parts: Any) -> str:
     return (parts.path or "/") + ("?" + parts.query if parts.query else "")
+
+
+def sendable(headers: Iterable[Tuple[Any, Any]], kind: type) -> List[Tuple[str, str]]:
+    """An app's headers as texts.
+
+    Raises:
+        WarmUpFailed: there is one that a server would not send.
+    """
+    told = []
+    for_names, for_values = SENDABLE[kind]
+    for name, value in headers:
+        shown = plain("a header's name", name, kind, for_names)
+        told.append((shown, plain("header %s" % shown, value, kind, for_values)))
+    return told
+
+
+def plain(what: str, told: Any, kind: type, form: Any) -> str:
+    if not isinstance(told, kind):
+        raise WarmUpFailed("%s is of type %s, expected %s" % (what, type(told).__name__, kind.__name__))
+    text = told.decode("latin-1") if isinstance(told, bytes) else str(told)
+    if not form.fullmatch(text):  # it isn't told: it may be secret
+        raise WarmUpFailed("%s holds what no header may hold" % what)
+    return text
 
 
 def location_in(headers: Iterable[Tuple[str, str]]) -> Optional[str]:

@@ -62,7 +62,8 @@ class App:
             answer = "405 Method Not Allowed", TEXT, _line("this page only shows: expected GET")
             return _send(answer, start_response, "", [("Allow", "GET, HEAD")])
         if not known:
-            paths = ", ".join([*(path for path in self._answers if not path.startswith("/page")), "/metrics", "/stream"])
+            pages = [path for path in self._answers if not path.startswith("/page")]
+            paths = ", ".join([*pages, "/readyz?serving", "/metrics", "/stream"])
             return _send(("404 Not Found", TEXT, _line(f"no such page: expected one of {paths}")), start_response, method)
         try:
             if path == "/metrics":
