@@ -16,6 +16,7 @@ import importlib.machinery
 import json
 import os
 import runpy
+import select
 import signal
 import site
 import sys
@@ -84,11 +85,11 @@ def watch(fd: int) -> None:
         until = time.monotonic() + PATIENCE
         while is_state(fd):
             if time.monotonic() >= until:
-                signal.pthread_kill(main, TOO_LATE)
+                signal.pthread_kill(here, TOO_LATE)
                 until = time.monotonic() + AGAIN  # whoever was interrupted may have swallowed it: a finalizer, for instance
-            time.sleep(0.1)
+            select.select([], [], [], 0.1)
 
-    main = _thread.get_ident()
+    here = _thread.get_ident()
     signal.signal(TOO_LATE, on_signal)
     _thread.start_new_thread(wait, ())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (TOO_LATE,))

@@ -114,7 +114,8 @@ def test_a_next_master_that_hangs_is_given_up(start: Start, place: Path, kind: s
     (worker,) = master.wait_ready()["workers"]
     path = copy.parent / file
     path.write_text((path.read_text() if path.exists() else "") + text)
-    with subprocess.Popen([EINHORNPY, "reload", "-d", master.path], env=master.environment, stderr=subprocess.PIPE, text=True) as asked:
+    command = [EINHORNPY, "reload", "-d", master.path]
+    with subprocess.Popen(command, env=master.environment, stderr=subprocess.PIPE, text=True) as asked:
         wait_until((place / "hangs").exists, "a next master that hangs", master.log)
         os.kill(master.pid, signal.SIGALRM)
         _, said = asked.communicate(timeout=60)
