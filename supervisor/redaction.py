@@ -95,7 +95,7 @@ _ANOTHER_FLAG = re.compile(r"--?[a-z]+(?:-[a-z]+)*(?:=.*)?$")
 # `://token@`, where it is neither a user's name nor the beginning of a path (`://host/@user`).
 _USER = re.compile(r"(?<=://)[^\s@:?#]+(?=@)")
 # All of a variable: its password may hold blanks.
-_URL = re.compile(r"([a-z][\w+.-]*://[^\s/@:?#]*:)(?!\d{1,5}/)(.+)@", re.DOTALL)
+_URL = re.compile(r"([a-z][\w+.-]*://[^\s/@:?#]*:)(?!\d{1,5}/[^\s@]*\?)(.+)@", re.DOTALL)
 # A longer text may have been cut, even in the middle of a secret.
 _MAYBE_CUT, _LEAST_LEFT = 150, 4
 _CUT_URL = re.compile(r"(://[^\s/@:?#]*:)(?!\d{1,5}$)[^\s/@]+$")
@@ -220,7 +220,7 @@ class Redaction:
                 told.append(MASK)
             elif short and word.startswith(short) and word != short:
                 told.append(f"{short}{MASK}")
-            elif (flag in ("-u", "--user") and ":" in word
+            elif (flag in ("-u", "--user", "--proxy-user") and ":" in word
                   and not re.fullmatch("[0-9]+:[0-9]+", word)):  # `user:password`, as curl has it
                 told.append(f"{word.partition(':')[0]}:{MASK}")
             elif name in ("--user", "--proxy-user") and ":" in value:
