@@ -59,14 +59,14 @@ _FORMS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"-----BEGIN [A-Z0-9 ]+-----.*?(?:-----END [A-Z0-9 ]+-----|$)", MASK),
         # A JSON web token (RFC 7519), with or without its end.
         (r"\beyJ[\w-]{8,}(?:\.[\w-]*)*", MASK),
-        # Tokens that say themselves whose they are.
+        # Tokens that say themselves whose they are; a part of one may have been hidden already.
         (r"\b(?:(?:A[KS]IA|AIza|ya29\.|SG\.|sk-|xox[a-z]-|glpat-|npm_|pypi-|hf_|dop_v1_"
          r"|shp[a-z]{2}_|github_pat_|gh[a-z]_|(?:sk|pk|rk|whsec)_(?:live_|test_)?"
-         r"|AGE-SECRET-KEY-)[\w.~+/=-]{12,})", MASK),
+         r"|AGE-SECRET-KEY-)[\w.~+/=*-]{12,})", MASK),
         # A header, to its end.
         (r"(?i)\b((?:proxy-)?authorization|(?:set-)?cookie|x-[\w-]*(?:key|token|auth)[\w-]*)"
          r"(\\?[\"']?\s*[:=]\s*)[^\r\n\"']+", rf"\1\2{MASK}"),
-        (r"(?i)\b(bearer\s+)[\w.~+/=-]{8,}", rf"\1{MASK}"),
+        (r"(?i)\b(bearer\s+)[\w.~+/=*-]{8,}", rf"\1{MASK}"),
         # `://user:password@`: to the last @ of the word, since a password may hold one, and a
         # slash. Not a port, a path and a query.
         (r"(://[^\s/@:?#]*):(?!\d{1,5}/[^\s@]*\?)[^\s<>]*@", rf"\1:{MASK}@"),
