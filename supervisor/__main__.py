@@ -50,7 +50,9 @@ def main() -> int:
         if wanted.nice is not None:
             renice(wanted.nice[0])  # first, since what workers may have depends on it
         return Master(wanted, os.environ, given, look_up(wanted), _own_code()).run()
-    except (settings.BadSetting, BadAddress, Refused, CannotLog) as error:
+    except settings.BadSetting as error:
+        return fail(str(error), 2, as_it_is=True)
+    except (BadAddress, Refused, CannotLog) as error:
         return fail(str(error), 2)
     except handover.Unreadable as error:
         return fail(f"cannot take over: {error}", 1)

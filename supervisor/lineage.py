@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from .pool import Generation, Pool, Recipe
@@ -54,12 +55,15 @@ def _listed(names: list[Any]) -> str:
     return listed if older <= 0 else f"{listed}, or {'an older one' if older == 1 else f'one of {older} older ones'}"
 
 
-def redaction(pool: Pool) -> Redaction:
-    """What may be told of these generations: their releases, and of what their environments hold nothing secret."""
+def redaction(pool: Pool, *environments: Mapping[str, str]) -> Redaction:
+    """What may be told of these generations: their releases, and of what their environments hold nothing secret. `environments`:
+    others that hold secrets, such as that of the generation which is being made."""
     releases = {each.recipe.release for each in known(pool).values()}
     if pool.upgrade is not None:
         releases.add(pool.upgrade.terms.release)
-    secrets = set().union(*(secrets_of(each.recipe.environment) for each in pool.generations.values()))
+    # Of the remembered ones too: a rollback may go to any of them.
+    every = [*environments, *(each.recipe.environment for each in known(pool).values())]
+    secrets = set().union(*(secrets_of(each) for each in every))
     return Redaction({release for release in releases if release}, secrets)
 
 

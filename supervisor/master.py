@@ -62,7 +62,7 @@ from .place import NoPlace, Place, claim, remove_pidfile, write_pidfile
 from .processes import CannotStart, Exit, Processes, parent
 from .readiness import Notice, NotifySocket
 from .recognition import Gunicorn, Refused
-from .redaction import Redaction
+from .redaction import Redaction, secrets_of
 from .reloads import Reloads
 from .settings import Settings
 from .sinks import CannotLog, Counts
@@ -159,7 +159,8 @@ class Master:
         self._server: Server | None = None
         self._pidfile: str | None = None
         self._web: Web | None = None
-        self._redaction = Redaction()
+        self._secrets = self._environ, dict(settings.env)  # the next generation's are among them
+        self._redaction = Redaction(known=secrets_of(self._environ) | secrets_of(dict(settings.env)))
         self.pool: pool.Pool  # there is none before the first generation is made
 
     # --- starting and ending ---
@@ -177,11 +178,11 @@ class Master:
                 return 0
             return self._go_on()
         except first.NotAllowed as error:
-            raise CannotRun(str(error), 3) from None
+            raise CannotRun(self._redaction.text(str(error)), 3) from None
         except (listeners.CannotListen, listeners.BadAddress, NoPlace, Refused, attributes.Refused) as error:
             detail = getattr(error, "error", None)
             code = 2 if getattr(error, "bad_input", False) or isinstance(error, attributes.Refused) else 1
-            raise CannotRun(f"{error}: {detail}" if detail else str(error), code) from None
+            raise CannotRun(f"{error}: {self._redaction.text(detail)}" if detail else str(error), code) from None
         finally:
             self._clean_up()
 
@@ -240,7 +241,7 @@ class Master:
             self._name = "".join(letter if letter.isalnum() else "_" for letter in gunicorn["proc_name"])[:64]
         target = self.upgrades.target_of(prepared) or settings.number
         self.pool = observe.new_pool(prepared.recipe, target, policy(settings))
-        self._redaction = lineage.redaction(self.pool)
+        self._redaction = lineage.redaction(self.pool, *self._secrets)
         self.prepared[1] = prepared
         if self._place is None:
             self._claim()
@@ -350,7 +351,7 @@ class Master:
         self._log.take_over(state.get("log", {}))
         self._log.found = state.get("labels", {}) | self._log.found
         self.pool = replace(made(pool.Pool, state["pool"]), policy=policy(self.settings))
-        self._redaction = lineage.redaction(self.pool)
+        self._redaction = lineage.redaction(self.pool, *self._secrets)
         generations = self.pool.generations
         for number, each in state["prepared"].items():
             gunicorn = made(Gunicorn | None, each["gunicorn"])
@@ -578,7 +579,7 @@ class Master:
         event = self._redaction.fact(event)
         self.pool = observe.observe(before, event, now)
         if self.pool.generations.keys() != before.generations.keys() or self.pool.upgrade is not before.upgrade:
-            self._redaction = lineage.redaction(self.pool)
+            self._redaction = lineage.redaction(self.pool, *self._secrets)
         self._changed = True
         self._guard.run("tally", self._tally.observe, before, event, self.pool, now)
         if self._web is not None and self.pool.generations.keys() != before.generations.keys():
@@ -956,7 +957,9 @@ def _set_title(title: str) -> None:
     setproctitle.setproctitle(title)
 
 
-def fail(message: str, code: int) -> int:
-    """Print one line about what went wrong; return the exit code."""
-    print(f"einhornpy: {printable.escaped(Redaction().text(message))}", file=sys.stderr)
+def fail(message: str, code: int, as_it_is: bool = False) -> int:
+    """Print one line about what went wrong; return the exit code. `as_it_is`: nothing secret is in it, and what was expected isn't
+    to be taken for that."""
+    told = message if as_it_is else Redaction(known=secrets_of(os.environ)).text(message)
+    print(f"einhornpy: {printable.escaped(told)}", file=sys.stderr)
     return code

@@ -2,17 +2,20 @@
 
 A secret is known by its name (`DB_PWD`), by its place (`://user:HERE@`), by its form (a JWT, a key
 in PEM), or because nobody would have thought of it: a run of letters and digits that is no word.
-Each is a line of a table below. What is no secret stays as it is. Pure.
+Each is a line of a table below. The secrets of an environment are hidden wherever they stand, as
+words, in any spelling. What is no secret stays as it is. Pure.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, TypeVar
+from urllib.parse import quote, quote_plus, unquote
 
 MASK = "***"
 Fact = TypeVar("Fact")
@@ -22,16 +25,24 @@ Fact = TypeVar("Fact")
 # Anywhere in a name, or as a whole word of it: `PGPASSWORD`, `accountKey`, `DB_PW`, `--key`; but
 # neither `COMPASS` nor `KeyError`.
 _SECRET = (
-    r"(?:(?i:pass[-_ ]?(?:wor[dt]|wd|phrase|code)|pwd|secret|token|credential|authori[sz]ation"
-    r"|signature|dsn|cookie"
+    r"(?:(?i:pass[-_ ]?(?:wor[dt]|wd|phrase|code|key)|pwd|secret|token|credential"
+    r"|authori[sz]ation|signature|dsn|cookie|fernet|mnemonic|basic[-_]?auth|pw(?![a-z])"
     r"|(?:api|access|account|private|shared|signing|encryption|master|service|client|license)"
     r"[-_ .]?key"
-    r"|(?<![a-z])(?:pass|pw|key|auth|salt|jwt|sig|otp|pin|pepper|creds?|session[-_]?id|bearer)"
+    r"|(?<![a-z])(?:pass|key|o?auth2?|salt|jwt|sig|otp|pin|pepper|creds?|session[-_]?id|bearer)"
     r"(?![a-z])"
     r"|(?<!by)(?<!com)pass(?![a-z]))"
-    r"|(?<=[a-z])(?:Key|Pass|Pw|Auth|Salt|Jwt|Pin)(?![a-z]))")
+    r"|(?<=[a-z])(?:Key|Pass|Auth|Salt|Jwt|Pin)(?![a-z])|(?<=_)KEYS(?![A-Za-z]))")
 _SECRET_NAME = re.compile(_SECRET)
 _ORDINARY_NAMES = {"PWD", "OLDPWD"}
+# How secrets are dealt with, not what they are: `PASSWORD_MIN_LENGTH`, `SESSION_COOKIE_NAME`.
+_OF_A_SETTING = (
+    r"(?:(?i:[-_.](?:names?|prefix|suffix|length|len|size|age|ttl|timeout|expir[a-z]*|algorithms?"
+    r"|methods?|backends?|types?|domain|samesite|secure|httponly|parallelism|validators|hashers))"
+    r"|(?<=[a-z])(?:Name|Prefix|Length|Size|Age|Timeout|Algorithm|Type))")
+_NAME_OF_SETTING = re.compile(rf"{_OF_A_SETTING}$")
+# No secret, whatever it is called.
+_ORDINARY = re.compile(r"(?i)(?:true|false|yes|no|on|off|none|null|nil|undefined|-?\d{1,3})")
 # Where a secret is, not what it is: `PASSWORD_FILE=/run/secrets/db`, `SSH_AUTH_SOCK=…`.
 _NAME_OF_PLACE = re.compile(r"(?i)(?:file|path|dir|sock|socket|root|home)$")
 _PLACE = re.compile(r"/[\w./+@:-]*$")
@@ -48,25 +59,31 @@ _FORMS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"-----BEGIN [A-Z0-9 ]+-----.*?(?:-----END [A-Z0-9 ]+-----|$)", MASK),
         # A JSON web token (RFC 7519), with or without its end.
         (r"\beyJ[\w-]{8,}(?:\.[\w-]*)*", MASK),
-        # Tokens that say themselves whose they are.
+        # Tokens that say themselves whose they are; a part of one may have been hidden already.
         (r"\b(?:(?:A[KS]IA|AIza|ya29\.|SG\.|sk-|xox[a-z]-|glpat-|npm_|pypi-|hf_|dop_v1_"
          r"|shp[a-z]{2}_|github_pat_|gh[a-z]_|(?:sk|pk|rk|whsec)_(?:live_|test_)?"
-         r"|AGE-SECRET-KEY-)[\w.-]{12,})", MASK),
+         r"|AGE-SECRET-KEY-)[\w.~+/=*-]{12,})", MASK),
         # A header, to its end.
         (r"(?i)\b((?:proxy-)?authorization|(?:set-)?cookie|x-[\w-]*(?:key|token|auth)[\w-]*)"
          r"(\\?[\"']?\s*[:=]\s*)[^\r\n\"']+", rf"\1\2{MASK}"),
-        (r"(?i)\b(bearer\s+)[\w.~+/=-]{8,}", rf"\1{MASK}"),
+        (r"(?i)\b(bearer\s+)[\w.~+/=*-]{8,}", rf"\1{MASK}"),
         # `://user:password@`: to the last @ of the word, since a password may hold one, and a
         # slash. Not a port, a path and a query.
         (r"(://[^\s/@:?#]*):(?!\d{1,5}/[^\s@]*\?)[^\s<>]*@", rf"\1:{MASK}@"),
         # `user:password@host` without a scheme; but not `registry:5000/image@sha256:…`.
         (r"(?<![\w/:.@-])([\w.%+-]+):[^\s/@:][^\s@]*@(?=[\w\[])(?!sha\d+:)", rf"\1:{MASK}@"),
+        # What some programs take on their command lines.
+        (r"(?<!\S)((?:-u\s*|--(?:proxy-)?user[=\s]\s*)[\"']?[^\s:\"']+):"
+         r"(?!\d+[\"']?(?:\s|$))[^\s\"']+", rf"\1:{MASK}"),
+        (r"\b((?:mysql|mariadb)[\w-]*(?=\s)[^|;&\n]{0,200}?\s-p|sshpass\s+-p\s*"
+         r"|redis-cli(?=\s)[^|;&\n]{0,200}?\s-a\s+)(?:'[^']*'|\"[^\"]*\"|[^\s'\"]+)",
+         rf"\1{MASK}"),
         # `Password=a b c;` in a connection string: to the semicolon.
         (rf"((?:^|(?<=;))(?=[\w \"']*?{_SECRET})[\w \"']++=\s*)(?!\*\*\*)"
          r"(?:\"[^\"]*\"|'[^']*'|[^;\r\n]*)(?=;)", rf"\1{MASK}"),
     ))
 # Looked for before it is taken, so that no long word is gone through more than once.
-_NAMED = rf"(?=[\w.-]*?{_SECRET})[\w.-]++"
+_NAMED = rf"(?=[\w.-]*?{_SECRET})(?![\w.-]*{_OF_A_SETTING}(?![\w.-]))[\w.-]++"
 # `name=value`, `"name": "value"`, `?name=value&`.
 _ASSIGNED = re.compile(
     rf"(?P<before>[?&])?(?<![\w.-])(?P<name>{_NAMED})(?P<sign>[\\\"'\]]*\s*(?:=>|:=|==?|:)\s*)"
@@ -77,6 +94,15 @@ _FLAG = re.compile(rf"(?<![\w.-])(?P<name>-{_NAMED})(?P<sign>\s+)"
 _ANOTHER_FLAG = re.compile(r"--?[a-z]+(?:-[a-z]+)*(?:=.*)?$")
 # `://token@`, where it is neither a user's name nor the beginning of a path (`://host/@user`).
 _USER = re.compile(r"(?<=://)[^\s@:?#]+(?=@)")
+# All of a variable: its password may hold blanks.
+_URL = re.compile(r"([a-z][\w+.-]*://[^\s/@:?#]*:)(?!\d{1,5}/[^\s@]*\?)(.+)@", re.DOTALL)
+# A longer text may have been cut, even in the middle of a secret.
+_MAYBE_CUT, _LEAST_LEFT = 150, 4
+_CUT_URL = re.compile(r"(://[^\s/@:?#]*:)(?!\d{1,5}$)[^\s/@]+$")
+# `mysql -pSECRET`, `sshpass -p SECRET`: by the name of the program.
+_FLAGS_OF_PROGRAMS = {"mysql": "-p", "mysqldump": "-p", "mysqladmin": "-p", "mariadb": "-p",
+                      "mariadb-dump": "-p", "sshpass": "-p", "redis-cli": "-a"}
+_TAKE_NO_NEXT_WORD = ("mysql", "maria")  # their `-p` alone asks for the password
 
 # --- by entropy ---
 
@@ -98,17 +124,22 @@ _WORDS = re.compile(r"(?:[A-Za-z]?[a-z]+|[A-Z]+)"
 # So many bits each character of a run takes, at least, to be no word; so long is such a run, or
 # such shorter ones of one token together.
 _BITS, _LONG, _SHORT, _LONG_TOGETHER = 3.8, 16, 5, 16
+# Fields of a log entry.
+_TOLD_AS_IT_IS = {"release", "outcome", "kind", "how"}
 # Nobody reads a longer text, and to search it would be work. Most of what is told is short, and
 # has no sign that could begin a secret.
 _LONGEST = 8192
 _NOTHING = re.compile(r"[\w ./%]{0,12}")
-# A shorter value would be found where it isn't meant.
-_LEAST_KNOWN = 8
+# A shorter value would be found where it isn't meant; and of digits, a year.
+_LEAST_KNOWN, _LEAST_DIGITS = 4, 5
+# A line of a longer secret, or a secret in another spelling, is a secret too.
+_LEAST_LINE = 8
 
 
 class Redaction:
     """Tells texts without their secrets. `releases`: names that anybody may see, though a digest
-    looks like a secret. `known`: secrets that are hidden wherever they stand (`secrets_of`)."""
+    looks like a secret. `known`: secrets that are hidden wherever they stand (`secrets_of`), as
+    whole words."""
 
     def __init__(self, releases: Collection[str] = (), known: Collection[str] = ()) -> None:
         self._releases = tuple(releases)
@@ -119,19 +150,39 @@ class Redaction:
         """What an app or a command has said. `strict`: it is a setting, not prose: after the name
         of a secret comes one, whatever it looks like, and a number in hexadecimal is one (in prose
         it is an identifier)."""
+        if len(text) > _LONGEST and strict:
+            return f"{MASK} ({len(text)} characters)"
+        text = self._without_known(text)
         if _NOTHING.fullmatch(text):
             return text
         if len(text) > _LONGEST:
-            return (f"{MASK} ({len(text)} characters)" if strict
-                    else f"{self.text(text[:_LONGEST])} …")
-        for secret in self._known:
-            text = text.replace(secret, MASK)
+            # Not half a word: one could be half a secret.
+            return f"{self.text(text[:_LONGEST].rpartition(' ')[0]) or MASK} …"
+        if len(text) >= _MAYBE_CUT:
+            text = _CUT_URL.sub(rf"\1{MASK}", text)
         for pattern, stays in _FORMS:
             text = pattern.sub(stays, text)
         text = _USER.sub(lambda found: self._user(found[0]), text)
         for pattern in (_ASSIGNED, _FLAG):
             text = pattern.sub(lambda found: self._assigned(found, strict), text)
         return _TOKEN.sub(lambda found: self._token(found, strict), text)
+
+    def _without_known(self, text: str) -> str:
+        for secret in self._known:
+            if secret in text:
+                # A long one is no part of a word by chance.
+                by_chance = len(secret) < _LEAST_LINE or _is_word(secret)
+                text = (re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", MASK, text) if by_chance
+                        else text.replace(secret, MASK))
+        if len(text) < _MAYBE_CUT:
+            return text
+        for secret in self._known:
+            begin = text.find(secret[:_LEAST_LEFT], max(0, len(text) - len(secret)))
+            while begin >= 0:
+                if secret.startswith(text[begin:]) and not text[begin - 1: begin].isalnum():
+                    return text[:begin] + MASK
+                begin = text.find(secret[:_LEAST_LEFT], begin + 1)
+        return text
 
     def lines(self, lines: Iterable[str]) -> list[str]:
         """Lines that followed one another: a key in PEM is several."""
@@ -144,11 +195,12 @@ class Redaction:
 
     def value(self, name: str, value: str) -> str:
         """A variable of an environment."""
-        is_place = _NAME_OF_PLACE.search(name) and _PLACE.match(value)
-        if value and _is_secret(name) and not is_place:
+        if _is_secret_value(name, value):
             return MASK
         if _NAME_OF_REVISION.search(name) and _REVISION.match(value):
             return value
+        if "://" in value[:64] and (url := _URL.match(value)):
+            value = f"{url[1]}{MASK}{value[url.end(2):]}"
         return self.text(value, strict=True)
 
     def environment(self, environment: Mapping[str, str]) -> dict[str, str]:
@@ -158,19 +210,28 @@ class Redaction:
     def command(self, words: Sequence[str]) -> list[str]:
         """A command line."""
         told: list[str] = []
-        flag = ""
+        flag = program = ""
         for word in words:
             name, equals, value = word.partition("=")
-            if flag and _is_secret(flag) and not _ANOTHER_FLAG.match(word):
+            short = _FLAGS_OF_PROGRAMS.get(program)
+            if flag and (_is_secret(flag) or (flag == short
+                         and not program.startswith(_TAKE_NO_NEXT_WORD))) \
+                    and not _ANOTHER_FLAG.match(word):
                 told.append(MASK)
-            elif (flag in ("-u", "--user") and ":" in word
+            elif short and word.startswith(short) and word != short:
+                told.append(f"{short}{MASK}")
+            elif (flag in ("-u", "--user", "--proxy-user") and ":" in word
                   and not re.fullmatch("[0-9]+:[0-9]+", word)):  # `user:password`, as curl has it
                 told.append(f"{word.partition(':')[0]}:{MASK}")
+            elif name in ("--user", "--proxy-user") and ":" in value:
+                told.append(self.text(word, strict=True))
             elif equals and re.fullmatch(r"-*[A-Za-z_][\w.-]*", name):
                 told.append(f"{name}={self.value(name.lstrip('-'), value)}")
             else:
                 told.append(self.text(word, strict=True))
             flag = word if word.startswith("-") and not equals else ""
+            basename = word.rpartition("/")[2]
+            program = basename if basename in _FLAGS_OF_PROGRAMS else program
         return told
 
     def fact(self, event: Fact) -> Fact:
@@ -186,14 +247,18 @@ class Redaction:
         return replace(event, **said) if said else event  # type: ignore[type-var]
 
     def fields(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields of a log entry. `release` is told as it is; `check` is a command."""
+        """The fields of a log entry. `release` is told as it is, and so are the few
+        words that programs go by; `check` is a command."""
         return {key: self.text(value, strict=key == "check")
-                if isinstance(value, str) and key != "release" else value
+                if isinstance(value, str) and key not in _TOLD_AS_IT_IS else value
                 for key, value in fields.items()}
 
     def _assigned(self, found: re.Match[str], strict: bool) -> str:
         name, sign, value = found["name"], found["sign"], found["value"]
         if value.startswith(MASK) or (name in _ORDINARY_NAMES and value.startswith("/")):
+            return found[0]
+        # `KEY=VALUE` is our own advice.
+        if _ORDINARY.fullmatch(value.strip("\\\"',.)]}")) or value.rstrip(",.") == "VALUE":
             return found[0]
         quoted = value.lstrip("\\")[:1] in ("'", '"') and len(value) > 1
         # `invalid token: unexpected end`, and a line of source: `token = next(tokens)`.
@@ -210,6 +275,8 @@ class Redaction:
     def _token(self, found: re.Match[str], strict: bool) -> str:
         """A run of letters, digits and the signs of base 64, of paths and of names."""
         token = found[0]
+        if found.string.endswith(("@sha256:", "@sha512:"), 0, found.start()):
+            return token  # the digest of an image
         before = found.string[max(0, found.start() - 200): found.start()]
         in_url = re.search(r"://[^\s/]*(?:/[^\s]*)?$", before) or token.startswith("//")
         is_path = not in_url and re.match(r"(?:~|\.{1,2})?/", token)
@@ -245,19 +312,49 @@ class Redaction:
 
 
 def secrets_of(environment: Mapping[str, str]) -> set[str]:
-    """The values that are secrets by their names, as far as they can be told from words."""
-    return {value for name, value in environment.items()
-            if _is_secret(name) and len(value) >= _LEAST_KNOWN
-            and not _is_word(value) and not _PLACE.match(value)}
+    """The values that are secrets by their names, and the passwords of URLs, in every spelling."""
+    found: set[str] = set()
+    for name, value in environment.items():
+        if _is_secret_value(name, value):
+            found |= _spellings(value)
+        elif "://" in value[:64] and (url := _URL.match(value)):
+            found |= _spellings(url[2]) | _spellings(unquote(url[2]))
+    return found
 
 
+@lru_cache(4096)
+def _spellings(secret: str) -> frozenset[str]:
+    """How it may stand in a text. None where it is too short to be found."""
+    if len(secret.strip()) < (_LEAST_DIGITS if secret.isdigit() else _LEAST_KNOWN):
+        return frozenset()
+    lines = [line.strip() for line in secret.splitlines()]
+    parts = {secret, secret.strip(), *(line for line in lines if len(line) >= _LEAST_LINE)}
+    spelled = set(parts)
+    for part in parts:
+        data = part.encode(errors="surrogateescape")
+        percent = {quote(data), quote(data, safe=""), quote_plus(data)}
+        spelled |= percent | {re.sub("%..", lambda two: two[0].lower(), each) for each in percent}
+        spelled |= {json.dumps(part)[1:-1], json.dumps(part, ensure_ascii=False)[1:-1],
+                    repr(part)[1:-1], repr(data)[2:-1]}
+    return frozenset(spelled)
+
+
+def _is_secret_value(name: str, value: str) -> bool:
+    """Whether a variable is a secret by its name."""
+    is_place = _NAME_OF_PLACE.search(name) and _PLACE.match(value)
+    return (value != "" and _is_secret(name) and not is_place
+            and not _ORDINARY.fullmatch(value))
+
+
+@lru_cache(4096)
 def _is_secret(name: str) -> bool:
-    return name not in _ORDINARY_NAMES and _SECRET_NAME.search(name) is not None
+    return (name not in _ORDINARY_NAMES and _SECRET_NAME.search(name) is not None
+            and _NAME_OF_SETTING.search(name) is None)
 
 
 def _is_word(text: str) -> bool:
     """Whether it is made of words: what prose may say after the name of a secret."""
-    return _WORDS.fullmatch(text) is not None and _bits(text) < _BITS * max(len(text) - 1, 1)
+    return _WORDS.fullmatch(text) is not None and _bits(text) < _BITS * max(len(text) - 1, 3)
 
 
 def _bits(run: str) -> float:

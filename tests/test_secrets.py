@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from einhornpy.control import show
 from einhornpy.supervisor import lineage, observe
 from einhornpy.supervisor.pool import Policy, Pool, Recipe
 
-from .harness import APPS, DEADLINE, Master, get
+from .harness import APPS, DEADLINE, EINHORNPY, EXAMPLE, Master, get
 from .test_attributes import NOBODY, as_root
 from .test_redaction import SHA
 
@@ -100,6 +101,35 @@ def test_nobody_is_told_a_secret(start: Start, place: Path) -> None:
     # What a worker prints is the app's own, and goes to the log as it is.
     log = "\n".join(line for line in master.log().splitlines() if " stderr| " not in line)
     has_no_secret(log, "the log")
+
+
+def test_secrets_of_a_generation_that_is_being_made_are_secrets_already(start: Start, place: Path) -> None:
+    """Its environment is that of no generation yet, when the app's own settings fail with it."""
+    shutil.copy(EXAMPLE / "app.py", place / "app.py")
+    conf, file = place / "gunicorn.conf.py", place / "f.toml"
+    conf.write_text("")
+    file.write_text("number = 1\nbind = '127.0.0.1:0'\n")
+    master = start("--config", str(file), "--", "gunicorn", "app:wsgi")
+    master.wait_ready()
+    file.write_text(file.read_text() + "[env]\nDB_PASSWORD = 'New-Sommer2026!'\nSMTP_PASSWORD = 'letmein'\n")
+    conf.write_text("import os\nraise ValueError(' '.join([os.environ['DB_PASSWORD'], os.environ['SMTP_PASSWORD']]))\n")
+    assert master.cli("reload").returncode == 0
+    upgraded = master.cli("upgrade")
+    assert upgraded.returncode == 5
+    assert "ValueError: *** ***" in upgraded.stderr
+    for said in (upgraded, master.cli("status"), master.cli("history", "--json")):
+        assert "Sommer" not in said.stdout + said.stderr
+        assert "letmein" not in said.stdout + said.stderr
+
+
+def test_what_was_expected_is_told_as_it_is(place: Path) -> None:
+    for given, expected in [("--labels=x", "got 'x', expected KEY=VALUE, where KEY is a letter"),
+                            ("--labels=pid=4", "expected another KEY: log lines and metrics have a pid"),
+                            ("--env=API_KEY", "got one that is not shown here, expected KEY=VALUE"),
+                            ("--rlimit=--token hunter2", "got '--token ***, expected NAME=SOFT")]:
+        ended = subprocess.run([EINHORNPY, given, "--", "true"], cwd=place, capture_output=True, text=True, timeout=DEADLINE)
+        assert ended.returncode == 2
+        assert expected in ended.stderr
 
 
 @as_root
