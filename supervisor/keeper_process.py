@@ -1,7 +1,8 @@
 """The keeper: a small process that holds the other ends of workers' pipes too, so that what they print has a reader when the master
 was killed. Without one a worker that prints would be ended by SIGPIPE in the middle of a request.
 
-Run as a file, `python -I -S keeper_process.py [escaped]`, with a socket at descriptor 3 on which the master sends pipes (unix(7), SCM_RIGHTS).
+Run as a file, `python -I -S keeper_process.py [escaped]`, with a socket at descriptor 3 on which the master sends pipes (unix(7),
+SCM_RIGHTS).
 While the master lives it reads nothing. Afterwards it copies what comes to standard error, until nobody writes any more. It goes on
 reading where standard error takes no more, since a worker must not wait for a log: what there is no room for is counted.
 `escaped`: standard error is a log, where nothing that a worker says may steer a terminal; otherwise it is as if the worker had it.

@@ -352,7 +352,8 @@ signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     master = start("-n", "1", "-m", "notify", "--keep-children-on-exit", "--worker-output", mode, "--", *saying(code))
     let_it_print_alone(master)
     told = master.wait_log("after its death").partition(" after")[0]
-    assert told.endswith("\x1b[31m\x9b1m\u202e ende f\xfcr \u20ac" if mode == "inherit" else "\\x1b[31m\\x9b1m\\u202e ende f\xfcr \u20ac")
+    steering = "\x1b[31m\x9b1m\u202e" if mode == "inherit" else "\\x1b[31m\\x9b1m\\u202e"
+    assert told.endswith(f"{steering} ende f\xfcr \u20ac")
 
 
 @pytest.mark.parametrize("lines", [2_000, 40_000])
