@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -20,6 +19,7 @@ from pathlib import Path
 import pytest
 from einhornpy.control import gate
 from einhornpy.control.cli import cli
+from einhornpy.control.client import Client, MasterGone
 
 from .harness import APPS, DEADLINE, EINHORNPY, Master, base_environment, wait_until
 from .terminals import on_terminal
@@ -31,15 +31,6 @@ WORKER = [sys.executable, str(APPS / "worker.py")]
 def run(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([EINHORNPY, *arguments], env=base_environment(place), cwd=place, capture_output=True, text=True,
                           timeout=DEADLINE, check=False)
-
-
-def sockets(pid: int) -> int:
-    """How many sockets a process has."""
-    found = 0
-    for name in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(FileNotFoundError):
-            found += os.readlink(f"/proc/{pid}/fd/{name}").startswith("socket:")
-    return found
 
 
 def good(start: Start, *arguments: str, **options: Path) -> Master:
@@ -96,14 +87,12 @@ def test_serving_asks_for_the_present_alone(start: Start, place: Path) -> None:
 def test_whoever_waits_is_told_that_the_master_has_ended(start: Start) -> None:
     master = start("-n", "1", "-m", "manual", "--", *WORKER, "silent")
     master.wait_status(lambda each: each["workers"])
-    before = sockets(master.pid)
-    with subprocess.Popen([EINHORNPY, "status", "--wait"], env=master.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True) as waiting:
-        wait_until(lambda: sockets(master.pid) > before, "its connection")
+    with Client(master.path, timeout=DEADLINE) as client:
+        replies = client.replies("status", follow=True)
+        next(replies)
         master.process.kill()
-        assert waiting.wait(DEADLINE) == 6
-        assert waiting.stderr is not None
-        assert waiting.stderr.read() == "einhornpy: the master has ended; its log says why\n"
+        with pytest.raises(MasterGone, match="^the master has ended; its log says why$"):
+            list(replies)
 
 
 @pytest.mark.parametrize(("words", "meant"), [
