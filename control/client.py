@@ -214,15 +214,16 @@ class Client:
 
     def _gone(self) -> MasterGone:
         """What to say of a connection that is closed: its master has ended, or only doesn't want this one."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as another:
-            another.setblocking(False)
-            try:
-                another.connect(self.path or "/")
-            except (FileNotFoundError, ConnectionRefusedError):
-                if self.path:
+        for _ in range(5 if self.path else 0):  # one that was killed may lose its connections before its listener
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as another:
+                another.setblocking(False)
+                try:
+                    another.connect(self.path)
+                except (FileNotFoundError, ConnectionRefusedError):
                     return MasterGone("the master has ended; its log says why")
-            except OSError:
-                pass
+                except OSError:
+                    break
+            time.sleep(0.05)
         return MasterGone("the master closed the connection")
 
 
