@@ -6,6 +6,7 @@ No event loop and nothing beyond the standard library's cheapest modules: a depl
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 import time
@@ -211,7 +212,6 @@ class Client:
             raise MasterGone("whoever answers there is no master: it doesn't speak as one")
         return reply
 
-
     def _gone(self) -> MasterGone:
         """What to say of a connection that is closed: its master has ended, or only doesn't want this one."""
         for _ in range(5 if self.path else 0):  # one that was killed may lose its connections before its listener
@@ -223,7 +223,7 @@ class Client:
                     return MasterGone("the master has ended; its log says why")
                 except OSError:
                     break
-            time.sleep(0.05)
+            select.select([], [], [], 0.05)
         return MasterGone("the master closed the connection")
 
 
