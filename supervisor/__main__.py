@@ -68,7 +68,10 @@ def take_over(fd: int, failed: str | None) -> int:
         SystemExit: we can't; nothing was touched, and the one before can.
     """
     try:
-        wanted, inherited = understand(handover.read(fd))
+        document = handover.read(fd)
+        # On the way back, what has become of the configuration since is what the one that failed may have failed of.
+        before = (document.get("way_back") or {}).get("configuration") if failed is not None else None
+        wanted, inherited = understand(document, before)
         check_descriptors(inherited)
         # A master that takes over has workers: it goes on without its log, where that can't be written any more.
         copy = inherited["way_back"] and inherited["way_back"]["copy"]
@@ -88,15 +91,15 @@ def _own_code(inherited: int | None = None) -> OwnCode | None:
         return None  # run from no files: then there is no way back
 
 
-def understand(document: Mapping[str, Any]) -> tuple[settings.Settings, dict[str, Any]]:
-    """Read a state and try it.
+def understand(document: Mapping[str, Any], configuration: str | None = None) -> tuple[settings.Settings, dict[str, Any]]:
+    """Read a state and try it. `configuration`: the text of the TOML file, where it was read before.
 
     Raises:
         BadSetting, BadAddress, Unreadable: this program can't go on from it.
     """
     given = handover.plain(handover.made(Given, document.get("given", {})))
     try:
-        wanted = load(given)
+        wanted = load(given, configuration)
     except (settings.BadSetting, BadAddress):
         raise
     except Exception as error:  # no command line of ours, then
@@ -114,13 +117,13 @@ def fill_standard_descriptors() -> None:
             os.set_inheritable(fd, True)
 
 
-def load(given: Mapping[str, Any]) -> settings.Settings:
-    """The settings that these flags, this command and the environment give.
+def load(given: Mapping[str, Any], configuration: str | None = None) -> settings.Settings:
+    """The settings that these flags, this command and the environment give, and `configuration`, or the TOML file as it is now.
 
     Raises:
         BadSetting, BadAddress: one of them is wrong.
     """
-    wanted = settings.load(given["flags"], given["command"], os.environ, given["directory"])
+    wanted = settings.load(given["flags"], given["command"], os.environ, given["directory"], configuration)
     for setting, addresses in (("bind", wanted.bind), ("web", [wanted.web] if wanted.web else [])):
         for address in addresses:
             try:

@@ -24,6 +24,7 @@ from .errands import Ended, Errand, Errands
 from .journal import Entry
 from .own_code import OwnCode, interpreter
 from .processes import Launch, find_program, own_program
+from .settings import Settings
 from .succession import descriptors_in, whole
 
 CHECK_STATE, TAKE_OVER = "--check-state", "--take-over"
@@ -39,6 +40,8 @@ LONGEST_ANSWER = 4 << 20
 
 class Host(Protocol):
     """What this module needs of the master."""
+
+    settings: Settings
 
     def state(self) -> dict[str, Any]: ...
     def log(self, entry: Entry) -> None: ...
@@ -137,7 +140,8 @@ class Reloads:
             document = self._host.state() | {"reloads": self.count + 1, "reloaded_by": self._wanted_by}
             kept = descriptors_in(document)
             if self._own_code is not None:
-                document |= {"way_back": self._own_code.way_back(self._environ)}
+                way_back = self._own_code.way_back(self._environ) | {"configuration": self._host.settings.configuration}
+                document |= {"way_back": way_back}
                 kept.append(self._own_code.fd)
             opened = [handover.sealed(whole(document))]
             command, environment = [*self._command, TAKE_OVER, str(opened[0])], self._environ

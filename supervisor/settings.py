@@ -481,13 +481,15 @@ class Settings:
     quiet: bool
     verbose: bool
     origin: Mapping[str, str] = field(default_factory=dict)
+    configuration: str | None = None
 
     def given(self, setting: str) -> bool:
         """Whether somebody gave this setting a value."""
         return self.origin.get(setting, "default") != "default"
 
 
-def load(flags: Mapping[str, Any], command: Sequence[str], environ: Mapping[str, str], directory: str) -> Settings:
+def load(flags: Mapping[str, Any], command: Sequence[str], environ: Mapping[str, str], directory: str,
+         configuration: str | None = None) -> Settings:
     """Merge every source into `Settings`.
 
     Args:
@@ -495,6 +497,7 @@ def load(flags: Mapping[str, Any], command: Sequence[str], environ: Mapping[str,
         command: the worker's command line; empty to take it from the environment or the file.
         environ: the process environment.
         directory: the absolute directory that relative paths and the default `--chdir` start from.
+        configuration: the text of the TOML file, where it was read before.
 
     Raises:
         BadSetting: a key or value is wrong, or no command was given anywhere.
@@ -502,7 +505,9 @@ def load(flags: Mapping[str, Any], command: Sequence[str], environ: Mapping[str,
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
     config = flags.get("config") or environ.get(f"{ENVIRONMENT_PREFIX}CONFIG")
-    for source in (_from_file(config, directory), _from_environment(environ), _from_flags(flags)):
+    if configuration is None and config is not None:
+        configuration = _read(config, directory)
+    for source in (_from_file(config, configuration), _from_environment(environ), _from_flags(flags)):
         for key, (value, place) in source.items():
             values[key], origin[key] = value, place
     if command:
@@ -540,7 +545,7 @@ def load(flags: Mapping[str, Any], command: Sequence[str], environ: Mapping[str,
     if 0 < values["max_memory_hard"] <= values["max_memory"]:
         raise BadSetting(f"{origin['max_memory_hard']}: {values['max_memory_hard']} bytes are not more than max memory, "
                          f"{values['max_memory']} bytes: expected more, or a worker is killed before it can be replaced")
-    return Settings(**values, origin=origin)
+    return Settings(**values, origin=origin, configuration=configuration)
 
 
 _Source = dict[str, tuple[Any, str]]
@@ -613,25 +618,30 @@ def _split(value: str, place: str, secret: bool = False) -> list[str]:
         raise BadSetting(f"{place}: got {got}, expected words as a shell would read them: {error}") from None
 
 
-def _from_file(config: str | None, directory: str) -> _Source:
-    if config is None:
+def _read(config: str, directory: str) -> str:
+    try:
+        with open(os.path.join(directory, os.path.expanduser(config)), "rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        text = content.decode()
+    except OSError as error:
+        raise BadSetting(f"cannot read the configuration {config}: {error.strerror}") from None
+    except ValueError as error:
+        raise BadSetting(f"cannot read the configuration {_named(config)}: not TOML: {_named(str(error))}") from None
+    if len(content) > LARGEST_FILE:
+        raise BadSetting(f"cannot read the configuration {config}: it is longer than {LARGEST_FILE >> 20} MiB")
+    return text
+
+
+def _from_file(config: str | None, text: str | None) -> _Source:
+    if config is None or text is None:
         return {}
     import tomllib
 
-    place = os.path.join(directory, os.path.expanduser(config))
     try:
-        with open(place, "rb") as file:
-            content = file.read(LARGEST_FILE + 1)
-        if len(content) > LARGEST_FILE:
-            raise BadSetting(f"cannot read the configuration {config}: it is longer than {LARGEST_FILE >> 20} MiB")
-        document = tomllib.loads(content.decode())
-    except OSError as error:
-        raise BadSetting(f"cannot read the configuration {config}: {error.strerror}") from None
+        document = tomllib.loads(text)
     except RecursionError:
         raise BadSetting(f"cannot read the configuration {config}: it is nested too deeply") from None
-    except BadSetting:
-        raise
-    except ValueError as error:  # besides TOML's own: no UTF-8, or a number with more digits than Python reads
+    except ValueError as error:  # besides TOML's own: a number with more digits than Python reads
         raise BadSetting(f"cannot read the configuration {_named(config)}: not TOML: {_named(str(error))}") from None
     found: _Source = {}
     for key, value in document.items():

@@ -184,12 +184,13 @@ class Tally:
 @dataclass(frozen=True, slots=True)
 class WayBack:
     """How the master before is run again, should the next one fail: see stage.py. `copy`: a descriptor of its code; `path`: where
-    it looks for the rest."""
+    it looks for the rest; `configuration`: the text of its TOML file as it read it, whatever has become of that."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str]
     copy: int
     path: tuple[str, ...] | None = None
+    configuration: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,6 +129,21 @@ def test_a_next_master_that_hangs_is_given_up(start: Start, place: Path, kind: s
     assert master.stop() == 0
 
 
+def test_a_configuration_that_is_gone_since_the_check_costs_nothing(start: Start, place: Path) -> None:
+    configuration, program = place / "shop.toml", place / "next"
+    configuration.write_text("number = 2\n")
+    program.write_text(f"#!/bin/sh\n{sys.executable} -P -m einhornpy.supervisor \"$@\" && rm -f {configuration}\n")
+    program.chmod(0o755)
+    master = start("--config", str(configuration), "-m", "notify", "--reexec-as", str(program), "--", *WORKER, "notify")
+    before = {worker["pid"] for worker in master.wait_ready()["workers"]}
+    for _ in range(2):  # the one that is back can come back again
+        result = master.cli("reload")
+        assert (result.returncode, "cannot read the configuration" in result.stderr) == (1, True), result.stderr + master.log()
+        after = master.status()
+        assert (after["gate"], {worker["pid"] for worker in after["workers"]}) == ("ready", before)
+        configuration.write_text("number = 2\n")
+
+
 def test_a_worker_that_dies_while_the_next_master_fails_is_missed(start: Start, place: Path) -> None:
     copy = own_package(place)
     master = start("-n", "1", "-m", "notify", "--reexec-as", str(place / "next"), "--", *WORKER, "notify")
