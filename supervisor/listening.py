@@ -47,12 +47,13 @@ class Listening:
 
     def on_time(self, now: float) -> None:
         """Look after all of them."""
-        if self._host.pool.stopping is None:
-            self.mend()
+        self.mend()
         self.deadline = now + AGAIN if self._lost else None
 
     def mend(self) -> bool:
-        """Listen again wherever somebody has shut a socket down; return whether it was so anywhere."""
+        """Listen again wherever somebody has shut a socket down, unless we stop; return whether it was so anywhere."""
+        if self._host.pool.stopping is not None:
+            return False
         mended = [self._mend(position) for position in range(len(self.all))]
         return any(mended)
 

@@ -500,6 +500,8 @@ class Master:
         """What is done in each turn, in this order: what it is called, what it does at a time, and when it would like to be next."""
         parts: list[Part] = [(f"signal {number.name}", partial(self._hear, number), 0.0) for number in sorted(self._signals)]
         server, web, preparation = self._server, self._web, self.upgrades.preparation
+        # Before anybody is told how we are.
+        parts.append(("listening", self._listening.on_time, self._listening.deadline))
         if server is not None:
             parts.append(("server", lambda now: server.on_turn(), 0.0 if server.waiting else None))
             parts.append(("accepting", server.on_time, server.deadline))
@@ -513,7 +515,6 @@ class Master:
             ("measures", self._measures.on_time, self._measures.memory_at),
             ("keeper", self._keeper.on_time, self._keeper.deadline),
             ("strangers", self._strangers.on_time, self._strangers.deadline),
-            ("listening", self._listening.on_time, self._listening.deadline),
             ("guesses", self._guesses.on_time, self._guesses.deadline),
             ("exits", lambda now: self._reap(), None),
             ("plan", lambda now: self._advance(now + LONGEST_TURN), self._wake_at),

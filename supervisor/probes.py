@@ -30,7 +30,7 @@ class Probes:
     def __init__(self, asked: Sequence[Listener]) -> None:
         self._listeners = asked
         self._asks: list[_Ask] = []
-        self._connections: dict[str, socket.socket | None] = {}
+        self._connections: dict[str, socket.socket] = {}
         self._interval = FIRST_LOOK
         self.deadline: float | None = None
 
@@ -58,12 +58,10 @@ class Probes:
 
     def _accepts(self, listener: Listener) -> bool:
         name = listener.name
-        if name not in self._connections:
-            self._connections[name] = self._connected(listener)
-        connection = self._connections[name]
+        connection = self._connections.get(name) or self._connected(listener)
         if connection is None:  # nobody listens, or there is no descriptor left: another try comes with the next look
-            del self._connections[name]
             return False
+        self._connections[name] = connection
         # Where the kernel doesn't say, the empty queue must do; where it doesn't say that either, nothing can be told.
         found = queues.accepted(connection)
         if found is None:
@@ -87,8 +85,7 @@ class Probes:
 
     def _drop_connections(self) -> None:
         for connection in self._connections.values():
-            if connection is not None:
-                connection.close()
+            connection.close()
         self._connections.clear()
 
     def close(self) -> None:
