@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(shell find supervisor control worker -type f -not -name '*.pyc') docs/man/einhornpy.1
+SOURCES := $(shell find shared supervisor control worker -type f -not -name '*.pyc') docs/man/einhornpy.1
 
 # Its dependencies want versions of their own.
 BASEPLATE := .venv-baseplate
@@ -34,7 +34,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 
 types: $(VENV)/.installed
-	$(BIN)/mypy -p einhornpy.supervisor -p einhornpy.control -p einhornpy.worker
+	$(BIN)/mypy -p einhornpy.shared -p einhornpy.supervisor -p einhornpy.control -p einhornpy.worker
 	$(BIN)/mypy tests bench docs/make_pictures.py
 
 $(BASEPLATE)/.installed:
@@ -45,9 +45,9 @@ $(BASEPLATE)/.installed:
 test: lint types $(BASEPLATE)/.installed
 	$(BIN)/pytest -n 3 --dist loadfile -m "not soak"
 
-# Each target of tests/test_fuzz.py gets 20 inputs from each of so many seeds; it says how many there were.
+# Each target of tests/whole/test_fuzz.py gets 20 inputs from each of so many seeds; it says how many there were.
 fuzz: $(VENV)/.installed
-	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-10000} $(BIN)/pytest tests/test_fuzz.py -s
+	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-10000} $(BIN)/pytest tests/whole/test_fuzz.py -s
 
 soak: $(VENV)/.installed
 	$(BIN)/pytest -m soak -s

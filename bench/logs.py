@@ -1,5 +1,6 @@
-"""100 MB of lines that a worker prints, through each way of `--worker-output`: how many a second, against `sed` that puts the same
-prefix on them in a pipe, and what the requests felt meanwhile, against the same flood written straight to the file.
+"""100 MB of lines that a worker prints, through each way of `--worker-output`: how many a second,
+against `sed` that puts the same prefix on them in a pipe, and what the requests felt meanwhile,
+against the same flood written straight to the file.
 
     python -m bench.logs
 """
@@ -41,22 +42,27 @@ def sed(directory: Path) -> float:
     """Lines a second that a filter in C manages."""
     began = time.monotonic()
     prefix = "shop index=0 pid=4711 generation=1 stdout| "
-    subprocess.run(["sh", "-c", f"{FLOOD} | sed 's/^/{prefix}/' > sed.log"], cwd=directory, check=True)
+    subprocess.run(["sh", "-c", f"{FLOOD} | sed 's/^/{prefix}/' > sed.log"], cwd=directory,
+                   check=True)
     return LINES / (time.monotonic() - began)
 
 
 def flood(mode: str, directory: Path) -> tuple[float, dict[str, float]]:
-    """Run one mode; return lines a second, and the 50th and 99th percentile of latency in seconds, quiet and in the flood."""
+    """Run one mode; return lines a second, and the 50th and 99th percentile of latency in seconds,
+    quiet and in the flood."""
     (directory / "app.py").write_text(APP.format(flood=FLOOD))
     port, path, log = free_port(), directory / f"{mode}.sock", directory / f"{mode}.log"
     here = str(directory)
-    environment = {"PATH": f"{BIN}:{os.environ['PATH']}", "XDG_RUNTIME_DIR": here, "HOME": here, "PWD": here}
+    environment = {
+        "PATH": f"{BIN}:{os.environ['PATH']}", "XDG_RUNTIME_DIR": here, "HOME": here, "PWD": here}
     with open(log, "wb") as out:
-        process = subprocess.Popen(
-            ["einhornpy", "-n", "2", "-b", f"127.0.0.1:{port}", "-d", str(path), "--worker-output", mode, "--", "gunicorn",
-             "-k", "gthread", "--threads", "4", "app:wsgi"], cwd=directory, env=environment, stdout=out, stderr=out)
+        process = subprocess.Popen([
+            "einhornpy", "-n", "2", "-b", f"127.0.0.1:{port}", "-d",
+            str(path), "--worker-output", mode, "--", "gunicorn", "-k", "gthread", "--threads", "4",
+            "app:wsgi"], cwd=directory, env=environment, stdout=out, stderr=out)
     try:
-        subprocess.run(["einhornpy", "status", "--wait", "-d", str(path)], env=environment, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["einhornpy", "status", "--wait", "-d",
+                        str(path)], env=environment, check=True, stdout=subprocess.DEVNULL)
         with Load(("127.0.0.1", port), RATE, slow_path="/") as load:
             start = time.monotonic()
             time.sleep(QUIET)
@@ -72,7 +78,8 @@ def flood(mode: str, directory: Path) -> tuple[float, dict[str, float]]:
         with Client(str(path)) as client:
             assert client.ask("tally")["result"]["log"]["dropped"] == 0
         return LINES / (ended - began), {
-            "quiet p50": report.percentile(50, start, began), "quiet p99": report.percentile(99, start, began),
+            "quiet p50": report.percentile(50, start,
+                                           began), "quiet p99": report.percentile(99, start, began),
             "p50": report.percentile(50, began, ended), "p99": report.percentile(99, began, ended)}
     finally:
         stop(process)
@@ -89,13 +96,17 @@ def main() -> None:
     try:
         filtered = sed(directory)
         print(f"\n100 MB in {LINES:,} lines of 100 bytes; `sed`: {filtered:,.0f} lines/s\n")
-        print("| `--worker-output` | lines/s | over `sed` | p50, p99 before | p50, p99 in the flood |")
+        print(
+            "| `--worker-output` | lines/s | over `sed` | p50, p99 before | p50, p99 in the flood |"
+        )
         print("| --- | --- | --- | --- | --- |")
         for mode in ("inherit", "prefix", "json"):
             speed, felt = flood(mode, directory)
             times = {name: f"{value * 1000:.1f} ms" for name, value in felt.items()}
-            print(f"| {mode} | {speed:,.0f} | {speed / filtered:.2f} | {times['quiet p50']}, {times['quiet p99']} | {times['p50']}, "
-                  f"{times['p99']} |", flush=True)
+            print(
+                f"| {mode} | {speed:,.0f} | {speed / filtered:.2f} | {times['quiet p50']}, "
+                f"{times['quiet p99']} | {times['p50']}, "
+                f"{times['p99']} |", flush=True)
     finally:
         shutil.rmtree(directory)
 

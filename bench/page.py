@@ -1,8 +1,10 @@
-"""What the shared page costs: throughput of the example app under einhornpy with its counters, over the same without them.
+"""What the shared page costs: throughput of the example app under einhornpy with its counters, over
+the same without them.
 
-One gthread worker each, alternating pairs, by wrk. Without them means that the worker's `begin` and `end` do nothing. Two starts of
-the very same server differ by a few percent, so both are started anew several times, and the same is done with two that count, as
-a control: what these differ by is noise.
+One gthread worker each, alternating pairs, by wrk. Without them means that the worker's `begin` and
+`end` do nothing. Two starts of the very same server differ by a few percent, so both are started
+anew several times, and the same is done with two that count, as a control: what these differ by is
+noise.
 
     python -m bench.page
 """
@@ -27,9 +29,9 @@ CALLS = 200_000
 
 def seconds_a_request() -> float:
     """What one begin and end take, in seconds: the median of five loops."""
-    from einhornpy.supervisor import watch
+    from einhornpy.supervisor.launch import shared_page
 
-    page = watch.Page()
+    page = shared_page.Page()
     slot = gunicorn_counters.Slot(page.fd, page.take(1), 0, lambda reason: True)
     taken = []
     for _ in range(5):
@@ -43,7 +45,8 @@ def seconds_a_request() -> float:
 
 
 def ratio_of_two_starts(first: str, second: str, file: Path) -> float:
-    """Requests a second of a server with the one source of the counters over those of one with the other; median of pairs."""
+    """Requests a second of a server with the one source of the counters over those of one with the
+    other; median of pairs."""
     source = file.read_text()
     try:
         file.write_text(first)
@@ -54,7 +57,8 @@ def ratio_of_two_starts(first: str, second: str, file: Path) -> float:
                 ratios = []
                 for pair in range(PAIRS):
                     order = (one, other) if pair % 2 else (other, one)
-                    figures = {server.address: requests_a_second(server.address) for server in order}
+                    figures = {
+                        server.address: requests_a_second(server.address) for server in order}
                     ratios.append(figures[one.address] / figures[other.address])
     finally:
         file.write_text(source)
@@ -66,21 +70,29 @@ def main() -> None:
         sys.exit("wrk is missing: install Debian's package wrk")
     file = Path(gunicorn_counters.__file__)
     source = file.read_text()
-    off = source.replace("    def begin(self) -> None:\n", "    def begin(self) -> None:\n        return\n").replace(
-        "    def end(self) -> None:\n", "    def end(self) -> None:\n        return\n")
+    off = source.replace("    def begin(self) -> None:\n",
+                         "    def begin(self) -> None:\n        return\n").replace(
+                             "    def end(self) -> None:\n",
+                             "    def end(self) -> None:\n        return\n")
     assert off.count("        return\n") >= 2
     # Whichever is started first may be a little better off, so each is, every other time.
-    costs = [ratio_of_two_starts(source, off, file) if start % 2 else 1 / ratio_of_two_starts(off, source, file)
-             for start in range(STARTS)]
+    costs = [
+        ratio_of_two_starts(source, off, file) if start % 2 else 1 /
+        ratio_of_two_starts(off, source, file) for start in range(STARTS)]
     control = [ratio_of_two_starts(source, source, file) for _ in range(STARTS)]
     with running(NAME, 1, 0.0) as server:
         one = 1 / requests_a_second(server.address)
     cost = seconds_a_request()
-    for what, ratios in (("with counters over without", costs), ("control, with counters over with counters", control)):
-        print(f"{what}, requests a second, {STARTS} starts of each: geometric mean {statistics.geometric_mean(ratios):.3f}, "
-              f"from {min(ratios):.2f} to {max(ratios):.2f}", flush=True)
-    print(f"begin and end of one request: {cost * 1e6:.2f} microseconds, {cost / one:.2%} of one request's {one * 1e6:.0f} "
-          "microseconds", flush=True)
+    for what, ratios in (("with counters over without", costs),
+                         ("control, with counters over with counters", control)):
+        print(
+            f"{what}, requests a second, {STARTS} starts of each: geometric mean "
+            f"{statistics.geometric_mean(ratios):.3f}, "
+            f"from {min(ratios):.2f} to {max(ratios):.2f}", flush=True)
+    print(
+        f"begin and end of one request: {cost * 1e6:.2f} microseconds, {cost / one:.2%} of one "
+        f"request's {one * 1e6:.0f} "
+        "microseconds", flush=True)
 
 
 if __name__ == "__main__":

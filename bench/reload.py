@@ -1,4 +1,5 @@
-"""Side by side: one graceful reload under the same open load, then the same with a release that raises at import.
+"""Side by side: one graceful reload under the same open load, then the same with a release that
+raises at import.
 
     python -m bench.reload
 """
@@ -68,8 +69,11 @@ def table(rows: list[Row], broken: bool) -> str:
     for row in rows:
         report = row.report
         before, during = (row.start, row.reload), (row.reload, row.end)
-        figures = [report.longest_gap(*before), report.longest_gap(*during), report.percentile(99, *before),
-                   report.percentile(99, *during)]
+        figures = [
+            report.longest_gap(*before),
+            report.longest_gap(*during),
+            report.percentile(99, *before),
+            report.percentile(99, *during)]
         cells = [row.name, f"{len(report.failures)} of {report.sent}", *map(seconds, figures)]
         lines.append(f"| {' | '.join([*cells, row.said[:140]] if broken else cells)} |")
     return "\n".join(lines)

@@ -12,9 +12,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from einhornpy.supervisor import planner
-from einhornpy.supervisor import pool as facts
-from einhornpy.supervisor.observe import new_pool, observe
+from einhornpy.supervisor.core import planner
+from einhornpy.supervisor.core import pool as facts
+from einhornpy.supervisor.core.observe import new_pool, observe
 
 from .servers import BIN
 
@@ -45,17 +45,20 @@ def cpu_seconds(pid: int) -> float:
 
 def main() -> None:
     median, worst = time_plans()
-    print(f"\none plan over {WORKERS} workers in mid-upgrade: median {median * 1000:.2f} ms, worst of 200 "
-          f"{worst * 1000:.2f} ms")
+    print(
+        f"\none plan over {WORKERS} workers in mid-upgrade: median {median * 1000:.2f} ms, worst "
+        "of 200 "
+        f"{worst * 1000:.2f} ms")
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         environment = os.environ | {"XDG_RUNTIME_DIR": directory}
-        master = subprocess.Popen(
-            [BIN / "einhornpy", "-q", "-n", str(WORKERS), "--max-surge", "50", "-m", "0.2", "--min-ready-seconds", "0", "-c", "many",
-             "--ready-timeout", "300", "--", "sleep", "100000"], env=environment)
+        master = subprocess.Popen([
+            BIN / "einhornpy", "-q", "-n",
+            str(WORKERS), "--max-surge", "50", "-m", "0.2", "--min-ready-seconds", "0", "-c",
+            "many", "--ready-timeout", "300", "--", "sleep", "100000"], env=environment)
 
         def ask(*arguments: str) -> None:
-            subprocess.run([BIN / "einhornpy", *arguments, "-c", "many"], env=environment, check=True,
-                           stdout=subprocess.DEVNULL)
+            subprocess.run([BIN / "einhornpy", *arguments, "-c", "many"], env=environment,
+                           check=True, stdout=subprocess.DEVNULL)
 
         print("| | time | master's CPU time a worker |\n| --- | --- | --- |")
         try:
@@ -65,13 +68,19 @@ def main() -> None:
             for name, arguments in (("start", ("status", "--wait")), ("upgrade", ("upgrade",))):
                 ask(*arguments)
                 now = cpu_seconds(master.pid)
-                print(f"| {name} | {time.monotonic() - begun:.1f} s | {(now - used) * 1000 / WORKERS:.2f} ms |", flush=True)
+                print(
+                    f"| {name} | {time.monotonic() - begun:.1f} s | "
+                    f"{(now - used) * 1000 / WORKERS:.2f} ms |",
+                    flush=True)
                 begun, used = time.monotonic(), now
             ask("stop", "--no-wait")
             while os.waitid(os.P_PID, master.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 now = cpu_seconds(master.pid)
                 time.sleep(0.005)
-            print(f"| stop | {time.monotonic() - begun:.1f} s | {(now - used) * 1000 / WORKERS:.2f} ms |", flush=True)
+            print(
+                f"| stop | {time.monotonic() - begun:.1f} s | {(now - used) * 1000 / WORKERS:.2f} "
+                "ms |",
+                flush=True)
             master.wait()
         finally:
             if master.poll() is None:

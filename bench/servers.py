@@ -1,4 +1,5 @@
-"""Starts the example app under einhornpy and under what people would use instead, and stops it again."""
+"""Starts the example app under einhornpy and under what people would use instead, and stops it
+again."""
 
 from __future__ import annotations
 
@@ -38,12 +39,12 @@ class Server:
         if not self.ours:
             self.process.send_signal(signal.SIGHUP)
             return None
-        return subprocess.Popen([BIN / "einhornpy", "upgrade"], env=self.environment, text=True, stdout=subprocess.PIPE,
-                                stderr=subprocess.STDOUT)
+        return subprocess.Popen([BIN / "einhornpy", "upgrade"], env=self.environment, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     def einhornpy(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([BIN / "einhornpy", *arguments], env=self.environment, text=True, capture_output=True,
-                              check=False)
+        return subprocess.run([BIN / "einhornpy", *arguments], env=self.environment, text=True,
+                              capture_output=True, check=False)
 
 
 def free_port() -> int:
@@ -59,32 +60,36 @@ def commands(workers: int, port: int) -> dict[str, list[str]]:
     theirs = ["-b", f"127.0.0.1:{port}", "-w", str(workers)]
     return {
         "einhornpy, gunicorn gthread": [*ours, *GTHREAD],
-        "einhornpy, gunicorn sync": [*ours, *SYNC],
-        "einhornpy, gunicorn asgi": [*ours, *ASGI],
+        "einhornpy, gunicorn sync": [*ours, *SYNC], "einhornpy, gunicorn asgi": [*ours, *ASGI],
         "gunicorn gthread, HUP": [*GTHREAD[:-1], *theirs, GTHREAD[-1]],
-        "gunicorn sync, HUP": [*SYNC[:-1], *theirs, SYNC[-1]],
-        "granian, HUP": ["granian", "--interface", "wsgi", "--workers", str(workers), "--host", "127.0.0.1", "--port",
-                         str(port), "app:wsgi"],
-        "uvicorn, HUP": ["uvicorn", "--workers", str(workers), "--host", "127.0.0.1", "--port", str(port), "asgi_app:asgi"],
-    }
+        "gunicorn sync, HUP": [*SYNC[:-1], *theirs, SYNC[-1]], "granian, HUP": [
+            "granian", "--interface", "wsgi", "--workers",
+            str(workers), "--host", "127.0.0.1", "--port",
+            str(port), "app:wsgi"], "uvicorn, HUP": [
+                "uvicorn", "--workers",
+                str(workers), "--host", "127.0.0.1", "--port",
+                str(port), "asgi_app:asgi"],}
 
 
 @contextlib.contextmanager
 def running(name: str, workers: int, import_seconds: float) -> Iterator[Server]:
-    """Run a contender on a copy of the example app until the block ends; everything it started is gone afterwards."""
+    """Run a contender on a copy of the example app until the block ends; everything it started is
+    gone afterwards."""
     directory = Path(tempfile.mkdtemp(prefix="bench", dir="/tmp"))
     for file in ("app.py", "asgi_app.py"):
         shutil.copy(ROOT / "examples" / "wsgi_app" / file, directory)
     port = free_port()
     environment = {
-        "PATH": f"{BIN}:{os.environ['PATH']}", "XDG_RUNTIME_DIR": str(directory), "IMPORT_SECONDS": str(import_seconds),
-        "HOME": str(directory), "PYTHONPATH": str(directory), "PWD": str(directory),
-    }
+        "PATH": f"{BIN}:{os.environ['PATH']}", "XDG_RUNTIME_DIR": str(directory),
+        "IMPORT_SECONDS": str(import_seconds), "HOME": str(directory), "PYTHONPATH": str(directory),
+        "PWD": str(directory),}
     with open(directory / "log", "wb") as log:
-        process = subprocess.Popen(commands(workers, port)[name], cwd=directory, env=environment, stdout=log, stderr=log,
-                                   start_new_session=True)
+        process = subprocess.Popen(
+            commands(workers, port)[name], cwd=directory, env=environment, stdout=log, stderr=log,
+            start_new_session=True)
     try:
-        server = Server(name, process, ("127.0.0.1", port), directory, name.startswith("einhornpy"), environment)
+        server = Server(name, process, ("127.0.0.1", port), directory, name.startswith("einhornpy"),
+                        environment)
         wait_serving(server, import_seconds)
         yield server
     finally:
@@ -95,13 +100,15 @@ def running(name: str, workers: int, import_seconds: float) -> Iterator[Server]:
 def wait_serving(server: Server, import_seconds: float) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection(server.address, 5) as connection:
+        with contextlib.suppress(OSError), socket.create_connection(server.address,
+                                                                    5) as connection:
             connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
             if connection.recv(12).endswith(b"200"):
                 time.sleep(import_seconds + 0.5)  # the other workers, too
                 return
         time.sleep(0.05)
-    raise RuntimeError(f"{server.name} does not answer: {(server.directory / 'log').read_text()[-2000:]}")
+    raise RuntimeError(
+        f"{server.name} does not answer: {(server.directory / 'log').read_text()[-2000:]}")
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
@@ -121,7 +128,8 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 def children(pid: int) -> list[int]:
     """The pids of all descendants."""
     try:
-        direct = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        direct = [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
     return direct + [below for child in direct for below in children(child)]

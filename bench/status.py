@@ -1,4 +1,5 @@
-"""How long `einhornpy status` takes, whole process, against `python -c 'import click'`, interleaved.
+"""How long `einhornpy status` takes, whole process, against `python -c 'import click'`,
+interleaved.
 
     python -m bench.status
 """
@@ -27,8 +28,10 @@ def main() -> None:
             status.append(timed([str(BIN / "einhornpy"), "status"]))
             bare.append(timed([sys.executable, "-c", "import click"]))
     ratio = statistics.median(status) / statistics.median(bare)
-    print(f"\n`einhornpy status` over `python -c 'import click'`, medians of {RUNS}: {ratio:.2f} "
-          f"({statistics.median(status) * 1000:.0f} ms over {statistics.median(bare) * 1000:.0f} ms)", flush=True)
+    print(
+        f"\n`einhornpy status` over `python -c 'import click'`, medians of {RUNS}: {ratio:.2f} "
+        f"({statistics.median(status) * 1000:.0f} ms over {statistics.median(bare) * 1000:.0f} ms)",
+        flush=True)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,2 @@
-"""The control socket and everything that talks over it: protocol, server half, client, command line."""
+"""The control socket and everything that talks over it: protocol, server half, client, command
+line."""

@@ -1,6 +1,7 @@
 """The blocking client of the control socket.
 
-No event loop and nothing beyond the standard library's cheapest modules: a deploy tool may start this every second.
+No event loop and nothing beyond the standard library's cheapest modules: a deploy tool may start
+this every second.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from . import peer, printable, protocol
+from ..shared import peer, printable, protocol
 from .finding import NoMaster as NoMaster
 from .finding import SeveralMasters as SeveralMasters
 from .finding import Trouble, doubt, find
@@ -39,14 +40,16 @@ class Failed(Trouble):
 
 
 class Client:
-    """One connection to one master. A context manager. What it tells can be printed: texts hold escapes in place of what would
-    steer a terminal or break a line. `verbatim`: they are as they were said, for JSON."""
+    """One connection to one master. A context manager. What it tells can be printed: texts hold
+    escapes in place of what would steer a terminal or break a line. `verbatim`: they are as they
+    were said, for JSON."""
 
     def __init__(self, path: str, timeout: float | None = 10.0, verbatim: bool = False) -> None:
-        """Connect to the control socket at `path`. `timeout`: seconds for everything that follows; None: no limit.
+        """Connect to the control socket at `path`. `timeout`: seconds for everything that follows;
+        None: no limit.
 
-        Raises:
-            NoMaster: nobody listens there, or nobody who is believed; TimedOut: too many others wait to be heard.
+        Raises: NoMaster: nobody listens there, or nobody who is believed; TimedOut: too many others
+            wait to be heard.
         """
         self._use(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), timeout, verbatim)
         self.path = path
@@ -61,10 +64,12 @@ class Client:
 
     def _connect(self, path: str) -> None:
         left = self._left()
-        # The kernel lets a connection that may block wait in line while the queue is full, and refuses any other one at once.
+        # The kernel lets a connection that may block wait in line while the queue is full, and
+        # refuses any other one at once.
         self._socket.settimeout(None)
         if left is not None:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(*divmod(int(left * 1e6) + 1, 10**6)))
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO,
+                                    _TIMEVAL.pack(*divmod(int(left * 1e6) + 1, 10**6)))
         try:
             self._socket.connect(path)
         except BlockingIOError:
@@ -74,7 +79,8 @@ class Client:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(0, 0))
 
     @classmethod
-    def over(cls, connection: socket.socket, timeout: float | None = 10.0, verbatim: bool = False) -> Client:
+    def over(cls, connection: socket.socket, timeout: float | None = 10.0,
+             verbatim: bool = False) -> Client:
         """Speak over a connection that is there already."""
         client = cls.__new__(cls)
         client._use(connection, timeout, verbatim)
@@ -95,15 +101,16 @@ class Client:
         self._socket.close()
 
     def hang_up(self) -> None:
-        """End the connection, from another thread too: whoever waits for a reply gets MasterGone."""
+        """End the connection, from another thread too: whoever waits for a reply gets
+        MasterGone."""
         try:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
 
     def process(self) -> int | None:
-        """A pidfd of the master; None where its pid isn't one of ours to name: another PID namespace, or somebody else who made
-        the socket. Raises as `replies` does."""
+        """A pidfd of the master; None where its pid isn't one of ours to name: another PID
+        namespace, or somebody else who made the socket. Raises as `replies` does."""
         pid, _, _ = peer.credentials(self._socket)
         try:
             return os.pidfd_open(pid) if pid == self.ask("ping")["result"]["pid"] else None
@@ -111,7 +118,8 @@ class Client:
             return None
 
     def wait_for_ever(self) -> None:
-        """From now on no reply is too late: the master has answered once, and what follows takes its time."""
+        """From now on no reply is too late: the master has answered once, and what follows takes
+        its time."""
         self._deadline = None
 
     def allow(self, seconds: float) -> None:
@@ -136,8 +144,8 @@ class Client:
         return self.converse(protocol.request(command, args))
 
     def converse(self, request: Mapping[str, Any], number: Any = None) -> Iterator[dict[str, Any]]:
-        """Send a request as it is; yield each reply. `number`: pass over what still answers another request. Raises as
-        `replies` does."""
+        """Send a request as it is; yield each reply. `number`: pass over what still answers another
+        request. Raises as `replies` does."""
         self.send(request)
         while True:
             reply = self.next_reply()
@@ -171,7 +179,8 @@ class Client:
             raise self._gone() from None
 
     def receive(self, seconds: float) -> dict[str, Any] | None:
-        """Return the next reply, whichever request it answers; None if none comes within so many seconds.
+        """Return the next reply, whichever request it answers; None if none comes within so many
+        seconds.
 
         Raises:
             MasterGone: the master hung up.
@@ -213,8 +222,10 @@ class Client:
         return reply
 
     def _gone(self) -> MasterGone:
-        """What to say of a connection that is closed: its master has ended, or only doesn't want this one."""
-        for _ in range(5 if self.path else 0):  # one that was killed may lose its connections before its listener
+        """What to say of a connection that is closed: its master has ended, or only doesn't want
+        this one."""
+        # one that was killed may lose its connections before its listener
+        for _ in range(5 if self.path else 0):
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as another:
                 another.setblocking(False)
                 try:
@@ -227,9 +238,11 @@ class Client:
         return MasterGone("the master closed the connection")
 
 
-def connect(name: str | None, path: str | None, timeout: float | None = 10.0, verbatim: bool = False) -> Client:
-    """Connect to the master that is meant; what the environment says counts where neither is given. Raises as `find` and `Client`
-    do."""
+def connect(name: str | None, path: str | None, timeout: float | None = 10.0,
+            verbatim: bool = False) -> Client:
+    """Connect to the master that is meant; what the environment says counts where neither is given.
+    Raises as `find` and `Client` do."""
     if name is None and path is None:
-        name, path = os.environ.get("EINHORNPY_COMMAND_NAME"), os.environ.get("EINHORNPY_SOCKET_PATH")
+        name, path = os.environ.get("EINHORNPY_COMMAND_NAME"), os.environ.get(
+            "EINHORNPY_SOCKET_PATH")
     return Client(find(name, path), timeout, verbatim)

@@ -1,7 +1,8 @@
-"""Which masters there are, and whom a client believes: where control sockets may lie, and whose process may answer at them.
+"""Which masters there are, and whom a client believes: where control sockets may lie, and whose
+process may answer at them.
 
-Anybody can make a directory in /tmp, and a socket in it that says that all is well. So the file system says who may have put a
-socket there, and the kernel who listens at it.
+Anybody can make a directory in /tmp, and a socket in it that says that all is well. So the file
+system says who may have put a socket there, and the kernel who listens at it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from . import peer, printable, protocol
+from ..shared import peer, printable, protocol
 
 # Whoever is silent for so many seconds is listed without an answer; they are all asked at once.
 PATIENCE = 2.0
@@ -24,7 +25,8 @@ LONGEST_ANSWER = 1 << 16
 
 
 class Trouble(RuntimeError):
-    """What goes wrong with masters and clients; the message is one printable line, whatever paths and answers are in it."""
+    """What goes wrong with masters and clients; the message is one printable line, whatever paths
+    and answers are in it."""
 
     def __init__(self, message: str) -> None:
         super().__init__(printable.escaped(message))
@@ -40,8 +42,8 @@ class SeveralMasters(NoMaster):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A master: its name, control socket and pid; pid 0 if it listens but doesn't answer. `elsewhere`: in a directory of somebody
-    who is neither we nor root."""
+    """A master: its name, control socket and pid; pid 0 if it listens but doesn't answer.
+    `elsewhere`: in a directory of somebody who is neither we nor root."""
 
     name: str
     path: str
@@ -50,7 +52,8 @@ class Found:
 
 
 def find(name: str | None, path: str | None) -> str:
-    """Return the path of the control socket that is meant: `path`, the one of master `name`, or the only one.
+    """Return the path of the control socket that is meant: `path`, the one of master `name`, or the
+    only one.
 
     Raises:
         NoMaster: there is none, or there are several and neither is named.
@@ -60,7 +63,8 @@ def find(name: str | None, path: str | None) -> str:
     passed_over: list[str] = []
     masters = running(passed_over)
     chosen = [master for master in masters if name is None or master.name == name]
-    if name is not None and len(chosen) > 1:  # nobody else can take a name from us, or make it ambiguous
+    # nobody else can take a name from us, or make it ambiguous
+    if name is not None and len(chosen) > 1:
         chosen = [master for master in chosen if not master.elsewhere] or chosen
     if len(chosen) == 1:
         return chosen[0].path
@@ -68,8 +72,9 @@ def find(name: str | None, path: str | None) -> str:
     beside = f" (passed over {'; '.join(passed_over)})" if passed_over else ""
     if not masters:
         places = ", ".join(_places())
-        raise NoMaster(f"no master{f' named {name}' if name else ''} runs here: looked in {places}{beside}; "
-                       "-d PATH names a control socket elsewhere")
+        raise NoMaster(
+            f"no master{f' named {name}' if name else ''} runs here: looked in {places}{beside}; "
+            "-d PATH names a control socket elsewhere")
     if not chosen:
         raise NoMaster(f"no master named {name} runs here: found {known}{beside}")
     where = "".join(f"; {master.name} at {master.path}" for master in chosen)
@@ -77,16 +82,19 @@ def find(name: str | None, path: str | None) -> str:
 
 
 def running(passed_over: list[str] | None = None) -> list[Found]:
-    """The masters of this user (for root: and of the system) that listen, by name. Each is asked once, briefly, all at the same
-    time. `passed_over` is given a line for each place and each socket that isn't believed."""
+    """The masters of this user (for root: and of the system) that listen, by name. Each is asked
+    once, briefly, all at the same time. `passed_over` is given a line for each place and each
+    socket that isn't believed."""
     paths: dict[str, bool] = {}
     doubts = [] if passed_over is None else passed_over
     for directory in _places():
         try:
             why, only = _trust(directory)
             if why is None:
-                paths |= {f"{directory}/{file}": only is not None for file in sorted(os.listdir(directory))
-                          if file.endswith(".sock") and only in (None, file)}
+                paths |= {
+                    f"{directory}/{file}": only is not None
+                    for file in sorted(os.listdir(directory))
+                    if file.endswith(".sock") and only in (None, file)}
             else:
                 doubts.append(f"{directory}: {why}")
         except OSError:
@@ -96,7 +104,8 @@ def running(passed_over: list[str] | None = None) -> list[Found]:
 
 
 def _places() -> list[str]:
-    """Where masters may be: the usual directories, and those that systemd makes in them for its services."""
+    """Where masters may be: the usual directories, and those that systemd makes in them for its
+    services."""
     places = protocol.socket_directories(os.environ, os.geteuid())
     if protocol.SYSTEM_DIRECTORY not in places:
         places.append(protocol.SYSTEM_DIRECTORY)
@@ -105,15 +114,16 @@ def _places() -> list[str]:
         try:
             if _trust(place)[0] is None:
                 with os.scandir(place) as entries:
-                    below += sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
+                    below += sorted(entry.path for entry in entries
+                                    if entry.is_dir(follow_symlinks=False))
         except OSError:
             continue
     return places + below
 
 
 def _trust(directory: str) -> tuple[str | None, str | None]:
-    """(why no socket in there is believed, None if they are; the name of the only one that is, None if all are). Whoever may
-    write there could have put one of his own there."""
+    """(why no socket in there is believed, None if they are; the name of the only one that is, None
+    if all are). Whoever may write there could have put one of his own there."""
     found = os.lstat(directory)
     if not stat.S_ISDIR(found.st_mode):
         return "it is no directory, or a link to one", None
@@ -121,21 +131,25 @@ def _trust(directory: str) -> tuple[str | None, str | None]:
         return "others may write there", None
     if found.st_uid in (os.geteuid(), 0):
         return None, None
-    # systemd makes one for a service of somebody else's, after whom it is called; he speaks for no other service.
-    if os.path.dirname(directory) == protocol.SYSTEM_DIRECTORY and os.lstat(protocol.SYSTEM_DIRECTORY).st_uid == 0:
+    # systemd makes one for a service of somebody else's, after whom it is called; he speaks for no
+    # other service.
+    if os.path.dirname(directory) == protocol.SYSTEM_DIRECTORY and os.lstat(
+            protocol.SYSTEM_DIRECTORY).st_uid == 0:
         return None, f"{os.path.basename(directory)}.sock"
     return f"it belongs to user {found.st_uid}", None
 
 
 def doubt(connection: socket.socket, path: str) -> str | None:
-    """Why whoever listens at `path`, to which this connection leads, is not to be believed; None if he is: our own user or root, or
-    the owner of the directory where nobody else can have made that."""
+    """Why whoever listens at `path`, to which this connection leads, is not to be believed; None if
+    he is: our own user or root, or the owner of the directory where nobody else can have made
+    that."""
     _, uid, _ = peer.credentials(connection)
     if uid in (os.geteuid(), 0):
         return None
     directory = os.path.dirname(os.path.abspath(path))
     try:
-        if os.stat(directory).st_uid == uid and (os.path.basename(directory) == protocol.TEMPORARY.format(uid)
+        if os.stat(directory).st_uid == uid and (os.path.basename(directory)
+                                                 == protocol.TEMPORARY.format(uid)
                                                  or not _anybody_could_have_made(directory)):
             return None
     except OSError:
@@ -144,8 +158,8 @@ def doubt(connection: socket.socket, path: str) -> str | None:
 
 
 def _anybody_could_have_made(directory: str) -> bool:
-    """Whether the way to a directory leads through one where everybody may make another, or a link (/tmp, for instance), and
-    through none of root's or ours after it."""
+    """Whether the way to a directory leads through one where everybody may make another, or a link
+    (/tmp, for instance), and through none of root's or ours after it."""
     for each in {directory, os.path.realpath(directory)}:
         while each != "/":
             each = os.path.dirname(each)
@@ -158,8 +172,9 @@ def _anybody_could_have_made(directory: str) -> bool:
 
 
 def _answering(paths: Mapping[str, bool], doubts: list[str]) -> list[Found]:
-    """Ask whoever listens at these paths for his name, all at once; those who say nothing in time have that of their socket, and
-    those elsewhere (see Found; true in `paths`) are passed over if they say another one."""
+    """Ask whoever listens at these paths for his name, all at once; those who say nothing in time
+    have that of their socket, and those elsewhere (see Found; true in `paths`) are passed over if
+    they say another one."""
     found: dict[str, Found | None] = {}
     connection: socket.socket | None
     waiting: dict[int, tuple[str, socket.socket, bytearray]] = {}
@@ -195,8 +210,8 @@ def _answering(paths: Mapping[str, bool], doubts: list[str]) -> list[Found]:
 def _asked(path: str, doubts: list[str]) -> socket.socket:
     """A connection on which whoever listens at `path` has been asked for his name.
 
-    Raises:
-        OSError: nobody does, or nobody who is believed. BlockingIOError: too many others wait there.
+    Raises: OSError: nobody does, or nobody who is believed. BlockingIOError: too many others wait
+        there.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

@@ -1,4 +1,5 @@
-"""The gate: what a status document means for a script: an exit code, and whether it is worth waiting for another.
+"""The gate: what a status document means for a script: an exit code, and whether it is worth
+waiting for another.
 
 Pure; the table of exit codes stands here and nowhere else.
 """
@@ -13,10 +14,10 @@ READY, USAGE, NOT_YET, DEGRADED, ROLLED_BACK, STOPPING, SUPERSEDED = 0, 2, 3, 4,
 NO_MASTER, TIMED_OUT, INTERRUPTED = 69, 124, 130
 
 CODES = {
-    "ready": READY, "starting": NOT_YET, "upgrading": NOT_YET, "paused": NOT_YET, "degraded": DEGRADED,
-    "rolled-back": ROLLED_BACK, "stopping": STOPPING,
-}
-OUTCOMES = {"done": READY, "rolled-back": ROLLED_BACK, "aborted": ROLLED_BACK, "superseded": SUPERSEDED}
+    "ready": READY, "starting": NOT_YET, "upgrading": NOT_YET, "paused": NOT_YET,
+    "degraded": DEGRADED, "rolled-back": ROLLED_BACK, "stopping": STOPPING,}
+OUTCOMES = {
+    "done": READY, "rolled-back": ROLLED_BACK, "aborted": ROLLED_BACK, "superseded": SUPERSEDED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,10 @@ class Verdict:
     reason: str
 
 
-def verdict(document: Mapping[str, Any], generation: int | None = None, release: str | None = None) -> Verdict:
-    """Judge a status document; with `generation` or `release`, ready means that that one is ready."""
+def verdict(document: Mapping[str, Any], generation: int | None = None,
+            release: str | None = None) -> Verdict:
+    """Judge a status document; with `generation` or `release`, ready means that that one is
+    ready."""
     gate = str(document["gate"])
     code, reason = CODES.get(gate, DEGRADED), str(document["reason"])
     if code != READY:
@@ -41,5 +44,7 @@ def verdict(document: Mapping[str, Any], generation: int | None = None, release:
             return Verdict(NOT_YET, False, f"{told}, which has not been asked for yet")
         return Verdict(ROLLED_BACK, True, f"{told}, which is over")
     if release is not None and document["release"] != release:
-        return Verdict(NOT_YET, False, f"release {document['release'] or 'without a name'} is ready, not {release}")
+        return Verdict(
+            NOT_YET, False,
+            f"release {document['release'] or 'without a name'} is ready, not {release}")
     return Verdict(READY, True, reason)

@@ -1,4 +1,5 @@
-"""Asks Amazon ECS what task this is: `python -m einhornpy.control.metadata URI`, as the master sends it, prints labels as JSON.
+"""Asks Amazon ECS what task this is: `python -m einhornpy.control.metadata URI`, as the master
+sends it, prints labels as JSON.
 
 Source: Amazon ECS task metadata endpoint version 4, `${ECS_CONTAINER_METADATA_URI_V4}/task`.
 """
@@ -18,14 +19,16 @@ from .terminal import say, say_json
 ATTEMPTS, TIMEOUT, PAUSE = 5, 5.0, 2.0
 # What is shown of the answer: label → key. Of names with paths (ARNs) the last part.
 SHOWN = {
-    "ecs_cluster": "Cluster", "ecs_task": "TaskARN", "ecs_family": "Family", "ecs_revision": "Revision", "ecs_service": "ServiceName",
-    "availability_zone": "AvailabilityZone", "launch_type": "LaunchType",
-}
+    "ecs_cluster": "Cluster", "ecs_task": "TaskARN", "ecs_family": "Family",
+    "ecs_revision": "Revision", "ecs_service": "ServiceName",
+    "availability_zone": "AvailabilityZone", "launch_type": "LaunchType",}
 
 
 def labels_of(task: Mapping[str, Any]) -> dict[str, str]:
     """The labels that a task's metadata gives."""
-    return {label: str(task[key]).rpartition("/")[2][:60] for label, key in SHOWN.items() if task.get(key)}
+    return {
+        label: str(task[key]).rpartition("/")[2][:60] for label, key in SHOWN.items()
+        if task.get(key)}
 
 
 def main() -> int:

@@ -1,4 +1,5 @@
-"""How a process of ours becomes somebody who owns nothing, after it has read what it needs, and ends with its parent."""
+"""How a process of ours becomes somebody who owns nothing, after it has read what it needs, and
+ends with its parent."""
 
 from __future__ import annotations
 
@@ -29,14 +30,16 @@ def become(user: tuple[int, int] | None) -> None:
 
 
 def die_with(parent: int) -> None:
-    """Be killed when the parent, a pid, is gone. Comes after `become`: the kernel forgets it when the user changes (prctl(2))."""
+    """Be killed when the parent, a pid, is gone. Comes after `become`: the kernel forgets it when
+    the user changes (prctl(2))."""
     KERNEL.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(0)
 
 
 def adopt_orphans() -> None:
-    """Become the parent of every orphan below us, for good: it stays so across exec, and no child inherits it (prctl(2))."""
+    """Become the parent of every orphan below us, for good: it stays so across exec, and no child
+    inherits it (prctl(2))."""
     KERNEL.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 

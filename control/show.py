@@ -1,7 +1,7 @@
 """How people see it: tables and lines for a terminal of 80 columns, colours where they are wanted.
 
-Text in, text out; nothing here asks the master anything. What it is given can be printed (client.py).
-rich is imported only for the moving display of an upgrade.
+Text in, text out; nothing here asks the master anything. What it is given can be printed
+(client.py). rich is imported only for the moving display of an upgrade.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any, TextIO
 from . import terminal
 
 _COLOURS = {
-    "ready": "32", "starting": "33", "upgrading": "33", "paused": "33", "degraded": "31", "rolled-back": "31",
-    "stopping": "33", "retiring": "33", "done": "32", "superseded": "33", "aborted": "31",
-}
+    "ready": "32", "starting": "33", "upgrading": "33", "paused": "33", "degraded": "31",
+    "rolled-back": "31", "stopping": "33", "retiring": "33", "done": "32", "superseded": "33",
+    "aborted": "31",}
 
 
 def coloured(word: str, width: int = 0) -> str:
@@ -62,7 +62,8 @@ def size(count: int | None) -> str:
 
 
 def number(value: int | None, width: int) -> str:
-    """A count as it is where it has room, else rounded down: `1.2M`, `34k`, `5.6G`; `-` for none."""
+    """A count as it is where it has room, else rounded down: `1.2M`, `34k`, `5.6G`; `-` for
+    none."""
     if value is None:
         return "-"
     text = str(value)
@@ -89,11 +90,18 @@ def status(document: Mapping[str, Any]) -> str:
     """The status document as a short table."""
     master = document["master"]
     release = f" ({document['release']})" if document["release"] else ""
-    lines = wrapped(f"{document['name']}: {coloured(document['gate'])}: {document['reason']}", 4, "")
-    lines += _entry("master", f"pid {master['pid']}, einhornpy {master['version']}, up {duration(document['uptime_seconds'])}")
+    lines = wrapped(f"{document['name']}: {coloured(document['gate'])}: {document['reason']}", 4,
+                    "")
+    lines += _entry(
+        "master",
+        f"pid {master['pid']}, einhornpy {master['version']}, up "
+        f"{duration(document['uptime_seconds'])}"
+    )
     lines += _entry("generation", f"{document['generation']}{release}")
     if document.get("labels"):  # a master of an older version has none
-        lines += _entry("labels", " ".join(f"{key}={quoted(value)}" for key, value in document["labels"].items()))
+        lines += _entry(
+            "labels",
+            " ".join(f"{key}={quoted(value)}" for key, value in document["labels"].items()))
     for listener in document["listeners"]:
         lines += _entry("listening", listening(listener))
     upgrade = document["upgrade"]
@@ -106,18 +114,20 @@ def status(document: Mapping[str, Any]) -> str:
     lines += ["", " INDEX     PID  GEN STATE       AGE READY IN RESTARTS   MEMORY    REQUESTS BUSY"]
     for worker in document["workers"]:
         lines.append(
-            f" {worker['index']:>5} {worker['pid']:>7} {number(worker['generation'], 4):>4} {coloured(worker['state'], 8)} "
+            f" {worker['index']:>5} {worker['pid']:>7} {number(worker['generation'], 4):>4} "
+            f"{coloured(worker['state'], 8)} "
             f"{compact(worker['age_seconds']):>6} {compact(worker['ready_after_seconds']):>8} "
-            f"{number(worker['restarts'], 8):>8} {size(worker['memory_bytes']):>8} {requests(worker):>11} "
-            f"{share(worker['busy_share']):>4}"
-        )
+            f"{number(worker['restarts'], 8):>8} {size(worker['memory_bytes']):>8} "
+            f"{requests(worker):>11} "
+            f"{share(worker['busy_share']):>4}")
         note = worker_note(worker)
         if note is not None:
             lines += wrapped(note, 8)
     if not document["workers"]:
         lines.append("  no workers")
     for orphan in document.get("left_behind", []):  # a master of an older version knows of none
-        until = "killed" if orphan["killed_in_seconds"] is None else f"killed in {orphan['killed_in_seconds']:.0f} s"
+        until = "killed" if orphan[
+            "killed_in_seconds"] is None else f"killed in {orphan['killed_in_seconds']:.0f} s"
         whose = "a worker that isn't known, and holds a listening socket" if orphan["index"] is None else \
             f"worker {orphan['index']} of generation {orphan['generation']}"
         lines += wrapped(f"pid {orphan['pid']} was left behind by {whose}: asked to go, {until}", 8)
@@ -166,8 +176,10 @@ def history(upgrades: list[dict[str, Any]]) -> str:
         # What has no room at the end of the line gets one of its own.
         beside = not sys.stdout.isatty() or len(release) <= columns() - _HISTORY_WIDTH
         lines.append(
-            f"{each['started_at']:<20} {each['from']:>5} {each['to']:>5} {coloured(each['outcome'] or 'under way', 13)} "
-            f"{compact(each['took_seconds']):>6} {each['requested_by'].partition(' (')[0][:12]:<12} {release if beside else ''}"
+            f"{each['started_at']:<20} {each['from']:>5} {each['to']:>5} "
+            f"{coloured(each['outcome'] or 'under way', 13)} "
+            f"{compact(each['took_seconds']):>6} "
+            f"{each['requested_by'].partition(' (')[0][:12]:<12} {release if beside else ''}"
             .rstrip())
         if not beside:
             lines += wrapped(release, 4)
@@ -190,10 +202,15 @@ def generation(document: Mapping[str, Any]) -> str:
     ]
     if document["before"] is None:
         return "\n".join([*lines, "no generation before it is remembered"])
-    lines.append(f"what differs from generation {document['before']}{'' if document['changes'] else ': nothing'}")
+    lines.append(
+        "what differs from generation "
+        f"{document['before']}{'' if document['changes'] else ': nothing'}"
+    )
     for change in document["changes"]:
-        hidden = " (what differs is secret)" if change.get("secret") and change["before"] == change["after"] else ""
-        lines.append(f"  {change['what']}: {_value(change['before'])} -> {_value(change['after'])}{hidden}")
+        hidden = " (what differs is secret)" if change.get(
+            "secret") and change["before"] == change["after"] else ""
+        lines.append(
+            f"  {change['what']}: {_value(change['before'])} -> {_value(change['after'])}{hidden}")
     return "\n".join(lines)
 
 
@@ -208,9 +225,11 @@ def columns() -> int:
     return max(40, shutil.get_terminal_size().columns)
 
 
-def wrapped(text: str, indent: int, first: str | None = None, stream: TextIO | None = None) -> list[str]:
-    """Lines that fit a terminal, broken between words; one line for everything else. `first`: what the first line begins with,
-    by default the indent. A word too long for a line stays whole: an address or a path can then still be copied."""
+def wrapped(text: str, indent: int, first: str | None = None,
+            stream: TextIO | None = None) -> list[str]:
+    """Lines that fit a terminal, broken between words; one line for everything else. `first`: what
+    the first line begins with, by default the indent. A word too long for a line stays whole: an
+    address or a path can then still be copied."""
     head = " " * indent if first is None else first
     if not (stream or sys.stdout).isatty():
         return [head + text]
@@ -226,7 +245,9 @@ def wrapped(text: str, indent: int, first: str | None = None, stream: TextIO | N
 
 def _visible(text: str) -> int:
     """How many columns a text takes, its colours left out."""
-    return sum(len(part.partition("m")[2]) if number else len(part) for number, part in enumerate(text.split("\x1b")))
+    return sum(
+        len(part.partition("m")[2]) if number else len(part)
+        for number, part in enumerate(text.split("\x1b")))
 
 
 def _value(value: Any) -> str:
@@ -245,21 +266,26 @@ def upgrade_line(upgrade: Mapping[str, Any], plain: bool = False) -> str:
 
 
 # What every event says, beside what happened.
-_HIDDEN = {"event", "level", "time", "unix_time", "ready", "live", "target", "gate", "gate_reason", "replaced"}
+_HIDDEN = {
+    "event", "level", "time", "unix_time", "ready", "live", "target", "gate", "gate_reason",
+    "replaced"}
 
 
 def event(document: Mapping[str, Any]) -> str:
     """One event as a line."""
-    fields = " ".join(f"{key}={value}" for key, value in document.items() if key not in _HIDDEN and value is not None)
+    fields = " ".join(f"{key}={value}" for key, value in document.items()
+                      if key not in _HIDDEN and value is not None)
     counts = f"[{document['ready']}/{document['target']} ready]"
     return f"{document['time']} {document['event']:<18} {counts} {fields}".rstrip()
 
 
 def happened(document: Mapping[str, Any]) -> str:
-    """One event in words, with the time of day (UTC): for people who look on, in most cases short enough for 80 columns."""
+    """One event in words, with the time of day (UTC): for people who look on, in most cases short
+    enough for 80 columns."""
     text = progress_line(document) or _other_event(document)
     number = document.get("generation")
-    return f"{document['time'][11:19]} " + text.replace(f", generation {number})", f", gen {number})", 1)
+    return f"{document['time'][11:19]} " + text.replace(f", generation {number})",
+                                                        f", gen {number})", 1)
 
 
 def _other_event(document: Mapping[str, Any]) -> str:
@@ -281,14 +307,14 @@ def _other_event(document: Mapping[str, Any]) -> str:
 
 
 class PlainProgress:
-    """One line a change: for pipes, logs and dumb terminals. A context manager, as its moving sister is."""
+    """One line a change: for pipes, logs and dumb terminals. A context manager, as its moving
+    sister is."""
 
     def __enter__(self) -> PlainProgress:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
         return None
 
     def step(self, document: Mapping[str, Any]) -> None:
@@ -303,27 +329,35 @@ class MovingProgress:
     def __init__(self) -> None:
         # rich draws well on every terminal and knows when not to.
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+        )
 
-        self._progress = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                                  TimeElapsedColumn(), console=Console(highlight=False), transient=True)
+        self._progress = Progress(TextColumn("{task.description}"), BarColumn(),
+                                  MofNCompleteColumn(), TimeElapsedColumn(),
+                                  console=Console(highlight=False), transient=True)
         self._task = self._progress.add_task("upgrading", total=None)
 
     def __enter__(self) -> MovingProgress:
         self._progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
         self._progress.stop()
 
     def step(self, document: Mapping[str, Any]) -> None:
         line = progress_line(document)
         if line is not None:
             for part in wrapped(line, 4, ""):
-                self._progress.console.print(terminal.shown(part, False), markup=False, soft_wrap=True)
-        self._progress.update(self._task, total=document["target"], completed=document.get("replaced", 0))
+                self._progress.console.print(terminal.shown(part, False), markup=False,
+                                             soft_wrap=True)
+        self._progress.update(self._task, total=document["target"],
+                              completed=document.get("replaced", 0))
 
 
 def progress_line(document: Mapping[str, Any]) -> str | None:
@@ -355,7 +389,8 @@ def progress_line(document: Mapping[str, Any]) -> str | None:
             return f"start failed ({document['in_a_row']} in a row){again}"
         case "hold-begun":
             check = f", check: {document['check']}" if document["check"] else ""
-            serve = "1 new worker serves" if document["canaries"] == 1 else f"{document['canaries']} new workers serve"
+            serve = "1 new worker serves" if document[
+                "canaries"] == 1 else f"{document['canaries']} new workers serve"
             return f"hold begun: {serve}, {document['hold']}{check}"
         case "check-passed" | "hold-ended":
             return str(document["event"]).replace("-", " ")

@@ -1,7 +1,7 @@
 """The only place that prints: every line of `control/` goes to a terminal, a pipe or a file here.
 
-So nothing that others have said can steer a terminal, whoever forgets what. tests/test_printable.py
-keeps everything else from printing.
+So nothing that others have said can steer a terminal, whoever forgets what.
+tests/shared/test_printable.py keeps everything else from printing.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import re
 import sys
 from typing import Any, TextIO
 
-from . import printable
+from ..shared import printable
 
 # The colours that are ours (show.py). What the master tells holds none any more: see client.py.
 _COLOUR = re.compile(r"(\x1b\[(?:0|3[1-3])m)")
 
 
 def say(line: str, file: TextIO | None = None) -> None:
-    """Print one line, whatever is in it; by default to standard output, in colour if it has some."""
+    """Print one line, whatever is in it; by default to standard output, in colour if it has
+    some."""
     to = file or sys.stdout
     text = shown(line, file is None and coloured())
     encoding = to.encoding or "utf-8"

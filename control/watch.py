@@ -1,7 +1,8 @@
-"""Watches one master for somebody who looks on: its status, its events, and whether it is still there.
+"""Watches one master for somebody who looks on: its status, its events, and whether it is still
+there.
 
-One connection carries all of it, so what is told comes in the order in which it happened. Blocking, for a thread of its own;
-`close` ends it from any other one.
+One connection carries all of it, so what is told comes in the order in which it happened. Blocking,
+for a thread of its own; `close` ends it from any other one.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from . import client, protocol
+from ..shared import protocol
+from . import client
 
-# Seconds. How long a connection may take; between two looks at what no event tells of (requests, ages, queues); until a master
-# that doesn't answer is called silent; before the first and the last of the growing delays between two tries to connect.
+# Seconds. How long a connection may take; between two looks at what no event tells of (requests,
+# ages, queues); until a master that doesn't answer is called silent; before the first and the last
+# of the growing delays between two tries to connect.
 CONNECT, LOOK, SILENCE, FIRST_DELAY, LONGEST_DELAY = 3.0, 1.0, 3.0, 0.25, 8.0
-# A look may use at most this part of the time: a status of a thousand workers is work for the master. But there is one at least once
-# in so many seconds.
+# A look may use at most this part of the time: a status of a thousand workers is work for the
+# master. But there is one at least once in so many seconds.
 SHARE, LONGEST_LOOK = 0.1, 10.0
-# So long a pause for each worker follows a status: an upgrade changes it all the time, and of a thousand workers' two or three a
-# second are enough. The master sends only the newest one, and after what has happened before it, so it is a second old at most.
+# So long a pause for each worker follows a status: an upgrade changes it all the time, and of a
+# thousand workers' two or three a second are enough. The master sends only the newest one, and
+# after what has happened before it, so it is a second old at most.
 PAUSE_PER_WORKER = 0.0005
 FOLLOWED, EVENTS, LOOKED = 1, 2, 3
 
@@ -35,7 +39,8 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """What happened; `anew`: these are the last ones of a new connection, and take the place of all before."""
+    """What happened; `anew`: these are the last ones of a new connection, and take the place of all
+    before."""
 
     documents: list[dict[str, Any]]
     anew: bool = False
@@ -60,7 +65,8 @@ News = Status | Events | Lost | Silent
 
 
 class Watch:
-    """The news of the master at `path`, for ever: across its restarts, and across its own replacements."""
+    """The news of the master at `path`, for ever: across its restarts, and across its own
+    replacements."""
 
     def __init__(self, path: str) -> None:
         self.path = path

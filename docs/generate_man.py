@@ -1,6 +1,7 @@
 """Writes docs/man/einhornpy.1 from the click commands; tests/test_docs.py checks that it is new.
 
-Our own, since click-man makes a page a command and doesn't see `run`, which is no command until somebody asks for it.
+Our own, since click-man makes a page a command and doesn't see `run`, which is no command until
+somebody asks for it.
 """
 
 from __future__ import annotations
@@ -12,29 +13,27 @@ from pathlib import Path
 
 import click
 from einhornpy.control import gate
-from einhornpy.control.cli import cli
-from einhornpy.supervisor.settings import ENVIRONMENT_PREFIX
+from einhornpy.control.cli.main import cli
+from einhornpy.supervisor.settings.table import ENVIRONMENT_PREFIX
 
 PAGE = Path(__file__).parent / "man" / "einhornpy.1"
 EXIT_CODES = {
     gate.READY: "well; status: ready; run: stopped because it was asked to",
-    1: "it could not be done; one line says why",
-    gate.USAGE: "wrong usage",
-    gate.NOT_YET: "status: starting, upgrading or paused, or another generation or release is ready than the one asked for; run: no "
-                  "worker ever became ready",
-    gate.DEGRADED: "status: fewer workers are ready than wanted",
+    1: "it could not be done; one line says why", gate.USAGE: "wrong usage",
+    gate.NOT_YET: "status: starting, upgrading or paused, or another generation or release is "
+                  "ready than the one asked for; run: no "
+    "worker ever became ready", gate.DEGRADED: "status: fewer workers are ready than wanted",
     gate.ROLLED_BACK: "the release was refused, aborted or rolled back",
     gate.STOPPING: "the master stops, or stopped meanwhile",
     gate.SUPERSEDED: "the upgrade was superseded by a newer one",
     gate.NO_MASTER: "no master there, or several and none chosen",
-    gate.TIMED_OUT: "no answer in time",
-    gate.INTERRUPTED: "interrupted; an upgrade goes on",
-}
+    gate.TIMED_OUT: "no answer in time", gate.INTERRUPTED: "interrupted; an upgrade goes on",}
 
 
 def roff(text: str) -> str:
     """Text as it is: nothing in it is taken for a request or an escape."""
-    for character, escaped in (("\\", "\\e"), ("-", "\\-"), ("'", "\\(aq"), ("`", "\\(ga"), ("^", "\\(ha"), ("~", "\\(ti")):
+    for character, escaped in (("\\", "\\e"), ("-", "\\-"), ("'", "\\(aq"), ("`", "\\(ga"),
+                               ("^", "\\(ha"), ("~", "\\(ti")):
         text = text.replace(character, escaped)
     return re.sub(r"^\.", "\\&.", text, flags=re.MULTILINE)
 
@@ -45,7 +44,9 @@ def bold(text: str) -> str:
 
 def filled(text: str) -> list[str]:
     """A paragraph, in lines of a source that one can read."""
-    return [roff(line) for line in textwrap.wrap(" ".join(text.split()), 72, break_long_words=False, break_on_hyphens=False)]
+    return [
+        roff(line) for line in textwrap.wrap(" ".join(text.split()), 72, break_long_words=False,
+                                             break_on_hyphens=False)]
 
 
 def prose(text: str) -> list[str]:
@@ -78,7 +79,10 @@ def described(name: str, parent: click.Context) -> list[str]:
     context = click.Context(command, info_name=name, parent=parent)
     assert command.help is not None
     usage = " ".join(command.collect_usage_pieces(context))
-    return [f".SS {name}", bold(f"einhornpy {name}") + " " + roff(usage), ".PP", *prose(command.help), *options(command, context)]
+    return [
+        f".SS {name}",
+        bold(f"einhornpy {name}") + " " + roff(usage), ".PP", *prose(command.help),
+        *options(command, context)]
 
 
 def page() -> str:
@@ -87,27 +91,31 @@ def page() -> str:
     assert cli.help is not None
     lines = [
         '.\\" Generated from the program; python docs/generate_man.py writes it anew.',
-        f'.TH EINHORNPY 1 "" "einhornpy {version("einhornpy")}" "User Commands"',
-        ".SH NAME", *filled("einhornpy - keeps an app's workers ready on one host, and replaces their code without anyone noticing"),
-        ".SH SYNOPSIS",
+        f'.TH EINHORNPY 1 "" "einhornpy {version("einhornpy")}" "User Commands"', ".SH NAME",
+        *filled(
+            "einhornpy - keeps an app's workers ready on one host, and replaces their code without "
+            "anyone noticing"
+        ), ".SH SYNOPSIS",
         f"{bold('einhornpy')} [\\fIOPTIONS OF RUN\\fR] {bold('--')} \\fIPROGRAM\\fR...", ".br",
-        f"{bold('einhornpy')} \\fICOMMAND\\fR [\\fIOPTIONS\\fR]",
-        ".SH DESCRIPTION", *prose(cli.help),
-        ".SH COMMANDS", *(line for name in cli.list_commands(parent) for line in described(name, parent)),
-        ".SH EXIT STATUS"]
+        f"{bold('einhornpy')} \\fICOMMAND\\fR [\\fIOPTIONS\\fR]", ".SH DESCRIPTION",
+        *prose(cli.help), ".SH COMMANDS", *(line for name in cli.list_commands(parent)
+                                            for line in described(name, parent)), ".SH EXIT STATUS"]
     for code, meaning in sorted(EXIT_CODES.items()):
         lines += [".TP", bold(str(code)), *filled(meaning)]
     lines += [".SH ENVIRONMENT"]
-    for variable, meaning in (
-        (f"{ENVIRONMENT_PREFIX}COMMAND_NAME", "The name of the master that is meant, as with -c."),
-        (f"{ENVIRONMENT_PREFIX}SOCKET_PATH", "The control socket of the master that is meant, as with -d."),
-        (f"{ENVIRONMENT_PREFIX}NAME", "A setting of run: its option in capital letters, with _ for -."),
-        ("NO_COLOR", "No colours, whatever the terminal can show."),
-    ):
+    for variable, meaning in ((f"{ENVIRONMENT_PREFIX}COMMAND_NAME",
+                               "The name of the master that is meant, as with -c."),
+                              (f"{ENVIRONMENT_PREFIX}SOCKET_PATH",
+                               "The control socket of the master that is meant, as with -d."),
+                              (f"{ENVIRONMENT_PREFIX}NAME",
+                               "A setting of run: its option in capital letters, with _ for -."),
+                              ("NO_COLOR", "No colours, whatever the terminal can show."),
+                              ):
         lines += [".TP", bold(variable), *filled(meaning)]
     lines += [".SH FILES"]
     for path, meaning in (
-        ("$XDG_RUNTIME_DIR/einhornpy/NAME.sock", "The control socket of the master NAME of a user with such a directory."),
+        ("$XDG_RUNTIME_DIR/einhornpy/NAME.sock",
+         "The control socket of the master NAME of a user with such a directory."),
         ("/run/einhornpy/NAME.sock", "That of root's, and below it those of systemd's services."),
         ("/tmp/einhornpy-UID/NAME.sock", "That of anybody else's, or in $TMPDIR instead of /tmp."),
     ):

@@ -1,4 +1,5 @@
-"""Writes docs/reference.md from the click commands and the table of settings; tests/test_docs.py checks that it is new."""
+"""Writes docs/reference.md from the click commands and the table of settings; tests/test_docs.py
+checks that it is new."""
 
 from __future__ import annotations
 
@@ -6,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from einhornpy.control.cli import cli
-from einhornpy.supervisor.settings import ENVIRONMENT_PREFIX, OPTIONS, Option
+from einhornpy.control.cli.main import cli
+from einhornpy.supervisor.settings.table import ENVIRONMENT_PREFIX, OPTIONS, Option
 
 WIDTH = 80
 
@@ -20,7 +21,9 @@ def help_of(name: str | None) -> str:
         return cli.get_help(parent)
     command = cli.get_command(parent, name)
     assert command is not None
-    return command.get_help(click.Context(command, info_name=name, parent=parent, **{**command.context_settings, **width}))
+    return command.get_help(
+        click.Context(command, info_name=name, parent=parent,
+                      **{**command.context_settings, **width}))
 
 
 def default_of(option: Option) -> str:
@@ -41,19 +44,26 @@ def settings_table() -> str:
     for option in OPTIONS:
         flags = ", ".join(f"`{flag}`" for flag in option.flags)
         key = option.name.replace("_", "-")
-        rows.append(f"| {flags} | `{ENVIRONMENT_PREFIX}{option.name.upper()}` | `{key}` | {default_of(option)} |")
-    rows.append(f"| after `--` | `{ENVIRONMENT_PREFIX}COMMAND` | `command` | must be given somewhere |")
+        rows.append(
+            f"| {flags} | `{ENVIRONMENT_PREFIX}{option.name.upper()}` | `{key}` | "
+            f"{default_of(option)} |"
+        )
+    rows.append(
+        f"| after `--` | `{ENVIRONMENT_PREFIX}COMMAND` | `command` | must be given somewhere |")
     return "\n".join(rows)
 
 
 def reference() -> str:
     """The whole page."""
-    parts = ["# Reference", "Generated from the program; `python docs/generate_reference.py` writes it anew.",
-             "## Settings of `run`", settings_table(),
-             "Times are seconds. Settings that may be given several times are lists in TOML and words, as a shell reads them, in "
-             "the\nenvironment; `env` may be a table in TOML. More on each in [running](running.md) and "
-             "[readiness](readiness.md).",
-             "## einhornpy", f"```\n{help_of(None)}\n```"]
+    parts = [
+        "# Reference",
+        "Generated from the program; `python docs/generate_reference.py` writes it anew.",
+        "## Settings of `run`",
+        settings_table(),
+        "Times are seconds. Settings that may be given several times are lists in TOML and words, "
+        "as a shell reads them, in "
+        "the\nenvironment; `env` may be a table in TOML. More on each in [running](running.md) and "
+        "[readiness](readiness.md).", "## einhornpy", f"```\n{help_of(None)}\n```"]
     for name in cli.list_commands(click.Context(cli)):
         parts += [f"## einhornpy {name}", f"```\n{help_of(name)}\n```"]
     return "\n\n".join(parts) + "\n"

@@ -1,6 +1,8 @@
-"""Draws the pictures in docs/pictures from a real master: `make pictures`. Each function below makes one of them.
+"""Draws the pictures in docs/pictures from a real master: `make pictures`. Each function below
+makes one of them.
 
-Waits for events, never for the clock, so that each picture shows the same moment whenever it is made.
+Waits for events, never for the clock, so that each picture shows the same moment whenever it is
+made.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from einhornpy.control.top import Top
+from einhornpy.control.top.app import Top
 
 from tests.browser import chromium
 from tests.harness import EXAMPLE, ROOT, Master
@@ -29,7 +31,8 @@ WORKERS = 6
 
 @contextlib.contextmanager
 def shop() -> Iterator[tuple[Master, Callable[..., None]]]:
-    """A master with the example app, which takes a second to import, and a function that puts another release in its place."""
+    """A master with the example app, which takes a second to import, and a function that puts
+    another release in its place."""
     with tempfile.TemporaryDirectory(prefix="shop-", dir="/tmp") as name:
         place = Path(name)
 
@@ -37,16 +40,21 @@ def shop() -> Iterator[tuple[Master, Callable[..., None]]]:
             directory = place / release
             shutil.copytree(EXAMPLE, directory)
             if broken:
-                (directory / "app.py").write_text("import payments_v2\n" + (directory / "app.py").read_text())
+                (directory / "app.py").write_text("import payments_v2\n" +
+                                                  (directory / "app.py").read_text())
             os.symlink(directory, place / "next")
             os.replace(place / "next", place / "current")
 
         release("a1")
-        # Each new worker has to prove itself for a moment, so that the one more can be seen in the timeline.
+        # Each new worker has to prove itself for a moment, so that the one more can be seen in the
+        # timeline.
         master = Master(place, [
-            "-n", str(WORKERS), "-b", "127.0.0.1:0", "-c", "shop", "--labels", "region=north", "--release", "3f2c1ab",
-            "--min-ready-seconds", "0.4", "--max-failures", "2", "--web", "127.0.0.1:0", "--chdir", str(place / "current"),
-            "--", "gunicorn", "--threads", "4", "app:wsgi"], {"IMPORT_SECONDS": "1"})
+            "-n",
+            str(WORKERS), "-b", "127.0.0.1:0", "-c", "shop", "--labels", "region=north",
+            "--release", "3f2c1ab", "--min-ready-seconds", "0.4", "--max-failures", "2", "--web",
+            "127.0.0.1:0", "--chdir",
+            str(place / "current"), "--", "gunicorn", "--threads", "4", "app:wsgi"],
+                        {"IMPORT_SECONDS": "1"})
         try:
             yield master, release
         finally:
@@ -57,7 +65,8 @@ def shop() -> Iterator[tuple[Master, Callable[..., None]]]:
 def page() -> None:
     """The page in the middle of an upgrade, with one before it that was refused."""
     with shop() as (master, release), chromium() as browser:
-        view = browser.new_page(viewport={"width": 1200, "height": 820}, reduced_motion="reduce", locale="en-GB")
+        view = browser.new_page(viewport={"width": 1200, "height": 820}, reduced_motion="reduce",
+                                locale="en-GB")
         view.goto(master.web)
         master.wait_ready()
         with Load(master.address, rate=40, slow=0.4):
@@ -91,7 +100,8 @@ def top() -> None:
             release("a3")
             drawn = asyncio.run(look())
     # Textual names a font on a server of somebody else's; one of ours will do.
-    drawn = re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL).replace("Fira Code", "DejaVu Sans Mono")
+    drawn = re.sub(r"@font-face \{.*?\}", "", drawn,
+                   flags=re.DOTALL).replace("Fira Code", "DejaVu Sans Mono")
     with chromium() as browser:
         view = browser.new_page(viewport={"width": 1000, "height": 700})
         view.set_content(f"<body style='margin: 0'>{drawn}</body>")
@@ -101,13 +111,16 @@ def top() -> None:
 
 def half_way(document: Mapping[str, Any] | None) -> bool:
     """Whether half of the workers are replaced, and somebody stands beside his successor."""
-    return (document is not None and document["upgrade"] is not None and document["upgrade"]["replaced"] == WORKERS // 2
+    return (document is not None and document["upgrade"] is not None
+            and document["upgrade"]["replaced"] == WORKERS // 2
             and len(document["workers"]) > WORKERS)
 
 
 def squeeze(picture: Path) -> None:
     """Make a PNG small: with 256 colours of its own it looks the same."""
-    subprocess.run(["pngquant", "--force", "--speed", "1", "--strip", "--ext", ".png", "256", str(picture)], check=True)
+    subprocess.run(
+        ["pngquant", "--force", "--speed", "1", "--strip", "--ext", ".png", "256",
+         str(picture)], check=True)
 
 
 MAKERS = {"page": page, "top": top}

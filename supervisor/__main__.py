@@ -1,8 +1,11 @@
 """Starts the master, in one of three ways.
 
-    python -m einhornpy.supervisor JSON            as the command line execs it; JSON holds `flags`, `command` and `directory`
-    python -m einhornpy.supervisor --take-over FD  as a master execs the next one; FD is a file with its state
-    python -m einhornpy.supervisor --check-state   says whether this program could take over from the state on standard input
+    python -m einhornpy.supervisor JSON            as the command line execs it; JSON holds `flags`,
+    `command` and `directory`
+    python -m einhornpy.supervisor --take-over FD  as a master execs the next one; FD is a file with
+    its state
+    python -m einhornpy.supervisor --check-state   says whether this program could take over from
+    the state on standard input
 """
 
 from __future__ import annotations
@@ -15,16 +18,18 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from . import handover, log, settings
-from .attributes import Refused, renice
-from .known import look_up
-from .listeners import BadAddress, parse_address
+from .launch.lookups import look_up
+from .logs import log
+from .logs.sinks import CannotLog
 from .master import VERSION, CannotRun, Master, fail, policy
-from .own_code import OwnCode
-from .reloads import CHECK_STATE, TAKE_OVER, answer
-from .sinks import CannotLog
-from .state import Given
-from .succession import check_descriptors, readable
+from .settings import table
+from .sockets.listeners import BadAddress, parse_address
+from .steering.own_code import OwnCode
+from .steering.reload_check import check_descriptors, readable
+from .steering.reloads import CHECK_STATE, TAKE_OVER, answer
+from .steering.state import Given
+from .system import plain_data
+from .system.attributes import Refused, renice
 
 
 def main() -> int:
@@ -32,11 +37,13 @@ def main() -> int:
     system = os.uname()
     kernel = tuple(int(number) for number in re.findall(r"[0-9]+", system.release)[:2])
     if system.sysname != "Linux" or kernel < (5, 4):
-        return fail(f"cannot run on {system.sysname} {system.release}: expected Linux, kernel 5.4 or newer", 1)
+        return fail(
+            f"cannot run on {system.sysname} {system.release}: expected Linux, kernel 5.4 or newer",
+            1)
     words = sys.argv[1:]
     try:
         if words[0] == CHECK_STATE:
-            document = handover.read(0)
+            document = plain_data.read(0)
             wanted, _ = understand(document)
             log.check(wanted)
             look_up(wanted)
@@ -50,36 +57,41 @@ def main() -> int:
         if wanted.nice is not None:
             renice(wanted.nice[0])  # first, since what workers may have depends on it
         return Master(wanted, os.environ, given, look_up(wanted), _own_code()).run()
-    except settings.BadSetting as error:
+    except table.BadSetting as error:
         return fail(str(error), 2, as_it_is=True)
     except (BadAddress, Refused, CannotLog) as error:
         return fail(str(error), 2)
-    except handover.Unreadable as error:
+    except plain_data.Unreadable as error:
         return fail(f"cannot take over: {error}", 1)
     except CannotRun as error:
         return fail(str(error), error.code)
 
 
 def take_over(fd: int, failed: str | None) -> int:
-    """Go on where the master before us was. `fd`: its state, which stays open until we have settled. `failed`: why the master that
-    should have gone on in our place didn't, where we are the way back.
+    """Go on where the master before us was. `fd`: its state, which stays open until we have
+    settled. `failed`: why the master that should have gone on in our place didn't, where we are the
+    way back.
 
     Raises:
         SystemExit: we can't; nothing was touched, and the one before can.
     """
     try:
-        document = handover.read(fd)
-        # On the way back, what has become of the configuration since is what the one that failed may have failed of.
-        before = (document.get("way_back") or {}).get("configuration") if failed is not None else None
+        document = plain_data.read(fd)
+        # On the way back, what has become of the configuration since is what the one that failed
+        # may have failed of.
+        before = (document.get("way_back")
+                  or {}).get("configuration") if failed is not None else None
         wanted, inherited = understand(document, before)
         check_descriptors(inherited)
-        # A master that takes over has workers: it goes on without its log, where that can't be written any more.
+        # A master that takes over has workers: it goes on without its log, where that can't be
+        # written any more.
         copy = inherited["way_back"] and inherited["way_back"]["copy"]
         own_code = _own_code(None if failed is None else copy)
         if failed is None and copy is not None:
             os.set_inheritable(copy, False)
-        master = Master(wanted, os.environ, inherited["given"], look_up(wanted), own_code, inherited)
-    except (settings.BadSetting, BadAddress, Refused, handover.Unreadable) as error:
+        master = Master(wanted, os.environ, inherited["given"], look_up(wanted), own_code,
+                        inherited)
+    except (table.BadSetting, BadAddress, Refused, plain_data.Unreadable) as error:
         raise SystemExit(f"cannot take over: {error}") from None
     return master.take_over(fd, failed)
 
@@ -91,24 +103,28 @@ def _own_code(inherited: int | None = None) -> OwnCode | None:
         return None  # run from no files: then there is no way back
 
 
-def understand(document: Mapping[str, Any], configuration: str | None = None) -> tuple[settings.Settings, dict[str, Any]]:
-    """Read a state and try it. `configuration`: the text of the TOML file, where it was read before.
+def understand(document: Mapping[str, Any],
+               configuration: str | None = None) -> tuple[table.Settings, dict[str, Any]]:
+    """Read a state and try it. `configuration`: the text of the TOML file, where it was read
+    before.
 
     Raises:
         BadSetting, BadAddress, Unreadable: this program can't go on from it.
     """
-    given = handover.plain(handover.made(Given, document.get("given", {})))
+    given = plain_data.plain(plain_data.made(Given, document.get("given", {})))
     try:
         wanted = load(given, configuration)
-    except (settings.BadSetting, BadAddress):
+    except (table.BadSetting, BadAddress):
         raise
     except Exception as error:  # no command line of ours, then
-        raise handover.Unreadable(f"the command line of the state: {type(error).__name__}: {error}") from error
+        raise plain_data.Unreadable(
+            f"the command line of the state: {type(error).__name__}: {error}") from error
     return wanted, readable(document, policy(wanted), time.monotonic())
 
 
 def fill_standard_descriptors() -> None:
-    """Where somebody started us without standard input, output or error, nothing else of ours may land on their numbers."""
+    """Where somebody started us without standard input, output or error, nothing else of ours may
+    land on their numbers."""
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)
@@ -117,13 +133,15 @@ def fill_standard_descriptors() -> None:
             os.set_inheritable(fd, True)
 
 
-def load(given: Mapping[str, Any], configuration: str | None = None) -> settings.Settings:
-    """The settings that these flags, this command and the environment give, and `configuration`, or the TOML file as it is now.
+def load(given: Mapping[str, Any], configuration: str | None = None) -> table.Settings:
+    """The settings that these flags, this command and the environment give, and `configuration`, or
+    the TOML file as it is now.
 
     Raises:
         BadSetting, BadAddress: one of them is wrong.
     """
-    wanted = settings.load(given["flags"], given["command"], os.environ, given["directory"], configuration)
+    wanted = table.load(given["flags"], given["command"], os.environ, given["directory"],
+                        configuration)
     for setting, addresses in (("bind", wanted.bind), ("web", [wanted.web] if wanted.web else [])):
         for address in addresses:
             try:

@@ -14,7 +14,8 @@ import pytest
 from .harness import Master, adopt_orphans, keepers, reap_leftovers, wait_until, what_they_do
 
 adopt_orphans()
-# A shell without job control lets what it starts in the background ignore ^C, and so would every process of ours.
+# A shell without job control lets what it starts in the background ignore ^C, and so would every
+# process of ours.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -63,8 +64,10 @@ def start(place: Path) -> Iterator[Callable[..., Master]]:
         wait_until(lambda: not keepers(), "the keepers gone", what_they_do)
     finally:
         left = reap_leftovers()  # also if that fails: the next test must not wait for the same ones
-    assert not left, f"processes left behind: {left}\n" + "\n".join(master.log() for master in masters)
+    assert not left, f"processes left behind: {left}\n" + "\n".join(master.log()
+                                                                    for master in masters)
     sockets = [str(path) for path in place.glob("run/einhornpy/*")]
     unclean = any(master.process.returncode < 0 for master in masters)
     assert unclean or not sockets, f"files left behind: {sockets}"
-    wait_until(lambda: open_descriptors() <= before or open_descriptors() == before, "our descriptors closed again")
+    wait_until(lambda: open_descriptors() <= before or open_descriptors() == before,
+               "our descriptors closed again")

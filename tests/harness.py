@@ -1,6 +1,8 @@
-"""Starts real masters and watches them: every wait is for an event, under one generous deadline that shows the log.
+"""Starts real masters and watches them: every wait is for an event, under one generous deadline
+that shows the log.
 
-Whatever a test starts is killed and reaped here, orphans included: the test process adopts them (see `adopt_orphans`).
+Whatever a test starts is killed and reaped here, orphans included: the test process adopts them
+(see `adopt_orphans`).
 """
 
 from __future__ import annotations
@@ -45,8 +47,10 @@ def adopt_orphans() -> None:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def wait_until(true: Callable[[], Any], what: str, log: Callable[[], str] = lambda: "", patience: float = DEADLINE) -> Any:
-    """Wait for something that no event tells of; looks often, fails with `what` and the log after `patience` seconds."""
+def wait_until(true: Callable[[], Any], what: str, log: Callable[[], str] = lambda: "",
+               patience: float = DEADLINE) -> Any:
+    """Wait for something that no event tells of; looks often, fails with `what` and the log after
+    `patience` seconds."""
     deadline = time.monotonic() + patience
     while True:
         value = true()
@@ -94,7 +98,8 @@ def get(address: tuple[str, int] | str, path: str = "/") -> tuple[int, str]:
 
 
 class Recorder:
-    """Everything that the master tells of, from the event stream, with the counts right after each event."""
+    """Everything that the master tells of, from the event stream, with the counts right after each
+    event."""
 
     def __init__(self, path: str) -> None:
         self.events: list[dict[str, Any]] = []
@@ -121,7 +126,8 @@ class Recorder:
             self._condition.notify_all()
 
     def wait_for(self, name: str, count: int = 1, **fields: Any) -> dict[str, Any]:
-        """Wait until `count` events of this name with these fields were seen; return the last of them."""
+        """Wait until `count` events of this name with these fields were seen; return the last of
+        them."""
         found: list[dict[str, Any]] = []
 
         def seen() -> bool:
@@ -130,7 +136,8 @@ class Recorder:
             return len(found) >= count or self._ended
 
         with self._condition:
-            assert self._condition.wait_for(seen, DEADLINE), f"never came: {name} {fields}\n{self.tail()}"
+            assert self._condition.wait_for(seen,
+                                            DEADLINE), f"never came: {name} {fields}\n{self.tail()}"
         assert len(found) >= count, f"the master ended without {name} {fields}\n{self.tail()}"
         return found[count - 1]
 
@@ -147,8 +154,9 @@ class Recorder:
 class Master:
     """A real `einhornpy` process in a directory of its own."""
 
-    def __init__(self, directory: Path, arguments: list[str], environment: dict[str, str] | None = None,
-                 cwd: Path | None = None, stdout: int | None = None, stderr: int | None = None,
+    def __init__(self, directory: Path, arguments: list[str],
+                 environment: dict[str, str] | None = None, cwd: Path | None = None,
+                 stdout: int | None = None, stderr: int | None = None,
                  pass_fds: Sequence[int] = ()) -> None:
         self.directory = directory
         self.log_path = directory / f"log-{time.monotonic_ns()}"
@@ -173,7 +181,8 @@ class Master:
         return self._path
 
     def _find_path(self) -> str | None:
-        assert self.process.poll() is None, f"the master exited with {self.process.returncode}\n{self.log()}"
+        assert self.process.poll(
+        ) is None, f"the master exited with {self.process.returncode}\n{self.log()}"
         for path in [*self.directory.glob("run/einhornpy/*.sock"), *self.directory.glob("*.sock")]:
             try:
                 with Client(str(path), timeout=5) as client:
@@ -195,7 +204,8 @@ class Master:
         with Client(self.path, timeout=DEADLINE) as client:
             return client.ask(command, **arguments)
 
-    def wait_status(self, true: Callable[[dict[str, Any]], Any], what: str = "the status") -> dict[str, Any]:
+    def wait_status(self, true: Callable[[dict[str, Any]], Any],
+                    what: str = "the status") -> dict[str, Any]:
         """Follow the status until `true` of it."""
         document: dict[str, Any] = {}
         try:
@@ -205,7 +215,9 @@ class Master:
                     if true(document):
                         return document
         except (TimedOut, MasterGone) as error:
-            raise AssertionError(f"never came: {what}: {error}\n{json.dumps(document, indent=1)}\n{self.log()}") from None
+            raise AssertionError(
+                f"never came: {what}: {error}\n{json.dumps(document, indent=1)}\n{self.log()}"
+            ) from None
         raise AssertionError("the status stream ended")
 
     def wait_ready(self) -> dict[str, Any]:
@@ -234,7 +246,8 @@ class Master:
     @property
     def web_address(self) -> tuple[str, int]:
         """Where the sidecar listens, over TCP."""
-        host, _, port = self.wait_log(" web started ").partition(" listen=")[2].strip().rpartition(":")
+        host, _, port = self.wait_log(" web started ").partition(" listen=")[2].strip().rpartition(
+            ":")
         return host, int(port)
 
     @property
@@ -242,13 +255,14 @@ class Master:
         """Where the sidecar serves, `http://HOST:PORT`, as soon as it has been started."""
         return "http://{}:{}".format(*self.web_address)
 
-    def cli(self, *arguments: str, timeout: float = DEADLINE, environment: dict[str, str] | None = None
-            ) -> subprocess.CompletedProcess[str]:
+    def cli(self, *arguments: str, timeout: float = DEADLINE,
+            environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Run a client command against this master, whatever others run on this host."""
         if self._path is not None:
             environment = {"EINHORNPY_SOCKET_PATH": self._path} | (environment or {})
-        return subprocess.run([EINHORNPY, *arguments], env=self.environment | (environment or {}), timeout=timeout,
-                              capture_output=True, text=True, cwd=self.directory, check=False)
+        return subprocess.run([EINHORNPY, *arguments], env=self.environment | (environment or {}),
+                              timeout=timeout, capture_output=True, text=True, cwd=self.directory,
+                              check=False)
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
@@ -277,9 +291,9 @@ def base_environment(directory: Path) -> dict[str, str]:
     runtime = directory / "run"
     runtime.mkdir(exist_ok=True)
     return {
-        "PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(directory), "XDG_RUNTIME_DIR": str(runtime),
-        "PWD": str(directory), "LANG": "C.UTF-8", "TMPDIR": str(directory), "IMPORT_SECONDS": "0",
-    }
+        "PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(directory),
+        "XDG_RUNTIME_DIR": str(runtime), "PWD": str(directory), "LANG": "C.UTF-8",
+        "TMPDIR": str(directory), "IMPORT_SECONDS": "0",}
 
 
 def child_pids(parent: int | str = "self") -> Iterator[int]:
@@ -295,7 +309,8 @@ def children(parent: int | str = "self") -> list[tuple[int, str]]:
     found = []
     for pid in child_pids(parent):
         try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(
+                b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
         if command:  # one that is dead has none
@@ -309,13 +324,18 @@ def keepers(parent: int | str = "self") -> list[int]:
 
 
 def what_they_do() -> str:
-    """One line for each child of ours: what it is, its state, what it waits for, and which signals."""
+    """One line for each child of ours: what it is, its state, what it waits for, and which
+    signals."""
     lines = []
     for pid, command in children():
         with contextlib.suppress(OSError):
-            status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
-            told = " ".join(f"{key}={status[key].strip()}" for key in ("State", "PPid", "SigPnd", "ShdPnd", "SigCgt"))
-            lines.append(f"{pid} {told} waits={Path(f'/proc/{pid}/wchan').read_text()} {command[-100:]!r}")
+            status = dict(
+                line.split(":\t", 1)
+                for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+            told = " ".join(f"{key}={status[key].strip()}"
+                            for key in ("State", "PPid", "SigPnd", "ShdPnd", "SigCgt"))
+            lines.append(
+                f"{pid} {told} waits={Path(f'/proc/{pid}/wchan').read_text()} {command[-100:]!r}")
     return "\n".join(lines)
 
 
@@ -325,7 +345,8 @@ def reap_leftovers() -> list[str]:
     while pids := list(child_pids()):
         for pid in pids:
             try:
-                command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(
+                    b"\0", b" ").decode(errors="replace")
                 state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
                 if state != "Z":
                     if command:  # one without has ended, but for its last instructions

@@ -1,7 +1,9 @@
-"""An open-loop HTTP/1.1 load client: requests start at fixed times whatever the server does, and nothing is retried.
+"""An open-loop HTTP/1.1 load client: requests start at fixed times whatever the server does, and
+nothing is retried.
 
-It runs as a process of its own (`python tests/load.py JSON`), so that a busy test can't disturb the clock of the load;
-`Load` starts it and `Report` reads what it measured. Times are CLOCK_MONOTONIC, the same in every process.
+It runs as a process of its own (`python tests/load.py JSON`), so that a busy test can't disturb the
+clock of the load; `Load` starts it and `Report` reads what it measured. Times are CLOCK_MONOTONIC,
+the same in every process.
 """
 
 from __future__ import annotations
@@ -18,14 +20,16 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-# Servers close connections that idle for 2 s (gunicorn's default); a sane client stops reusing them well before that.
+# Servers close connections that idle for 2 s (gunicorn's default); a sane client stops reusing them
+# well before that.
 LONGEST_REUSE_IDLE = 0.9
 
 
 @dataclass
 class Failure:
-    """`at`: when the request was due. `reused`: whether on a connection that had carried a request before. `port`: its own end's,
-    0 where there was no TCP connection. `ended`: when it was known to have failed."""
+    """`at`: when the request was due. `reused`: whether on a connection that had carried a request
+    before. `port`: its own end's, 0 where there was no TCP connection. `ended`: when it was known
+    to have failed."""
 
     at: float
     path: str
@@ -37,7 +41,8 @@ class Failure:
 
 @dataclass
 class Report:
-    """What one run measured. `answers`: (due, finished) of every good answer, in seconds. `words`: the first word of each."""
+    """What one run measured. `answers`: (due, finished) of every good answer, in seconds. `words`:
+    the first word of each."""
 
     sent: int
     reused: int
@@ -51,9 +56,11 @@ class Report:
         return len(self.answers)
 
     def percentile(self, percent: float, since: float = 0.0, until: float = float("inf")) -> float:
-        """The latency in seconds, counted from when the request was due, of requests due in the window."""
+        """The latency in seconds, counted from when the request was due, of requests due in the
+        window."""
         taken = sorted(finished - due for due, finished in self.answers if since <= due < until)
-        return taken[min(len(taken) - 1, int(len(taken) * percent / 100))] if taken else float("inf")
+        return taken[min(len(taken) - 1, int(len(taken) * percent /
+                                             100))] if taken else float("inf")
 
     def longest_gap(self, since: float = 0.0, until: float = float("inf")) -> float:
         """The longest time in the window in which no request was answered well, in seconds."""
@@ -63,28 +70,33 @@ class Report:
 
     def why(self) -> str:
         """The failures in words."""
-        return "\n".join(f"{failure.at:.3f} {failure.path} {'reused' if failure.reused else 'new'}: {failure.error}"
-                         for failure in self.failures[:20])
+        return "\n".join(
+            f"{failure.at:.3f} {failure.path} {'reused' if failure.reused else 'new'}: "
+            f"{failure.error}"
+            for failure in self.failures[:20])
 
 
 class Load:
     """A load on `address` (host and port, or the path of a UNIX socket) while the block runs.
 
-    `rate`: requests a second. `slow`: the share that asks for `slow_path`. `keep_alive`: the share of requests that may
-    use a connection again.
+    `rate`: requests a second. `slow`: the share that asks for `slow_path`. `keep_alive`: the share
+    of requests that may use a connection again.
     """
 
     def __init__(self, address: tuple[str, int] | str, rate: float = 100.0, *, path: str = "/",
-                 slow_path: str = "/slow/0.2", slow: float = 0.1, keep_alive: float = 0.5, seed: int = 1) -> None:
-        self._settings = {"address": address, "rate": rate, "path": path, "slow_path": slow_path, "slow": slow,
-                          "keep_alive": keep_alive, "seed": seed}
+                 slow_path: str = "/slow/0.2", slow: float = 0.1, keep_alive: float = 0.5,
+                 seed: int = 1) -> None:
+        self._settings = {
+            "address": address, "rate": rate, "path": path, "slow_path": slow_path, "slow": slow,
+            "keep_alive": keep_alive, "seed": seed}
         self.report: Report
         self._process: subprocess.Popen[str] | None = None
         self._began = 0.0
 
     def __enter__(self) -> Load:
-        self._process = subprocess.Popen([sys.executable, __file__, json.dumps(self._settings)], stdin=subprocess.PIPE,
-                                         stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, json.dumps(self._settings)], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self._process.stdout.readline()  # it says when the first request is answered
         self._began = time.monotonic()
@@ -130,10 +142,12 @@ class Client:
         return await asyncio.open_connection(*address)
 
     def take_idle(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
-        """A connection used before: the freshest or the stalest, so that reuse comes at every age."""
+        """A connection used before: the freshest or the stalest, so that reuse comes at every
+        age."""
         while self.idle:
             since, reader, writer = self.idle.pop(self.random.choice((0, -1)))
-            # One that the server has closed meanwhile is not used again: its end has arrived before our request.
+            # One that the server has closed meanwhile is not used again: its end has arrived before
+            # our request.
             if time.monotonic() - since < LONGEST_REUSE_IDLE and not reader.at_eof():
                 return reader, writer
             writer.close()
@@ -148,7 +162,8 @@ class Client:
             async with asyncio.timeout(30):
                 reader, writer = connection or await self.connect()
                 header = "keep-alive" if keep_alive else "close"
-                writer.write(f"GET {path} HTTP/1.1\r\nHost: load\r\nConnection: {header}\r\n\r\n".encode())
+                writer.write(
+                    f"GET {path} HTTP/1.1\r\nHost: load\r\nConnection: {header}\r\n\r\n".encode())
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
                 status = int(head.split(None, 2)[1])
                 length = int(head.partition("content-length:")[2].split("\r\n", 1)[0])
@@ -162,8 +177,10 @@ class Client:
                 name = writer.get_extra_info("sockname")
                 port = name[1] if isinstance(name, tuple) else 0
                 writer.close()
-            self.failures.append({"at": due, "path": path, "reused": reused, "error": f"{type(error).__name__}: {error}",
-                                  "port": port, "ended": time.monotonic()})
+            self.failures.append({
+                "at": due, "path": path, "reused": reused,
+                "error": f"{type(error).__name__}: {error}", "port": port,
+                "ended": time.monotonic()})
             return
         finished = time.monotonic()
         self.answers.append((due, finished))
@@ -184,8 +201,11 @@ class Client:
         tasks: set[asyncio.Task[None]] = set()
         due = time.monotonic()
         while not stop.is_set():
-            path = settings["slow_path"] if self.random.random() < settings["slow"] else settings["path"]
-            task = asyncio.create_task(self.request(due, path, self.random.random() < settings["keep_alive"]))
+            path = settings["slow_path"] if self.random.random(
+            ) < settings["slow"] else settings["path"]
+            task = asyncio.create_task(
+                self.request(due, path,
+                             self.random.random() < settings["keep_alive"]))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
             if self.sent == 0:
@@ -199,8 +219,10 @@ class Client:
             await asyncio.wait(tasks)
         for _, _, writer in self.idle:
             writer.close()
-        print(json.dumps({"sent": self.sent, "reused": self.reused, "answers": self.answers, "failures": self.failures,
-                          "bodies": self.bodies, "words": self.words}))
+        print(
+            json.dumps({
+                "sent": self.sent, "reused": self.reused, "answers": self.answers,
+                "failures": self.failures, "bodies": self.bodies, "words": self.words}))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Pid 1 of a PID namespace in which pids come again: what is left of a process that has gone, beside a worker that has its pid.
+"""Pid 1 of a PID namespace in which pids come again: what is left of a process that has gone,
+beside a worker that has its pid.
 
     python -m tests.recycled PLACE [SETTING=VALUE …]    prints what the master made of it, as JSON
 
-Each ghost says something that would count from a worker, or leaves it unread, and ends; the next process that the master starts gets
-its pid.
+Each ghost says something that would count from a worker, or leaves it unread, and ends; the next
+process that the master starts gets its pid.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from einhornpy.control import protocol
 from einhornpy.control.client import Client
+from einhornpy.shared import protocol
 
 from .harness import APPS, DEADLINE, EINHORNPY, wait_listening, wait_until
 
@@ -55,9 +56,10 @@ class Haunted:
 
     def __init__(self, place: str) -> None:
         self.path = f"{place}/x.sock"
-        self.master = subprocess.Popen(
-            [EINHORNPY, "-d", self.path, "--socket-mode", "0666", "-n", "1", "-m", "manual", "-b", "127.0.0.1:0", "--ready-timeout",
-             "600", "--graceful-timeout", "1", "--", "sh", "-c", COMMAND], cwd=place, stderr=sys.stderr)
+        self.master = subprocess.Popen([
+            EINHORNPY, "-d", self.path, "--socket-mode", "0666", "-n", "1", "-m", "manual", "-b",
+            "127.0.0.1:0", "--ready-timeout", "600", "--graceful-timeout", "1", "--", "sh", "-c",
+            COMMAND], cwd=place, stderr=sys.stderr)
         wait_listening(Path(self.path))
         self.client = Client(self.path, timeout=DEADLINE)
         wait_until(lambda: self.status()["gate"] == "ready", "the first worker")
@@ -69,7 +71,8 @@ class Haunted:
 
     def started(self, pid: int, index: int) -> None:
         """Wait for the worker of this seat, which must have that pid."""
-        document = wait_until(lambda: len((each := self.status())["workers"]) > index and each, "one worker more")
+        document = wait_until(lambda: len((each := self.status())["workers"]) > index and each,
+                              "one worker more")
         assert document["workers"][index]["pid"] == pid, document["workers"]
 
     def connections_of(self, count: int) -> tuple[int, list[socket.socket]]:
@@ -91,11 +94,14 @@ class Haunted:
     def stopped(self) -> None:
         """Stop the master, and ask it for one worker more, which it will hear first."""
         self.master.send_signal(signal.SIGSTOP)
-        wait_until(lambda: Path(f"/proc/{self.master.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T", "it stands still")
+        wait_until(
+            lambda: Path(f"/proc/{self.master.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            == "T", "it stands still")
         self.client.send(protocol.request("scale", {"by": 1}))
 
     def go_on(self, pid: int) -> None:
-        """Let the master start that worker, with this pid, before it has heard all that came meanwhile."""
+        """Let the master start that worker, with this pid, before it has heard all that came
+        meanwhile."""
         next_pid(pid)
         self.master.send_signal(signal.SIGCONT)
         assert self.client.next_reply()["ok"]
@@ -126,7 +132,8 @@ def main() -> None:
     haunted.say(ack, command="worker:ack", pid=pid)
     if "datagrams=no" not in settings:
         haunted.stopped()
-        senders = [socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(DATAGRAMS // A_SENDER)]
+        senders = [
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(DATAGRAMS // A_SENDER)]
         for number in range(DATAGRAMS):
             senders[number // A_SENDER].sendto(b"X=1", f"{place}/x.notify")
         last = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -144,8 +151,12 @@ def main() -> None:
     for _ in range(DATAGRAMS // 200):
         document = haunted.status()  # each is a turn, or more, in which what is left is heard
     held = [os.readlink(each) for each in Path(f"/proc/{haunted.master.pid}/fd").iterdir()]
-    print(json.dumps({"newest": document["newest_generation"], "states": [each["state"] for each in document["workers"]],
-                      "held": sum("ghost" in each for each in held), "last_upgrade": document["upgrade"]}), flush=True)
+    print(
+        json.dumps({
+            "newest": document["newest_generation"],
+            "states": [each["state"] for each in document["workers"]],
+            "held": sum("ghost" in each for each in held), "last_upgrade": document["upgrade"]}),
+        flush=True)
     haunted.client.ask("stop", how="now")
     os._exit(haunted.master.wait(DEADLINE))
 

@@ -1,11 +1,12 @@
-"""Clients that go on reusing their connections while the worker that has them leaves: how many lose a request."""
+"""Clients that go on reusing their connections while the worker that has them leaves: how many lose
+a request."""
 
 from __future__ import annotations
 
 import threading
 
 from .harness import DEADLINE, Master
-from .test_draining import Connection
+from .worker.test_draining import Connection
 
 
 def request(connection: Connection) -> bool:
@@ -17,12 +18,14 @@ def request(connection: Connection) -> bool:
 
 
 def lost_while_it_leaves(master: Master, connections: list[Connection]) -> list[BaseException]:
-    """Replace the one worker, which all the connections are with, and go on using them: half of them from just before it is
-    asked to go, the others from just after. Return what was lost, with the reasons."""
+    """Replace the one worker, which all the connections are with, and go on using them: half of
+    them from just before it is asked to go, the others from just after. Return what was lost, with
+    the reasons."""
     recorder = master.record()
     # Not by the command line: while that starts on a slow machine, connections would idle out.
     master.ask("upgrade", canary=1, hold="until-resume", wait=False)
-    while master.status()["gate"] != "paused":  # the new worker may take its time: no connection idles meanwhile
+    # the new worker may take its time: no connection idles meanwhile
+    while master.status()["gate"] != "paused":
         assert [request(connection) for connection in connections] == [False] * len(connections)
     moments = (threading.Event(), threading.Event())
     lost: list[BaseException] = []
@@ -36,7 +39,9 @@ def lost_while_it_leaves(master: Master, connections: list[Connection]) -> list[
         except (OSError, EOFError, AssertionError) as error:
             lost.append(error)
 
-    threads = [threading.Thread(target=go_on, args=(moments[number % 2], each)) for number, each in enumerate(connections)]
+    threads = [
+        threading.Thread(target=go_on, args=(moments[number % 2], each))
+        for number, each in enumerate(connections)]
     for thread in threads:
         thread.start()
     moments[0].set()

@@ -1,4 +1,5 @@
-"""Terminals in which tests run commands: a bare one of 80 columns, and a tmux where keys are pressed and the screen is read."""
+"""Terminals in which tests run commands: a bare one of 80 columns, and a tmux where keys are
+pressed and the screen is read."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from .harness import DEADLINE, wait_gone, wait_until
 def on_terminal(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
     """Run a command on a terminal of 80 columns; return its exit code and what it printed."""
     terminal, inside = pty.openpty()
-    process = subprocess.Popen(command, env={"TERM": "xterm", "COLUMNS": "80"} | environment, stdin=inside, stdout=inside,
-                               stderr=inside)
+    process = subprocess.Popen(command, env={"TERM": "xterm", "COLUMNS": "80"} | environment,
+                               stdin=inside, stdout=inside, stderr=inside)
     os.close(inside)
     seen = b""
     try:
@@ -28,7 +29,8 @@ def on_terminal(command: list[str], environment: dict[str, str]) -> tuple[int, s
 
 
 class Tmux:
-    """A tmux server of our own, with one window of 80 by 24 in which a command runs; then it says `left with CODE`."""
+    """A tmux server of our own, with one window of 80 by 24 in which a command runs; then it says
+    `left with CODE`."""
 
     def __init__(self, place: Path, command: list[str], environment: dict[str, str]) -> None:
         self._environment = environment | {"TERM": "xterm-256color"}
@@ -37,12 +39,13 @@ class Tmux:
         settings.write_text("set -g escape-time 0\nset -g default-terminal screen-256color\n")
         # tmux itself doesn't always notice how a window's command ended.
         script = f"{shlex.join(command)}; echo left with $?; read line"
-        self.run("-f", str(settings), "new-session", "-d", "-x", "80", "-y", "24", shlex.join(["sh", "-c", script]))
+        self.run("-f", str(settings), "new-session", "-d", "-x", "80", "-y", "24",
+                 shlex.join(["sh", "-c", script]))
         self._pids = [int(word) for word in self.about("pid", "pane_pid").split()]
 
     def run(self, *arguments: str) -> str:
-        return subprocess.run(["tmux", "-S", self._socket, *arguments], env=self._environment, capture_output=True, text=True,
-                              timeout=DEADLINE, check=True).stdout
+        return subprocess.run(["tmux", "-S", self._socket, *arguments], env=self._environment,
+                              capture_output=True, text=True, timeout=DEADLINE, check=True).stdout
 
     def about(self, *names: str) -> str:
         """What tmux knows of itself and the window, by the names of its format variables."""

@@ -1,7 +1,9 @@
-"""What an app's own worker process may say to einhornpy and ask of it: standard library only, Python 3.9 or newer.
+"""What an app's own worker process may say to einhornpy and ask of it: standard library only,
+Python 3.9 or newer.
 
-Everything here is a no-op with an empty answer where the process is not a worker of einhornpy's: only a direct child of the
-master is one, so a process that a worker forks, and that inherits its environment, says nothing in its name.
+Everything here is a no-op with an empty answer where the process is not a worker of einhornpy's:
+only a direct child of the master is one, so a process that a worker forks, and that inherits its
+environment, says nothing in its name.
 """
 
 import json
@@ -13,7 +15,9 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Callable, List, Optional
 
-__all__ = ["Info", "UpgradeRefused", "heartbeat", "info", "listeners", "on_retire", "ready", "request_upgrade"]
+__all__ = [
+    "Info", "UpgradeRefused", "heartbeat", "info", "listeners", "on_retire", "ready",
+    "request_upgrade"]
 
 REQUEST_TIMEOUT = 10.0
 _listeners: Optional[List[socket.socket]] = None
@@ -26,8 +30,9 @@ class UpgradeRefused(RuntimeError):
 
 @dataclass(frozen=True)
 class Info:
-    """Who we are. `index`: our seat, from 0. `generation`: the number of our code; `release`: its label, if it has one.
-    `timeout`: seconds; a worker whose last heartbeat is older is taken for hung (None: nobody waits for heartbeats)."""
+    """Who we are. `index`: our seat, from 0. `generation`: the number of our code; `release`: its
+    label, if it has one. `timeout`: seconds; a worker whose last heartbeat is older is taken for
+    hung (None: nobody waits for heartbeats)."""
 
     index: int
     generation: int
@@ -49,15 +54,18 @@ def info() -> Optional[Info]:
 
 
 def listeners() -> List[socket.socket]:
-    """Return the listening sockets that the master holds, in the order of its addresses; the same objects each time.
+    """Return the listening sockets that the master holds, in the order of its addresses; the same
+    objects each time.
 
-    Accept from them, but don't call `listen` or `shutdown` on them: they are shared with every other worker.
+    Accept from them, but don't call `listen` or `shutdown` on them: they are shared with every
+    other worker.
     """
     global _listeners
     if not _is_worker():
         return []
     if _listeners is None:
-        _listeners = [socket.socket(fileno=int(word)) for word in os.environ.get("EINHORN_FDS", "").split()]
+        _listeners = [
+            socket.socket(fileno=int(word)) for word in os.environ.get("EINHORN_FDS", "").split()]
         for listener in _listeners:
             listener.set_inheritable(False)
     return list(_listeners)
@@ -69,8 +77,8 @@ def ready() -> bool:
 
 
 def heartbeat() -> bool:
-    """Say that we are alive (`WATCHDOG=1`, sd_notify(3)); return whether it was said. From the first one on the master
-    waits for the next: half of `info().timeout` is a good rhythm."""
+    """Say that we are alive (`WATCHDOG=1`, sd_notify(3)); return whether it was said. From the
+    first one on the master waits for the next: half of `info().timeout` is a good rhythm."""
     return _notify(b"WATCHDOG=1")
 
 
@@ -89,9 +97,10 @@ def _notify(text: bytes) -> bool:
 def on_retire(callback: Callable[[], None]) -> bool:
     """Call `callback` once when we are asked to finish and leave; return whether it will be.
 
-    It runs in the main thread, from the handler of SIGTERM, SIGUSR2 or the master's `--stop-signal`, between any two
-    instructions: let it set a flag, write to a pipe or start a thread. It must take no lock that the main thread may hold at
-    that moment: `threading.Event.set` hangs where the main thread waits for that event. Several are called in their order.
+    It runs in the main thread, from the handler of SIGTERM, SIGUSR2 or the master's
+    `--stop-signal`, between any two instructions: let it set a flag, write to a pipe or start a
+    thread. It must take no lock that the main thread may hold at that moment: `threading.Event.set`
+    hangs where the main thread waits for that event. Several are called in their order.
 
     Raises:
         ValueError: not called in the main thread.
@@ -113,12 +122,13 @@ def _retire(number: int, frame: Optional[FrameType]) -> None:
 
 
 def request_upgrade(release: Optional[str] = None) -> Optional[int]:
-    """Ask the master to replace every worker by one of the newest code; return the number of the new generation, None
-    where this is not a worker. An upgrade that is under way already counts, if it will replace this worker.
+    """Ask the master to replace every worker by one of the newest code; return the number of the
+    new generation, None where this is not a worker. An upgrade that is under way already counts, if
+    it will replace this worker.
 
-    Raises:
-        UpgradeRefused: the master said no, for instance because we are the new code of an upgrade that isn't over yet.
-        OSError: the master could not be reached, or gave no answer in 10 s (TimeoutError).
+    Raises: UpgradeRefused: the master said no, for instance because we are the new code of an
+        upgrade that isn't over yet. OSError: the master could not be reached, or gave no answer in
+        10 s (TimeoutError).
     """
     if not _is_worker():
         return None
@@ -126,15 +136,19 @@ def request_upgrade(release: Optional[str] = None) -> Optional[int]:
     if release is not None:
         request["release"] = release
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as master:
-        # A connection that may block waits in line while the master's queue is full; any other one is refused at once.
-        master.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(REQUEST_TIMEOUT), 0))
+        # A connection that may block waits in line while the master's queue is full; any other one
+        # is refused at once.
+        master.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO,
+                          struct.pack("@ll", int(REQUEST_TIMEOUT), 0))
         try:
             try:
                 master.connect(os.environ["EINHORN_SOCK_PATH"])
             except BlockingIOError as error:
                 raise socket.timeout from error
-            if struct.unpack("=iII", master.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0] != os.getppid():
-                raise ConnectionError("whoever listens at %s is not the master" % os.environ["EINHORN_SOCK_PATH"])
+            if struct.unpack("=iII", master.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED,
+                                                       12))[0] != os.getppid():
+                raise ConnectionError("whoever listens at %s is not the master" %
+                                      os.environ["EINHORN_SOCK_PATH"])
             master.settimeout(REQUEST_TIMEOUT)
             master.sendall(json.dumps(request).encode() + b"\n")
             with master.makefile("rb") as replies:
@@ -147,5 +161,3 @@ def request_upgrade(release: Optional[str] = None) -> Optional[int]:
     if not reply["ok"]:
         raise UpgradeRefused(reply["message"])
     return int(reply["result"]["generation"])
-
-

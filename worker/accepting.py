@@ -1,9 +1,10 @@
 """How asyncio's servers stop listening without dropping those whom they have just accepted.
 
-asyncio accepts in one turn of its loop and makes the transport in the next one, in a task. If the server is closed in between,
-the transport can't be made (`Server._attach` asserts that it still listens, from Python 3.9 to 3.13), and the connection is
-dropped: without a word, unless the loop debugs. With TLS the task lasts as long as the handshake, and only after it does the
-server's protocol hear of the connection.
+asyncio accepts in one turn of its loop and makes the transport in the next one, in a task. If the
+server is closed in between, the transport can't be made (`Server._attach` asserts that it still
+listens, from Python 3.9 to 3.13), and the connection is dropped: without a word, unless the loop
+debugs. With TLS the task lasts as long as the handshake, and only after it does the server's
+protocol hear of the connection.
 
 Used by asgi.py and gunicorn_draining.py. Plain standard library from Python 3.9 on.
 """
@@ -12,17 +13,21 @@ from typing import Any, Iterable
 
 
 def stop_listening(loop: Any, servers: Iterable[Any]) -> None:
-    """Accept nobody any more; close the servers as soon as those who were accepted have their transports."""
+    """Accept nobody any more; close the servers as soon as those who were accepted have their
+    transports."""
     for server in servers:
         for listener in server.sockets:
             loop.remove_reader(listener.fileno())
-        # What was scheduled first runs first: the tasks of those who were accepted are before this. uvloop, whose listeners
-        # are no readers, makes the transport as it accepts.
+        # What was scheduled first runs first: the tasks of those who were accepted are before this.
+        # uvloop, whose listeners are no readers, makes the transport as it accepts.
         loop.call_soon(server.close)
 
 
 def handshakes(loop: Any) -> int:
-    """How many connections were accepted, but no protocol knows them yet. With uvloop none: it does that in no task."""
+    """How many connections were accepted, but no protocol knows them yet. With uvloop none: it does
+    that in no task."""
     import asyncio
 
-    return sum(getattr(task.get_coro(), "__name__", "") == "_accept_connection2" for task in asyncio.all_tasks(loop))
+    return sum(
+        getattr(task.get_coro(), "__name__", "") == "_accept_connection2"
+        for task in asyncio.all_tasks(loop))

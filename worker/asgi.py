@@ -1,7 +1,9 @@
-"""Lets an ASGI app under uvicorn or hypercorn say ready by itself, and lose nobody when it is asked to leave.
+"""Lets an ASGI app under uvicorn or hypercorn say ready by itself, and lose nobody when it is asked
+to leave.
 
-In code: `app = ready_when_started(app)`. Without touching the app: serve `einhornpy.worker.asgi:app` and name yours in
-EINHORNPY_ASGI_APP=module:attribute. Standard library from Python 3.9 on; the server must run in this very process.
+In code: `app = ready_when_started(app)`. Without touching the app: serve
+`einhornpy.worker.asgi:app` and name yours in EINHORNPY_ASGI_APP=module:attribute. Standard library
+from Python 3.9 on; the server must run in this very process.
 """
 
 import asyncio
@@ -28,11 +30,11 @@ LEAST_LINGER = 1.0
 def ready_when_started(app: App, keep_alive: float = KEEP_ALIVE) -> App:
     """Return an ASGI app that does what `app` does and, in a worker of einhornpy's,
 
-    - says ready when the startup of `app` is complete (or it knows no lifespan) and the server then listens;
-    - fails the start when the startup raises, where the servers would go on without lifespan;
-    - on SIGTERM, SIGUSR2 or the master's `--stop-signal` (SIGINT is the server's) accepts nobody any more, ends each answer
-      with `Connection: close`, and sends the server the SIGINT on which it leaves only when the connections that it promised
-      to keep are over.
+    - says ready when the startup of `app` is complete (or it knows no lifespan) and the server then
+    listens; - fails the start when the startup raises, where the servers would go on without
+    lifespan; - on SIGTERM, SIGUSR2 or the master's `--stop-signal` (SIGINT is the server's) accepts
+    nobody any more, ends each answer with `Connection: close`, and sends the server the SIGINT on
+    which it leaves only when the connections that it promised to keep are over.
 
     In any other process, and under gunicorn, where the adapter does it, nothing is different.
 
@@ -59,7 +61,8 @@ class _Worker:
         self.keep_alive = keep_alive
         self.servers: List[Any] = []
         self.retiring = self.left = False
-        self.promised = float("-inf")  # when the last answer ended that promised to keep its connection
+        # when the last answer ended that promised to keep its connection
+        self.promised = float("-inf")
 
     async def live(self, app: App, scope: Any, receive: Any, send: Any) -> None:
         """Pass the lifespan on, and look at how the startup ends."""
@@ -91,13 +94,17 @@ class _Worker:
             self.started()
 
     def started(self) -> None:
-        """The app is: say ready as soon as the server listens, which is its next step, and take over the retiring."""
+        """The app is: say ready as soon as the server listens, which is its next step, and take
+        over the retiring."""
         if info() is None:
             if "EINHORN_MASTER_PID" in os.environ:
-                print("einhornpy: not ready: pid %d serves, but is a child of the worker; run the server with one process"
-                      % os.getpid(), file=sys.stderr, flush=True)
+                print(
+                    "einhornpy: not ready: pid %d serves, but is a child of the worker; run the "
+                    "server with one process"
+                    % os.getpid(), file=sys.stderr, flush=True)
             return
-        if os.path.basename(getattr(sys.modules["__main__"], "__file__", None) or "") == "gunicorn_adapter.py":
+        if os.path.basename(getattr(sys.modules["__main__"], "__file__", None)
+                            or "") == "gunicorn_adapter.py":
             return
         try:
             loop: Any = asyncio.get_running_loop()
@@ -113,7 +120,8 @@ class _Worker:
             return server
 
         loop.create_server = create_and_say
-        for name in {"SIGTERM", "SIGUSR2", os.environ.get("EINHORNPY_RETIRE_SIGNAL", "SIGTERM")} - {"SIGINT"}:
+        for name in {"SIGTERM", "SIGUSR2",
+                     os.environ.get("EINHORNPY_RETIRE_SIGNAL", "SIGTERM")} - {"SIGINT"}:
             loop.add_signal_handler(signal.Signals[name], self.retire, loop)
 
     def retire(self, loop: Any) -> None:
@@ -125,7 +133,8 @@ class _Worker:
         self.linger(loop, LEAST_LINGER)
 
     def linger(self, loop: Any, least: float = 0.0) -> None:
-        """Leave when the last promise is over: an answer that began before we were asked to go may still make one."""
+        """Leave when the last promise is over: an answer that began before we were asked to go may
+        still make one."""
         left = max(least, self.promised + self.keep_alive - time.monotonic())
         if left > 0:
             loop.call_later(left, self.linger, loop)
@@ -138,20 +147,24 @@ class _Worker:
             signal.raise_signal(signal.SIGINT)
 
     def answering(self, scope: Any, send: Any) -> Any:
-        """`send` for one request: it announces the end while we retire, else it notes the promise."""
+        """`send` for one request: it announces the end while we retire, else it notes the
+        promise."""
         # HTTP/2 has no such header: its clients are told by the server's GOAWAY.
         version = scope.get("http_version", "1.1")
         http1 = version in ("1.0", "1.1")
-        ends = version == "1.0" or (b"connection", b"close") in [(name, value.lower()) for name, value in scope["headers"]]
+        ends = version == "1.0" or (b"connection", b"close") in [
+            (name, value.lower()) for name, value in scope["headers"]]
 
         async def answer(message: Any) -> None:
             nonlocal ends
             if http1 and self.retiring and message["type"] == "http.response.start":
-                headers = [(name, value) for name, value in message.get("headers", ()) if name.lower() != b"connection"]
+                headers = [(name, value) for name, value in message.get("headers", ())
+                           if name.lower() != b"connection"]
                 message = dict(message, headers=[*headers, (b"connection", b"close")])
                 ends = True
             await send(message)
-            if message["type"] == "http.response.body" and not message.get("more_body", False) and not ends:
+            if message["type"] == "http.response.body" and not message.get("more_body",
+                                                                           False) and not ends:
                 self.promised = time.monotonic()
 
         return answer

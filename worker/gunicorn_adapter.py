@@ -1,11 +1,14 @@
-"""Runs one gunicorn worker in this process, without gunicorn's arbiter; run as a file, in gunicorn's own Python.
+"""Runs one gunicorn worker in this process, without gunicorn's arbiter; run as a file, in
+gunicorn's own Python.
 
-Plain standard library from Python 3.9 on, besides gunicorn itself; it may not import asyncio before gunicorn does,
-since the gevent worker patches the world first. gunicorn has no API for this: everything here that leans on its
-insides stands in this one file and is tested against the installed version (written against 27.0).
+Plain standard library from Python 3.9 on, besides gunicorn itself; it may not import asyncio before
+gunicorn does, since the gevent worker patches the world first. gunicorn has no API for this:
+everything here that leans on its insides stands in this one file and is tested against the
+installed version (written against 27.0).
 
-The master says what to do in EINHORNPY_ADAPTER, a JSON object: `mode` is `settings` (read gunicorn's settings, write
-them to `result_fd`, leave), `hook` (run one of the arbiter's server hooks, leave) or `worker`.
+The master says what to do in EINHORNPY_ADAPTER, a JSON object: `mode` is `settings` (read
+gunicorn's settings, write them to `result_fd`, leave), `hook` (run one of the arbiter's server
+hooks, leave) or `worker`.
 """
 
 import importlib.util
@@ -25,13 +28,16 @@ if sys.path and os.path.abspath(sys.path[0]) == _HERE:
     del sys.path[0]
 
 BOOT_ERROR = 3
-# Hooks of the arbiter, which isn't there: those that make sense without it run in a short-lived process of their own.
-ARBITER_HOOKS = ("on_starting", "on_reload", "when_ready", "child_exit", "nworkers_changed", "on_exit")
+# Hooks of the arbiter, which isn't there: those that make sense without it run in a short-lived
+# process of their own.
+ARBITER_HOOKS = ("on_starting", "on_reload", "when_ready", "child_exit", "nworkers_changed",
+                 "on_exit")
 
 
 def sibling(name: str) -> Any:
     """Load a module that stands beside this file, which is no place to import from."""
-    spec = importlib.util.spec_from_file_location("einhornpy_" + name, os.path.join(_HERE, name + ".py"))
+    spec = importlib.util.spec_from_file_location("einhornpy_" + name,
+                                                  os.path.join(_HERE, name + ".py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -54,7 +60,8 @@ def main() -> int:
 
 
 def make_app() -> Tuple[Any, List[str]]:
-    """Return gunicorn's application object with every setting read, and the names of those that somebody set."""
+    """Return gunicorn's application object with every setting read, and the names of those that
+    somebody set."""
     from gunicorn.app.wsgiapp import WSGIApplication
     from gunicorn.config import Config
 
@@ -113,7 +120,8 @@ def tell_settings(instructions: Dict[str, Any]) -> int:
         cfg = app.cfg
         for name in ("daemon", "check_config", "print_config"):
             if getattr(cfg, name, False):
-                raise ValueError("%s makes no sense under einhornpy: run gunicorn itself for it" % name)
+                raise ValueError("%s makes no sense under einhornpy: run gunicorn itself for it" %
+                                 name)
         if getattr(cfg, "dirty_apps", None):
             raise ValueError("dirty_apps need gunicorn's own arbiter, which einhornpy replaces")
         import gunicorn
@@ -135,7 +143,8 @@ def tell_settings(instructions: Dict[str, Any]) -> int:
             "reuse_port": cfg.reuse_port,
             "preload_app": cfg.preload_app,
             "hooks": [name for name in ARBITER_HOOKS if name in given],
-            # A class that can't be loaded would fail in every worker: better here, before any is touched.
+            # A class that can't be loaded would fail in every worker: better here, before any is
+            # touched.
             "counts_requests": bool(sibling("gunicorn_counters").way_of_counting(cfg.worker_class)),
         }
         hook = instructions["hook"]
@@ -170,9 +179,10 @@ def describe(error: BaseException) -> str:
     last = traceback.format_exception_only(type(error), error)[-1].strip()
     if isinstance(error, SyntaxError) and error.filename:
         return "%s (%s, line %s)" % (last, error.filename, error.lineno)
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__)
-              if os.sep + "gunicorn" + os.sep not in frame.filename and not frame.filename.startswith("<frozen")
-              and os.path.dirname(frame.filename) != _HERE and "importlib" not in frame.filename]
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if os.sep + "gunicorn" +
+        os.sep not in frame.filename and not frame.filename.startswith("<frozen")
+        and os.path.dirname(frame.filename) != _HERE and "importlib" not in frame.filename]
     if not frames:
         return last
     where = frames[-1]
@@ -180,7 +190,8 @@ def describe(error: BaseException) -> str:
 
 
 class Arbiter:
-    """What server hooks get in place of gunicorn's arbiter: its settings and names, none of its powers."""
+    """What server hooks get in place of gunicorn's arbiter: its settings and names, none of its
+    powers."""
 
     def __init__(self, app: Any, instructions: Dict[str, Any], log: Any = None) -> None:
         self.app = app
@@ -220,15 +231,18 @@ def run_hook(instructions: Dict[str, Any]) -> int:
 
 
 class Master:
-    """The way to the master: one connection to its control socket, made while we are still its user."""
+    """The way to the master: one connection to its control socket, made while we are still its
+    user."""
 
     def __init__(self, path: str) -> None:
         self.socket: Optional[socket.socket] = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # A connection that may block waits in line while the master's queue is full; any other one is refused at once.
+        # A connection that may block waits in line while the master's queue is full; any other one
+        # is refused at once.
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", 10, 0))
         try:
             self.socket.connect(path)
-            listens = struct.unpack("=iII", self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+            listens = struct.unpack(
+                "=iII", self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
             if listens != os.getppid():
                 raise ConnectionError("pid %s listens there, which is not the master" % listens)
             self.socket.settimeout(10)
@@ -249,7 +263,8 @@ class Master:
 
 
 class Notices:
-    """The datagrams of sd_notify(3), from a socket that stays connected when we have become another user."""
+    """The datagrams of sd_notify(3), from a socket that stays connected when we have become another
+    user."""
 
     def __init__(self, path: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -269,7 +284,8 @@ class Notices:
 
 
 class SharedListener(socket.socket):
-    """A listening socket that is the master's: asyncio would set its backlog anew, for everybody."""
+    """A listening socket that is the master's: asyncio would set its backlog anew, for
+    everybody."""
 
     def listen(self, *_: Any) -> None:
         pass
@@ -279,7 +295,9 @@ def adopt_listeners(cfg: Any, log: Any) -> List[Any]:
     """gunicorn's socket objects around the descriptors that we were given."""
     from gunicorn import sock
 
-    classes = {socket.AF_INET: sock.TCPSocket, socket.AF_INET6: sock.TCP6Socket, socket.AF_UNIX: sock.UnixSocket}
+    classes = {
+        socket.AF_INET: sock.TCPSocket, socket.AF_INET6: sock.TCP6Socket,
+        socket.AF_UNIX: sock.UnixSocket}
     listeners = []
     for fd in range(3, 3 + int(os.environ.get("EINHORN_FD_COUNT", "0"))):
         with socket.socket(fileno=os.dup(fd)) as probe:
@@ -291,7 +309,8 @@ def adopt_listeners(cfg: Any, log: Any) -> List[Any]:
 
 
 class LastError(logging.Handler):
-    """Remembers the last error that gunicorn logged: some workers log their reason and then just exit."""
+    """Remembers the last error that gunicorn logged: some workers log their reason and then just
+    exit."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -311,8 +330,9 @@ class OutlivingParent(int):
 
 
 def real_stderr(fd: Optional[int]) -> Callable[[], None]:
-    """The master reads our standard error until we are ready, to tell why if we never are. Return what then puts descriptor `fd` in
-    its place, unless gunicorn's capture_output has put something else there."""
+    """The master reads our standard error until we are ready, to tell why if we never are. Return
+    what then puts descriptor `fd` in its place, unless gunicorn's capture_output has put something
+    else there."""
     if fd is None:
         return lambda: None
     os.set_inheritable(fd, False)
@@ -345,7 +365,8 @@ def run_worker(instructions: Dict[str, Any]) -> int:
         os.environ["SERVER_SOFTWARE"] = SERVER_SOFTWARE
         app, _ = make_app()
         cfg = app.cfg
-        for name, value in (("workers", instructions["workers"]), ("graceful_timeout", instructions["graceful_timeout"]),
+        for name, value in (("workers", instructions["workers"]),
+                            ("graceful_timeout", instructions["graceful_timeout"]),
                             ("max_requests", 0), ("max_requests_jitter", 0), ("reuse_port", False)):
             # graceful_timeout may be a fraction here, which the setting's own check would refuse.
             cfg.settings[name].value = value
@@ -411,7 +432,8 @@ def run_worker(instructions: Dict[str, Any]) -> int:
         return 0
     except SystemExit as exit:
         if not state["ready"] and exit.code not in (0, None):
-            master.say("worker:failed", error=last_error.message or "exited with code %s" % exit.code)
+            master.say("worker:failed", error=last_error.message
+                       or "exited with code %s" % exit.code)
         raise
     except BaseException as error:
         if not state["ready"]:
@@ -431,7 +453,8 @@ def run_worker(instructions: Dict[str, Any]) -> int:
 
 
 def take_usr2_for_term(worker: Any) -> None:
-    """Einhorn's stop signal means what SIGTERM means; without this, sync and gthread workers die of it."""
+    """Einhorn's stop signal means what SIGTERM means; without this, sync and gthread workers die of
+    it."""
     init_signals = worker.init_signals
 
     def init_signals_and_usr2() -> None:
@@ -442,8 +465,9 @@ def take_usr2_for_term(worker: Any) -> None:
 
 
 def tell_where_it_hangs() -> None:
-    """On SIGABRT, which the master sends to a worker that hangs, print what every thread is doing; then do what gunicorn
-    does. Called when the worker serves, since each class installs its own handlers until then."""
+    """On SIGABRT, which the master sends to a worker that hangs, print what every thread is doing;
+    then do what gunicorn does. Called when the worker serves, since each class installs its own
+    handlers until then."""
     import faulthandler
 
     if not faulthandler.is_enabled():
@@ -451,7 +475,8 @@ def tell_where_it_hangs() -> None:
 
 
 def remember_lifespan(worker: Any, state: Dict[str, Any]) -> None:
-    """uvicorn keeps the state of an app's lifespan where only its server sees it; the warm-up needs it too."""
+    """uvicorn keeps the state of an app's lifespan where only its server sees it; the warm-up needs
+    it too."""
     config: Any = getattr(worker, "config", None)
     if not hasattr(config, "load"):
         return

@@ -1,6 +1,7 @@
 """A worker's own slot of the master's page: heartbeat and counters, written without a system call.
 
-The layout stands in supervisor/watch.py. Plain standard library from Python 3.9 on; loaded by the adapter.
+The layout stands in supervisor/launch/shared_page.py. Plain standard library from Python 3.9 on;
+loaded by the adapter.
 """
 
 import _thread
@@ -16,12 +17,14 @@ RING = 16
 
 
 class Slot:
-    """One slot. `limit`: after so many requests `reached` is called with a sentence, until it returns True (0: never)."""
+    """One slot. `limit`: after so many requests `reached` is called with a sentence, until it
+    returns True (0: never)."""
 
     def __init__(self, fd: int, offset: int, limit: int, reached: Callable[[str], bool]) -> None:
         start = offset - offset % mmap.ALLOCATIONGRANULARITY
         page = mmap.mmap(fd, offset - start + SLOT_SIZE, offset=start)
-        # Assigning to a view of doubles stores eight aligned bytes at once; struct.pack_into writes them one by one.
+        # Assigning to a view of doubles stores eight aligned bytes at once; struct.pack_into writes
+        # them one by one.
         self.words = memoryview(page)[offset - start : offset - start + SLOT_SIZE].cast("d")
         self.words[0] = LAYOUT_VERSION
         self.counts = True
@@ -32,7 +35,8 @@ class Slot:
         self.now = time.monotonic
 
     def does_not_count(self) -> None:
-        """Nothing here counts requests, as far as anybody knows; the first one that is counted shows that something does."""
+        """Nothing here counts requests, as far as anybody knows; the first one that is counted
+        shows that something does."""
         self.counts = False
         self.words[24] = 1.0
 
@@ -72,7 +76,8 @@ class Slot:
             self.limit = 0
 
     def fill_ring(self, now: float, since: float) -> None:
-        """Note the busy seconds at the beginning of every second up to `now`; `since`: when we became busy, 0.0 if idle."""
+        """Note the busy seconds at the beginning of every second up to `now`; `since`: when we
+        became busy, 0.0 if idle."""
         words = self.words
         newest, second = int(words[7]), int(now)
         if newest == second:
@@ -83,8 +88,9 @@ class Slot:
 
 
 class Heartbeat:
-    """Stands in for gunicorn's temporary file, whose `notify` its workers call: the time goes to our slot. The first one
-    comes when the worker really serves, in every worker class; `first` is called then."""
+    """Stands in for gunicorn's temporary file, whose `notify` its workers call: the time goes to
+    our slot. The first one comes when the worker really serves, in every worker class; `first` is
+    called then."""
 
     def __init__(self, fd: int, slot: Slot, first: Callable[[], None]) -> None:
         self.first: Optional[Callable[[], None]] = first
@@ -109,8 +115,9 @@ class Heartbeat:
 
 
 def way_of_counting(worker_class: Any) -> str:
-    """By what the requests of a worker class are counted: `request`, `unsure` (it has what would be called, but it isn't one of
-    gunicorn's own), `handler` (gevent's WSGI server), `tornado`, `asgi`; empty where by nothing that we know."""
+    """By what the requests of a worker class are counted: `request`, `unsure` (it has what would be
+    called, but it isn't one of gunicorn's own), `handler` (gevent's WSGI server), `tornado`,
+    `asgi`; empty where by nothing that we know."""
     names = {base.__name__ for base in worker_class.__mro__}
     if getattr(worker_class, "server_class", None) is not None:
         return "handler" if hasattr(handler_class(worker_class), "run_application") else ""
@@ -122,17 +129,20 @@ def way_of_counting(worker_class: Any) -> str:
 
 
 def count_requests(worker: Any, slot: Slot) -> None:
-    """Let a worker count its requests, where it can, or say that it doesn't. Those of ASGI apps `counted_asgi` counts."""
+    """Let a worker count its requests, where it can, or say that it doesn't. Those of ASGI apps
+    `counted_asgi` counts."""
     way = way_of_counting(type(worker))
     if way in ("", "unsure"):
         slot.does_not_count()
     if way in ("request", "unsure"):
         worker.handle_request = counted(worker.handle_request, slot)
     elif way == "handler":
-        # gevent_pywsgi and what derives from it, such as GeventWebSocketWorker: the server calls the app, not the worker.
+        # gevent_pywsgi and what derives from it, such as GeventWebSocketWorker: the server calls
+        # the app, not the worker.
         handler = handler_class(worker)
         run_application = counted(handler.run_application, slot)
-        worker.wsgi_handler = type(handler.__name__, (handler,), {"run_application": lambda self: run_application(self)})
+        worker.wsgi_handler = type(handler.__name__, (handler,),
+                                   {"run_application": lambda self: run_application(self)})
     elif way == "tornado":
         count_tornado(worker, slot)
 
@@ -156,8 +166,8 @@ def counted(handle: Callable[..., Any], slot: Slot) -> Callable[..., Any]:
 
 
 def count_tornado(worker: Any, slot: Slot) -> None:
-    """tornado's worker calls its `handle_request` when a connection is closed. A request lasts from its head until it is read and
-    answered; a websocket is none from when it is one."""
+    """tornado's worker calls its `handle_request` when a connection is closed. A request lasts from
+    its head until it is read and answered; a websocket is none from when it is one."""
     server_class = sys.modules["tornado.httpserver"].HTTPServer
     start_request = server_class.start_request
 

@@ -1,17 +1,20 @@
-"""How a worker leaves well: the little that gunicorn's and uvicorn's own workers lack. Loaded by the adapter.
+"""How a worker leaves well: the little that gunicorn's and uvicorn's own workers lack. Loaded by
+the adapter.
 
-They answer what was begun, and what still comes on a kept-alive connection, with `Connection: close`. But
+They answer what was begun, and what still comes on a kept-alive connection, with `Connection:
+close`. But
 
-- uvicorn closes idle connections and websockets the moment it is asked to go, which resets whoever has just sent something;
-- gunicorn's ASGI worker closes connections that it had just promised to keep, and looks for them before the loop has shown
-  it those that it accepted a moment ago;
-- asyncio drops those whom it accepted in the very turn in which its server is closed (see accepting.py);
-- neither of the ASGI workers waits for a TLS handshake that has begun;
-- neither of the ASGI workers ends websockets politely when the time is over.
+- uvicorn closes idle connections and websockets the moment it is asked to go, which resets whoever
+has just sent something; - gunicorn's ASGI worker closes connections that it had just promised to
+keep, and looks for them before the loop has shown it those that it accepted a moment ago; - asyncio
+drops those whom it accepted in the very turn in which its server is closed (see accepting.py); -
+neither of the ASGI workers waits for a TLS handshake that has begun; - neither of the ASGI workers
+ends websockets politely when the time is over.
 
 sync and gevent need nothing; for gthread see gunicorn_lingering.py.
 
-Plain standard library from Python 3.9 on; asyncio is imported by the worker class before anything here needs it.
+Plain standard library from Python 3.9 on; asyncio is imported by the worker class before anything
+here needs it.
 """
 
 import sys
@@ -19,14 +22,16 @@ from typing import Any, Callable, Dict, Set
 
 # RFC 6455, section 7.4.1, as registered since: the service restarts.
 SERVICE_RESTART = 1012
-# Until so long after the listeners are closed, the loop may show connections that were accepted before.
+# Until so long after the listeners are closed, the loop may show connections that were accepted
+# before.
 SETTLE_SECONDS = 0.05
 # So long a TLS handshake that has begun may take: some round trips.
 HANDSHAKE_SECONDS = 3.0
 
 
 class Draining:
-    """One worker's. `timeout`: seconds that requests get; just before, websockets are closed. `accepting`: the module."""
+    """One worker's. `timeout`: seconds that requests get; just before, websockets are closed.
+    `accepting`: the module."""
 
     def __init__(self, timeout: float, accepting: Any) -> None:
         self.timeout = timeout
@@ -36,7 +41,8 @@ class Draining:
         self.websockets: Set[Any] = set()
 
     def around(self, app: Any) -> Any:
-        """An ASGI app around `app`: its answers announce the end while we retire, and its websockets are known."""
+        """An ASGI app around `app`: its answers announce the end while we retire, and its
+        websockets are known."""
 
         async def drained(scope: Any, receive: Any, send: Any) -> None:
             if scope["type"] == "websocket":
@@ -55,7 +61,8 @@ class Draining:
     def announcing(self, send: Any) -> Any:
         async def announce(message: Dict[str, Any]) -> None:
             if self.retiring and message["type"] == "http.response.start":
-                headers = [(name, value) for name, value in message.get("headers", ()) if name.lower() != b"connection"]
+                headers = [(name, value) for name, value in message.get("headers", ())
+                           if name.lower() != b"connection"]
                 message = dict(message, headers=[*headers, (b"connection", b"close")])
             await send(message)
 
@@ -68,16 +75,20 @@ class Draining:
         began = loop.time()
         self.retiring = True
         self.deadline = began + self.timeout
-        loop.call_at(self.deadline - min(1.0, self.timeout / 10), lambda: asyncio.ensure_future(self.close_websockets()))
+        loop.call_at(self.deadline - min(1.0, self.timeout / 10),
+                     lambda: asyncio.ensure_future(self.close_websockets()))
         self.accepting.stop_listening(loop, servers)
         await asyncio.sleep(SETTLE_SECONDS)
-        while self.accepting.handshakes(loop) and loop.time() < began + min(HANDSHAKE_SECONDS, self.timeout / 2):
+        while self.accepting.handshakes(loop) and loop.time() < began + min(
+                HANDSHAKE_SECONDS, self.timeout / 2):
             await asyncio.sleep(SETTLE_SECONDS)
 
     async def close_websockets(self) -> None:
         for send in list(self.websockets):
             try:
-                await send({"type": "websocket.close", "code": SERVICE_RESTART, "reason": "the server restarts"})
+                await send({
+                    "type": "websocket.close", "code": SERVICE_RESTART,
+                    "reason": "the server restarts"})
             except Exception:
                 pass  # it has just been closed from elsewhere
 
@@ -97,8 +108,9 @@ def mend_gunicorn_asgi(worker: Any, draining: Draining) -> None:
 
     async def leave() -> None:
         await draining.begin(worker.servers)
-        # As soon as `alive` is false, gunicorn closes a connection after an answer that had promised to keep it. So that
-        # comes last: until then our own header ends each connection. It is noticed within a second.
+        # As soon as `alive` is false, gunicorn closes a connection after an answer that had
+        # promised to keep it. So that comes last: until then our own header ends each connection.
+        # It is noticed within a second.
         last = draining.deadline - min(1.0, draining.timeout / 2)
         while worker.nr_conns > 0 and worker.loop.time() < last:
             await asyncio.sleep(SETTLE_SECONDS)
@@ -112,9 +124,11 @@ def mend_gunicorn_asgi(worker: Any, draining: Draining) -> None:
 
     async def shutdown_in_time() -> None:
         if draining.retiring:
-            # Closed long ago. From Python 3.12 on, waiting for that is waiting for their connections: half a second beyond the time.
+            # Closed long ago. From Python 3.12 on, waiting for that is waiting for their
+            # connections: half a second beyond the time.
             worker.servers.clear()
-            worker.cfg.settings["graceful_timeout"].value = max(0.0, draining.deadline - worker.loop.time())
+            worker.cfg.settings["graceful_timeout"].value = max(
+                0.0, draining.deadline - worker.loop.time())
         await shutdown()
 
     worker.handle_exit_signal = begin_at_once
@@ -139,8 +153,9 @@ def mend_uvicorn(worker: Any, draining: Draining) -> None:
 
 
 def linger(connection: Any) -> None:
-    """Keep uvicorn from closing a connection at once. A websocket stays until `close_websockets`. A kept-alive one is closed
-    by its own timer, unless another request comes, whose answer ends it; one that never had a request gets such a timer."""
+    """Keep uvicorn from closing a connection at once. A websocket stays until `close_websockets`. A
+    kept-alive one is closed by its own timer, unless another request comes, whose answer ends it;
+    one that never had a request gets such a timer."""
     connection.shutdown = lambda: None
     if not hasattr(connection, "cycle"):
         return

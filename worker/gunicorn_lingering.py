@@ -1,4 +1,5 @@
-"""How gthread's connections end: those that were answered aside, by a thread of their own, and none that has just spoken.
+"""How gthread's connections end: those that were answered aside, by a thread of their own, and none
+that has just spoken.
 
 gunicorn waits in its one main thread until each client has closed its end too, for up to two
 seconds each. Some slow clients, or a busy host, are then enough for no heartbeat: the worker is
@@ -17,7 +18,8 @@ from typing import Any, Callable, Dict, List
 
 # What gunicorn's own close_graceful allows: seconds, and bytes that nobody will read.
 LONGEST, MOST = 2.0, 64 * 1024
-# For so long, in seconds, one more waits until the thread knows of it: its answer has gone out before.
+# For so long, in seconds, one more waits until the thread knows of it: its answer has gone out
+# before.
 NOTICED_WITHIN = 0.05
 
 
@@ -33,12 +35,15 @@ def mend(worker: Any) -> None:
             close(connection)
 
     connections.close = close_aside
-    worker.murder_keepalived = _after_hearing(worker, worker.murder_keepalived, worker.keepalived_conns)
+    worker.murder_keepalived = _after_hearing(worker, worker.murder_keepalived,
+                                              worker.keepalived_conns)
     worker.murder_pending = _after_hearing(worker, worker.murder_pending, worker.pending_conns)
 
 
-def _after_hearing(worker: Any, murder: Callable[..., None], connections: Any) -> Callable[..., None]:
-    """`murder`, but first hear what was said in time; `connections`: those that it judges, the next one first."""
+def _after_hearing(worker: Any, murder: Callable[..., None],
+                   connections: Any) -> Callable[..., None]:
+    """`murder`, but first hear what was said in time; `connections`: those that it judges, the next
+    one first."""
 
     def murder_later(*words: Any, **named: Any) -> None:
         if connections and connections[0].timeout <= time.monotonic():
@@ -49,8 +54,8 @@ def _after_hearing(worker: Any, murder: Callable[..., None], connections: Any) -
 
 
 class Lingering:
-    """Sockets that are half closed: each one is closed when its client has, or in the end. The thread lives as long as there are any,
-    and the process as long as the thread."""
+    """Sockets that are half closed: each one is closed when its client has, or in the end. The
+    thread lives as long as there are any, and the process as long as the thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -77,7 +82,8 @@ class Lingering:
 
     def _linger(self) -> None:
         with selectors.DefaultSelector() as selector:
-            left: Dict[socket.socket, List[float]] = {}  # when it is over, and how much it may still send
+            # when it is over, and how much it may still send
+            left: Dict[socket.socket, List[float]] = {}
             while self._take(selector, left):
                 for key, _ in selector.select(NOTICED_WITHIN):
                     if not _drained(key.fileobj, left[key.fileobj]):  # type: ignore[index]
@@ -88,7 +94,8 @@ class Lingering:
                     each.close()
                     del left[each]
 
-    def _take(self, selector: selectors.BaseSelector, left: Dict[socket.socket, List[float]]) -> bool:
+    def _take(self, selector: selectors.BaseSelector, left: Dict[socket.socket,
+                                                                 List[float]]) -> bool:
         """Take what has come; return whether there is anything left to do."""
         with self._lock:
             new, self._new = self._new, []

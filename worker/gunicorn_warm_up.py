@@ -1,9 +1,12 @@
-"""Warm-up: the app answers some requests inside its new worker before that says ready. Loaded by the adapter.
+"""Warm-up: the app answers some requests inside its new worker before that says ready. Loaded by
+the adapter.
 
-What is given is a path, asked as one of http://localhost, or a whole URL, asked as a proxy in front would: with its Host, its
-scheme and X-Forwarded-Proto. Redirects are followed within the app, since a 302 says nothing about the page behind it.
+What is given is a path, asked as one of http://localhost, or a whole URL, asked as a proxy in front
+would: with its Host, its scheme and X-Forwarded-Proto. Redirects are followed within the app, since
+a 302 says nothing about the page behind it.
 
-Plain standard library from Python 3.9 on; asyncio is imported by the worker class before anything here needs it.
+Plain standard library from Python 3.9 on; asyncio is imported by the worker class before anything
+here needs it.
 """
 
 import io
@@ -16,14 +19,15 @@ from wsgiref.util import FileWrapper
 
 MOST_REDIRECTS = 5
 DEFAULT_PORTS = {"http": 80, "https": 443}
-# Names and values that servers send as headers; for others the client gets a 500. gunicorn's WSGI takes what RFC 9110 does (5.1,
-# 5.5), and among ASGI's servers are some that take almost all.
+# Names and values that servers send as headers; for others the client gets a 500. gunicorn's WSGI
+# takes what RFC 9110 does (5.1, 5.5), and among ASGI's servers are some that take almost all.
 SENDABLE: Dict[type, Any] = {
     str: (re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"), re.compile(r"[ \t\x21-\x7e\x80-\xff]*")),
     bytes: (re.compile(r"[^\0\r\n: ]+"), re.compile(r"[^\0\r\n]*")),
 }
 # What an app has imported that is made with one of these; the first one found is its name.
-FRAMEWORKS = (("django", "django.core.handlers.base"), ("fastapi", "fastapi.applications"), ("flask", "flask.app"))
+FRAMEWORKS = (("django", "django.core.handlers.base"), ("fastapi", "fastapi.applications"),
+              ("flask", "flask.app"))
 
 
 class WarmUpFailed(Exception):
@@ -35,10 +39,10 @@ def framework() -> Optional[str]:
     return next((name for name, module in FRAMEWORKS if module in sys.modules), None)
 
 
-def warm_up(
-    worker: Any, state: Dict[str, Any], wanted: List[str], ready: Callable[[], None], fail: Callable[[str, BaseException], None]
-) -> None:
-    """Let the app answer every warm-up request, then say ready. WSGI at once, ASGI as a task of the running loop."""
+def warm_up(worker: Any, state: Dict[str, Any], wanted: List[str], ready: Callable[[], None],
+            fail: Callable[[str, BaseException], None]) -> None:
+    """Let the app answer every warm-up request, then say ready. WSGI at once, ASGI as a task of the
+    running loop."""
     asgi = state["asgi"] or getattr(worker, "asgi", None)
     if not wanted:
         ready()
@@ -87,9 +91,11 @@ class Course:
         if 200 <= status < 300:
             return True
         if not 300 <= status < 400:
-            raise WarmUpFailed("the app answered %d%s%s" % (status, self.whither(), self.about_hosts(status)))
+            raise WarmUpFailed("the app answered %d%s%s" %
+                               (status, self.whither(), self.about_hosts(status)))
         if location is None:
-            raise WarmUpFailed("the app answered %d, which leads nowhere%s" % (status, self.whither()))
+            raise WarmUpFailed("the app answered %d, which leads nowhere%s" %
+                               (status, self.whither()))
         plain = quote(location.encode("latin-1", "replace"), safe="%/:=&?~#+!$,;'@()*[]")
         self.follow(status, urldefrag(urljoin(self.url, plain)).url)
         return False
@@ -101,13 +107,16 @@ class Course:
         if there[0] not in DEFAULT_PORTS or (here[0], there[0]) == ("https", "http"):
             raise WarmUpFailed("%s, away from %s" % (leads, here[0]))
         if here[1] != there[1]:
-            own = "; if that is its own, type --warm-up %s://%s%s" % (*there, self.path) if self.path else ""
-            raise WarmUpFailed("%s, on another host, and only this app can be asked%s" % (leads, own))
+            own = "; if that is its own, type --warm-up %s://%s%s" % (
+                *there, self.path) if self.path else ""
+            raise WarmUpFailed("%s, on another host, and only this app can be asked%s" %
+                               (leads, own))
         self.asked.append(url)
         if url in self.asked[:-1]:
             raise WarmUpFailed("the app answers in a circle: %s" % " -> ".join(self.asked))
         if len(self.asked) > MOST_REDIRECTS + 1:
-            raise WarmUpFailed("the app answers with more than %d redirects: %s" % (MOST_REDIRECTS, " -> ".join(self.asked)))
+            raise WarmUpFailed("the app answers with more than %d redirects: %s" %
+                               (MOST_REDIRECTS, " -> ".join(self.asked)))
         self.url = url
 
     def whither(self) -> str:
@@ -118,13 +127,17 @@ class Course:
         if status not in (400, 421):
             return ""
         host = origin(self.url)[1]
-        type_this = "type --warm-up https://%s%s" % (host_served(), self.path) if self.path else "is that one of its hosts?"
-        return (" to Host: %s, as apps do that serve known hosts only (Django's ALLOWED_HOSTS, Starlette's "
-                "TrustedHostMiddleware): %s" % (host, type_this))
+        type_this = "type --warm-up https://%s%s" % (
+            host_served(), self.path) if self.path else "is that one of its hosts?"
+        return (
+            " to Host: %s, as apps do that serve known hosts only (Django's ALLOWED_HOSTS, "
+            "Starlette's "
+            "TrustedHostMiddleware): %s" % (host, type_this))
 
 
 def origin(url: str) -> Tuple[str, str]:
-    """The scheme of a URL, and its host and port as they stand in a Host header, without a port that goes without saying."""
+    """The scheme of a URL, and its host and port as they stand in a Host header, without a port
+    that goes without saying."""
     parts = urlsplit(url)
     host, default = parts.netloc.lower(), ":%d" % DEFAULT_PORTS.get(parts.scheme, 0)
     return parts.scheme, host[: -len(default)] if host.endswith(default) else host
@@ -144,21 +157,26 @@ def ask_wsgi(app: Any, url: str) -> Tuple[int, Optional[str]]:
     parts, (scheme, host) = urlsplit(url), origin(url)
     app = getattr(app, "wsgi_application", app)  # tornado's container of one
     if hasattr(app, "start_request"):
-        raise WarmUpFailed("a tornado.web.Application speaks no WSGI, so it can't be asked from inside: leave --warm-up out")
+        raise WarmUpFailed(
+            "a tornado.web.Application speaks no WSGI, so it can't be asked from inside: leave "
+            "--warm-up out"
+        )
     # As gunicorn does it; see its http/wsgi.py.
     script_name = os.environ.get("SCRIPT_NAME", "")
     path = parts.path or "/"
     if script_name and path.startswith(script_name):
         path = path[len(script_name):]
     environ = {
-        "REQUEST_METHOD": "GET", "SCRIPT_NAME": script_name, "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
-        "QUERY_STRING": parts.query, "RAW_URI": target(parts), "SERVER_NAME": parts.hostname or "",
-        "SERVER_PORT": str(parts.port or DEFAULT_PORTS[scheme]), "SERVER_PROTOCOL": "HTTP/1.1", "REMOTE_ADDR": "127.0.0.1",
-        "HTTP_HOST": host, "HTTP_USER_AGENT": "einhornpy-warm-up", "HTTP_X_FORWARDED_PROTO": scheme, "wsgi.version": (1, 0),
-        "wsgi.url_scheme": scheme, "wsgi.input": io.BytesIO(), "wsgi.errors": sys.stderr, "wsgi.multithread": False,
-        "wsgi.multiprocess": True, "wsgi.run_once": False, "wsgi.file_wrapper": FileWrapper, "wsgi.input_terminated": True,
-        "wsgi.early_hints": lambda headers: None, "REMOTE_PORT": "0", "SERVER_SOFTWARE": "gunicorn",
-    }
+        "REQUEST_METHOD": "GET", "SCRIPT_NAME": script_name,
+        "PATH_INFO": unquote_to_bytes(path).decode("latin-1"), "QUERY_STRING": parts.query,
+        "RAW_URI": target(parts), "SERVER_NAME": parts.hostname or "",
+        "SERVER_PORT": str(parts.port or DEFAULT_PORTS[scheme]), "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": host, "HTTP_USER_AGENT": "einhornpy-warm-up",
+        "HTTP_X_FORWARDED_PROTO": scheme, "wsgi.version": (1, 0), "wsgi.url_scheme": scheme,
+        "wsgi.input": io.BytesIO(), "wsgi.errors": sys.stderr, "wsgi.multithread": False,
+        "wsgi.multiprocess": True, "wsgi.run_once": False, "wsgi.file_wrapper": FileWrapper,
+        "wsgi.input_terminated": True, "wsgi.early_hints": lambda headers: None, "REMOTE_PORT": "0",
+        "SERVER_SOFTWARE": "gunicorn",}
     answers: List[Tuple[int, Optional[str]]] = []
 
     def start_response(status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], None]:
@@ -185,18 +203,23 @@ def ask_wsgi(app: Any, url: str) -> Tuple[int, Optional[str]]:
     return answers[-1]
 
 
-async def ask_asgi(app: Any, url: str, root: str, shared: Dict[str, Any]) -> Tuple[int, Optional[str]]:
-    """Let an ASGI app answer; return the status and what Location says. `root`: under which path it is served."""
+async def ask_asgi(app: Any, url: str, root: str, shared: Dict[str,
+                                                               Any]) -> Tuple[int, Optional[str]]:
+    """Let an ASGI app answer; return the status and what Location says. `root`: under which path it
+    is served."""
     parts, (scheme, host) = urlsplit(url), origin(url)
-    path, raw_path = unquote_to_bytes(parts.path or "/").decode(errors="replace"), (parts.path or "/").encode()
+    path, raw_path = unquote_to_bytes(parts.path
+                                      or "/").decode(errors="replace"), (parts.path
+                                                                         or "/").encode()
     if not path.startswith(root):
         path, raw_path = root + path, root.encode() + raw_path
     scope = {
-        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "GET",
-        "scheme": scheme, "path": path, "raw_path": raw_path, "query_string": parts.query.encode(), "root_path": root,
-        "headers": [(b"host", host.encode()), (b"user-agent", b"einhornpy-warm-up"), (b"x-forwarded-proto", scheme.encode())],
-        "client": ("127.0.0.1", 0), "server": (parts.hostname, parts.port or DEFAULT_PORTS[scheme]), "state": shared,
-    }
+        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1",
+        "method": "GET", "scheme": scheme, "path": path, "raw_path": raw_path,
+        "query_string": parts.query.encode(), "root_path": root, "headers": [
+            (b"host", host.encode()), (b"user-agent", b"einhornpy-warm-up"),
+            (b"x-forwarded-proto", scheme.encode())], "client": ("127.0.0.1", 0),
+        "server": (parts.hostname, parts.port or DEFAULT_PORTS[scheme]), "state": shared,}
     answers: List[Tuple[int, Optional[str]]] = []
     asked: List[bool] = []
     faults: List[WarmUpFailed] = []
@@ -219,7 +242,8 @@ async def ask_asgi(app: Any, url: str, root: str, shared: Dict[str, Any]) -> Tup
 
     def take(message: Dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            answers.append((message["status"], location_in(sendable(message.get("headers", ()), bytes))))
+            answers.append(
+                (message["status"], location_in(sendable(message.get("headers", ()), bytes))))
         elif message["type"] == "http.response.body":
             if not answers:
                 raise WarmUpFailed("the app began a body before it started a response")
@@ -259,7 +283,8 @@ def sendable(headers: Iterable[Tuple[Any, Any]], kind: type) -> List[Tuple[str, 
 
 def plain(what: str, told: Any, kind: type, form: Any) -> str:
     if not isinstance(told, kind):
-        raise WarmUpFailed("%s is of type %s, expected %s" % (what, type(told).__name__, kind.__name__))
+        raise WarmUpFailed("%s is of type %s, expected %s" %
+                           (what, type(told).__name__, kind.__name__))
     text = told.decode("latin-1") if isinstance(told, bytes) else str(told)
     if not form.fullmatch(text):  # it isn't told: it may be secret
         raise WarmUpFailed("%s holds what no header may hold" % what)

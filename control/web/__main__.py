@@ -1,8 +1,8 @@
 """Starts the sidecar, as the master execs it: `python -m einhornpy.control.web JSON`.
 
-Descriptors: 3 the listening socket, 4 the connection to ask on, 5 the one that is told what happens. JSON: `name`, the master's;
-`user`, `[uid, gid]` to become, or null; `metrics`, the directory of the app's own metrics, or null; `hosts`, by which other names it
-may be asked.
+Descriptors: 3 the listening socket, 4 the connection to ask on, 5 the one that is told what
+happens. JSON: `name`, the master's; `user`, `[uid, gid]` to become, or null; `metrics`, the
+directory of the app's own metrics, or null; `hosts`, by which other names it may be asked.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from .serving import Server
 
 LISTENER, ASKING, TOLD = 3, 4, 5
 # Read before we become somebody who may not be able to read them.
-LAZY = ("concurrent.futures.thread", "prometheus_client.openmetrics.exposition", "gzip", "linecache", "tokenize")
+LAZY = ("concurrent.futures.thread", "prometheus_client.openmetrics.exposition", "gzip",
+        "linecache", "tokenize")
 
 
 def wait_for_no_reader() -> None:
@@ -62,7 +63,8 @@ def main() -> None:
     feed = Feed(Client.over(socket.socket(fileno=TOLD), timeout=None, verbatim=True), master, gone)
     feed.start()
     app = App(master, feed, Metrics(master, metrics), files)
-    asyncio.run(Server(socket.socket(fileno=LISTENER), app, App.ASKING, MOST_STREAMS, told["hosts"]).run())
+    asyncio.run(
+        Server(socket.socket(fileno=LISTENER), app, App.ASKING, MOST_STREAMS, told["hosts"]).run())
 
 
 def gone() -> None:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import gate, printable
+from ...shared import printable
+from .. import gate
 from ..client import Failed, MasterGone, TimedOut
 from .feed import Feed, Master
 from .metrics import Metrics
@@ -18,42 +19,42 @@ Answer = tuple[str, str, bytes]
 # The page needs its own files and its stream, and nothing from anywhere else.
 HEADERS = [
     ("Cache-Control", "no-store"),
-    ("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
-                                "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
-    ("Referrer-Policy", "no-referrer"),
-    ("X-Content-Type-Options", "nosniff"),
-]
+    ("Content-Security-Policy",
+     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+    ("Referrer-Policy", "no-referrer"), ("X-Content-Type-Options", "nosniff"),]
 TEXT = "text/plain; charset=utf-8"
 OK, UNAVAILABLE = "200 OK", "503 Service Unavailable"
 
 
 class App:
-    """A WSGI app (PEP 3333). `files`: what `read_file` says of each of `FILES`. `ASKING`: the paths for which the master is asked."""
+    """A WSGI app (PEP 3333). `files`: what `read_file` says of each of `FILES`. `ASKING`: the paths
+    for which the master is asked."""
 
     ASKING = ("/healthz", "/readyz", "/metrics", "/status")
 
     FILES: Mapping[str, str] = {
         "page.html": "text/html; charset=utf-8", "page.css": "text/css; charset=utf-8",
         **dict.fromkeys(
-            ("page.js", "page-airbag.js", "page-charts.js", "page-draw.js", "page-model.js", "page-panels.js", "page-seats.js",
-             "page-stream.js", "page-words.js"), "text/javascript; charset=utf-8"),
+            ("page.js", *(f"page-{part}.js" for part in (
+                "airbag", "charts", "draw", "model", "panels", "seats", "stream", "words"))),
+            "text/javascript; charset=utf-8"),
     }
 
-    def __init__(self, master: Master, feed: Feed, metrics: Metrics, files: Mapping[str, bytes]) -> None:
+    def __init__(self, master: Master, feed: Feed, metrics: Metrics, files: Mapping[str,
+                                                                                    bytes]) -> None:
         self._master = master
         self._feed = feed
         self._metrics = metrics
         self._files = files
         self._answers: dict[str, Callable[[Environ], Answer]] = {
-            **{"/" if name == "page.html" else f"/{name}": self._serving(name) for name in self.FILES},
-            "/status": self._status,
-            "/healthz": self._health,
-            "/readyz": self._readiness,
-        }
+            **{
+                "/" if name == "page.html" else f"/{name}": self._serving(name) for name in self.FILES}, "/status": self
+            ._status, "/healthz": self._health, "/readyz": self._readiness,}
 
     @staticmethod
     def read_file(name: str) -> bytes:
-        return (Path(__file__).parent / name).read_bytes()
+        return (Path(__file__).parent / "page" / name).read_bytes()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
@@ -64,7 +65,8 @@ class App:
         if not known:
             pages = [path for path in self._answers if not path.startswith("/page")]
             paths = ", ".join([*pages, "/readyz?serving", "/metrics", "/stream"])
-            return _send(("404 Not Found", TEXT, _line(f"no such page: expected one of {paths}")), start_response, method)
+            return _send(("404 Not Found", TEXT, _line(f"no such page: expected one of {paths}")),
+                         start_response, method)
         try:
             if path == "/metrics":
                 return self._metrics(environ, start_response)
@@ -72,13 +74,15 @@ class App:
                 return self._stream(start_response, method)
             return _send(self._answers[path](environ), start_response, method)
         except (MasterGone, TimedOut, Failed) as error:
-            return _send((UNAVAILABLE, TEXT, _line(f"the master does not answer: {error}")), start_response, method)
+            return _send((UNAVAILABLE, TEXT, _line(f"the master does not answer: {error}")),
+                         start_response, method)
 
     def _serving(self, name: str) -> Callable[[Environ], Answer]:
         return lambda environ: (OK, self.FILES[name], self._files[name])
 
     def _status(self, environ: Environ) -> Answer:
-        return OK, "application/json", printable.as_json(self._master.ask("status"), 2).encode() + b"\n"
+        return OK, "application/json", printable.as_json(self._master.ask("status"),
+                                                         2).encode() + b"\n"
 
     def _health(self, environ: Environ) -> Answer:
         pong = self._master.ask("ping", patience=5.0)
@@ -106,7 +110,9 @@ def _line(text: str) -> bytes:
     return printable.escaped(text).encode() + b"\n"
 
 
-def _send(answer: Answer, start_response: StartResponse, method: str, more: Iterable[tuple[str, str]] = ()) -> list[bytes]:
+def _send(answer: Answer, start_response: StartResponse, method: str,
+          more: Iterable[tuple[str, str]] = ()) -> list[bytes]:
     status, kind, body = answer
-    start_response(status, [("Content-Type", kind), ("Content-Length", str(len(body))), *HEADERS, *more])
+    start_response(status, [("Content-Type", kind),
+                            ("Content-Length", str(len(body))), *HEADERS, *more])
     return [] if method == "HEAD" else [body]

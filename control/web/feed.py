@@ -1,7 +1,8 @@
-"""What the sidecar knows of the master: one connection to ask on, one on which it is told; and the streams that pass it on.
+"""What the sidecar knows of the master: one connection to ask on, one on which it is told; and the
+streams that pass it on.
 
-However many pages are open, the master tells one listener, and is asked for the moving figures once a second; with no page
-open, not at all.
+However many pages are open, the master tells one listener, and is asked for the moving figures once
+a second; with no page open, not at all.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .. import protocol
+from ...shared import protocol
 from ..client import Client, Failed, MasterGone, TimedOut
 
 # Each waits in a thread of its own; the others are for whoever asks once.
 MOST_STREAMS = 16
-# Seconds: the master has this long to answer; between two looks at the moving figures, at least and at most; until a silent stream
-# says that it lives.
+# Seconds: the master has this long to answer; between two looks at the moving figures, at least and
+# at most; until a silent stream says that it lives.
 PATIENCE, INTERVAL, LONGEST_INTERVAL, SILENCE = 10.0, 1.0, 10.0, 15.0
-# Where nobody has looked just now, a new stream waits so long for a status that is newer than itself, and takes an older one then.
+# Where nobody has looked just now, a new stream waits so long for a status that is newer than
+# itself, and takes an older one then.
 FRESH = 3.0
 MOST_EVENTS, MOST_SAMPLES = 2000, 600
 
@@ -57,7 +59,8 @@ class Master:
 
 
 class Feed:
-    """The newest status, the last events and samples, for every stream. `gone` is called when the master hangs up."""
+    """The newest status, the last events and samples, for every stream. `gone` is called when the
+    master hangs up."""
 
     def __init__(self, client: Client, master: Master, gone: Callable[[], None]) -> None:
         self._client = client
@@ -126,14 +129,16 @@ class Feed:
                 self._set_status(document)
                 self._samples.append(sample(document))
                 self._condition.notify_all()
-                # With very many workers a look is work, and a tenth of the time may go into it; but one that came late because the
-                # master hung says nothing of what it costs.
+                # With very many workers a look is work, and a tenth of the time may go into it; but
+                # one that came late because the master hung says nothing of what it costs.
                 cost = took if took < FRESH else 0.0
-                self._condition.wait_for(lambda: self._ended, min(LONGEST_INTERVAL, max(INTERVAL, 10 * cost)))
+                self._condition.wait_for(lambda: self._ended,
+                                         min(LONGEST_INTERVAL, max(INTERVAL, 10 * cost)))
 
     def stream(self) -> Iterator[bytes] | None:
-        """Server-sent events for one page, for as long as it listens: `hello` with everything that is known and how old the status
-        is, then `event` for each event and `status` for the newest status, each with a sample. None: too many pages listen."""
+        """Server-sent events for one page, for as long as it listens: `hello` with everything that
+        is known and how old the status is, then `event` for each event and `status` for the newest
+        status, each with a sample. None: too many pages listen."""
         with self._condition:
             if self._streams >= MOST_STREAMS:
                 return None
@@ -147,10 +152,13 @@ class Feed:
                 if time.monotonic() - self._told_at > INTERVAL:
                     self._condition.wait_for(self._news_since(self._told, self._version), FRESH)
                 # Before the first status and the last events have arrived there is nothing to show.
-                self._condition.wait_for(lambda: (self._version and self._caught_up) or self._ended, PATIENCE)
+                self._condition.wait_for(lambda: (self._version and self._caught_up) or self._ended,
+                                         PATIENCE)
                 seen, version = self._told, self._version
-                hello = {"status": self._status, "age_seconds": round(time.monotonic() - self._told_at, 3),
-                         "events": list(self._events), "samples": list(self._samples)}
+                hello = {
+                    "status": self._status, "age_seconds": round(time.monotonic() - self._told_at,
+                                                                 3), "events": list(self._events),
+                    "samples": list(self._samples)}
             yield b"retry: 1000\n" + message("hello", hello)
             while True:
                 with self._condition:
@@ -174,8 +182,10 @@ class Feed:
 
 
 def sample(document: dict[str, Any]) -> dict[str, Any]:
-    """The moving figures of a status document, at this moment. `in_flight`: None where no worker counts."""
-    counted = [worker["in_flight"] for worker in document["workers"] if worker["in_flight"] is not None]
+    """The moving figures of a status document, at this moment. `in_flight`: None where no worker
+    counts."""
+    counted = [
+        worker["in_flight"] for worker in document["workers"] if worker["in_flight"] is not None]
     return {
         "unix_time": round(time.time(), 3),
         "ready": document["ready"],

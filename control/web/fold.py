@@ -1,8 +1,10 @@
-"""Folds the metric files of dead processes together, so that workers which come and go leave no heap of files behind:
-`python -m einhornpy.control.web.fold JSON`, with `directory` and `user` ([uid, gid] to become, or null).
+"""Folds the metric files of dead processes together, so that workers which come and go leave no
+heap of files behind: `python -m einhornpy.control.web.fold JSON`, with `directory` and `user`
+([uid, gid] to become, or null).
 
-Counters, histograms and summaries of the dead are added up in one file a kind, in the form of prometheus_client's own files; so are
-the gauges that are sums, least or most ones. Other gauges of the dead go.
+Counters, histograms and summaries of the dead are added up in one file a kind, in the form of
+prometheus_client's own files; so are the gauges that are sums, least or most ones. Other gauges of
+the dead go.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ def fold(directory: str) -> int:
                 dead.setdefault(found[1], []).append(f"{directory}/{name}")
         for kind, paths in dead.items():
             if kind in ADDED_UP:
-                _add_up(kind, [path for path in paths if _sound(path)], f"{directory}/{kind}_{FOLDED}.db")
+                _add_up(kind, [path for path in paths if _sound(path)],
+                        f"{directory}/{kind}_{FOLDED}.db")
             if kind != LEFT:
                 for path in paths:
                     os.unlink(path)
@@ -52,9 +55,12 @@ def _sound(path: str) -> bool:
     try:
         if not readable(path):
             return False
-        for key, _, _, _ in MmapedDict.read_all_values_from_file(path):  # type: ignore[no-untyped-call]
+        for key, _, _, _ in MmapedDict.read_all_values_from_file(
+                path):  # type: ignore[no-untyped-call]
             metric, sample, labels, about = json.loads(key)
-            if not all(isinstance(each, str) for each in (metric, sample, about, *labels, *labels.values())):
+            if not all(
+                    isinstance(each, str)
+                    for each in (metric, sample, about, *labels, *labels.values())):
                 return False
     except Exception:  # whatever an app has written there
         return False
@@ -68,10 +74,13 @@ def _add_up(kind: str, paths: Iterable[str], whole: str) -> None:
     if os.path.exists(partial):
         os.unlink(partial)
     merged = MmapedDict(partial)  # type: ignore[no-untyped-call]
-    for metric in MultiProcessCollector.merge([*before, *paths], accumulate=False):  # type: ignore[no-untyped-call]
+    for metric in MultiProcessCollector.merge([*before, *paths],
+                                              accumulate=False):  # type: ignore[no-untyped-call]
         for sample in metric.samples:
-            key = mmap_key(metric.name, sample.name, list(sample.labels), list(sample.labels.values()), metric.documentation)
-            merged.write_value(key, sample.value, sample.timestamp or 0.0)  # type: ignore[no-untyped-call]
+            key = mmap_key(metric.name, sample.name, list(sample.labels),
+                           list(sample.labels.values()), metric.documentation)
+            merged.write_value(key, sample.value, sample.timestamp
+                               or 0.0)  # type: ignore[no-untyped-call]
     merged.close()  # type: ignore[no-untyped-call]
     os.rename(partial, whole)
 

@@ -1,7 +1,9 @@
-"""/metrics: the status document and the tally in Prometheus's words, and the app's own metrics, merged over all its workers.
+"""/metrics: the status document and the tally in Prometheus's words, and the app's own metrics,
+merged over all its workers.
 
-prometheus-client writes and negotiates the formats; names and units follow its conventions. What an app's metric counted in one
-generation carries that generation as a label: the counters of two releases are two things.
+prometheus-client writes and negotiates the formats; names and units follow its conventions. What an
+app's metric counted in one generation carries that generation as a label: the counters of two
+releases are two things.
 """
 
 from __future__ import annotations
@@ -18,7 +20,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.samples import Sample
 
@@ -43,7 +51,8 @@ class Metrics:
         registry.register(self)
         self._app: Callable[..., Iterable[bytes]] = make_wsgi_app(registry)
 
-    def __call__(self, environ: Mapping[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def __call__(self, environ: Mapping[str, Any],
+                 start_response: Callable[..., Any]) -> Iterable[bytes]:
         answer = self._app({**environ, "REQUEST_METHOD": "GET"}, start_response)
         return answer if environ["REQUEST_METHOD"] == "GET" else []
 
@@ -60,7 +69,8 @@ class Metrics:
             yield from of_app(self._directory)
 
 
-def gauge(name: str, about: str, samples: Iterable[tuple[Mapping[str, Any], float | None]]) -> Metric:
+def gauge(name: str, about: str, samples: Iterable[tuple[Mapping[str, Any],
+                                                         float | None]]) -> Metric:
     """A gauge; samples with the same labels are added up, and those without a value left out."""
     totals: dict[tuple[tuple[str, str], ...], float] = {}
     for labels, value in samples:
@@ -77,61 +87,87 @@ def of_status(status: Mapping[str, Any]) -> Iterator[Metric]:
     """What is."""
     workers = status["workers"]
     generations = sorted({status["generation"], *(worker["generation"] for worker in workers)})
-    yield InfoMetricFamily("einhornpy", "The master, and the labels of this host.", {
-        **status["labels"], "name": status["name"], "version": status["master"]["version"], "release": status["release"] or ""})
+    yield InfoMetricFamily(
+        "einhornpy", "The master, and the labels of this host.", {
+            **status["labels"], "name": status["name"], "version": status["master"]["version"],
+            "release": status["release"] or ""})
     yield gauge("einhornpy_workers", "Workers by state and generation.", [
-        *(({"state": state, "generation": number}, 0) for state in STATES for number in generations),
-        *(({"state": worker["state"], "generation": worker["generation"]}, 1) for worker in workers)])
-    yield gauge("einhornpy_workers_target", "How many workers are to be ready.", [({}, status["target"])])
+        *(({"state": state, "generation": number}, 0) for state in STATES
+          for number in generations),
+        *(({"state": worker["state"], "generation": worker["generation"]}, 1)
+          for worker in workers)])
+    yield gauge("einhornpy_workers_target", "How many workers are to be ready.",
+                [({}, status["target"])])
     yield gauge("einhornpy_workers_ready", "How many workers are ready.", [({}, status["ready"])])
-    yield gauge("einhornpy_processes_left_behind", "Processes that outlive the workers that have started them.",
-                [({}, len(status["left_behind"]))])
-    yield gauge("einhornpy_generation", "The number of the current generation.", [({}, status["generation"])])
+    yield gauge("einhornpy_processes_left_behind",
+                "Processes that outlive the workers that have started them.", [
+                    ({}, len(status["left_behind"]))])
+    yield gauge("einhornpy_generation", "The number of the current generation.",
+                [({}, status["generation"])])
     yield gauge("einhornpy_gate", "1 for what the gate says, 0 for what it does not.",
                 [({"gate": word}, word == status["gate"]) for word in gate.CODES])
     upgrade = status["upgrade"]
     running = upgrade is not None and upgrade["outcome"] is None
     yield gauge("einhornpy_upgrade_running", "Whether an upgrade runs.", [({}, running)])
-    yield gauge("einhornpy_upgrade_replaced_workers", "How many ready workers the running upgrade's generation has.",
-                [({}, upgrade["replaced"] if running else 0)])
-    by = [({"index": each["index"], "generation": each["generation"], "state": each["state"]}, each) for each in workers]
+    yield gauge("einhornpy_upgrade_replaced_workers",
+                "How many ready workers the running upgrade's generation has.", [
+                    ({}, upgrade["replaced"] if running else 0)])
+    by = [({"index": each["index"], "generation": each["generation"], "state": each["state"]}, each)
+          for each in workers]
     yield gauge("einhornpy_worker_memory_bytes", "Resident memory of a worker process.",
                 [(labels, each["memory_bytes"]) for labels, each in by])
     yield gauge("einhornpy_worker_requests_in_flight", "Requests that a worker is busy with.",
                 [(labels, each["in_flight"]) for labels, each in by])
-    yield gauge("einhornpy_worker_busy_ratio", "The part of the last 10 seconds in which a worker had a request.",
-                [(labels, each["busy_share"]) for labels, each in by])
-    yield gauge("einhornpy_listener_queue_length", "Connections that wait to be accepted, as the kernel counts them.",
-                [({"address": each["address"]}, each["queue"]) for each in status["listeners"]])
-    yield gauge("einhornpy_listener_queue_limit", "The most connections that may wait to be accepted.",
+    yield gauge("einhornpy_worker_busy_ratio",
+                "The part of the last 10 seconds in which a worker had a request.", [
+                    (labels, each["busy_share"]) for labels, each in by])
+    yield gauge("einhornpy_listener_queue_length",
+                "Connections that wait to be accepted, as the kernel counts them.", [
+                    ({"address": each["address"]}, each["queue"]) for each in status["listeners"]])
+    yield gauge("einhornpy_listener_queue_limit",
+                "The most connections that may wait to be accepted.",
                 [({"address": each["address"]}, each["backlog"]) for each in status["listeners"]])
 
 
 def of_tally(tally: Mapping[str, Any]) -> Iterator[Metric]:
     """What has happened since the first master started."""
-    upgrades = CounterMetricFamily("einhornpy_upgrades", "Upgrades that have ended, by outcome.", labels=["outcome"])
+    upgrades = CounterMetricFamily("einhornpy_upgrades", "Upgrades that have ended, by outcome.",
+                                   labels=["outcome"])
     for outcome, count in tally["upgrades"].items():
         upgrades.add_metric([outcome], count)
     yield upgrades
-    exits = CounterMetricFamily("einhornpy_worker_exits", "Workers that are gone, by what they left for.", labels=["reason"])
+    exits = CounterMetricFamily("einhornpy_worker_exits",
+                                "Workers that are gone, by what they left for.", labels=["reason"])
     for reason, count in tally["exits"].items():
         exits.add_metric([reason], count)
     yield exits
-    yield CounterMetricFamily("einhornpy_requests", "Requests served by workers that count them.", tally["requests"])
-    yield histogram("einhornpy_upgrade_duration_seconds", "How long upgrades took.", tally["upgrade_seconds"])
-    yield histogram("einhornpy_worker_ready_duration_seconds", "From a worker's start until it was ready.", tally["ready_seconds"])
-    yield histogram("einhornpy_master_loop_lag_seconds", "For how long the master's loop let everybody wait, each time it ran.",
+    yield CounterMetricFamily("einhornpy_requests", "Requests served by workers that count them.",
+                              tally["requests"])
+    yield histogram("einhornpy_upgrade_duration_seconds", "How long upgrades took.",
+                    tally["upgrade_seconds"])
+    yield histogram("einhornpy_worker_ready_duration_seconds",
+                    "From a worker's start until it was ready.", tally["ready_seconds"])
+    yield histogram("einhornpy_master_loop_lag_seconds",
+                    "For how long the master's loop let everybody wait, each time it ran.",
                     tally["lag_seconds"])
     log = tally["log"]
-    yield CounterMetricFamily("einhornpy_log_lines", "Lines for the log, of the master and, through it, of workers.", log["lines"])
-    yield CounterMetricFamily("einhornpy_log_lines_dropped", "Log lines that nobody took in time.", log["dropped"])
+    yield CounterMetricFamily("einhornpy_log_lines",
+                              "Lines for the log, of the master and, through it, of workers.",
+                              log["lines"])
+    yield CounterMetricFamily("einhornpy_log_lines_dropped", "Log lines that nobody took in time.",
+                              log["dropped"])
     master = tally["master"]
-    yield CounterMetricFamily("einhornpy_master_cpu_seconds", "Processor time of the master.", master["cpu_seconds"])
-    yield gauge("einhornpy_master_memory_bytes", "Resident memory of the master.", [({}, master["memory_bytes"])])
-    yield gauge("einhornpy_master_start_time_seconds", "When the master started, since the epoch.", [({}, master["started_at"])])
-    yield CounterMetricFamily("einhornpy_master_errors", "Exceptions in the master that nobody had foreseen; it went on.",
+    yield CounterMetricFamily("einhornpy_master_cpu_seconds", "Processor time of the master.",
+                              master["cpu_seconds"])
+    yield gauge("einhornpy_master_memory_bytes", "Resident memory of the master.",
+                [({}, master["memory_bytes"])])
+    yield gauge("einhornpy_master_start_time_seconds", "When the master started, since the epoch.",
+                [({}, master["started_at"])])
+    yield CounterMetricFamily("einhornpy_master_errors",
+                              "Exceptions in the master that nobody had foreseen; it went on.",
                               tally.get("errors", 0))
-    yield CounterMetricFamily("einhornpy_master_reloads", "How often the master has replaced itself.", master["reloads"])
+    yield CounterMetricFamily("einhornpy_master_reloads",
+                              "How often the master has replaced itself.", master["reloads"])
 
 
 def histogram(name: str, about: str, document: Mapping[str, Any]) -> Metric:
@@ -144,27 +180,34 @@ def histogram(name: str, about: str, document: Mapping[str, Any]) -> Metric:
 
 
 def of_app(directory: str) -> Iterator[Metric]:
-    """The app's own metrics, of every generation that has workers, each sample with its generation."""
+    """The app's own metrics, of every generation that has workers, each sample with its
+    generation."""
     families: dict[str, Metric] = {}
     could: list[tuple[Mapping[str, Any], float | None]] = []
     # The newest first: where two releases disagree on what a metric is, its word counts.
-    for number in sorted((int(name) for name in os.listdir(directory) if name.isdecimal()), reverse=True):
+    for number in sorted((int(name) for name in os.listdir(directory) if name.isdecimal()),
+                         reverse=True):
         try:
             metrics = _of_generation(f"{directory}/{number}")
-        except Exception:  # whatever an app has written there must not take the master's own metrics away
+        # whatever an app has written there must not take the master's own metrics away
+        except Exception:
             metrics = []
             could.append(({"generation": number}, 0))
         else:
             could.append(({"generation": number}, 1))
         for metric in metrics:
-            family = families.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+            family = families.setdefault(metric.name,
+                                         Metric(metric.name, metric.documentation, metric.type))
             if family.type != metric.type:
                 continue
             for each in metric.samples:
-                labels = {"exported_generation" if label == "generation" else label: text for label, text in each.labels.items()}
+                labels = {
+                    "exported_generation" if label == "generation" else label: text
+                    for label, text in each.labels.items()}
                 family.samples.append(each._replace(labels={**labels, "generation": str(number)}))
     yield from families.values()
-    yield gauge("einhornpy_app_metrics_readable", "Whether the files with the app's own metrics could be read.", could)
+    yield gauge("einhornpy_app_metrics_readable",
+                "Whether the files with the app's own metrics could be read.", could)
 
 
 def _of_generation(directory: str) -> list[Metric]:
@@ -177,14 +220,19 @@ def _of_generation(directory: str) -> list[Metric]:
         return []  # its last worker has just gone
     with locked(directory, fcntl.LOCK_SH):
         files = [path for path in glob.glob(f"{directory}/*.db") if readable(path)]
-        merged: list[Metric] = list(MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]
+        merged: list[Metric] = list(
+            MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]
     for metric in merged:
         if not isinstance(metric.documentation, str) or not isinstance(metric.name, str):
             raise ValueError(f"{metric.name!r} is no metric")
         for sample in metric.samples:
-            if not all(isinstance(each, str) for each in (sample.name, *sample.labels, *sample.labels.values())):
+            if not all(
+                    isinstance(each, str)
+                    for each in (sample.name, *sample.labels, *sample.labels.values())):
                 raise ValueError(f"{sample!r} is no sample")
-            "".join((metric.documentation, sample.name, *sample.labels, *sample.labels.values())).encode()  # or nobody could be told
+            # or nobody could be told
+            "".join((metric.documentation, sample.name, *sample.labels,
+                     *sample.labels.values())).encode()
     return merged
 
 
@@ -214,7 +262,8 @@ def locked(directory: str, how: int) -> Iterator[None]:
 
 
 def readable(path: str) -> bool:
-    """Whether it is a file of prometheus_client's at all, and of a size that an app's metrics may have.
+    """Whether it is a file of prometheus_client's at all, and of a size that an app's metrics may
+    have.
 
     Raises:
         ValueError: it is much too large.

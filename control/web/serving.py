@@ -1,7 +1,9 @@
-"""HTTP for the sidecar: one loop waits for every client, so that none of them can let another one wait.
+"""HTTP for the sidecar: one loop waits for every client, so that none of them can let another one
+wait.
 
-A request reaches the app when its head is whole. What is asked of the master takes a thread, and each such path has its own two;
-whoever is slow, or says half of it, takes no more than a connection, and where these get scarce the longest of them goes.
+A request reaches the app when its head is whole. What is asked of the master takes a thread, and
+each such path has its own two; whoever is slow, or says half of it, takes no more than a
+connection, and where these get scarce the longest of them goes.
 """
 
 from __future__ import annotations
@@ -21,13 +23,16 @@ from typing import cast
 
 # Bytes, and lines of a head.
 LONGEST_HEAD, MOST_LINES, PIECE = 16 << 10, 100, 64 << 10
-# Seconds for a whole head; for the next one on a kept connection; for a piece of an answer to be taken; for a client to leave.
+# Seconds for a whole head; for the next one on a kept connection; for a piece of an answer to be
+# taken; for a client to leave.
 HEAD_PATIENCE, KEPT_PATIENCE, PIECE_PATIENCE, LEAVE_PATIENCE = 10.0, 75.0, 10.0, 1.0
-# Connections; fewer where the limit of descriptors leaves no room. So many are taken before those that we have get their turn.
+# Connections; fewer where the limit of descriptors leaves no room. So many are taken before those
+# that we have get their turn.
 MOST_CONNECTIONS, MOST_AT_ONCE, OTHER_DESCRIPTORS = 256, 32, 24
 # Seconds until it is tried again, where there is no descriptor for whoever knocks.
 BREATHER = 0.1
-# So many of one path are asked at once: while the master hangs, a second probe hears of it as soon as the first one.
+# So many of one path are asked at once: while the master hangs, a second probe hears of it as soon
+# as the first one.
 LANE_WIDTH = 2
 BUSY = "503 Service Unavailable"
 # What of a request, beside its path, an answer may depend on.
@@ -55,7 +60,8 @@ class Answer:
 
 
 class Refused(ValueError):
-    """A request that we don't take. `status`: as HTTP has it; the message is one line for whoever asked."""
+    """A request that we don't take. `status`: as HTTP has it; the message is one line for whoever
+    asked."""
 
     def __init__(self, status: str, message: str) -> None:
         super().__init__(message)
@@ -73,11 +79,13 @@ def parse(head: bytes) -> Request:
     if not found:
         raise Refused("400 Bad Request", "no request line of HTTP/1.1: expected GET /PATH HTTP/1.1")
     if len(lines) > MOST_LINES:
-        raise Refused("431 Request Header Fields Too Large", f"too many headers: expected at most {MOST_LINES}")
+        raise Refused("431 Request Header Fields Too Large",
+                      f"too many headers: expected at most {MOST_LINES}")
     headers: dict[str, str] = {}
     for line in lines:
         name, colon, value = line.partition(":")
-        if not colon or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or "\r" in value or "\n" in value or "\0" in value:
+        if not colon or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+",
+                                         name) or "\r" in value or "\n" in value or "\0" in value:
             raise Refused("400 Bad Request", "a header line is none: expected NAME: VALUE")
         if name.lower() == "host" and "host" in headers:
             raise Refused("400 Bad Request", "more than one Host")
@@ -108,24 +116,27 @@ def name_in(host: str) -> str:
 
 
 class Server:
-    """Serves `app`, a WSGI app, on a socket that listens. `lanes`: the paths whose answer takes a moment; what is asked of one waits
-    for none of the others. `hosts`: by which names it may be asked beside those of loopback, where it listens there."""
+    """Serves `app`, a WSGI app, on a socket that listens. `lanes`: the paths whose answer takes a
+    moment; what is asked of one waits for none of the others. `hosts`: by which names it may be
+    asked beside those of loopback, where it listens there."""
 
-    def __init__(self, listener: socket.socket, app: Callable[..., Iterable[bytes]], lanes: Iterable[str], most_streams: int,
-                 hosts: Iterable[str]) -> None:
+    def __init__(self, listener: socket.socket, app: Callable[..., Iterable[bytes]],
+                 lanes: Iterable[str], most_streams: int, hosts: Iterable[str]) -> None:
         self._listener = listener
         self._app = app
         self._lanes = {path: asyncio.Semaphore(LANE_WIDTH) for path in lanes}
         self._askers = ThreadPoolExecutor(len(self._lanes) * LANE_WIDTH)
         self._streams = ThreadPoolExecutor(most_streams)
         self._hosts: frozenset[str] | None = None
-        # A page of another site can name its own host so that it means this one (DNS rebinding), and would read what we say.
+        # A page of another site can name its own host so that it means this one (DNS rebinding),
+        # and would read what we say.
         if listener.family != socket.AF_UNIX and is_loopback(listener.getsockname()[0]):
             self._hosts = frozenset({"localhost", *(each.lower() for each in hosts)})
         room = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OTHER_DESCRIPTORS - MOST_AT_ONCE
         self._most = max(4, min(MOST_CONNECTIONS, room))
         self._open: set[asyncio.Task[None]] = set()
-        self._waited_for: dict[asyncio.Task[None], None] = {}  # whose client has a word to say, or to hear; the longest first
+        # whose client has a word to say, or to hear; the longest first
+        self._waited_for: dict[asyncio.Task[None], None] = {}
         self._due: dict[tuple[str, ...], asyncio.Task[Answer]] = {}
 
     async def run(self) -> None:
@@ -155,7 +166,9 @@ class Server:
             if not room:
                 connection.setblocking(False)
                 with contextlib.suppress(OSError):
-                    connection.send(head(BUSY, [("Retry-After", "1"), ("Content-Length", "0"), ("Connection", "close")]))
+                    connection.send(
+                        head(BUSY, [("Retry-After", "1"), ("Content-Length", "0"),
+                                    ("Connection", "close")]))
                 connection.close()
                 continue
             task = asyncio.get_running_loop().create_task(self._serve(connection))
@@ -192,7 +205,8 @@ class Server:
         writer: asyncio.StreamWriter | None = None
         try:
             reader, writer = await asyncio.open_connection(sock=connection, limit=LONGEST_HEAD)
-            writer.transport.set_write_buffer_limits(0)  # an answer is sent when its client's kernel has it
+            # an answer is sent when its client's kernel has it
+            writer.transport.set_write_buffer_limits(0)
             patience = HEAD_PATIENCE
             while await self._exchange(reader, writer, patience):
                 patience = KEPT_PATIENCE
@@ -209,7 +223,8 @@ class Server:
             else:
                 writer.transport.abort()
 
-    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, patience: float) -> bool:
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
+                        patience: float) -> bool:
         """One request and its answer; return whether there may be another one."""
         request, last = None, True
         try:
@@ -217,22 +232,29 @@ class Server:
                 async with self._patience(patience):
                     said = await reader.readuntil(b"\r\n\r\n")
             except asyncio.LimitOverrunError:
-                raise Refused("431 Request Header Fields Too Large", f"the head is too long: expected {LONGEST_HEAD} bytes") from None
+                raise Refused("431 Request Header Fields Too Large",
+                              f"the head is too long: expected {LONGEST_HEAD} bytes") from None
             request = parse(said)
             self._check_host(request.headers.get("host"))
             answer, last = await self._ask(request), request.last
         except Refused as refused:
             text = f"{refused}\n".encode()
-            answer = Answer(refused.status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(text)))],
+            answer = Answer(refused.status, [("Content-Type", "text/plain; charset=utf-8"),
+                                             ("Content-Length", str(len(text)))],
                             [] if request is not None and request.method == "HEAD" else [text])
-        last = last or not isinstance(answer.body, list)  # what has no length ends with the connection
-        await self._send(writer, head(answer.status, [*answer.headers, ("Connection", "close" if last else "keep-alive")]))
+        # what has no length ends with the connection
+        last = last or not isinstance(answer.body, list)
+        await self._send(
+            writer,
+            head(answer.status,
+                 [*answer.headers, ("Connection", "close" if last else "keep-alive")]))
         if isinstance(answer.body, list):
             await self._send(writer, b"".join(answer.body))
             return not last
         loop, stream = asyncio.get_running_loop(), answer.body
         try:
-            while (piece := await loop.run_in_executor(self._streams, next, stream, None)) is not None:
+            while (piece := await loop.run_in_executor(self._streams, next, stream,
+                                                       None)) is not None:
                 await self._send(writer, piece)
         finally:
             stream.close()
@@ -244,8 +266,10 @@ class Server:
             return
         name = name_in(host)
         if name not in self._hosts and not is_loopback(name):
-            raise Refused("421 Misdirected Request", "this Host is not served here: expected localhost or a loopback address, "
-                                                     "or one that --web-host names")
+            raise Refused(
+                "421 Misdirected Request",
+                "this Host is not served here: expected localhost or a loopback address, "
+                "or one that --web-host names")
 
     async def _send(self, writer: asyncio.StreamWriter, data: bytes) -> None:
         for start in range(0, len(data), PIECE):
@@ -258,22 +282,28 @@ class Server:
     async def _ask(self, request: Request) -> Answer:
         if request.path not in self._lanes:
             return self._answer(request)
-        # Whoever asks the same before the work has begun shares it, so that many who ask cost what few do.
-        key = (request.method, request.path, request.query, *(request.headers.get(each, "") for each in NEGOTIATED))
+        # Whoever asks the same before the work has begun shares it, so that many who ask cost what
+        # few do.
+        key = (request.method, request.path, request.query, *(request.headers.get(each, "")
+                                                              for each in NEGOTIATED))
         due = self._due.get(key)
         if due is None:
-            due = self._due[key] = asyncio.get_running_loop().create_task(self._answer_all(key, request))
+            due = self._due[key] = asyncio.get_running_loop().create_task(
+                self._answer_all(key, request))
         return await asyncio.shield(due)
 
     async def _answer_all(self, key: tuple[str, ...], request: Request) -> Answer:
         async with self._lanes[request.path]:
             del self._due[key]
-            return await asyncio.get_running_loop().run_in_executor(self._askers, self._answer, request)
+            return await asyncio.get_running_loop().run_in_executor(self._askers, self._answer,
+                                                                    request)
 
     def _answer(self, request: Request) -> Answer:
-        environ = {"REQUEST_METHOD": request.method, "PATH_INFO": request.path, "QUERY_STRING": request.query,
-                   **{f"HTTP_{each.upper().replace('-', '_')}": request.headers[each] for each in NEGOTIATED
-                      if each in request.headers}}
+        environ = {
+            "REQUEST_METHOD": request.method, "PATH_INFO": request.path,
+            "QUERY_STRING": request.query, **{
+                f"HTTP_{each.upper().replace('-', '_')}": request.headers[each] for each in NEGOTIATED if each in request.headers}
+        }
         began: list[tuple[str, list[tuple[str, str]]]] = []
         try:
             body = self._app(environ, lambda status, headers: began.append((status, headers)))
@@ -281,11 +311,15 @@ class Server:
             traceback.print_exc()
             return Answer("500 Internal Server Error", [("Content-Length", "0")], [])
         status, headers = began[0]
-        if isinstance(body, list) and request.method != "HEAD" and "Content-Length" not in dict(headers):
+        if isinstance(body,
+                      list) and request.method != "HEAD" and "Content-Length" not in dict(headers):
             headers = [*headers, ("Content-Length", str(sum(map(len, body))))]
-        return Answer(status, headers, body if isinstance(body, list) else cast("Generator[bytes]", body))
+        return Answer(status, headers,
+                      body if isinstance(body, list) else cast("Generator[bytes]", body))
 
 
 def head(status: str, headers: Iterable[tuple[str, str]]) -> bytes:
-    lines = [f"HTTP/1.1 {status}", f"Date: {formatdate(usegmt=True)}", *(f"{name}: {value}" for name, value in headers)]
+    lines = [
+        f"HTTP/1.1 {status}", f"Date: {formatdate(usegmt=True)}",
+        *(f"{name}: {value}" for name, value in headers)]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")

@@ -1,7 +1,7 @@
 """The app of `python -m tests.chaos`: it says whose code it is: `LIFE.GENERATION.CODE PID`.
 
-CODE is written into each release's copy, so it is the code itself that speaks, not a label. HOW: `good`, or how the release is
-broken: `import`, `hang`, `unhealthy`, `exit`.
+CODE is written into each release's copy, so it is the code itself that speaks, not a label. HOW:
+`good`, or how the release is broken: `import`, `hang`, `unhealthy`, `exit`.
 """
 
 import asyncio
@@ -22,7 +22,8 @@ if HOW == "exit":
 
 def answer():
     status = 500 if HOW == "unhealthy" else 200
-    return status, f"{os.environ['CHAOS_LIFE']}.{os.environ['EINHORNPY_GENERATION']}.{CODE} {os.getpid()}\n".encode()
+    return status, f"{os.environ['CHAOS_LIFE']}.{os.environ['EINHORNPY_GENERATION']}.{CODE} {os.getpid()}\n".encode(
+    )
 
 
 def wsgi(environ, start_response):
@@ -30,7 +31,8 @@ def wsgi(environ, start_response):
     if path.startswith("/slow/"):
         time.sleep(float(path.removeprefix("/slow/")))
     status, body = answer()
-    start_response(f"{status} Anything", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    start_response(f"{status} Anything", [("Content-Type", "text/plain"),
+                                          ("Content-Length", str(len(body)))])
     return [body]
 
 

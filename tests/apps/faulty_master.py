@@ -1,7 +1,8 @@
 """A master with planted faults: `faulty_master.py` and the master's own arguments.
 
-Each function that is called while it runs fails once, at its first call after the file `armed` has appeared in the current
-directory; which ones have is written to the file `failed`. They are found by their place: every function and method of these modules.
+Each function that is called while it runs fails once, at its first call after the file `armed` has
+appeared in the current directory; which ones have is written to the file `failed`. They are found
+by their place: every function and method of these modules.
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ from einhornpy.supervisor import __main__ as program
 
 ROOMS = {
     "supervisor": [
-        "master", "loop", "errands", "hooks", "upgrades", "commands", "output", "sinks", "log", "readiness", "measures", "keeper",
-        "web", "sidecar", "app_metrics", "announcements", "labels", "systemd", "spawning", "processes", "reloads", "watch", "recipes",
-        "listeners", "planner", "observe", "report", "journal", "tally", "lineage", "formats", "einhorn", "contract"],
-    "control": ["server", "protocol", "peer", "einhorn"],
-}
-# What the guard itself stands on, and what runs before there is a master or in the child's side of a fork.
+        "master", "loop", "errands", "hooks", "upgrades", "commands", "output", "sinks", "log",
+        "readiness", "measures", "keeper", "web", "sidecar", "app_metrics", "announcements",
+        "labels", "systemd", "spawning", "processes", "reloads", "watch", "recipes", "listeners",
+        "planner", "observe", "report", "journal", "tally", "lineage", "formats", "einhorn",
+        "contract"], "control": ["server", "protocol", "peer", "einhorn"],}
+# What the guard itself stands on, and what runs before there is a master or in the child's side of
+# a fork.
 SPARED = {
-    "Loop._call", "Loop._hold", "Loop._note", "Loop.close", "Master._go_on", "Master.run", "Master._clean_up", "Master._start",
-    "Processes._become", "_arrange_descriptors", "_die_with_parent", "find_program",
-}
+    "Loop._call", "Loop._hold", "Loop._note", "Loop.close", "Master._go_on", "Master.run",
+    "Master._clean_up", "Master._start", "Processes._become", "_arrange_descriptors",
+    "_die_with_parent", "find_program",}
 KINDS: list[type[Exception]] = [RuntimeError, MemoryError, OSError, KeyError]
 left: set[str] = set()
 
@@ -63,8 +65,11 @@ def plant() -> None:
             module = importlib.import_module(f"einhornpy.{room}.{name}")
             for owner in owners(module):
                 for attribute, value in list(vars(owner).items()):
-                    own = inspect.isfunction(value) and value.__module__ == module.__name__ and not attribute.startswith("__")
-                    if own and value.__qualname__ not in SPARED and not inspect.isgeneratorfunction(inspect.unwrap(value)):
+                    own = inspect.isfunction(
+                        value
+                    ) and value.__module__ == module.__name__ and not attribute.startswith("__")
+                    if own and value.__qualname__ not in SPARED and not inspect.isgeneratorfunction(
+                            inspect.unwrap(value)):
                         setattr(owner, attribute, faulty(f"{name}.{value.__qualname__}", value))
 
 

@@ -1,4 +1,5 @@
-"""An ASGI app that answers with its pid; /held holds the whole loop until somebody has written to the FIFO $FIFO."""
+"""An ASGI app that answers with its pid; /held holds the whole loop until somebody has written to
+the FIFO $FIFO."""
 
 import os
 
@@ -14,5 +15,7 @@ async def app(scope, receive, send):
         with open(os.environ["FIFO"]) as fifo:
             fifo.read()
     body = f"{os.getpid()}\n".encode()
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({
+        "type": "http.response.start", "status": 200,
+        "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})

@@ -1,4 +1,5 @@
-"""An ASGI app of long things: /ws echoes, /stream never ends, /app answers with its pid. What ended is noted in $NOTES."""
+"""An ASGI app of long things: /ws echoes, /stream never ends, /app answers with its pid. What ended
+is noted in $NOTES."""
 
 import asyncio
 import os
@@ -27,7 +28,9 @@ async def app(scope, receive, send):
                 return
             await send({"type": "websocket.send", "text": f"{os.getpid()} {message.get('text')}"})
     elif scope["path"] == "/stream":
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+        await send({
+            "type": "http.response.start", "status": 200,
+            "headers": [(b"content-type", b"text/plain")]})
         try:
             while True:
                 await send({"type": "http.response.body", "body": b"tick\n", "more_body": True})
@@ -36,5 +39,7 @@ async def app(scope, receive, send):
             note("stream over")
     else:
         body = f"{os.getpid()}\n".encode()
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+        await send({
+            "type": "http.response.start", "status": 200,
+            "headers": [(b"content-length", b"%d" % len(body))]})
         await send({"type": "http.response.body", "body": body})

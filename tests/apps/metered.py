@@ -18,7 +18,8 @@ def wsgi(environ, start_response):
     MOST.set(7)
     OWN.labels("first").inc()
     if environ["PATH_INFO"] == "/spoil":
-        with open(os.path.join(os.environ["PROMETHEUS_MULTIPROC_DIR"], "counter_99.db"), "wb") as file:
+        with open(os.path.join(os.environ["PROMETHEUS_MULTIPROC_DIR"], "counter_99.db"),
+                  "wb") as file:
             file.write(b"\x01" * 200)
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"ok\n"]

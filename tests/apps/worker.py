@@ -1,16 +1,14 @@
 """A worker that does what a test tells it, by words in its arguments:
 
-notify | ack | ack-other | silent    how it says ready (READY=1, Einhorn's ack, an ack for another pid, not at all)
-crash-before | crash-after           exits with 7 before, or at once after it is ready
-deaf                                 ignores the polite signals
-child                                starts a child process of its own that ignores them too
-report=PATH                          appends what it was given, as one JSON line, before it says ready
-serve                                answers HTTP on descriptor 3
-shut                                 shuts the listening socket on descriptor 3 down, for everybody
-shut-late                            does so when it is asked to go
-late-arbiter                         becomes gunicorn's arbiter after it has said ready
-die=SECONDS                          exits with 7 so long after it is ready
-eat=N                                uses N MiB of memory
+notify | ack | ack-other | silent    how it says ready (READY=1, Einhorn's ack, an ack for another
+pid, not at all) crash-before | crash-after           exits with 7 before, or at once after it is
+ready deaf                                 ignores the polite signals child
+starts a child process of its own that ignores them too report=PATH                          appends
+what it was given, as one JSON line, before it says ready serve
+answers HTTP on descriptor 3 shut                                 shuts the listening socket on
+descriptor 3 down, for everybody shut-late                            does so when it is asked to go
+late-arbiter                         becomes gunicorn's arbiter after it has said ready die=SECONDS
+exits with 7 so long after it is ready eat=N                                uses N MiB of memory
 code=N                               on SIGUSR1 exits with N
 """
 
@@ -34,7 +32,8 @@ def leave(number, frame):
 wake = os.pipe()
 with open("/proc/self/status") as status:
     lines = [line.strip().partition(":\t") for line in status]
-at_exec = {name: int(value, 16) for name, _, value in lines if name in ("SigIgn", "SigBlk", "SigCgt")}
+at_exec = {
+    name: int(value, 16) for name, _, value in lines if name in ("SigIgn", "SigBlk", "SigCgt")}
 
 
 def note(number, frame):
@@ -101,7 +100,8 @@ if "crash-after" in options:
 if "shut" in options:
     socket.socket(fileno=os.dup(3)).shutdown(socket.SHUT_RDWR)
 if "late-arbiter" in options:
-    os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "--chdir", os.environ["PWD"], "app:wsgi"])
+    os.execv(sys.executable,
+             [sys.executable, "-m", "gunicorn", "--chdir", os.environ["PWD"], "app:wsgi"])
 if "die" in options:
     signal.signal(signal.SIGALRM, lambda number, frame: os._exit(7))
     signal.setitimer(signal.ITIMER_REAL, float(options["die"]))
@@ -121,7 +121,8 @@ while not left or "deaf" in options:
         connection.setblocking(True)
         connection.recv(65536)
         body = f"{os.getpid()}\n".encode()
-        connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" %
+                           (len(body), body))
         connection.close()
 if "shut-late" in options:
     socket.socket(fileno=os.dup(3)).shutdown(socket.SHUT_RDWR)

@@ -1,5 +1,5 @@
-"""System calls that fail and a clock that jumps, in the master alone: a small library that is preloaded (failing.c), and the file
-by which it is told."""
+"""System calls that fail and a clock that jumps, in the master alone: a small library that is
+preloaded (failing.c), and the file by which it is told."""
 
 from __future__ import annotations
 
@@ -55,8 +55,10 @@ class Control:
         os.close(fd)
 
     def fail(self, pid: int, call: str, number: int, percent: int) -> None:
-        """From now on this call fails with this error, so often; execve in the children of `pid`, everything else in itself."""
-        _LAYOUT.pack_into(self._map, 0, pid, call == "execve", 1 << list(CALLS).index(call), number, percent, self.hits, 0)
+        """From now on this call fails with this error, so often; execve in the children of `pid`,
+        everything else in itself."""
+        _LAYOUT.pack_into(self._map, 0, pid, call == "execve", 1 << list(CALLS).index(call), number,
+                          percent, self.hits, 0)
 
     def jump(self, pid: int, seconds: int) -> None:
         """From now on the wall clock of `pid` is so much later."""
@@ -94,7 +96,8 @@ class FailingCall(Preloaded):
 
     kind: ClassVar[str] = "failing-call"
     lawful: ClassVar[frozenset[int]] = REFUSES | SILENT
-    forbids: ClassVar[frozenset[str]] = frozenset({"reload"})  # no program can be loaded without system calls
+    # no program can be loaded without system calls
+    forbids: ClassVar[frozenset[str]] = frozenset({"reload"})
     call: str = ""
     number: int = 0
     percent: int = 100
@@ -127,7 +130,8 @@ class ClockJump(Preloaded):
 
     @classmethod
     def drawn(cls, dice: random.Random) -> ClockJump:
-        return cls(dice.uniform(0.5, 3.0), dice.choice((3600, -3600, 86400 * 365 * 20, -86400 * 365 * 50)))
+        return cls(dice.uniform(0.5, 3.0),
+                   dice.choice((3600, -3600, 86400 * 365 * 20, -86400 * 365 * 50)))
 
     def inject(self, host: Host) -> None:
         assert host.control is not None

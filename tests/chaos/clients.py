@@ -19,7 +19,8 @@ NO_PLACE = (FileNotFoundError, NotADirectoryError, PermissionError)
 
 
 class Client(threading.Thread):
-    """One of them. It gives one command after the other until it is told to `finish`. `without`: operations that it leaves out."""
+    """One of them. It gives one command after the other until it is told to `finish`. `without`:
+    operations that it leaves out."""
 
     def __init__(self, host: Host, dice: random.Random, without: Collection[str]) -> None:
         super().__init__(daemon=True)
@@ -59,7 +60,8 @@ class Client(threading.Thread):
                 host.activate(host.good)
 
     def _canary(self) -> None:
-        self._deploy("--canary", "1", "--hold", str(self._dice.choice((0.2, 1))), "--check", "true", name="canary")
+        self._deploy("--canary", "1", "--hold", str(self._dice.choice((0.2, 1))), "--check", "true",
+                     name="canary")
 
     def _broken(self) -> None:
         host = self._host

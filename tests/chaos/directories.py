@@ -1,4 +1,5 @@
-"""Faults of files and directories: releases that vanish, a link that leads nowhere, settings that nobody can read."""
+"""Faults of files and directories: releases that vanish, a link that leads nowhere, settings that
+nobody can read."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class LostRelease(Fault):
-    """The directories of all releases are moved away, or may not be entered; who serves goes on, who starts can't."""
+    """The directories of all releases are moved away, or may not be entered; who serves goes on,
+    who starts can't."""
 
     kind: ClassVar[str] = "lost-release"
     lawful: ClassVar[frozenset[int]] = REFUSES
@@ -55,7 +57,8 @@ class MovedLink(Fault):
     """`current` leads to nothing, to itself, to a file, or to an older release."""
 
     kind: ClassVar[str] = "moved-link"
-    lawful: ClassVar[frozenset[int]] = REFUSES | {0}  # what was to be a broken release may be a good one
+    # what was to be a broken release may be a good one
+    lawful: ClassVar[frozenset[int]] = REFUSES | {0}
     to: str = "nothing"
 
     @classmethod
@@ -63,8 +66,9 @@ class MovedLink(Fault):
         return cls(dice.uniform(0.5, 3.0), dice.choice(("nothing", "itself", "file", "older")))
 
     def inject(self, host: Host) -> None:
-        host.point({"nothing": host.releases / "none", "itself": host.current, "file": host.settings,
-                    "older": host.releases / "code1"}[self.to])
+        host.point({
+            "nothing": host.releases / "none", "itself": host.current, "file": host.settings,
+            "older": host.releases / "code1"}[self.to])
 
     def heal(self, host: Host) -> None:
         host.activate(host.good)
@@ -75,7 +79,8 @@ class MovedLink(Fault):
 
 @dataclass
 class BrokenSettings(Fault):
-    """The settings of the master and of gunicorn are half written, or gone: upgrades and reloads are refused."""
+    """The settings of the master and of gunicorn are half written, or gone: upgrades and reloads
+    are refused."""
 
     kind: ClassVar[str] = "broken-settings"
     lawful: ClassVar[frozenset[int]] = REFUSES

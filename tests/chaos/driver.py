@@ -1,7 +1,7 @@
 """The rounds: each one a load, some clients, a fault or two by chance, and then the judgement.
 
-What a round does comes from the seed and its number alone, so that one round can be repeated; only the scheduling of processes isn't
-ours to repeat.
+What a round does comes from the seed and its number alone, so that one round can be repeated; only
+the scheduling of processes isn't ours to repeat.
 """
 
 from __future__ import annotations
@@ -25,20 +25,22 @@ from .story import Story
 from .truth import Injected
 from .watcher import Watcher
 
-KINDS: dict[str, type[Fault]] = {each.kind: each for each in (
-    faults.KillWorkers, faults.StopWorker, faults.KillMaster, faults.StopMaster, faults.KillKeeper,
-    faults.KillSidecar, faults.KillHook,
-    scarcity.FullDisk, scarcity.NoDescriptors, scarcity.NoProcesses, calls.FailingCall, calls.ClockJump,
-    hostile.Hostile, hostile.Stranger, hostile.HostileWeb,
-    directories.LostRelease, directories.MovedLink, directories.BrokenSettings,
-)}
+KINDS: dict[str, type[Fault]] = {
+    each.kind: each
+    for each in (faults.KillWorkers, faults.StopWorker, faults.KillMaster, faults.StopMaster,
+                 faults.KillKeeper, faults.KillSidecar, faults.KillHook, scarcity.FullDisk,
+                 scarcity.NoDescriptors, scarcity.NoProcesses, calls.FailingCall, calls.ClockJump,
+                 hostile.Hostile, hostile.Stranger, hostile.HostileWeb, directories.LostRelease,
+                 directories.MovedLink, directories.BrokenSettings,
+                 )}
 CLASSES = ("gthread", "sync", "gevent", "asgi", "uvicorn_worker.UvicornWorker")
 
 
 @dataclass(frozen=True)
 class Plan:
     """How a run goes. `kinds`: of faults that are drawn; `without`: those that are left out then,
-    and operations that nobody gives. `first`: the number of the first round. `longest`: seconds that a fault lasts at most."""
+    and operations that nobody gives. `first`: the number of the first round. `longest`: seconds
+    that a fault lasts at most."""
 
     seed: int
     seconds: float
@@ -56,7 +58,8 @@ class Plan:
 
 @dataclass
 class Round:
-    """What one round does, from its dice alone. Each fault begins so many seconds after the one before it."""
+    """What one round does, from its dice alone. Each fault begins so many seconds after the one
+    before it."""
 
     dice: random.Random
     kinds: Sequence[str]
@@ -65,7 +68,8 @@ class Round:
 
     def __post_init__(self) -> None:
         many, kinds = self.dice.choice((1, 2, 3, 4)), list(self.kinds)
-        for kind in self.dice.sample(kinds, many) if many <= len(kinds) else self.dice.choices(kinds, k=many):
+        for kind in self.dice.sample(kinds, many) if many <= len(kinds) else self.dice.choices(
+                kinds, k=many):
             fault = KINDS[kind].drawn(self.dice)
             fault.seconds = min(fault.seconds, self.longest)
             self.faults.append((self.dice.uniform(0.1, 1.5), fault))
@@ -90,7 +94,8 @@ class Driver:
 
     def __init__(self, plan: Plan, host: Host, story: Story) -> None:
         self._plan, self._host, self._story = plan, host, story
-        self._left_out = set(plan.without)  # drawn all the same, so that the rest of a round stays what it is
+        # drawn all the same, so that the rest of a round stays what it is
+        self._left_out = set(plan.without)
         for kind in plan.kinds:
             why = KINDS[kind].possible(host)
             if why is not None and kind not in self._left_out:
@@ -109,7 +114,8 @@ class Driver:
             self._watchers[host.life] = Watcher(host.master.path, host.master.pid, self._story)
 
     def _rest(self) -> None:
-        """Wait for a quiet moment; the first one of a master says how many descriptors it usually has."""
+        """Wait for a quiet moment; the first one of a master says how many descriptors it usually
+        has."""
         self._watch()
         truth.judge_rest(self._host, self._known)
         self._usual.setdefault(self._host.life, len(truth.descriptors(self._host.master.pid)))
@@ -117,7 +123,8 @@ class Driver:
     def rounds(self) -> None:
         number = self._plan.first
         end = time.monotonic() + self._plan.seconds
-        while time.monotonic() < end and (self._plan.rounds is None or number < self._plan.first + self._plan.rounds):
+        while time.monotonic() < end and (self._plan.rounds is None
+                                          or number < self._plan.first + self._plan.rounds):
             self._story.begin_round(number)
             before = len(self._story.violations)
             try:
@@ -125,7 +132,8 @@ class Driver:
             except Exception:
                 self._story.wrong(f"the round broke off: {traceback.format_exc()}")
             if not self._host.alive():
-                self._story.wrong(f"the master is dead, exit code {self._host.master.process.returncode}")
+                self._story.wrong(
+                    f"the master is dead, exit code {self._host.master.process.returncode}")
             if len(self._story.violations) > before:
                 self._explain()
                 if self._plan.stop_at_first:
@@ -146,7 +154,8 @@ class Driver:
         injected: list[Injected] = []
         with Load(host.address, plan.rate, seed=dice.randrange(1 << 30)) as load:
             self._known |= load.pids
-            clients = [Client(host, random.Random(dice.random()), forbidden) for _ in range(plan.clients)]
+            clients = [
+                Client(host, random.Random(dice.random()), forbidden) for _ in range(plan.clients)]
             try:
                 self._inject(todo, injected)
             finally:
@@ -167,7 +176,8 @@ class Driver:
         self._tracebacks()
 
     def _finish(self, clients: Sequence[Client]) -> None:
-        """Wait for everybody's last command; whoever waits for an upgrade that somebody has paused and left is helped."""
+        """Wait for everybody's last command; whoever waits for an upgrade that somebody has paused
+        and left is helped."""
         for client in clients:
             client.finish()
         end = time.monotonic() + 200
@@ -225,7 +235,8 @@ class Driver:
         host.activate(code)
         results.append(host.ask("deploy", "upgrade", "--release", code, "--json"))
         if results[-1].code != 0:
-            self._story.wrong(f"after all was healed, a good release is not done: {results[-1].err[-500:]}")
+            self._story.wrong(
+                f"after all was healed, a good release is not done: {results[-1].err[-500:]}")
             host.activate(host.good)
         else:
             host.good = code
@@ -246,10 +257,13 @@ class Driver:
         plan, story = self._plan, self._story
         tail = ""
         with contextlib.suppress(OSError):
-            tail = "\n".join((self._host.run / "log").read_text(errors="replace").splitlines()[-60:])
+            tail = "\n".join(
+                (self._host.run / "log").read_text(errors="replace").splitlines()[-60:])
         text = "\n".join([
-            f"===== round {story.round} went wrong; repeat it: python -m tests.chaos --seed {plan.seed} --round {story.round}",
-            *([] if story.loud else story.lines), "----- the end of the master's log", tail, "----- its standard error",
+            f"===== round {story.round} went wrong; repeat it: python -m tests.chaos --seed "
+            f"{plan.seed} --round {story.round}",
+            *([] if story.loud else story.lines), "----- the end of the master's log", tail,
+            "----- its standard error",
             self._host.master.log()[-3000:], "====="])
         print(text, flush=True)
 

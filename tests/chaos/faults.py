@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, ClassVar, Self
 if TYPE_CHECKING:
     from .host import Host
 
-# Exit codes of clients that a fault may make true, beside the usual ones: a good release is refused; nobody answers in time, or the
-# session is cut off; there is no master.
-# A master that has just been started hears little until its first generation is made: 3.
+# Exit codes of clients that a fault may make true, beside the usual ones: a good release is
+# refused; nobody answers in time, or the session is cut off; there is no master. A master that has
+# just been started hears little until its first generation is made: 3.
 REFUSES, SILENT, GONE = frozenset({5}), frozenset({124, 6}), frozenset({3, 6, 69})
 
 # Seconds: a worker that gives none for so long is killed by the master.
@@ -26,8 +26,9 @@ KEEPER, SIDECAR = ("keeper_process",), ("einhornpy.control.web", "einhornpy: web
 
 @dataclass
 class Fault:
-    """One thing that goes wrong for `seconds`. `lawful`: what clients may hear because of it. `forbids`: operations that nobody
-    could survive meanwhile. Requests may fail only where it put them into `Host.hands`."""
+    """One thing that goes wrong for `seconds`. `lawful`: what clients may hear because of it.
+    `forbids`: operations that nobody could survive meanwhile. Requests may fail only where it put
+    them into `Host.hands`."""
 
     kind: ClassVar[str]
     lawful: ClassVar[frozenset[int]] = frozenset()
@@ -91,7 +92,8 @@ class KillWorkers(Fault):
 
 @dataclass
 class StopWorker(Fault):
-    """A worker stands still, shorter or longer than its heartbeat may; in the end it goes on, if it hasn't been killed for that."""
+    """A worker stands still, shorter or longer than its heartbeat may; in the end it goes on, if it
+    hasn't been killed for that."""
 
     kind: ClassVar[str] = "stop-worker"
     lawful: ClassVar[frozenset[int]] = REFUSES
@@ -114,7 +116,8 @@ class StopWorker(Fault):
         if self.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGCONT)
-            if time.monotonic() - self.since < HEARTBEAT / 2:  # nobody has killed it: nothing of it may be lost
+            # nobody has killed it: nothing of it may be lost
+            if time.monotonic() - self.since < HEARTBEAT / 2:
                 for port in self.hands:
                     host.hands.pop(port, None)
 

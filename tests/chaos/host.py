@@ -1,7 +1,8 @@
-"""The host that suffers: one master under load on a socket that outlives it, releases in directories, a small disk.
+"""The host that suffers: one master under load on a socket that outlives it, releases in
+directories, a small disk.
 
-It knows nothing of faults; it can only be asked to bring everything back: a master where there is none, the link `current`,
-the gunicorn settings, the disk.
+It knows nothing of faults; it can only be asked to bring everything back: a master where there is
+none, the link `current`, the gunicorn settings, the disk.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ SETTINGS = 'loglevel = "warning"\n'
 
 @dataclass(frozen=True)
 class Result:
-    """One command that a client gave: `name` of the operation, when it ran, how it ended. `code` -9: it hung and was killed."""
+    """One command that a client gave: `name` of the operation, when it ran, how it ended. `code`
+    -9: it hung and was killed."""
 
     name: str
     words: tuple[str, ...]
@@ -81,17 +83,23 @@ class Host:
         self.life += 1
         environment = {"CHAOS_LIFE": f"life{self.life}"}
         if self.library is not None:
-            environment |= {"LD_PRELOAD": str(self.library), "CHAOS_CONTROL": str(self.directory / "control")}
+            environment |= {
+                "LD_PRELOAD": str(self.library), "CHAOS_CONTROL": str(self.directory / "control")}
         threads = ["--threads", "4"] if self.worker_class == "gthread" else []
-        program = "app:asgi" if self.worker_class in ("asgi", "uvicorn_worker.UvicornWorker") else "app:wsgi"
+        program = "app:asgi" if self.worker_class in (
+            "asgi", "uvicorn_worker.UvicornWorker") else "app:wsgi"
         self.master = Master(self.directory, [
-            "--config", str(self.settings), "-c", "chaos", "-n", str(self.number), "-b", f"fd://{self.listener.fileno()}",
-            "--chdir", str(self.current), "--socket-mode", "666", "--max-failures", "2", "--ready-timeout", "40",
-            "--graceful-timeout", "40", "--timeout", str(HEARTBEAT), "--seconds", "0.3", "--warm-up", "/health",
-            "--web", f"unix:{self.directory}/web.sock", "--worker-output", "prefix", "--log-file", str(self.run / "log"),
-            "--on-upgrade-start", "sleep 0.2", "--on-worker-ready", "sleep 0.2", "--on-upgrade-end", "sleep 0.2",
-            "--", "gunicorn", "-c", str(self.directory / "gunicorn.conf.py"), "-k", self.worker_class, *threads, program,
-        ], environment, pass_fds=[self.listener.fileno()])
+            "--config",
+            str(self.settings), "-c", "chaos", "-n",
+            str(self.number), "-b", f"fd://{self.listener.fileno()}", "--chdir",
+            str(self.current), "--socket-mode", "666", "--max-failures", "2", "--ready-timeout",
+            "40", "--graceful-timeout", "40", "--timeout",
+            str(HEARTBEAT), "--seconds", "0.3", "--warm-up", "/health", "--web",
+            f"unix:{self.directory}/web.sock", "--worker-output", "prefix", "--log-file",
+            str(self.run / "log"), "--on-upgrade-start", "sleep 0.2", "--on-worker-ready",
+            "sleep 0.2", "--on-upgrade-end", "sleep 0.2", "--", "gunicorn", "-c",
+            str(self.directory / "gunicorn.conf.py"), "-k", self.worker_class, *threads, program,],
+                             environment, pass_fds=[self.listener.fileno()])
         self.story.count("masters started")
         self.story.tell(f"master pid {self.master.pid} started, life {self.life}")
         self.master.wait_ready()
@@ -108,7 +116,8 @@ class Host:
 
     def status(self, patience: float = 30.0) -> dict[str, Any]:
         """The status document, asked for until somebody answers."""
-        document: dict[str, Any] = wait_until(self.peek, "an answer from the master", self.master.log, patience)
+        document: dict[str, Any] = wait_until(self.peek, "an answer from the master",
+                                              self.master.log, patience)
         return document
 
     def peek(self) -> dict[str, Any] | None:
@@ -121,20 +130,25 @@ class Host:
             return None
 
     def workers(self) -> list[int]:
-        """The pids of the workers, and of who reads gunicorn's settings, without asking the master, who may stand still."""
+        """The pids of the workers, and of who reads gunicorn's settings, without asking the master,
+        who may stand still."""
         return self.others("gunicorn: worker", "gunicorn_adapter")
 
     def others(self, *words: str) -> list[int]:
         """The master's children that have one of these words in their command line."""
-        return [pid for pid, command in children(self.master.pid) if any(word in command for word in words)]
+        return [
+            pid for pid, command in children(self.master.pid)
+            if any(word in command for word in words)]
 
     def hold_still(self, pid: int) -> frozenset[int]:
-        """SIGSTOP, and wait until it stands; what it has in its hands then, which is returned, may be lost with it, nothing else."""
+        """SIGSTOP, and wait until it stands; what it has in its hands then, which is returned, may
+        be lost with it, nothing else."""
         held: set[int] = set()
         with contextlib.suppress(psutil.Error, ProcessLookupError):
             process = psutil.Process(pid)
             process.suspend()
-            wait_until(lambda: process.status() in ("stopped", "zombie", "tracing-stop"), f"pid {pid} stopped")
+            wait_until(lambda: process.status() in ("stopped", "zombie", "tracing-stop"),
+                       f"pid {pid} stopped")
             now = time.monotonic()
             for each in process.net_connections("tcp"):
                 if each.raddr and each.laddr[:2] == self.address:
@@ -150,8 +164,9 @@ class Host:
         began, life = time.monotonic(), self.life
         self.story.count(f"operations {name}")
         self.story.tell(f"  {name}: {' '.join(words)}")
-        with subprocess.Popen([EINHORNPY, *words], env=environment, cwd=self.directory, stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen([EINHORNPY, *words], env=environment, cwd=self.directory,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True) as process:
             try:
                 out, err = process.communicate(timeout=patience)
                 code = process.returncode
@@ -159,7 +174,10 @@ class Host:
                 process.kill()
                 (out, err), code = process.communicate(), -9
         said = err.strip().splitlines()
-        self.story.tell(f"  {name}: exit {code} after {time.monotonic() - began:.2f} s{': ' + said[-1][:200] if said else ''}")
+        self.story.tell(
+            f"  {name}: exit {code} after {time.monotonic() - began:.2f} "
+            f"s{': ' + said[-1][:200] if said else ''}"
+        )
         return Result(name, words, code, began, time.monotonic(), life, out, err)
 
     # --- releases, settings, the disk ---
@@ -203,6 +221,7 @@ def _mounted(directory: Path) -> bool:
     """Make it a small disk of its own; return whether we may."""
     if os.geteuid() != 0:
         return False
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=755", "chaos", str(directory)],
-                          check=False, capture_output=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=755", "chaos",
+         str(directory)], check=False, capture_output=True)
     return done.returncode == 0

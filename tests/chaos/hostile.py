@@ -1,4 +1,5 @@
-"""Hostile clients of the control socket and of the sidecar: each is a connection or a hundred, held until healed."""
+"""Hostile clients of the control socket and of the sidecar: each is a connection or a hundred, held
+until healed."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from .faults import Fault
 if TYPE_CHECKING:
     from .host import Host
 
-# A liveness probe would have given up long ago; but this host is busy, and a sidecar may have to be started anew.
+# A liveness probe would have given up long ago; but this host is busy, and a sidecar may have to be
+# started anew.
 PROBE_SECONDS = 20
 # What a stranger tries, as somebody else than the master's user; it says what it was told.
 STRANGER = """
@@ -46,8 +48,10 @@ class Hostile(Fault):
 
     @classmethod
     def drawn(cls, dice: random.Random) -> Hostile:
-        return cls(dice.uniform(0.3, 2.0), dice.choice(("garbage", "half", "flood", "silent", "slow-reader", "nests", "events")),
-                   dice.random())
+        return cls(
+            dice.uniform(0.3, 2.0),
+            dice.choice(("garbage", "half", "flood", "silent", "slow-reader", "nests", "events")),
+            dice.random())
 
     def inject(self, host: Host) -> None:
         many = {"flood": 150, "silent": 200, "slow-reader": 20, "events": 20}.get(self.way, 30)
@@ -65,17 +69,25 @@ class Hostile(Fault):
         """Say what this kind of client says; none of them reads."""
         match self.way:
             case "garbage":
-                one.send(dice.randbytes(dice.choice((1, 100, 5000))) + dice.choice((b"", b"\n", b"\n\n\0")))
+                one.send(
+                    dice.randbytes(dice.choice((1, 100, 5000))) +
+                    dice.choice((b"", b"\n", b"\n\n\0")))
             case "half":
-                one.send(json.dumps({"id": 1, "command": "upgrade"}).encode()[:-dice.randrange(1, 20)])
+                one.send(
+                    json.dumps({"id": 1, "command": "upgrade"}).encode()[:-dice.randrange(1, 20)])
             case "flood":
                 one.send(b'{"id": 1, "command": "ping"}\n' * 2000)
             case "slow-reader":
-                one.send(b'{"id": 1, "command": "status", "args": {"follow": true}}\n{"id": 2, "command": "help"}\n' * 50)
+                one.send(
+                    b'{"id": 1, "command": "status", "args": {"follow": true}}\n{"id": 2, '
+                    b'"command": "help"}\n'
+                    * 50)
             case "events":
                 one.send(b'{"id": 1, "command": "events"}\n' * 5)
             case "nests":
-                one.send(dice.choice((b"[" * 50000, b'{"a":' * 9000, b"- " * 3000, b"&a [*a, *a]\n--- !!python/x {}\n")) + b"\n")
+                one.send(
+                    dice.choice((b"[" * 50000, b'{"a":' * 9000, b"- " * 3000,
+                                 b"&a [*a, *a]\n--- !!python/x {}\n")) + b"\n")
 
     def heal(self, host: Host) -> None:
         for one in self.held:
@@ -96,8 +108,8 @@ class Stranger(Fault):
         return None if os.geteuid() == 0 else "only root can be somebody else"
 
     def inject(self, host: Host) -> None:
-        told = subprocess.run([sys.executable, "-c", STRANGER, host.master.path], cwd="/", check=False,
-                              capture_output=True, text=True)
+        told = subprocess.run([sys.executable, "-c", STRANGER, host.master.path], cwd="/",
+                              check=False, capture_output=True, text=True)
         for line in told.stdout.splitlines():
             with contextlib.suppress(ValueError):
                 if json.loads(line).get("ok"):
@@ -108,7 +120,8 @@ class Stranger(Fault):
 
 @dataclass
 class HostileWeb(Fault):
-    """Half requests and streams that nobody reads, at the sidecar; probes are answered all the same."""
+    """Half requests and streams that nobody reads, at the sidecar; probes are answered all the
+    same."""
 
     kind: ClassVar[str] = "hostile-web"
     held: list[socket.socket] = field(default_factory=list)
@@ -119,7 +132,8 @@ class HostileWeb(Fault):
             one.setblocking(False)
             with contextlib.suppress(OSError):
                 one.connect(str(host.directory / "web.sock"))
-                one.send(b"GET /healthz HT" if number % 2 else b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                one.send(b"GET /healthz HT" if number %
+                         2 else b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
             self.held.append(one)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(PROBE_SECONDS)

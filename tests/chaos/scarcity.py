@@ -39,7 +39,8 @@ class FullDisk(Fault):
 
 @dataclass
 class NoDescriptors(Fault):
-    """The live master's limit of descriptors is lowered to what it has and a few more, and strangers take those."""
+    """The live master's limit of descriptors is lowered to what it has and a few more, and
+    strangers take those."""
 
     kind: ClassVar[str] = "no-descriptors"
     lawful: ClassVar[frozenset[int]] = REFUSES | SILENT
@@ -75,8 +76,9 @@ class NoDescriptors(Fault):
 
 @dataclass
 class NoProcesses(Fault):
-    """The master may have no child more: as root by a group of its own (the kernel's pids controller), else by the limit of
-    its user's processes. None at all, since one that is born may have no thread then, and dies with what it has accepted."""
+    """The master may have no child more: as root by a group of its own (the kernel's pids
+    controller), else by the limit of its user's processes. None at all, since one that is born may
+    have no thread then, and dies with what it has accepted."""
 
     kind: ClassVar[str] = "no-processes"
     lawful: ClassVar[frozenset[int]] = REFUSES
@@ -115,7 +117,8 @@ class NoProcesses(Fault):
 
 
 def _our_group() -> Path | None:
-    """Our own group of the pids controller, in which we may make others; None where there is no such thing."""
+    """Our own group of the pids controller, in which we may make others; None where there is no
+    such thing."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         if "pids" in controllers.split(","):
@@ -123,7 +126,8 @@ def _our_group() -> Path | None:
         elif not controllers:
             group = Path("/sys/fs/cgroup") / path.lstrip("/")
             with contextlib.suppress(OSError):
-                if "pids" in (group / "cgroup.subtree_control").read_text().split() and os.access(group, os.W_OK):
+                if "pids" in (group / "cgroup.subtree_control").read_text().split() and os.access(
+                        group, os.W_OK):
                     return group
             continue
         else:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Story:
-    """`loud`: print each line at once. `counts`: what the figures at the end are made of, such as `faults kill-worker`."""
+    """`loud`: print each line at once. `counts`: what the figures at the end are made of, such as
+    `faults kill-worker`."""
 
     seed: int
     loud: bool = False
@@ -50,8 +51,14 @@ class Story:
         for what in sorted(self.counts):
             group, _, kind = what.partition(" ")
             groups.setdefault(group, []).append(f"  {kind:<28}{self.counts[what]:>8}")
-        total = {group: sum(self.counts[each] for each in self.counts if each.startswith(f"{group} ")) for group in groups}
+        total = {
+            group: sum(self.counts[each] for each in self.counts if each.startswith(f"{group} "))
+            for group in groups}
         seconds = time.monotonic() - self.began
         head = f"seed {self.seed}: {seconds:.0f} s, {self.round + 1} rounds, {len(self.violations)} wrong"
-        counted = {group: f" {total[group]}" if group in ("faults", "operations") else "" for group in groups}
-        return "\n".join([head, *(line for group, lines in groups.items() for line in (f"{group}:{counted[group]}", *lines))])
+        counted = {
+            group: f" {total[group]}" if group in ("faults", "operations") else ""
+            for group in groups}
+        return "\n".join([
+            head, *(line for group, lines in groups.items()
+                    for line in (f"{group}:{counted[group]}", *lines))])

@@ -1,4 +1,5 @@
-"""What must hold after every fault: judged from outside, by what clients were told, what requests were answered, what is left."""
+"""What must hold after every fault: judged from outside, by what clients were told, what requests
+were answered, what is left."""
 
 from __future__ import annotations
 
@@ -16,14 +17,16 @@ from .faults import KEEPER, SIDECAR, Fault
 from .host import Host, Result
 from .watcher import Watcher, wait_for
 
-# What each operation may say while nothing is wrong. 1: there is nothing to pause, nobody to recycle, a reload that has to wait;
-# 2 of a rollback: there is nothing before the first release.
+# What each operation may say while nothing is wrong. 1: there is nothing to pause, nobody to
+# recycle, a reload that has to wait; 2 of a rollback: there is nothing before the first release.
 LAWFUL = {
-    "deploy": {0, 7}, "canary": {0, 7}, "broken": {5, 7}, "rollback": {0, 1, 2, 7}, "scale": {0}, "recycle": {0, 1}, "pause": {0, 1},
-    "resume": {0, 1}, "abort": {0, 1, 5, 7}, "reload": {0, 1}, "status": {0, 3, 4, 5}, "look": {0},
-}
+    "deploy": {0, 7}, "canary": {0, 7}, "broken": {5, 7}, "rollback": {0, 1, 2, 7}, "scale": {0},
+    "recycle": {0, 1}, "pause": {0, 1}, "resume": {0, 1}, "abort": {0, 1, 5, 7}, "reload": {0, 1},
+    "status": {0, 3, 4, 5}, "look": {0},}
 UPGRADES = ("deploy", "canary", "broken", "rollback")
-GATES = {"ready": 0, "starting": 3, "upgrading": 3, "paused": 3, "degraded": 4, "rolled-back": 5, "stopping": 6}
+GATES = {
+    "ready": 0, "starting": 3, "upgrading": 3, "paused": 3, "degraded": 4, "rolled-back": 5,
+    "stopping": 6}
 # A master that was killed may have asked nobody yet: after a heal, effects are seen for so long.
 AFTERMATH = 4.0
 # A request may be found to be lost so long after its worker was killed.
@@ -48,12 +51,16 @@ def judge_codes(host: Host, results: Sequence[Result], faults: Sequence[Injected
         for each in faults:
             if each.since <= result.ended and result.began <= each.until + AFTERMATH:
                 lawful |= each.fault.lawful
-        others = {each.name for each in results if each is not result and each.began <= result.ended and result.began <= each.ended}
+        others = {
+            each.name for each in results
+            if each is not result and each.began <= result.ended and result.began <= each.ended}
         if result.name in UPGRADES and "abort" in others:
             lawful.add(5)
         if result.code not in lawful:
-            host.story.wrong(f"{result.name} ({' '.join(result.words)}) exited with {result.code}, expected one of {sorted(lawful)}: "
-                             f"{result.out[-500:]} {result.err[-500:]}")
+            host.story.wrong(
+                f"{result.name} ({' '.join(result.words)}) exited with {result.code}, expected one "
+                f"of {sorted(lawful)}: "
+                f"{result.out[-500:]} {result.err[-500:]}")
         if "Traceback" in result.err or "unforeseen" in result.err:
             host.story.wrong(f"{result.name} says {result.err[-500:]}")
         if result.name == "status" and result.code in GATES.values() and result.out:
@@ -69,9 +76,11 @@ def judge_status(host: Host, result: Result) -> None:
         host.story.wrong(f"status exited with {result.code}: {result.out}")
 
 
-def judge_answers(host: Host, report: Report, results: Sequence[Result], watchers: Mapping[int, Watcher]) -> None:
-    """No request failed but in killed hands; who was told `done` is served by the new code alone, who was told `refused` by none of
-    it; and all workers of a generation run the code that was found for it. `watchers`: by the master's life."""
+def judge_answers(host: Host, report: Report, results: Sequence[Result],
+                  watchers: Mapping[int, Watcher]) -> None:
+    """No request failed but in killed hands; who was told `done` is served by the new code alone,
+    who was told `refused` by none of it; and all workers of a generation run the code that was
+    found for it. `watchers`: by the master's life."""
     story = host.story
     story.count("requests sent", report.sent)
     told = 0
@@ -84,25 +93,41 @@ def judge_answers(host: Host, report: Report, results: Sequence[Result], watcher
             told += 1
             if told > MOST_TOLD:
                 continue
-            story.wrong(f"a request failed, due at {failure.at - story.began:.2f}, known at {failure.ended - story.began:.2f}, port "
-                        f"{failure.port}, {failure.path}, {'reused' if failure.reused else 'new'} connection: {failure.error}")
-    seen = [(due, *_read(word)) for (due, _), word in zip(report.answers, report.words, strict=True)]
+            story.wrong(
+                f"a request failed, due at {failure.at - story.began:.2f}, known at "
+                f"{failure.ended - story.began:.2f}, port "
+                f"{failure.port}, {failure.path}, {'reused' if failure.reused else 'new'} "
+                f"connection: {failure.error}"
+            )
+    seen = [
+        (due, *_read(word)) for (due, _), word in zip(report.answers, report.words, strict=True)]
     for life, generation, code in {each[1:] for each in seen}:
         directory = watchers[life].directories.get(generation) if life in watchers else None
         if directory is not None and Path(directory).name != code:
-            story.wrong(f"a worker of generation {generation}, whose directory is {directory}, answers as {code}")
+            story.wrong(
+                f"a worker of generation {generation}, whose directory is {directory}, answers as "
+                f"{code}"
+            )
     for result in results:
         if result.name not in UPGRADES or result.code not in (0, 5):
             continue
         number = _generation(result)
         if number is None:
-            story.wrong(f"{result.name} exited with {result.code} and doesn't say of which generation: {result.out[:300]}")
+            story.wrong(
+                f"{result.name} exited with {result.code} and doesn't say of which generation: "
+                f"{result.out[:300]}"
+            )
             continue
-        after = {generation for due, life, generation, _ in seen if life == result.life and due > result.ended}
-        wrong = {each for each in after if each < number} if result.code == 0 else after & {number} - watchers[result.life].stuck
+        after = {
+            generation for due, life, generation, _ in seen
+            if life == result.life and due > result.ended}
+        wrong = {each for each in after if each < number
+                 } if result.code == 0 else after & {number} - watchers[result.life].stuck
         if wrong:
-            story.wrong(f"{result.name} of generation {number} exited with {result.code}, and afterwards generations "
-                        f"{sorted(wrong)} answer")
+            story.wrong(
+                f"{result.name} of generation {number} exited with {result.code}, and afterwards "
+                "generations "
+                f"{sorted(wrong)} answer")
 
 
 def _read(word: str) -> tuple[int, int, str]:
@@ -121,18 +146,22 @@ def _generation(result: Result) -> int | None:
 
 
 def judge_rest(host: Host, known: Collection[int]) -> None:
-    """The host has come to rest: N ready, the document true, nobody and nothing left over. `known`: our own children."""
+    """The host has come to rest: N ready, the document true, nobody and nothing left over. `known`:
+    our own children."""
     left: dict[str, Any] = {}
 
     def at_rest() -> bool:
         document = host.status()
         left.clear()
-        left.update({key: value for key, value in (
-            ("gate", document["gate"] not in ("ready", "rolled-back") and f"{document['gate']}: {document['reason']}"),
-            ("workers", document["ready"] == document["target"] == len(document["workers"]) == host.number or document["workers"]),
-            ("processes", _strange_processes(host, document, known)),
-            ("files", _strange_files(host)),
-        ) if value and value is not True})
+        left.update({
+            key: value for key, value in (
+                ("gate", document["gate"] not in (
+                    "ready", "rolled-back") and f"{document['gate']}: {document['reason']}"),
+                ("workers",
+                 document["ready"] == document["target"] == len(document["workers"]) == host.number
+                 or document["workers"]), ("processes", _strange_processes(host, document, known)),
+                ("files", _strange_files(host)),
+            ) if value and value is not True})
         return not left
 
     if not wait_for(at_rest, 75.0):
@@ -144,7 +173,8 @@ def _strange_processes(host: Host, document: dict[str, Any], known: Collection[i
     ours = dict(children(host.master.pid))
     strange = [f"{pid} {command[:200]}" for pid, command in ours.items() if pid not in workers
                and not any(word in command for word in KEEPER + SIDECAR)]
-    strange += [f"worker {pid} of the status is no child of the master" for pid in workers - ours.keys()]
+    strange += [
+        f"worker {pid} of the status is no child of the master" for pid in workers - ours.keys()]
     others = set(child_pids()) - set(known) - {host.master.pid}
     strange += [f"orphan {pid} {_command(pid)}" for pid in others if not _reaped(pid)]
     return strange
@@ -160,7 +190,8 @@ def _reaped(pid: int) -> bool:
 
 def _command(pid: int) -> str:
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:200] or "(a zombie)"
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(
+            b"\0", b" ").decode(errors="replace")[:200] or "(a zombie)"
     return "(gone)"
 
 
@@ -179,6 +210,10 @@ def descriptors(pid: int) -> dict[str, str]:
 
 
 def judge_descriptors(host: Host, usual: int) -> None:
-    """The master has no more descriptors open than in its first quiet moment, but for somebody who just asks."""
+    """The master has no more descriptors open than in its first quiet moment, but for somebody who
+    just asks."""
     if not wait_for(lambda: len(descriptors(host.master.pid)) <= usual + 1, 20.0):
-        host.story.wrong(f"{len(descriptors(host.master.pid))} descriptors, {usual} at the start: {descriptors(host.master.pid)}")
+        host.story.wrong(
+            f"{len(descriptors(host.master.pid))} descriptors, {usual} at the start: "
+            f"{descriptors(host.master.pid)}"
+        )

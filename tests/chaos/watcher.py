@@ -1,4 +1,5 @@
-"""Follows a master's events for as long as it lives, over as many connections as it takes, and says at once where the gate lies."""
+"""Follows a master's events for as long as it lives, over as many connections as it takes, and says
+at once where the gate lies."""
 
 from __future__ import annotations
 
@@ -16,8 +17,9 @@ _AGAIN = 0.1
 
 
 class Watcher:
-    """What one master told. `directories`: generation → where its code was found. `stuck`: upgrades that ended before they were back:
-    their way back failed as often as allowed, or a newer upgrade took over."""
+    """What one master told. `directories`: generation → where its code was found. `stuck`: upgrades
+    that ended before they were back: their way back failed as often as allowed, or a newer upgrade
+    took over."""
 
     def __init__(self, path: str, pid: int, story: Story) -> None:
         self._path, self._pid, self._story = path, pid, story
@@ -35,7 +37,8 @@ class Watcher:
     def _follow(self) -> None:
         while not self._ended.is_set():
             # Cut off for want of descriptors, or the master stands still: come again.
-            with contextlib.suppress(NoMaster, MasterGone, TimedOut, Failed, OSError), Client(self._path, timeout=10) as client:
+            with contextlib.suppress(NoMaster, MasterGone, TimedOut, Failed,
+                                     OSError), Client(self._path, timeout=10) as client:
                 self._client = client
                 replies = client.replies("events")
                 first = next(replies)["result"]
@@ -64,7 +67,8 @@ class Watcher:
                 self._failed_on_the_way_back = True
             case "upgrade-ended":
                 self._story.count(f"upgrades {event['outcome']}")
-                taken_over = event.get("by") is not None and event["outcome"] in ("rolled-back", "aborted")
+                taken_over = event.get("by") is not None and event["outcome"] in ("rolled-back",
+                                                                                  "aborted")
                 if self._failed_on_the_way_back or taken_over:
                     self.stuck.add(event["generation"])
                     self._story.count("upgrades that could not go back at once")
@@ -83,8 +87,10 @@ class Watcher:
         if ready < target and gate == "rolled-back" and "workers ready" not in event["gate_reason"]:
             self._story.wrong(f"{ready} of {target} ready and the gate doesn't say so: {event}")
         before = self._last.get("ready", ready)
-        if event["event"] == "worker-retiring" and ready < before and ready < target and gate != "stopping":
-            self._story.wrong(f"the airbag: {before} ready, of {target}, and one of them is asked to go: {event}")
+        if event[
+                "event"] == "worker-retiring" and ready < before and ready < target and gate != "stopping":
+            self._story.wrong(
+                f"the airbag: {before} ready, of {target}, and one of them is asked to go: {event}")
 
     def close(self) -> None:
         self._ended.set()
@@ -96,8 +102,10 @@ class Watcher:
 def _shown(event: dict[str, Any]) -> str:
     """An event in short."""
     counts = f"[{event.get('ready')}/{event.get('target')} {event.get('gate')}]"
-    passed = ("event", "level", "time", "unix_time", "ready", "target", "gate", "gate_reason", "live", "replaced")
-    fields = " ".join(f"{key}={str(value)[:120]}" for key, value in event.items() if key not in passed and value is not None)
+    passed = ("event", "level", "time", "unix_time", "ready", "target", "gate", "gate_reason",
+              "live", "replaced")
+    fields = " ".join(f"{key}={str(value)[:120]}" for key, value in event.items()
+                      if key not in passed and value is not None)
     return f"{event['event']} {counts} {fields}"
 
 

@@ -1,0 +1,1 @@
+"""What is, what can happen, and what to do: pure."""

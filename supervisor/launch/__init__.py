@@ -1,0 +1,1 @@
+"""How a generation is made, its workers started, and what is measured of them."""

@@ -1,0 +1,91 @@
+"""What the master looks at by itself, and only when somebody has to know: heartbeats, the workers'
+memory, the host's.
+
+It measures and observes facts; what follows from them is the planner's business.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ..core import pool as facts
+from . import shared_page
+
+# How often memory is looked at, where somebody limits it; nothing wakes the master for it
+# otherwise.
+MEMORY_INTERVAL = 5.0
+
+
+class Host(Protocol):
+    """What this module needs of the master."""
+
+    pool: facts.Pool
+
+    def observe(self, event: facts.Event) -> None: ...
+
+
+class Measures:
+    """`memory_at`: when memory is looked at next, in monotonic seconds. `min_available`: bytes that
+    the host must have for a surge, None for what the due worker uses."""
+
+    def __init__(self, host: Host, page: shared_page.Page, min_available: int | None) -> None:
+        self._host = host
+        self._page = page
+        self._min_available = min_available
+        self.memory_at: float | None = None
+
+    def on_time(self, now: float) -> None:
+        self._look_at_heartbeats(now)
+        if self.memory_at is not None and now >= self.memory_at:
+            self._look_at_memory(now)
+
+    def expect(self, worker: facts.Worker, now: float) -> None:
+        """Look at memory from now on, if this worker's has a limit."""
+        if self.memory_at is None and self._limit_of(worker):
+            self.memory_at = now + MEMORY_INTERVAL
+
+    def _look_at_heartbeats(self, now: float) -> None:
+        """When some heartbeat seems too old, look at all of them: the next look is then due for all
+        at once."""
+        pool = self._host.pool
+        watched = [worker for worker in pool.workers.values()
+                   if worker.heartbeat_at is not None and worker.state is facts.State.READY]
+        if any(0 < pool.generations[worker.generation].recipe.timeout <= now -
+               (worker.heartbeat_at or 0) for worker in watched):
+            for worker in watched:
+                at = self._page.heartbeat(worker.id)
+                if at is not None and at > (worker.heartbeat_at or 0):
+                    self._host.observe(facts.Heartbeat(worker.id, at))
+
+    def _look_at_memory(self, now: float) -> None:
+        """Measure the workers where somebody limits them, and the host where a worker is due."""
+        pool = self._host.pool
+        workers = [worker for worker in pool.workers.values() if worker.state is facts.State.READY]
+        limits = {worker.id: self._limit_of(worker) for worker in workers if self._limit_of(worker)}
+        if limits:
+            used = shared_page.group_memory((worker.pid for worker in workers),
+                                            min(limits.values()))
+            self._host.observe(
+                facts.Measured({
+                    worker.id: used[worker.pid] for worker in workers if worker.pid in used}))
+        due = [
+            worker for worker in workers
+            if worker.recycled_for is not None or 0 < self._limit_of(worker) <= (worker.memory or 0)
+        ]
+        if due or pool.short_of_memory:
+            self.look_at_host(due, now)
+        self.memory_at = now + MEMORY_INTERVAL if limits or due else None
+
+    def _limit_of(self, worker: facts.Worker) -> int:
+        recipe = self._host.pool.generations[worker.generation].recipe
+        return recipe.max_memory or recipe.max_memory_hard
+
+    def look_at_host(self, due: list[facts.Worker], now: float) -> None:
+        """Look whether there is room for one worker more, and again a little later."""
+        needed = self._min_available
+        if needed is None:
+            needed = max((shared_page.memory(worker.pid) or 0 for worker in due), default=0)
+        available = shared_page.available_memory()
+        if (available < needed) != self._host.pool.short_of_memory:
+            self._host.observe(facts.HostMeasured(available < needed, available))
+        self.memory_at = now + MEMORY_INTERVAL

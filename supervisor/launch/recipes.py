@@ -1,0 +1,304 @@
+"""Making a generation: resolve the directory and the program, and ask gunicorn's own Python for
+gunicorn's settings.
+
+The settings are read by a short-lived process, since a configuration file is a program; the master
+never waits for it. A recipe that can't be made is refused here, before anything of the running
+generation is touched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..core import worker_environment
+from ..core.pool import Recipe
+from ..settings.table import Settings
+from ..system.attributes import Attributes
+from ..system.loop import READ, Loop
+from ..system.processes import CannotStart, Exit, Launch, Processes
+from .recognition import Gunicorn, Refused, recognise
+
+GUESSED_ACK_SECONDS = 1.0
+# How long a guess must stand before an old worker goes for it, where nobody says
+# --min-ready-seconds.
+GUESSED_MIN_READY_SECONDS = 5.0
+SETTINGS_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A recipe, and where it is gunicorn's the settings that it was made from. `guessed`: nothing
+    is known about how the command says that it is ready."""
+
+    recipe: Recipe
+    gunicorn: Gunicorn | None = None
+    guessed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """What a generation is to be made of. `directory`: symbolic links in it are followed when it is
+    made."""
+
+    command: tuple[str, ...]
+    directory: str
+    environment: Mapping[str, str]
+    release: str | None
+
+
+def guessed_min_ready_seconds(settings: Settings) -> float:
+    """For how many seconds the guess that a worker is ready must stand."""
+    return settings.min_ready_seconds if settings.given(
+        "min_ready_seconds") else GUESSED_MIN_READY_SECONDS
+
+
+def blueprint(settings: Settings, environ: Mapping[str, str], release: str | None) -> Blueprint:
+    """The blueprint of new code."""
+    environment = worker_environment.inherited(environ) | dict(settings.env)
+    for name in settings.drop_env_var:
+        environment.pop(name, None)
+    return Blueprint(settings.command, settings.chdir, environment, release)
+
+
+def blueprint_of(recipe: Recipe) -> Blueprint:
+    """The blueprint of a remembered recipe."""
+    return Blueprint(recipe.command, recipe.directory, recipe.environment, recipe.release)
+
+
+class Preparation:
+    """One generation in the making. Ends by exactly one call of `done`, unless it is cancelled."""
+
+    def __init__(self, processes: Processes, loop: Loop, settings: Settings, blueprint: Blueprint,
+                 attributes: Attributes, done: Callable[[Prepared | Refused], None],
+                 ) -> None:
+        self._processes = processes
+        self._loop = loop
+        self._settings = settings
+        self._attributes = attributes
+        self._command = blueprint.command
+        self._named_directory = blueprint.directory
+        self._release = blueprint.release
+        self._environment = dict(blueprint.environment)
+        self._done = done
+        self._output = bytearray()
+        self._reader: int | None = None
+        self._gunicorn: Gunicorn | None = None
+        self._directory = ""
+        self.pid: int | None = None
+        self.deadline: float | None = None
+
+    def begin(self, now: float, hook: str) -> None:
+        """Start. `hook`: the gunicorn server hook that runs on the way, on_starting or
+        on_reload."""
+        try:
+            self._directory = _resolve(self._named_directory)
+            self._environment["PWD"] = self._directory
+            found = recognise(self._command, self._directory, self._environment)
+            if found is None:
+                self._end(self._plain())
+                return
+            self._gunicorn, self._environment = found.gunicorn, dict(found.environment)
+            self._ask_gunicorn(found.gunicorn, hook)
+            self.deadline = now + SETTINGS_TIMEOUT
+        except Refused as refused:
+            self._end(refused)
+
+    def _plain(self) -> Prepared:
+        mode = self._settings.ack_mode
+        guessed = mode == "auto"
+        if guessed and self._settings.ready_timeout <= GUESSED_ACK_SECONDS:
+            raise Refused(
+                f"--ready-timeout: {self._settings.ready_timeout:g} s is not longer than the "
+                f"{GUESSED_ACK_SECONDS:g} s "
+                "after which a worker is guessed to be ready: expected more, or -m notify, manual "
+                "or SECONDS",
+                bad_input=True)
+        if self._settings.warm_up:
+            raise Refused("--warm-up: only gunicorn's workers can be warmed up from inside, and "
+                          f"{self._settings.command[0]} is not gunicorn", bad_input=True)
+        if self._settings.max_requests:
+            raise Refused("--max-requests: only gunicorn's workers count their requests, and "
+                          f"{self._settings.command[0]} is not gunicorn", bad_input=True)
+        seconds = GUESSED_ACK_SECONDS if guessed else mode if isinstance(mode, float) else None
+        if seconds is not None:
+            self._check_room_for_a_guess()
+        return Prepared(self._recipe(seconds, {}), guessed=guessed)
+
+    def _check_room_for_a_guess(self) -> None:
+        stands = guessed_min_ready_seconds(self._settings)
+        for name in ("progress_timeout", "max_lifetime"):
+            given = getattr(self._settings, name)
+            if 0 < given <= stands:
+                raise Refused(
+                    f"--{name.replace('_', '-')}: {given:g} s is not longer than the {stands:g} s "
+                    "for which a guess that a "
+                    "worker is ready must stand: expected more, or fewer --min-ready-seconds",
+                    bad_input=True)
+
+    def _recipe(self, ack_seconds: float | None, gunicorn: Mapping[str, Any]) -> Recipe:
+        """`gunicorn`: the settings that count where nobody gave ours."""
+
+        def choose(name: str) -> Any:
+            ours = getattr(self._settings, name)
+            return ours if self._settings.given(name) or name not in gunicorn else gunicorn[name]
+
+        settings, requests = self._settings, int(choose("max_requests"))
+        jitter, longer = choose("max_requests_jitter"), settings.max_lifetime_jitter
+        return Recipe(self._command, self._directory, self._environment, self._release, ack_seconds,
+                      graceful_timeout=float(choose("graceful_timeout")),
+                      timeout=float(choose("timeout")), max_requests=requests,
+                      max_requests_jitter=requests // 10 if jitter is None else int(jitter),
+                      max_lifetime=settings.max_lifetime,
+                      max_lifetime_jitter=settings.max_lifetime / 10 if longer is None else longer,
+                      max_memory=settings.max_memory, max_memory_hard=settings.max_memory_hard,
+                      )
+
+    def _ask_gunicorn(self, gunicorn: Gunicorn, hook: str) -> None:
+        try:
+            reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise Refused(f"cannot ask gunicorn for its settings: {error.strerror}") from None
+        os.set_blocking(writer, True)
+        instructions = json.dumps({
+            "mode": "settings", "hook": hook, "result_fd": worker_environment.FIRST_FD})
+        launch = Launch(gunicorn.adapter, self._directory,
+                        self._environment | {"EINHORNPY_ADAPTER": instructions}, [writer],
+                        signal.SIGKILL, attributes=self._attributes,
+                        )
+        try:
+            self.pid = self._processes.start(launch)
+        except CannotStart as error:
+            os.close(reader)
+            raise Refused(str(error)) from None
+        finally:
+            os.close(writer)
+        self._reader = reader
+        self._loop.watch(reader, READ, self._read)
+
+    def _read(self, events: int) -> None:
+        if self._reader is None:
+            return
+        try:
+            data = os.read(self._reader, 65536)
+        except BlockingIOError:
+            return
+        self._output += data
+        if not data:
+            self._loop.unwatch(self._reader)
+
+    def on_exit(self, exit: Exit) -> None:
+        """The process that was asked is gone: its answer is whole, or it is none."""
+        if self._reader is None:
+            return
+        self._read(READ)
+        while self._reader is not None:
+            before = len(self._output)
+            self._read(READ)
+            if len(self._output) == before:
+                break
+        try:
+            answer = json.loads(self._output)
+        except (ValueError, RecursionError):
+            answer = None
+        # the app's own code may have written there
+        answer = answer if isinstance(answer, dict) else {}
+        if exit.status != 0 or "settings" not in answer:
+            how = f"signal {-exit.status}" if exit.status < 0 else f"exit code {exit.status}"
+            error = answer.get("error") or exit.error or how
+            self._end(Refused("gunicorn's settings cannot be read", error))
+            return
+        assert self._gunicorn is not None
+        read = replace(self._gunicorn, settings=answer["settings"])
+        theirs = dict(read.settings)
+        if not read.given("max_requests_jitter"):
+            theirs["max_requests_jitter"] = None
+        mode = self._settings.ack_mode
+        recipe = self._recipe(mode if isinstance(mode, float) else None, theirs)
+        if recipe.max_requests and not theirs.get("counts_requests", True):
+            self._end(
+                Refused(
+                    "--max-requests (gunicorn's max_requests): nothing counts the requests of its "
+                    "worker class "
+                    f"{theirs['worker_class']}: expected 0, or another class; --max-lifetime and "
+                    "--max-memory work",
+                    bad_input=True))
+            return
+        self._end(Prepared(recipe, read))
+
+    def on_time(self, now: float) -> None:
+        """Give up if the deadline has passed."""
+        if self.deadline is not None and now >= self.deadline:
+            self.cancel()
+            self._end(
+                Refused("gunicorn's settings cannot be read",
+                        f"no answer within {SETTINGS_TIMEOUT:g} s"))
+
+    def cancel(self) -> None:
+        """Stop without a word; a process that is still there is killed."""
+        if self.pid is not None:
+            self._processes.signal(self.pid, signal.SIGKILL, group=True)
+        self._close()
+
+    def _close(self) -> None:
+        self.deadline = None
+        if self._reader is not None:
+            self._loop.unwatch(self._reader)
+            os.close(self._reader)
+            self._reader = None
+
+    def _end(self, result: Prepared | Refused) -> None:
+        self._close()
+        self._done(result)
+
+
+def _resolve(directory: str) -> str:
+    try:
+        resolved = os.path.realpath(directory, strict=True)
+        os.stat(f"{resolved}/.")
+    except OSError as error:
+        raise Refused(f"cannot start workers in {directory}: {error.strerror}") from None
+    return resolved
+
+
+def adapter_instructions(prepared: Prepared, settings: Settings, target: int, page: tuple[int, int],
+                         jitter: float, stderr: int | None) -> str:
+    """What the adapter in a worker is told, as JSON. `page`: descriptor and offset of its slot.
+    `jitter`: 0 to 1. `stderr`: the descriptor that is its standard error as soon as it is ready,
+    None where it has that already."""
+    recipe = prepared.recipe
+    return json.dumps({
+        "mode": "worker",
+        "page": page,
+        "stderr": stderr,
+        "workers": target,
+        "timeout": recipe.timeout,
+        "max_requests": recipe.max_requests
+        and recipe.max_requests + round(jitter * recipe.max_requests_jitter),
+        # A little less than the master's patience, so that a worker that keeps its own time leaves
+        # by itself.
+        "graceful_timeout": recipe.graceful_timeout - min(1.0, recipe.graceful_timeout / 10),
+        "warm_up": list(settings.warm_up),
+        "outlive_master": not settings.kill_children_on_exit,})
+
+
+def bind_of(bind: str, settings: Mapping[str, Any]) -> str:
+    """One of gunicorn's addresses in our form. gunicorn makes UNIX sockets with its own umask (0
+    unless somebody set it), so that a proxy of another user can connect."""
+    mode = f",mode={0o777 & ~settings['umask']:03o}" if bind.startswith("unix:") else ""
+    return f"{bind},backlog={min(65535, settings['backlog'])}{mode}"
+
+
+def hook_launch(prepared: Prepared, gunicorn: Gunicorn, name: str, arguments: list[Any],
+                target: int, attributes: Attributes) -> Launch:
+    """How to run one of the arbiter's server hooks in a process of its own."""
+    instructions = json.dumps({
+        "mode": "hook", "hook": name, "arguments": arguments, "master": os.getpid(),
+        "workers": target})
+    environment = dict(prepared.recipe.environment) | {"EINHORNPY_ADAPTER": instructions}
+    return Launch(gunicorn.adapter, prepared.recipe.directory, environment, (),
+                  signal.SIGKILL, attributes=attributes)

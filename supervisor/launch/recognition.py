@@ -1,0 +1,219 @@
+"""Does a command run gunicorn, and in which Python? Answers from the words and the first line of a
+script; starts nothing.
+
+What it doesn't recognise, but what plainly ends in gunicorn, is refused: gunicorn's own arbiter
+would say that it is ready before it has imported the app, and the master could tell a good release
+from a bad one no more.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..system.processes import find_program
+
+ADAPTER = str(Path(__file__).absolute().parents[2] / "worker" / "gunicorn_adapter.py")
+_PYTHON = re.compile(r"(python|pypy)[0-9.]*$")
+# Options of the interpreter (python(1)): a cluster of those that take no value; those that take
+# one, in the same word or the next.
+_CLUSTER, _WITH_VALUE = re.compile(r"-[bBdEIOPqsSuvx]+"), ("-W", "-X", "--check-hash-based-pycs")
+WHAT_TO_TYPE = "name gunicorn itself as the command (einhornpy -- gunicorn app:wsgi); docs/servers.md says how with tracers"
+
+
+class Refused(RuntimeError):
+    """`error`: what the program that was asked said itself, if anything. `bad_input`: the settings
+    can't be meant so."""
+
+    def __init__(self, reason: str, error: str | None = None, bad_input: bool = False) -> None:
+        super().__init__(reason)
+        self.error = error
+        self.bad_input = bad_input
+
+
+@dataclass(frozen=True, slots=True)
+class Gunicorn:
+    """gunicorn's settings, as its own Python read them. `given`: those that somebody set. `hooks`:
+    the server hooks that somebody wrote. `python`, `options`, `arguments`: how to run the
+    adapter."""
+
+    python: str
+    arguments: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
+
+    def given(self, name: str) -> bool:
+        return name in self.settings.get("given", ())
+
+    @property
+    def adapter(self) -> tuple[str, ...]:
+        """The command line of the adapter."""
+        return (self.python, *self.options, ADAPTER, *self.arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """`environment`: as the command itself changes it (`env NAME=VALUE gunicorn …`)."""
+
+    gunicorn: Gunicorn
+    environment: Mapping[str, str]
+
+
+def recognise(command: Sequence[str], directory: str,
+              environment: Mapping[str, str]) -> Recognised | None:
+    """Tell whether a command runs gunicorn, and in which Python; None if it is something else.
+
+    `gunicorn …` names a script whose first line names its Python; `PYTHON [OPTIONS] -m gunicorn …`
+    and `PYTHON [OPTIONS] PATH/gunicorn …` say it themselves; `env [-i] [-u NAME] [NAME=VALUE]
+    COMMAND` stands for its command.
+
+    Raises: Refused: there is no such program; it is gunicorn, but its Python can't be told; or
+        gunicorn stands behind a word that isn't known here.
+    """
+    whole = tuple(command)
+    program = _find(whole[0], directory, environment)
+    while os.path.basename(whole[0]) == "env":
+        inner = _without_env(whole, environment)
+        if inner is None:
+            break
+        whole, environment = inner
+        program = _find(whole[0], directory, environment)
+    gunicorn = _in_python(whole, program) or _script(whole, program, environment)
+    if gunicorn is not None:
+        return Recognised(gunicorn, environment)
+    if _names_gunicorn(command[1:]):
+        raise Refused(f"gunicorn is behind {command[0]!r}: {WHAT_TO_TYPE}", bad_input=True)
+    return None
+
+
+def runs_gunicorn(words: Sequence[str]) -> bool:
+    """Whether this is the command line of a Python that runs gunicorn, or the title that gunicorn
+    gives its arbiter."""
+    if not words:
+        return False
+    return words[0].startswith("gunicorn: master") or _in_python(tuple(words), words[0]) is not None
+
+
+def _find(name: str, directory: str, environment: Mapping[str, str]) -> str:
+    try:
+        return find_program(name, environment.get("PATH", os.defpath), directory)
+    except OSError as error:
+        where = "" if name.startswith(
+            "/") else f" (looked in {directory if '/' in name else 'PATH'})"
+        raise Refused(f"cannot run {name!r}: {error.strerror}{where}") from None
+
+
+def _without_env(
+        command: tuple[str, ...],
+        environment: Mapping[str, str]) -> tuple[tuple[str, ...], Mapping[str, str]] | None:
+    """What env(1) would run, and where; None where it is asked for more than a changed
+    environment."""
+    changed = dict(environment)
+    words = list(command[1:])
+    while words and words[0].startswith("-"):
+        option = words.pop(0)
+        if option in ("-", "-i", "--ignore-environment"):
+            changed.clear()
+        elif option in ("-u", "--unset") and words:
+            changed.pop(words.pop(0), None)
+        elif option.startswith("--unset="):
+            changed.pop(option.partition("=")[2], None)
+        elif option == "--":
+            break
+        else:
+            return None
+    while words and "=" in words[0]:
+        name, _, value = words.pop(0).partition("=")
+        changed[name] = value
+    return (tuple(words), changed) if words else None
+
+
+def _in_python(command: tuple[str, ...], program: str) -> Gunicorn | None:
+    """`PYTHON [OPTIONS] -m gunicorn …` or `PYTHON [OPTIONS] PATH/gunicorn …`."""
+    if not _PYTHON.match(os.path.basename(program)):
+        return None
+    position = 1
+    while position < len(command):
+        word = command[position]
+        if _CLUSTER.fullmatch(word):
+            position += 1
+        elif word.startswith(_WITH_VALUE):
+            position += 2 if word in _WITH_VALUE else 1
+        else:
+            break
+    options, rest = command[1:position], command[position:]
+    if rest[:1] and os.path.basename(rest[0]) == "gunicorn":
+        return Gunicorn(program, rest[1:], options=options)
+    if len(rest) > 1 and rest[1] == "gunicorn" and re.fullmatch(r"-[bBdEIOPqsSuvx]*m", rest[0]):
+        before = (rest[0][:-1],) if rest[0] != "-m" else ()
+        return Gunicorn(program, rest[2:], options=(*options, *before))
+    return None
+
+
+def _script(command: tuple[str, ...], program: str, environment: Mapping[str,
+                                                                         str]) -> Gunicorn | None:
+    """`gunicorn …`, a script that an installer made."""
+    if os.path.basename(command[0]) != "gunicorn":
+        return None
+    try:
+        with open(program, "rb") as file:
+            head = file.read(4096).decode(errors="replace").splitlines()
+    except OSError as error:
+        raise Refused(f"cannot read {program}: {error.strerror}") from None
+    python = _python_of(head, environment)
+    if python is None:
+        first = head[0] if head else ""
+        raise Refused(
+            f"cannot tell which Python {program} belongs to, its first line is {first[:80]!r}: "
+            "use PYTHON -m gunicorn …")
+    return Gunicorn(python[0], command[1:], options=python[1])
+
+
+def _python_of(head: list[str], environment: Mapping[str,
+                                                     str]) -> tuple[str, tuple[str, ...]] | None:
+    """The interpreter that a script's first lines name, and its options."""
+    if not head or not head[0].startswith("#!"):
+        return None
+    words = head[0][2:].split()
+    # Where the path is too long or has blanks, installers write a shell line that execs the Python.
+    if words and os.path.basename(words[0]) == "sh" and len(head) > 1:
+        match = re.match(r"""'''exec'\s+(?:"([^"]+)"|(\S+))\s""", head[1])
+        words = [match[1] or match[2]] if match else []
+    if words and os.path.basename(words[0]) == "env":
+        words = [word for word in words[1:] if not word.startswith("-")]
+        try:
+            words[:1] = [find_program(words[0], environment.get("PATH", os.defpath), "/")
+                         ] if words else []
+        except OSError:
+            return None
+    if not words or not _PYTHON.match(os.path.basename(words[0])) or not all(
+            map(_CLUSTER.fullmatch, words[1:])):
+        return None
+    return words[0], tuple(words[1:])
+
+
+def _names_gunicorn(words: Sequence[str]) -> bool:
+    return any(os.path.basename(word) == "gunicorn" for word in words)
+
+
+def find_arbiter(pid: int, children: Callable[[int], list[int]],
+                 command_of: Callable[[int], Sequence[str]]) -> int | None:
+    """The pid of a gunicorn arbiter in the process tree from `pid` on; None if there is none.
+
+    `children`, `command_of`: how to look, by pid; both answer with nothing for a process that is
+    gone.
+    """
+    todo, seen = [pid], set()
+    while todo:
+        each = todo.pop()
+        if each in seen:
+            continue
+        seen.add(each)
+        if runs_gunicorn(command_of(each)):
+            return each
+        todo.extend(children(each))
+    return None

@@ -1,0 +1,226 @@
+"""What the master notices by itself: the shared page of heartbeats and counters, and memory.
+
+The page is one in-memory file with a slot a worker: 32 words, each a native float64. The worker
+alone writes its slot (worker/gunicorn_adapter.py), the master reads it when it looks.
+
+    word  0       layout version, 1; 0 while nothing was written 1       sequence: odd while the
+          worker writes, changed by each write 2       CLOCK_MONOTONIC seconds of the last heartbeat
+          3       requests done 4       requests in flight 5       busy seconds: the time during
+          which at least one request was in flight, without the present stretch 6       since when
+          the present busy stretch lasts, in CLOCK_MONOTONIC seconds; 0 while idle 7       the
+          newest second, CLOCK_MONOTONIC rounded down, for which a word of the ring was written
+          8..23   a ring: word 8 + second % 16 holds the busy seconds at the beginning of that
+          second 24      1 where nothing is known to count requests, so that words 3 to 23 say
+          nothing 25..31  reserved, zero
+
+Whole numbers are exact up to 2**53. A reader copies the slot twice, until both copies are the same
+and the sequence is even: then no write lay between. A worker that was stopped in the middle of a
+write leaves an odd sequence for ever; the heartbeat, an aligned word, is still read then.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+LAYOUT_VERSION = 1
+SLOT_SIZE = 256
+RING = 16
+BUSY_WINDOW = 10.0
+# The most that a worker may say: its app can write anything there.
+LARGEST = float(1 << 53)
+_SLOT = struct.Struct("=32d")
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """One slot. Times in seconds; `busy_share`: 0 to 1, of the last 10 seconds or, if it is
+    younger, its life. All but the heartbeat are None where requests are not counted."""
+
+    heartbeat: float
+    requests: int | None = None
+    in_flight: int | None = None
+    busy_share: float | None = None
+
+
+class Page:
+    """The shared page. Slots are reused; a slot is zeroed when it is handed out. `inherited`: what
+    `hand_over` of the master before us said."""
+
+    def __init__(self, inherited: Mapping[str, Any] | None = None) -> None:
+        self._free: list[int] = []
+        self._size = 0
+        self._slots: dict[int, int] = {}
+        if inherited is None:
+            self.fd = os.memfd_create("einhornpy-workers", os.MFD_CLOEXEC)
+        else:
+            self.fd, self._size = inherited["fd"], inherited["size"]
+            self._slots = {int(worker): offset for worker, offset in inherited["slots"].items()}
+            taken = set(self._slots.values())
+            self._free = [
+                offset for offset in range(0, self._size, SLOT_SIZE) if offset not in taken]
+
+    def hand_over(self) -> dict[str, Any]:
+        """What the next master needs to know. `fd` must stay open."""
+        return {
+            "fd": self.fd, "size": self._size,
+            "slots": {str(worker): offset for worker, offset in self._slots.items()}}
+
+    def take(self, worker: int) -> int:
+        """Give `worker` a slot; return its offset in bytes."""
+        if not self._free:
+            self._free.append(self._size)
+            self._size += SLOT_SIZE
+            os.ftruncate(self.fd, self._size)
+        offset = self._free.pop()
+        os.pwrite(self.fd, bytes(SLOT_SIZE), offset)
+        self._slots[worker] = offset
+        return offset
+
+    def heartbeat(self, worker: int) -> float | None:
+        """When `worker` last gave a sign of life, in monotonic seconds; None if it never did."""
+        words = self._words(worker)
+        return None if words is None or not 0.0 < words[2] <= LARGEST else words[2]
+
+    def counters(self, worker: int, now: float, age: float) -> Counters | None:
+        """What the slot of `worker`, which is `age` seconds old, says; None if it has none, has
+        written nothing yet, or writes another layout, or nonsense."""
+        words = self._words(worker)
+        if words is None or words[2] <= 0.0 or not _sensible(words):
+            return None
+        if words[24]:
+            return Counters(words[2])
+        return Counters(words[2], int(words[3]), int(words[4]), round(busy_share(words, now, age),
+                                                                      4))
+
+    def requests(self, worker: int) -> int:
+        """How many requests `worker` has served, as far as it counts them."""
+        words = self._words(worker)
+        return int(words[3]) if words is not None and _sensible(words) else 0
+
+    def _words(self, worker: int) -> tuple[float, ...] | None:
+        offset = self._slots.get(worker)
+        if offset is None:
+            return None
+        copy = os.pread(self.fd, SLOT_SIZE, offset)
+        for _ in range(100):
+            again = os.pread(self.fd, SLOT_SIZE, offset)
+            words: tuple[float, ...] = _SLOT.unpack(again)
+            if copy == again and words[1] % 2 == 0:
+                break
+            copy = again
+        return words if words[0] == LAYOUT_VERSION else None
+
+    def give_back(self, worker: int) -> None:
+        """Free the slot of a worker that is gone."""
+        offset = self._slots.pop(worker, None)
+        if offset is not None:
+            self._free.append(offset)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def _sensible(words: tuple[float, ...]) -> bool:
+    return all(0.0 <= word <= LARGEST for word in words[2:8 + RING])
+
+
+def busy_share(words: tuple[float, ...], now: float, age: float) -> float:
+    """The part of the last `BUSY_WINDOW` seconds, or of `age` where that is less, in which a
+    request was in flight."""
+    total, since, newest = words[5], words[6], int(words[7])
+    begin = int(now - BUSY_WINDOW)
+    until_now = total + (max(0.0, now - since) if since else 0.0)
+    if since and begin >= since:
+        at_begin = total + (begin - since)
+    elif begin > newest:
+        at_begin = total  # nothing ended since, and what goes on began later
+    else:
+        at_begin = words[8 + begin % RING] if newest - begin < RING else total
+    return min(1.0, max(0.0, (until_now - at_begin) / max(0.001, min(now - begin, age))))
+
+
+def memory(pid: int) -> int | None:
+    """Resident bytes of a process (proc(5), `statm`); None if it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal (proc(5), `SigCgt`)."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            mask = next(line for line in file if line.startswith(b"SigCgt:"))
+        return bool(int(mask.split()[1], 16) >> (number - 1) & 1)
+    except (OSError, StopIteration, ValueError):
+        return False
+
+
+def group_memory(groups: Iterable[int], enough: int) -> dict[int, int]:
+    """Bytes that each process group uses. Resident bytes count shared pages in every process that
+    has them; where they come to `enough` or more, the proportional set size (proc(5),
+    `smaps_rollup`) is asked, which costs more to find. Empty where /proc can't be read: out of
+    descriptors, for instance."""
+    wanted = set(groups)
+    members: dict[int, list[int]] = {}
+    try:
+        names = os.listdir("/proc")
+    except OSError:
+        return {}
+    for name in names:
+        if name.isdecimal():
+            group = _group_of(int(name))
+            if group in wanted:
+                members.setdefault(group, []).append(int(name))
+    found = {}
+    for group, pids in members.items():
+        resident = sum(memory(pid) or 0 for pid in pids)
+        found[group] = resident if resident < enough else sum(_proportional(pid) for pid in pids)
+    return found
+
+
+def _group_of(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[2])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def _proportional(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+            for line in file:
+                if line.startswith(b"Pss:"):
+                    return int(line.split()[1]) * 1024
+    except (OSError, IndexError, ValueError):
+        pass
+    return memory(pid) or 0
+
+
+def available_memory() -> int:
+    """Bytes that can still be had without swapping: the host's (proc(5), `MemAvailable`), or less
+    where the control group has a limit (cgroup v2, `memory.max`)."""
+    available = 1 << 62
+    try:
+        with open("/proc/meminfo", "rb") as file:
+            for line in file:
+                if line.startswith(b"MemAvailable:"):
+                    available = int(line.split()[1]) * 1024
+    except (OSError, IndexError, ValueError):
+        pass
+    try:
+        with open("/proc/self/cgroup") as file:
+            path = file.read().strip().rpartition("::")[2]
+        with open(f"/sys/fs/cgroup{path}/memory.max") as file:
+            most = int(file.read())
+        with open(f"/sys/fs/cgroup{path}/memory.current") as file:
+            return min(available, max(0, most - int(file.read())))
+    except (OSError, ValueError):
+        return available

@@ -1,0 +1,124 @@
+"""How a worker is made of its generation: descriptors, environment, pipes and rights, and the fork
+of it. It decides nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..core import pool, worker_environment
+from ..core.planner import Spawn
+from ..logs.log import STANDARD_ERROR, Source
+from ..logs.output import Ends, Output
+from ..settings.table import Settings
+from ..sockets.listeners import Listener
+from ..system.attributes import Attributes
+from ..system.processes import Launch, Processes
+from . import recipes
+from .shared_page import Page
+
+
+class Host(Protocol):
+    """What this module needs of the master. `prepared`: generation → what it was made from."""
+
+    pool: pool.Pool
+    prepared: dict[int, recipes.Prepared]
+
+    def identity(self) -> dict[str, Any]: ...
+    def metrics_environment(self, generation: int) -> dict[str, str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """`jitter`: 0 to 1, drawn for this worker. `connection`: our end of the control connection that
+    it was born with, if any."""
+
+    pid: int
+    jitter: float
+    connection: socket.socket | None
+
+
+class Spawner:
+    """`listeners`: what workers get, in the order of their descriptors. `notify_path`: what
+    NOTIFY_SOCKET names."""
+
+    def __init__(self, host: Host, processes: Processes, page: Page, output: Output,
+                 settings: Settings, attributes: Attributes, listeners: Sequence[Listener],
+                 notify_path: str) -> None:
+        self._host = host
+        self._processes = processes
+        self._page = page
+        self._output = output
+        self._settings = settings
+        self._attributes = attributes
+        self._listeners = listeners
+        self._notify_path = notify_path
+
+    def spawn(self, action: Spawn, worker: int) -> Started:
+        """Start a worker.
+
+        Raises:
+            CannotStart, OSError: it can't be started; nothing is left of the attempt.
+        """
+        jitter = int.from_bytes(os.urandom(4), "little") / (1 << 32)
+        with contextlib.ExitStack() as undoing:
+            undoing.callback(self._page.give_back, worker)
+            ours, theirs = socket.socketpair() if self._settings.command_socket_as_fd else (None,
+                                                                                            None)
+            if ours is not None and theirs is not None:
+                undoing.callback(ours.close)
+                undoing.callback(theirs.close)
+            ends = self._output.open()
+            undoing.callback(self._output.close_all, ends)
+            pid = self._processes.start(self._launch(action, worker, jitter, theirs, ends))
+            # Nobody knows of it yet: if what is left to do fails, it must not live on unknown.
+            undoing.callback(self._processes.signal, pid, signal.SIGKILL, True)
+            recipe = self._host.pool.generations[action.generation].recipe
+            for_good = self._host.prepared[action.generation].gunicorn is None
+            self._output.started(ends, worker,
+                                 Source(action.index, pid, action.generation, recipe.release),
+                                 for_good)
+            undoing.pop_all()
+        if theirs is not None:
+            theirs.close()
+        return Started(pid, jitter, ours)
+
+    def _launch(self, action: Spawn, worker: int, jitter: float, control: socket.socket | None,
+                ends: Ends) -> Launch:
+        """What a new worker is made of. `control`: its own connection to the control socket, if it
+        gets one. `ends`: the pipes to which it writes."""
+        settings = self._settings
+        generation, prepared = self._host.pool.generations[action.generation], self._host.prepared[
+            action.generation]
+        descriptors = [listener.socket.fileno() for listener in self._listeners]
+        adapter, command = None, generation.recipe.command
+        if prepared.gunicorn is not None:
+            page = (worker_environment.FIRST_FD + len(descriptors), self._page.take(worker))
+            descriptors.append(self._page.fd)
+            stderr = None
+            if settings.worker_output == "inherit":
+                stderr = worker_environment.FIRST_FD + len(descriptors)
+                descriptors.append(STANDARD_ERROR)
+            adapter = recipes.adapter_instructions(prepared, settings, self._host.pool.target, page,
+                                                   jitter, stderr)
+            command = prepared.gunicorn.adapter
+        environment = worker_environment.environment(
+            generation, worker=worker, index=action.index, master=os.getpid(),
+            control_socket=self._host.identity()["socket"], notify_socket=self._notify_path,
+            families=[
+                socket.AddressFamily(listener.socket.family).name for listener in self._listeners
+            ], names=[listener.label for listener in self._listeners
+                      ], stop_signal=settings.stop_signal, adapter=adapter,
+            control_fd=None if control is None else worker_environment.FIRST_FD + len(descriptors),
+        ) | self._host.metrics_environment(action.generation)
+        if control is not None:
+            descriptors.append(control.fileno())
+        farewell = signal.Signals[settings.stop_signal] if settings.kill_children_on_exit else None
+        stdout, stderr_pipe = ends.writers
+        return Launch(command, generation.recipe.directory, environment, descriptors, farewell,
+                      stdout, stderr_pipe, attributes=self._attributes, seat=action.index)

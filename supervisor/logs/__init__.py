@@ -1,0 +1,1 @@
+"""The master's log, and what its workers print."""

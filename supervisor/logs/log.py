@@ -1,0 +1,205 @@
+"""The log: entries of the journal and lines of workers' output, formatted and put into the sink
+that the operator chose."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ..outside import labels
+from ..reporting.journal import ATTENTION, NORMAL, Entry
+from ..settings.table import Settings
+from . import formats
+from .sinks import CannotLog, Counts, Datagrams, Descriptor, File, Loop, Sink
+
+JOURNALD, SYSLOG = "/run/systemd/journal/socket", "/dev/log"
+STANDARD_ERROR = 2
+_PARTIAL = ', "partial": true'
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Which worker said something, on which of its streams (`stdout` or `stderr`)."""
+
+    index: int
+    pid: int
+    generation: int
+    release: str | None
+    stream: str = "stderr"
+
+
+def check(settings: Settings) -> None:
+    """Look whether there can be a log, as the settings want it.
+
+    Raises:
+        CannotLog: there can't.
+    """
+    nowhere = _Nowhere()
+    if settings.log_file is not None:
+        File(settings.log_file, nowhere, Counts(), lambda dropped: b"").close()
+    elif settings.log_to != "stderr":
+        Datagrams(JOURNALD if settings.log_to == "journal" else SYSLOG, nowhere, Counts(),
+                  lambda dropped: b"").close()
+
+
+def opened(settings: Settings, loop: Loop, environ: Mapping[str, str],
+           counts: Counts | None) -> Log:
+    """The log that the settings want, with what is known of this host at once. `counts`: those of
+    the master before us."""
+    found = labels.known_at_once(environ)
+    try:
+        return Log(settings, loop, found, counts)
+    except CannotLog:
+        # It could be written when it was looked at (`check`): a master that takes over must not
+        # fail for it now.
+        return Log(replace(settings, log_file=None, log_to="stderr"), loop, found, counts)
+
+
+class _Nowhere:
+    """A loop that watches nothing."""
+
+    def watch(self, fd: int, events: int, callback: Callable[[int], None]) -> None: ...
+    def unwatch(self, fd: int) -> None: ...
+
+
+class Log:
+    """`name`: the master's. `found`: labels that nobody gave; more may become known later.
+    `counts`: how many lines there were."""
+
+    def __init__(self, settings: Settings, loop: Loop, found: Mapping[str, str],
+                 counts: Counts | None = None) -> None:
+        """`found`: labels that nobody gave. `counts`: those of the master before us.
+
+        Raises:
+            CannotLog: there is no such place.
+        """
+        self.name = settings.command_name
+        self._given = dict(settings.labels)
+        self.found = dict(found)
+        self.counts = Counts() if counts is None else counts
+        self._format = settings.log_format
+        self._output_format = settings.worker_output
+        self.standard_error = Descriptor(STANDARD_ERROR, loop, self.counts, self._note)
+        self._sink: Sink = self.standard_error
+        self._to = settings.log_to if settings.log_file is None else "file"
+        if settings.log_file is not None:
+            self._sink = File(settings.log_file, loop, self.counts, self._note)
+        elif self._to != "stderr":
+            self._sink = Datagrams(JOURNALD if self._to == "journal" else SYSLOG, loop, self.counts,
+                                   self._note)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What this host is called; what somebody gave comes first."""
+        return {**self.found, **self._given}
+
+    def entry(self, entry: Entry, wall: float) -> None:
+        """Log what happened at `wall`, in seconds since the epoch."""
+        self._sink.put(self._formatted(entry, wall))
+
+    def _formatted(self, entry: Entry, wall: float) -> bytes:
+        if self._to == "journal":
+            fields = {
+                **self.labels, **entry.fields, "event": entry.name.replace(" ", "-"),
+                "name": self.name}
+            return formats.journal_datagram(formats.sentence(entry), formats.severity(entry.weight),
+                                            self.name, fields)
+        if self._format == "json":
+            line = formats.json_line(entry, self.name, self.labels, wall)
+        elif self._format == "logfmt":
+            line = formats.logfmt_line(entry, self.name, self.labels, wall)
+        elif self._to == "syslog":
+            line = formats.sentence(entry)
+        else:
+            line = formats.text_line(entry, self.name, wall)
+        if self._to == "syslog":
+            return formats.syslog_datagram(line, formats.severity(entry.weight), self.name,
+                                           os.getpid(), wall)
+        return line.encode(errors="backslashreplace") + b"\n"
+
+    def _note(self, dropped: int) -> bytes:
+        entry = Entry("log lines dropped", {"lines": dropped, "why": "nobody took them in time"},
+                      ATTENTION)
+        return self._formatted(entry, time.time())
+
+    def output(self, source: Source, pieces: Iterable[tuple[bytes, bool, bool]],
+               wall: float) -> None:
+        """Log what a worker has printed: (text, whether it goes on the line before, whether its
+        line goes on)."""
+        fields = {
+            "index": source.index, "pid": source.pid, "generation": source.generation,
+            "release": source.release}
+        if self._to in ("journal", "syslog"):
+            for text, _, _ in pieces:
+                message = text.decode(errors="backslashreplace")
+                if self._to == "syslog":
+                    message = formats.output_line(text).decode(errors="backslashreplace")
+                    message = f"worker {source.index} (pid {source.pid}) {source.stream}: {message}"
+                    self._sink.put(
+                        formats.syslog_datagram(message, formats.severity(NORMAL), self.name,
+                                                os.getpid(), wall))
+                else:
+                    told = {
+                        **self.labels, **fields, "stream": source.stream, "name": self.name,
+                        "event": "worker-output"}
+                    self._sink.put(
+                        formats.journal_datagram(message, formats.severity(NORMAL), self.name,
+                                                 told))
+            return
+        if self._output_format == "json":
+            written = _json_lines(self.name, fields, self.labels, source.stream, pieces, wall)
+        else:  # for people, who know on which host they are
+            written = _prefixed_lines(self.name, fields, self._given, source.stream, pieces)
+        self._sink.put(b"".join(written), len(written))
+
+    def reopen(self) -> None:
+        """Follow a log file that was moved away.
+
+        Raises:
+            CannotLog: there can be no new one; the old one goes on.
+        """
+        if isinstance(self._sink, File):
+            self._sink.reopen()
+
+    def hand_over(self) -> dict[str, Any]:
+        """What the next master needs to know."""
+        unwritten = [
+            self._sink.hand_over(),
+            [] if self._sink is self.standard_error else self.standard_error.hand_over()]
+        return {**asdict(self.counts), "unwritten": unwritten}
+
+    def take_over(self, inherited: Mapping[str, Any]) -> None:
+        """Go on where the master before us was."""
+        unwritten = inherited.get("unwritten", [[], []])
+        self._sink.take_over(unwritten[0])
+        self.standard_error.take_over(unwritten[1])
+
+    def close(self) -> None:
+        for sink in {self._sink, self.standard_error}:
+            sink.close()
+
+
+def _prefixed_lines(name: str, fields: Mapping[str, Any], labels: Mapping[str, str], stream: str,
+                    pieces: Iterable[tuple[bytes, bool, bool]]) -> list[bytes]:
+    """`shop index=2 pid=4711 generation=7 region=eu stderr| text`; with `stderr+|` what goes on the
+    line before."""
+    head = formats.sentence(Entry(name, {**labels, **fields})).encode(errors="backslashreplace")
+    first, further = head + b" %s| " % stream.encode(), head + b" %s+| " % stream.encode()
+    return [(further if continues else first) + formats.output_line(text) + b"\n"
+            for text, continues, _ in pieces]
+
+
+def _json_lines(name: str, fields: Mapping[str, Any], labels: Mapping[str, str], stream: str,
+                pieces: Iterable[tuple[bytes, bool, bool]], wall: float) -> list[bytes]:
+    """One object a line; `partial` where its line goes on in the next one."""
+    head = json.dumps({
+        "time": formats.precise(wall), "name": name, "event": "worker-output", "stream": stream,
+        **fields, "labels": dict(labels)})[:-1]
+    encode = json.encoder.encode_basestring_ascii
+    return [
+        f"""{head}, "message": {encode(text.decode("utf-8", "backslashreplace"))}{_PARTIAL if goes_on else ""}}}\n"""
+        .encode() for text, _, goes_on in pieces]

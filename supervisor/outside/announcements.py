@@ -1,0 +1,156 @@
+"""Deploy events for others: an upgrade `started`, is `done`, or was `refused`. Each is told to each
+place by an errand, one after the other in a place, so that nobody hears of an end before its
+beginning. Nobody waits for it, and it can hold nothing up.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..reporting import journal
+from ..reporting.journal import Entry
+from ..settings.table import Settings
+from ..system.errands import Ended, Errand, Errands
+from ..system.processes import Launch, own_program
+
+# Longer than all attempts together (control/announce.py).
+TIMEOUT = 40.0
+# What the master's end waits for the last word.
+GRACE = 3.0
+# What a place that is slow or gone has not heard yet; beyond it the oldest goes.
+MOST_WAITING = 50
+NAME = "announce"
+
+
+class Announcements:
+    """`user`: (uid, gid) of whoever tells it, None for us."""
+
+    def __init__(self, settings: Settings, errands: Errands, environ: Mapping[str, str],
+                 user: tuple[int, int] | None, log: Callable[[Entry], None]) -> None:
+        self._errands = errands
+        self._environ = environ
+        self._user = user
+        self._log = log
+        self._places = [
+            (kind, to)
+            for kind, several in (("statsd", settings.statsd), ("graphite", settings.graphite),
+                                  ("webhook", settings.webhook)) for to in several]
+        self._waiting: dict[str, deque[str]] = {}
+        self._busy: set[str] = set()
+
+    def wants(self, entry: Entry) -> bool:
+        """Whether an entry of the journal is for others."""
+        return bool(self._places) and event_of(entry) is not None
+
+    def tell(self, entry: Entry, upgrade: Mapping[str, Any], name: str, labels: Mapping[str, str],
+             document: Mapping[str, Any]) -> None:
+        """Tell every place of such an entry. `upgrade`: its document; `document`: the event's."""
+        event = event_of(entry)
+        assert event is not None
+        told = {
+            "text": sentence(event, name, labels,
+                             upgrade), "event": event, "name": name, "labels": dict(labels),
+            "time": document["time"], "unix_time": document["unix_time"], "upgrade": dict(upgrade)}
+        metric = f"events.deploy.{re.sub(r'[^A-Za-z0-9_-]', '_', name)}.{event}"
+        for number, (kind, to) in enumerate(self._places, 1):
+            self._put(
+                f"{NAME} {number} {kind} {shown(kind, to)}",
+                json.dumps({
+                    "kind": kind, "to": to, "metric": metric, "unix_time": document["unix_time"],
+                    "document": told, "user": self._user}))
+
+    def _put(self, place: str, told: str) -> None:
+        waiting = self._waiting.setdefault(place, deque())
+        waiting.append(told)
+        if len(waiting) > MOST_WAITING:
+            waiting.popleft()
+            self._log(Entry("announcement dropped", {"to": _named(place)}, journal.ATTENTION))
+        self._next(place)
+
+    def _next(self, place: str) -> None:
+        if place in self._busy or not self._waiting.get(place):
+            return
+        self._busy.add(place)
+        launch = Launch(own_program("control.announce"), "/", self._environ, (), signal.SIGKILL)
+        told = self._waiting[place].popleft()
+        self._errands.send(
+            Errand(place, launch, TIMEOUT, self.ended(place, told), told, GRACE, urgent=True))
+
+    def ended(self, place: str, told: str | None) -> Callable[[Ended], None]:
+        """Who is to know how an errand to this place ended, which was to tell this (None: a reload
+        has forgotten it)."""
+
+        def done(ended: Ended) -> None:
+            self._busy.discard(place)
+            if ended.reason is not None:
+                event = {} if told is None else {"told": json.loads(told)["document"]["event"]}
+                self._log(
+                    Entry(
+                        "announcement failed", {
+                            "to": _named(place), **event, "reason": ended.reason,
+                            "last_line": ended.last_line}, journal.ATTENTION))
+            self._next(place)
+
+        return done
+
+    def give_up(self) -> None:
+        """The master ends: say what nobody has heard."""
+        for place in {*self._busy, *(place for place, waiting in self._waiting.items() if waiting)}:
+            count = len(self._waiting.get(place, ())) + (place in self._busy)
+            self._log(
+                Entry("announcement failed",
+                      {"to": _named(place), "reason": "the master ends", "events": count},
+                      journal.ATTENTION))
+
+    def resume_errand(self, errand: Errand) -> Callable[[Ended], None] | None:
+        """Take over one that the master before us sent."""
+        if not errand.name.startswith(f"{NAME} "):
+            return None
+        self._busy.add(errand.name)
+        return self.ended(errand.name, errand.stdin)
+
+    def hand_over(self) -> dict[str, list[str]]:
+        """What the next master has yet to tell."""
+        return {place: list(waiting) for place, waiting in self._waiting.items() if waiting}
+
+    def take_over(self, inherited: Mapping[str, list[str]]) -> None:
+        for place, waiting in inherited.items():
+            for told in waiting:
+                self._put(place, told)
+
+
+def _named(place: str) -> str:
+    return place.split(" ", 2)[2]
+
+
+def event_of(entry: Entry) -> str | None:
+    """What an entry means for whoever follows deploys."""
+    if entry.name == "upgrade started":
+        return "started"
+    if entry.name == "upgrade ended":
+        return {"done": "done", "rolled-back": "refused",
+                "aborted": "refused"}.get(entry.fields["outcome"])
+    return None
+
+
+def sentence(event: str, name: str, labels: Mapping[str, str], upgrade: Mapping[str, Any]) -> str:
+    """For people: `shop on web-3: upgrade to generation 7 (3f2c1ab) done after 12.3 s`."""
+    where = f" on {labels['hostname']}" if "hostname" in labels else ""
+    release = f" ({upgrade['release']})" if upgrade["release"] else ""
+    text = f"{name}{where}: upgrade to generation {upgrade['to']}{release} {event}"
+    if event == "started":
+        return f"{text} by {upgrade['requested_by']}"
+    text += f" after {upgrade['took_seconds']:.1f} s"
+    why = ": ".join(part for part in (upgrade["reason"], upgrade["error"]) if part)
+    return text if event == "done" or not why else f"{text}: {why}"
+
+
+def shown(kind: str, to: str) -> str:
+    """A place as it may stand in a log: of a webhook the host alone, since its path is often a
+    secret."""
+    return re.sub(r"^(https?://)(?:[^/@]*@)?([^/?#]*).*", r"\1\2", to) if kind == "webhook" else to

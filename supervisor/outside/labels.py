@@ -1,0 +1,60 @@
+"""Labels of this host or task that nobody had to give: its name, and what Kubernetes and Amazon ECS
+say of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Mapping
+
+from ..system.errands import Ended, Errand, Errands
+from ..system.processes import Launch, own_program
+
+# Longer than all attempts together (control/metadata.py).
+TIMEOUT = 60.0
+NAME = "task-metadata"
+METADATA = "ECS_CONTAINER_METADATA_URI_V4"
+# Names that manifests commonly give to what the downward API knows. Label → variables.
+DOWNWARD = {
+    "pod": ("POD_NAME", "K8S_POD_NAME", "MY_POD_NAME"),
+    "namespace": ("POD_NAMESPACE", "K8S_NAMESPACE", "MY_POD_NAMESPACE"),
+    "node": ("NODE_NAME", "K8S_NODE_NAME", "MY_NODE_NAME"),}
+
+
+def known_at_once(environ: Mapping[str, str]) -> dict[str, str]:
+    """What needs nobody to be asked."""
+    found = {"hostname": os.uname().nodename}
+    if "KUBERNETES_SERVICE_HOST" in environ:
+        for label, variables in DOWNWARD.items():
+            named = [environ[variable] for variable in variables if environ.get(variable)]
+            if named:
+                found[label] = named[0]
+    return found
+
+
+def ask_the_platform(errands: Errands, environ: Mapping[str, str],
+                     found: Callable[[dict[str, str]], None], failed: Callable[[str],
+                                                                               None]) -> None:
+    """Send somebody to ask ECS, where this is a task of it. It may take its time."""
+    if METADATA not in environ:
+        return
+    launch = Launch(own_program("control.metadata", environ[METADATA]), "/", environ, (),
+                    signal.SIGKILL)
+    errands.send(Errand(NAME, launch, TIMEOUT, answered(found, failed), "", 0.0, urgent=True))
+
+
+def answered(found: Callable[[dict[str, str]], None],
+             failed: Callable[[str], None]) -> Callable[[Ended], None]:
+    """Who is to know how the errand ended."""
+
+    def done(ended: Ended) -> None:
+        try:
+            if ended.reason is not None:
+                raise ValueError(ended.reason)
+            labels = json.loads(ended.last_line or "")
+            found({str(key): str(value) for key, value in labels.items()})
+        except (ValueError, AttributeError, RecursionError):
+            failed(": ".join(part for part in (ended.reason, ended.last_line) if part))
+
+    return done

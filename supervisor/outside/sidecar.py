@@ -1,0 +1,109 @@
+"""The web sidecar as the master sees it: a child with a listening socket and two connections to the
+control socket that may only look. Restarted with growing delays, never one of the N workers; what
+it serves is control/web's business.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..reporting import journal
+from ..reporting.journal import Entry
+from ..sockets.listeners import Listener
+from ..system.processes import CannotStart, Exit, Launch, Processes, own_program
+
+FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0
+# One that has lived for so long died for a reason of its own.
+SETTLED = 60.0
+
+
+class Sidecar:
+    """`listener`: where it serves. `admit`: takes one end of a connection that may only look.
+    `user`: (uid, gid) for it to become, None for ours. `metrics`: the directory of the app's own
+    metrics, if there is one. `hosts`: by which other names it may be asked."""
+
+    def __init__(self, processes: Processes, listener: Listener, environ: Mapping[str, str],
+                 name: str, user: tuple[int, int] | None, metrics: str | None, hosts: Sequence[str],
+                 admit: Callable[[socket.socket], None], log: Callable[[Entry], None]) -> None:
+        self._processes = processes
+        self.listener = listener
+        self._environ = environ
+        self._told = json.dumps({"name": name, "user": user, "metrics": metrics, "hosts": hosts})
+        self._admit = admit
+        self._log = log
+        self._pid: int | None = None
+        self._started_at = 0.0
+        self._failures = 0
+        self.deadline: float | None = time.monotonic()  # when it is to be started
+
+    def on_time(self, now: float) -> None:
+        """Start it, if it is time."""
+        if self.deadline is None or now < self.deadline:
+            return
+        self.deadline = None
+        pairs: list[tuple[socket.socket, socket.socket]] = []
+        try:
+            pairs += [socket.socketpair() for _ in range(2)]
+        except OSError as error:
+            self._lost(f"no connection for it: {error.strerror}", now)
+            return
+        descriptors = [self.listener.socket.fileno(), *(theirs.fileno() for _, theirs in pairs)]
+        launch = Launch(own_program("control.web", self._told), "/", self._environ, descriptors,
+                        signal.SIGTERM)
+        try:
+            self._pid = self._processes.start(launch)
+        except CannotStart as error:
+            for ours, _ in pairs:
+                ours.close()
+            self._lost(str(error), now)
+            return
+        finally:
+            for _, theirs in pairs:
+                theirs.close()
+        self._started_at = now
+        for ours, _ in pairs:
+            self._admit(ours)
+        self._log(Entry("web started", {"pid": self._pid, "listen": self.listener.name}))
+
+    def on_exit(self, exit: Exit) -> bool:
+        """Note that a child has exited; return whether it was this one."""
+        if exit.pid != self._pid:
+            return False
+        self._pid = None
+        now = time.monotonic()
+        if now - self._started_at >= SETTLED:
+            self._failures = 0
+        self._lost(exit.error or f"status {exit.status}", now)
+        return True
+
+    def _lost(self, why: str, now: float) -> None:
+        delay = min(LONGEST_DELAY, FIRST_DELAY * 2**self._failures)
+        self._failures = min(self._failures + 1, 10)
+        self.deadline = now + delay
+        self._log(Entry("web died", {"why": why, "next_try_in": f"{delay:g}s"}, journal.ATTENTION))
+
+    def hand_over(self) -> dict[str, Any]:
+        """What the next master needs to know."""
+        return {"pid": self._pid}
+
+    def take_over(self, inherited: Mapping[str, Any]) -> None:
+        """End that of the master before us: ours is of the new version. Who asks meanwhile waits in
+        the queue of the socket."""
+        self._pid = inherited["pid"]
+        self._end()
+
+    def close(self) -> None:
+        """End it, without letting it finish: what it streams has no end."""
+        self.deadline = None
+        self._end()
+
+    def _end(self) -> None:
+        if self._pid is None:
+            return
+        self._processes.end(self._pid)
+        self._pid = None

@@ -1,0 +1,487 @@
+"""The control socket inside the master: accepts, checks credentials, frames, and sends without ever
+waiting.
+
+It knows no command; each request goes to the one handler that it was given. A client that is slow,
+silent, rude or gone costs the others nothing: what it doesn't read is dropped or replaced by
+something newer, then it is cut off.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ...shared import peer, protocol
+from .crowd import Crowd, Kind, Party
+from .reserve import Reserve
+
+MOST_UNREAD = 4 << 20
+# Whoever has left more of his answers unread is not read himself.
+MOST_BEFORE_READING = 1 << 16
+# So many lines of one guest, on all his connections, are carried out in one turn.
+MOST_OF_A_GUEST = 8
+# What somebody who may ask for nothing may leave half said.
+MOST_OF_A_STRANGER = 8192
+READ, WRITE = 1, 2
+# What accept(2) says where there is no room for one more, and for how many seconds nobody is
+# accepted then.
+NO_ROOM, REST = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM), 0.25
+# So many are accepted before the rest of the loop has its turn, and so many at most before a fork:
+# what the queue holds.
+AT_ONCE, ALL = 64, 2048
+
+
+class Loop(Protocol):
+    """What the server needs of the master's loop."""
+
+    def watch(self, fd: int, events: int, callback: Callable[[int], None]) -> None: ...
+    def unwatch(self, fd: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may ask what: root and `owner` (a uid) everything, members of `observers` (a gid, or
+    None) may look, and a worker may speak for itself."""
+
+    owner: int
+    observers: int | None = None
+
+    def refusal(self, session: Session, command: str) -> str | None:
+        """Why this session may not give this command; None if it may."""
+        if session.looking_only:
+            return None if command in protocol.LOOKING_COMMANDS else "this connection may look, but not touch"
+        if command in protocol.WORKER_COMMANDS:
+            return None
+        if session.worker_only:
+            return "this connection is a worker's own: expected a word of a worker"
+        if session.uid in (0, self.owner):
+            return None
+        if self.observers is not None and self.observers in session.groups():
+            return None if command in protocol.LOOKING_COMMANDS else f"user {session.uid} may look, but not touch"
+        return self.stranger(session)
+
+    def stranger(self, session: Session) -> str:
+        return f"user {session.uid} may not: expected user {self.owner} or root"
+
+    def may_steer(self, session: Session) -> bool:
+        """Whether it may do everything, and so see everything too."""
+        return session.uid in (0,
+                               self.owner) and not session.looking_only and not session.worker_only
+
+    def allows_something(self, session: Session) -> bool:
+        """Whether this session may give any command at all."""
+        return (session.worker_only or session.looking_only or session.uid in (0, self.owner)
+                or (self.observers is not None and self.observers in session.groups()))
+
+
+class Session:
+    """One client. `pid`, `uid`, `gid`: what the kernel says it was when it connected; `worker`: the
+    id of the worker that it is, 0 if it is none, found when it was accepted: whoever has its pid
+    later is somebody else. `close_handlers` run once at its end. `worker_only`: a connection that a
+    worker was born with; it is not closed after a word. `looking_only`: one that our own sidecar
+    was born with; whoever it is, it may look and nothing else."""
+
+    def __init__(self, server: Server, connection: socket.socket) -> None:
+        self._server = server
+        self._socket = connection
+        self._framer = protocol.Framer()
+        self._lines: deque[bytes] = deque()
+        self._unsent = bytearray()
+        self._longest = 0  # of the messages in there
+        self._newest: Callable[[], Mapping[str, Any]] | None = None
+        self._last_words = False
+        self._said_all = False  # it has shut down its writing side
+        self.closed = False
+        self.close_handlers: list[Callable[[], None]] = []
+        self.long_running = False
+        self.worker_only = False
+        self.looking_only = False
+        self.pid, self.uid, self.gid = peer.credentials(connection)
+        self.worker = 0
+
+    @classmethod
+    def taken_over(cls, server: Server, told: Mapping[str, Any]) -> Session:
+        """Go on with a session of the master before us; `told`: what its `hand_over` said."""
+        session = cls(server, socket.socket(fileno=told["fd"]))
+        session.pid, session.uid, session.gid = told["peer"]
+        session.worker = told["worker"] if "worker" in told else server.worker_of(session.pid)
+        session._unsent += told["unsent"].encode("latin-1")
+        session._longest = len(session._unsent)
+        session._lines.extend(session._framer.feed(told["begun"].encode("latin-1")))
+        session._last_words, session.long_running, session.worker_only = told["last_words"], told[
+            "long"], told["worker_only"]
+        session.looking_only = told.get("looking_only", False)
+        return session
+
+    def hand_over(self) -> dict[str, Any]:
+        """What the next master needs to know. `fd` must stay open."""
+        said = b"".join([*(line + b"\n" for line in self._lines), self._framer.begun])
+        return {
+            "fd": self.fileno(), "peer": [self.pid, self.uid, self.gid], "worker": self.worker,
+            "unsent": self._unsent.decode("latin-1"), "begun": said.decode("latin-1"),
+            "last_words": self._last_words, "long": self.long_running,
+            "worker_only": self.worker_only, "looking_only": self.looking_only}
+
+    @property
+    def may_steer(self) -> bool:
+        """Whether it is one of those who may do everything; the others see less too."""
+        return self._server.may_steer(self)
+
+    def groups(self) -> set[int]:
+        """The groups of the client."""
+        return {self.gid, *peer.other_groups(self._socket)}
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Queue a message; a client that leaves too many unread is cut off."""
+        if self.closed or self._last_words:
+            return
+        # What it leaves unread is judged, not how long one answer is: the longest one is not
+        # counted.
+        if len(self._unsent) > MOST_UNREAD + self._longest:
+            self.close()
+            return
+        self._queue(message)
+        self._flush()
+
+    def _queue(self, message: Mapping[str, Any]) -> None:
+        encoded = protocol.encode(message)
+        self._longest = max(self._longest, len(encoded))
+        self._unsent += encoded
+
+    def send_newest(self, make: Callable[[], Mapping[str, Any]]) -> None:
+        """Send `make()`, or, while earlier messages are unread, remember only the newest such
+        call."""
+        self._newest = make
+        self._flush()
+
+    def finish(self, message: Mapping[str, Any] | None = None) -> None:
+        """Send a last message, then close."""
+        if message is not None:
+            self.send(message)
+        if self.worker_only:
+            return
+        self._last_words = True
+        self._flush()
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        self._server.forget(self)
+        self._socket.close()
+        for handler in self.close_handlers:
+            handler()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def on_event(self, events: int) -> None:
+        try:
+            if events & READ:
+                self._read()
+            if events & WRITE and not self.closed:
+                self._flush()
+        except Exception:
+            self.close()  # whatever it was, it would be the same again
+            raise
+
+    def _read(self) -> None:
+        if self._lines or self._said_all or self._last_words:
+            return  # first what it has said already
+        try:
+            data = self._socket.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            # It may have shut down only its writing side and still want its answers.
+            if self._hung_up() or (not self.long_running and not self._unsent):
+                self.close()
+            else:
+                self._said_all, self._last_words = True, not self.long_running
+                self.settle()
+            return
+        if len(self._framer.begun) + len(data) > MOST_OF_A_STRANGER and self._server.is_stranger(
+                self):
+            self.close()
+            return
+        try:
+            self._lines.extend(line for line in self._framer.feed(data) if line.strip())
+            self._server.has_lines(self, bool(self._lines))
+        except protocol.BadRequest as error:
+            # Nothing that comes after it can be trusted, whoever it is.
+            self.worker_only = False
+            self.finish(protocol.failure(None, error.code, str(error)))
+
+    def dispatch_one(self) -> None:
+        """Carry out one line; the loop has its turn before the next one, so that many on one
+        connection delay nobody."""
+        if self._lines and not self.closed and not self._last_words:
+            self._server.dispatch(self, self._lines.popleft())
+        self.settle()
+
+    def settle(self) -> None:
+        """Watch for what is of use now: a client that has said its last word, or doesn't read its
+        answers, isn't read either."""
+        if self.closed:
+            return
+        listens = not self._last_words and len(self._unsent) <= MOST_BEFORE_READING
+        self._server.has_lines(self, bool(self._lines) and listens)
+        reads = listens and not self._lines and not self._said_all
+        self._server.watch(self, (READ if reads else 0) | (WRITE if self._unsent else 0))
+
+    def _hung_up(self) -> bool:
+        """Whether the other end is closed for good: poll(2) then says POLLHUP."""
+        return _polled(self._socket, 0)
+
+    def _flush(self) -> None:
+        if self.closed:
+            return
+        try:
+            while True:
+                if not self._unsent and self._newest is not None and not self._last_words:
+                    make, self._newest = self._newest, None
+                    self._queue(make())
+                if not self._unsent:
+                    self._longest = 0
+                    break
+                sent = self._socket.send(self._unsent)
+                del self._unsent[:sent]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.close()
+            return
+        if self._last_words and not self._unsent:
+            self.close()
+        else:
+            self.settle()
+
+
+def _polled(polled: socket.socket, events: int) -> bool:
+    poller = select.poll()
+    poller.register(polled.fileno(), events)
+    return bool(poller.poll(0))
+
+
+class Server:
+    """The listening half. `worker_of`: the worker that has a pid now, 0 if none has; `lives`:
+    whether a worker is still there. `most_sessions`: beyond it one that can be spared makes room,
+    see crowd.py. Without a descriptor the one that is kept in reserve lets a client in who matters,
+    for whom somebody makes room if anybody can; all others are turned away. `failed`: told of an
+    exception that has ended a session."""
+
+    def __init__(self, loop: Loop, listener: socket.socket,
+                 handler: Callable[[Session, protocol.Request], None], access: Access,
+                 worker_of: Callable[[int], int], lives: Callable[[int], bool], most_sessions: int,
+                 failed: Callable[[str, Exception], None],
+                 ) -> None:
+        self._failed = failed
+        self._loop = loop
+        self._listener = listener
+        self._handler = handler
+        self._access = access
+        self.worker_of = worker_of
+        self._lives = lives
+        self._crowd: Crowd[Session] = Crowd(most_sessions, lives)
+        self._reserve = Reserve()
+        self._rests_until: float | None = None
+        self._sessions: dict[Session, None] = {}
+        self._with_lines: dict[Session, None] = {}
+        listener.setblocking(False)
+        loop.watch(listener.fileno(), READ, self._accept)
+
+    def accept_all(self) -> None:
+        """Accept whoever waits, and look who they are."""
+        for _ in range(ALL // AT_ONCE):
+            if self._rests_until is not None or not _polled(self._listener, select.POLLIN):
+                return
+            self._accept(READ)
+
+    def _accept(self, events: int) -> None:
+        for _ in range(AT_ONCE):  # then let the rest of the loop have its turn
+            try:
+                self._admit(self._listener.accept()[0])
+            except BlockingIOError:
+                return
+            except OSError as error:
+                # The kernel says that there is no room left before it looks whether anybody waits
+                # for it.
+                if error.errno not in NO_ROOM or not _polled(self._listener, select.POLLIN):
+                    return
+                if not self._admit_by_reserve():
+                    self._rests_until = time.monotonic() + REST
+                    self._loop.unwatch(self._listener.fileno())
+                    return
+            except Exception as error:
+                self._failed("accept", error)
+
+    def _admit_by_reserve(self) -> bool:
+        """Let one in with the descriptor that is kept for it; return whether it could be."""
+        if not self._reserve.spend():
+            return False
+        try:
+            self._admit(self._listener.accept()[0], short=True)
+        except OSError:
+            return False
+        finally:
+            self._reserve.keep()
+        return True
+
+    def _admit(self, connection: socket.socket, short: bool = False) -> None:
+        try:
+            connection.setblocking(False)
+            session = Session(self, connection)
+            # Asked in this order: a process that is there after its pid was looked up has been
+            # there all the time.
+            worker = self.worker_of(session.pid)
+            session.worker = worker if worker and not peer.is_gone(connection) else 0
+        except Exception:
+            connection.close()
+            raise
+        try:
+            self._enter(session)
+        except Exception:
+            session.close()
+            raise
+        victim = self._crowd.one_too_many(session, short)
+        if victim is not None:
+            victim.close()
+
+    def _enter(self, session: Session) -> None:
+        self._sessions[session] = None
+        if not session.worker_only and not session.looking_only:
+            self._crowd.enter(session, self.party(session))
+        self.watch(session, READ)
+
+    def party(self, session: Session) -> Party:
+        """To whom a session belongs."""
+        if session.worker:
+            return Party(Kind.WORKER, session.worker)
+        return Party(Kind.OWNER, 0) if session.uid in (0, self._access.owner) else Party(
+            Kind.GUEST, session.uid)
+
+    @property
+    def deadline(self) -> float | None:
+        """When `on_time` is due."""
+        return self._rests_until
+
+    def on_time(self, now: float) -> None:
+        """Accept again, if it is time to try."""
+        if self._rests_until is not None and now >= self._rests_until:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        self._rests_until = None
+        self._loop.watch(self._listener.fileno(), READ, self._accept)
+
+    def admit_worker(self, connection: socket.socket, pid: int, worker: int) -> None:
+        """Serve the connection that a worker was born with: what comes on it is the word of that
+        worker, which has this pid."""
+        connection.setblocking(False)
+        session = Session(self, connection)
+        session.pid, session.worker, session.worker_only = pid, worker, True
+        self._enter(session)
+
+    def admit_onlooker(self, connection: socket.socket) -> None:
+        """Serve a connection of our own sidecar's."""
+        connection.setblocking(False)
+        session = Session(self, connection)
+        session.looking_only = True
+        self._enter(session)
+
+    def sessions(self) -> list[Session]:
+        """All of them, the one that spoke last at the end."""
+        return list(self._sessions)
+
+    def take_over(self, told: Mapping[str, Any]) -> Session:
+        """Go on with a session of the master before us."""
+        session = Session.taken_over(self, told)
+        self._enter(session)
+        session.settle()
+        return session
+
+    def watch(self, session: Session, events: int) -> None:
+        if events:
+            self._loop.watch(session.fileno(), events, session.on_event)
+        else:
+            self._loop.unwatch(session.fileno())
+
+    def has_lines(self, session: Session, some: bool) -> None:
+        """Note whether lines of this session wait for their turn."""
+        if some:
+            self._with_lines[session] = None
+        else:
+            self._with_lines.pop(session, None)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether `on_turn` has something to do."""
+        return bool(self._with_lines)
+
+    def on_turn(self) -> None:
+        """Carry out one waiting line of each session, and a few of each guest."""
+        heard: Counter[int] = Counter()
+        for session in list(self._with_lines):
+            if session in self._with_lines:
+                party = self.party(session)
+                if party.kind is Kind.GUEST:
+                    heard[party.number] += 1
+                    if heard[party.number] > MOST_OF_A_GUEST:
+                        continue
+                self._with_lines.pop(session)  # behind the others, if there is more
+                session.dispatch_one()
+
+    def may_steer(self, session: Session) -> bool:
+        return self._access.may_steer(session)
+
+    def is_stranger(self, session: Session) -> bool:
+        """Whether nothing that this session could say would be listened to."""
+        return not self._access.allows_something(session) and not self._lives(session.worker)
+
+    def forget(self, session: Session) -> None:
+        self._loop.unwatch(session.fileno())
+        self._sessions.pop(session, None)
+        self._with_lines.pop(session, None)
+        self._crowd.leave(session)
+        if self._rests_until is not None:
+            self._go_on()
+
+    def dispatch(self, session: Session, line: bytes) -> None:
+        self._sessions.pop(session, None)
+        self._sessions[session] = None  # the one that spoke last is evicted last
+        self._crowd.spoke(session)
+        try:
+            if self.is_stranger(session) and not line.lstrip().startswith(b"{"):
+                # Not even read: YAML is work.
+                raise protocol.BadRequest("not-allowed", self._access.stranger(session))
+            request = protocol.parse_request(line)
+            why = self._access.refusal(session, request.command)
+            if why is not None:
+                raise protocol.BadRequest("not-allowed", why, request.id)
+            self._handler(session, request)
+        except protocol.BadRequest as error:
+            refusal = protocol.failure(error.request_id, error.code, str(error))
+            # Whoever may ask for nothing has been told so: what else he has to say isn't waited
+            # for.
+            (session.finish if self.is_stranger(session) else session.send)(refusal)
+        # a client's words must not take the workers' master down, whatever they are
+        except Exception as error:
+            session.close()
+            self._failed("session", error)
+
+    def close(self) -> None:
+        """Close the listener and every session; what was queued for them is sent as far as it can
+        be at once."""
+        self._rests_until = None
+        self._loop.unwatch(self._listener.fileno())
+        self._listener.close()
+        for session in list(self._sessions):
+            session.close()

@@ -1,0 +1,114 @@
+"""The master's listening sockets while workers share them: one that a worker shuts down for
+everybody listens again at once, and one to which nobody can connect any more is told of.
+
+It opens none for the first time (listeners.py), and blames nobody (observe.py).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from typing import Protocol
+
+from ..core import pool as facts
+from ..system.loop import WRITE, Loop
+from . import listeners
+from .listeners import Listener
+
+# A socket that can't be listened on again is tried again after so many seconds.
+AGAIN = 1.0
+
+
+class Host(Protocol):
+    """What this module needs of the master."""
+
+    pool: facts.Pool
+
+    def observe(self, event: facts.Event) -> None: ...
+
+
+class Listening:
+    """`all`: the sockets in the order of their descriptors; one that had to be made anew takes the
+    place of the old one."""
+
+    def __init__(self, host: Host, loop: Loop, opened: Iterable[Listener] = ()) -> None:
+        self._host = host
+        self._loop = loop
+        self.all = list(opened)
+        self._files = [_file(each) for each in self.all]
+        self._lost: dict[int, str] = {}  # by position: the address
+        self.deadline: float | None = None
+        for position in range(len(self.all)):
+            self._watch(position)
+
+    def _watch(self, position: int) -> None:
+        # A listening socket is never writable; it becomes so when somebody who shares it has shut
+        # it down.
+        self._loop.watch(self.all[position].socket.fileno(), WRITE,
+                         lambda events: self.on_time(time.monotonic()))
+
+    def on_time(self, now: float) -> None:
+        """Look after all of them."""
+        self.mend()
+        self.deadline = now + AGAIN if self._lost else None
+
+    def mend(self) -> bool:
+        """Listen again wherever somebody has shut a socket down, unless we stop; return whether it
+        was so anywhere."""
+        if self._host.pool.stopping is not None:
+            return False
+        mended = [self._mend(position) for position in range(len(self.all))]
+        return any(mended)
+
+    def _mend(self, position: int) -> bool:
+        listener, before = self.all[position], self._files[position]
+        if not listeners.is_shut(listener):
+            self._look_at_file(position)
+            return False
+        self._loop.unwatch(listener.socket.fileno())
+        name, recovers = listener.name, position in self._lost
+        try:
+            self.all[position] = listeners.listen_again(listener, before)
+        except (listeners.CannotListen, OSError) as error:
+            self._lose(position, str(error))
+            return False
+        self._files[position] = _file(self.all[position])
+        self._find(position)
+        self._watch(position)
+        # Whoever did it was told of when it was lost.
+        self._host.observe(
+            facts.ListenerShut(name, anew=self.all[position] is not listener, blamed=not recovers))
+        return True
+
+    def _look_at_file(self, position: int) -> None:
+        """Clients come by the file of a UNIX socket: is it still there, and this socket's?"""
+        before, now = self._files[position], _file(self.all[position])
+        if before is None:
+            return
+        if now is not None and (now.st_dev, now.st_ino) == (before.st_dev, before.st_ino):
+            self._files[position] = now  # with the owner and mode that somebody may have given it
+            self._find(position)
+        else:
+            self._lose(position,
+                       "its file is gone" if now is None else "its file is another one by now")
+
+    def _lose(self, position: int, why: str) -> None:
+        if position not in self._lost:
+            self._lost[position] = self.all[position].name
+            self._host.observe(facts.ListenerLost(self._lost[position], why))
+
+    def _find(self, position: int) -> None:
+        if position in self._lost:
+            self._host.observe(facts.ListenerLost(self._lost.pop(position), None))
+
+    def close(self) -> None:
+        listeners.close_all(self.all)
+
+
+def _file(listener: Listener) -> os.stat_result | None:
+    path = listeners.path_of(listener)
+    try:
+        return None if path is None else os.lstat(path)
+    except OSError:
+        return None

@@ -1,0 +1,1 @@
+"""What steers the master: commands, upgrades, hooks, and its own replacement."""

@@ -1,0 +1,323 @@
+"""Upgrades from asking to the first plan: the start hook, the preparation, the check of a hold;
+pause, resume, abort, rollback.
+
+What an upgrade then does is the planner's business. This module waits for nothing; it observes
+facts through its host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+from ...shared.protocol import BadRequest
+from ..core import pool as facts
+from ..launch import recipes
+from ..launch.recognition import Refused
+from ..reporting import generations, journal, report
+from ..reporting.journal import Entry
+from ..settings.table import Settings
+from ..system.attributes import Attributes
+from ..system.errands import Ended, Errand, Errands
+from ..system.loop import Loop
+from ..system.processes import Processes
+from .hooks import CHECK, START_HOOK, Hooks
+
+# A check runs at most as long as the hold, but has at least this long.
+SHORTEST_CHECK_TIMEOUT = 60.0
+# One environment variable has room for 128 KiB (execve(2), MAX_ARG_STRLEN).
+LONGEST_STATUS = 100_000
+
+
+class Host(Protocol):
+    """What this module needs of the master. `prepared`: generation → what it was made from."""
+
+    pool: facts.Pool
+    prepared: dict[int, recipes.Prepared]
+
+    def observe(self, event: facts.Event) -> None: ...
+    def log(self, entry: Entry) -> None: ...
+    def identity(self) -> dict[str, Any]: ...
+    def status(self) -> dict[str, Any]: ...
+
+
+class Upgrades:
+    """The upgrades of one master. `preparing`: the number of the generation that was last asked
+    for."""
+
+    def __init__(self, host: Host, processes: Processes, loop: Loop, errands: Errands, hooks: Hooks,
+                 settings: Settings, environ: Mapping[str, str], attributes: Attributes) -> None:
+        self._host = host
+        self._processes = processes
+        self._loop = loop
+        self._errands = errands
+        self._hooks = hooks
+        self._settings = settings
+        self._environ = environ
+        self._attributes = attributes.of_user_alone()
+        self._check: Errand | None = None
+        self._start_hook: Errand | None = None
+        self.preparation: recipes.Preparation | None = None
+        self.preparing = 0
+
+    def next_generation(self) -> int:
+        return self._host.pool.newest + 1
+
+    def request(self, terms: facts.Terms, requested_by: str,
+                vacant: frozenset[int] = frozenset()) -> int:
+        """Begin an upgrade; return the number of its generation.
+
+        Raises:
+            BadRequest: the master stops.
+        """
+        if self._host.pool.stopping is not None:
+            raise BadRequest("stopping", "the master stops: no upgrade begins any more")
+        self.stop_preparing()
+        self.drop_check()
+        self._host.observe(facts.UpgradeRequested(terms, requested_by, time.time(), vacant))
+        number = self.preparing = self._host.pool.newest
+        if self._settings.on_upgrade_start is None:
+            self._prepare()
+            return number
+        upgrade = self._running(number)
+        assert upgrade is not None
+        document = {
+            "event": "upgrade-start", "time": report.timestamp(time.time()),
+            "name": self._host.identity()["name"],
+            "upgrade": report.upgrade_document(self._host.pool, upgrade, time.monotonic())}
+        self._start_hook = self._hooks.shell(START_HOOK, self._settings.on_upgrade_start,
+                                             self._settings.hook_timeout, self._start_hook_ended,
+                                             document)
+        return number
+
+    def _running(self, number: int) -> facts.Upgrade | None:
+        """The upgrade to this generation, if it runs and doesn't go back."""
+        upgrade = self._host.pool.running_upgrade
+        return upgrade if upgrade is not None and upgrade.to_generation == number and not upgrade.rolling_back else None
+
+    def _start_hook_ended(self, ended: Ended) -> None:
+        self._start_hook = None
+        if ended.reason is None:
+            self._prepare()
+        else:
+            self._host.observe(
+                facts.UpgradeRefused(self.preparing, f"--on-upgrade-start {ended.reason}",
+                                     ended.last_line, time.time()))
+
+    def _blueprint(self, terms: facts.Terms) -> recipes.Blueprint:
+        if terms.recipe_of is not None:
+            return recipes.blueprint_of(generations.known(self._host.pool)[terms.recipe_of].recipe)
+        return recipes.blueprint(self._settings, self._environ, terms.release)
+
+    def _prepare(self) -> None:
+        """Make the generation that was asked for. Whatever goes wrong with that refuses the
+        upgrade: else it would never end."""
+        with self._refusing(self.preparing):
+            self._begin_preparing()
+
+    @contextlib.contextmanager
+    def _refusing(self, number: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            upgrade = self._running(number)
+            if upgrade is not None and upgrade.preparing:
+                self._host.observe(
+                    facts.UpgradeRefused(number, "the generation cannot be made",
+                                         f"{type(error).__name__}: {error}", time.time()))
+            raise
+
+    def _begin_preparing(self) -> None:
+        number, old = self.preparing, self._host.prepared[self._host.pool.current]
+        upgrade = self._running(number)
+        assert upgrade is not None
+        source = upgrade.terms.recipe_of
+        if source is not None and source not in generations.known(self._host.pool):
+            # Known when it was asked for; a start hook takes its time, and others have pushed it
+            # out meanwhile.
+            self._host.observe(
+                facts.UpgradeRefused(number, f"generation {source} is not remembered any more",
+                                     None, time.time()))
+            return
+
+        def done(result: recipes.Prepared | Refused) -> None:
+            with self._refusing(number):
+                finish(result)
+
+        def finish(result: recipes.Prepared | Refused) -> None:
+            self.preparation = None
+            if isinstance(result, Refused):
+                self._host.observe(
+                    facts.UpgradeRefused(number, str(result), result.error, time.time()))
+                return
+            self._host.prepared[number] = result
+            target = self.target_of(result)
+            changed = target is not None and target != self.target_of(old)
+            before = self._host.pool.target
+            self._host.observe(
+                facts.UpgradePrepared(number, result.recipe, target if changed else None))
+            self._say_what_cannot_change(old, result)
+            if changed:
+                self._hooks.of_gunicorn(result, "nworkers_changed", [target, before])
+
+        self.preparation = recipes.Preparation(self._processes, self._loop, self._settings,
+                                               self._blueprint(upgrade.terms), self._attributes,
+                                               done)
+        self.preparation.begin(time.monotonic(), "on_reload")
+
+    @property
+    def busy(self) -> bool:
+        """Whether a generation is just being made: a master that is replaced now would leave it
+        half made."""
+        return self.preparation is not None
+
+    def resume_errand(self, errand: Errand) -> Callable[[Ended], None] | None:
+        """Take over a start hook or a check that the master before us sent; return who is to know
+        how it ends."""
+        upgrade = self._host.pool.running_upgrade
+        if upgrade is None or errand.cancelled:
+            return None
+        self.preparing = upgrade.to_generation
+        if errand.name == START_HOOK:
+            self._start_hook = errand
+            return self._start_hook_ended
+        if errand.name == CHECK:
+            self._check = errand
+            return self._check_ended
+        return None
+
+    def stop_preparing(self) -> None:
+        if self._start_hook is not None:
+            self._errands.cancel(self._start_hook)
+            self._start_hook = None
+        if self.preparation is not None:
+            self.preparation.cancel()
+            self.preparation = None
+
+    def roll_back(self, to: int | str | None, requested_by: str) -> int:
+        """Begin an upgrade to the recipe of a remembered generation; return the number of the new
+        one.
+
+        Raises:
+            BadRequest: the master stops. ValueError: there is no such recipe.
+        """
+        source = generations.rollback_target(self._host.pool, to)
+        recipe = generations.known(self._host.pool)[source].recipe
+        terms = facts.Terms(release=recipe.release, recipe_of=source)
+        return self.request(terms, requested_by)
+
+    def request_for_worker(self, number: int, pid: int, release: str | None) -> int:
+        """Worker `number`, or somebody else if it is 0, asks for an upgrade: the one under way
+        counts, if it will replace that worker; return its generation.
+
+        Raises: BadRequest: nobody of ours, or new code that has yet to prove itself, or the upgrade
+            goes back.
+        """
+        worker = self._host.pool.workers.get(number)
+        if worker is None:
+            raise BadRequest("not-allowed", f"pid {pid} is not a worker of this master")
+        upgrade = self._host.pool.running_upgrade
+        if upgrade is None:
+            return self.request(facts.Terms(release=release), f"worker {worker.index} (pid {pid})")
+        if upgrade.rolling_back or upgrade.to_generation == worker.generation:
+            raise BadRequest("upgrading",
+                             f"the upgrade to generation {upgrade.to_generation} is not over yet")
+        return upgrade.to_generation
+
+    def steerable(self) -> int:
+        """The generation of the running upgrade.
+
+        Raises:
+            BadRequest: none runs that could be paused, resumed or aborted.
+        """
+        upgrade = self._host.pool.running_upgrade
+        if upgrade is None:
+            raise BadRequest("no-upgrade", "no upgrade is under way")
+        if upgrade.rolling_back:
+            raise BadRequest(
+                "no-upgrade",
+                f"the upgrade to generation {upgrade.to_generation} goes back already")
+        return upgrade.to_generation
+
+    def pause(self, by: str) -> str:
+        number = self.steerable()
+        self._host.observe(facts.Paused(by))
+        return f"upgrade to generation {number} paused"
+
+    def resume(self, by: str) -> str:
+        number, upgrade = self.steerable(), self._host.pool.running_upgrade
+        if upgrade is None or (upgrade.paused_by is None and not upgrade.on_canary):
+            raise BadRequest("not-paused",
+                             f"the upgrade to generation {number} is neither paused nor held")
+        self._host.observe(facts.Resumed(by))
+        return f"upgrade to generation {number} goes on"
+
+    def abort(self, by: str) -> None:
+        number, upgrade = self.steerable(), self._host.pool.running_upgrade
+        self.drop_check()
+        if upgrade is not None and upgrade.preparing:
+            self.stop_preparing()
+            self._host.observe(
+                facts.UpgradeRefused(number, f"aborted by {by}", None, time.time(), aborted=True))
+        else:
+            self._host.observe(facts.AbortRequested(by))
+
+    def history(self) -> list[dict[str, Any]]:
+        running = self._host.pool.running_upgrade
+        upgrades = [*self._host.pool.history, *([] if running is None else [running])]
+        return [
+            report.upgrade_document(self._host.pool, upgrade, time.monotonic())
+            for upgrade in upgrades]
+
+    def generation(self, number: int, values: bool) -> dict[str, Any]:
+        return generations.generation_document(self._host.pool, number, values)
+
+    def target_of(self, prepared: recipes.Prepared) -> int | None:
+        """How many workers gunicorn's own settings ask for, where they are the ones that count."""
+        gunicorn = prepared.gunicorn
+        if gunicorn is None or self._settings.given("number") or not gunicorn.given("workers"):
+            return None
+        return max(1, int(gunicorn.settings["workers"]))
+
+    def _say_what_cannot_change(self, old: recipes.Prepared, new: recipes.Prepared) -> None:
+        if old.gunicorn is None or new.gunicorn is None or self._settings.given("bind"):
+            return
+        before, after = old.gunicorn.settings["bind"], new.gunicorn.settings["bind"]
+        if before != after:
+            self._host.log(
+                Entry(
+                    "gunicorn setting cannot change", {
+                        "setting": "bind", "wanted": " ".join(after), "kept": " ".join(before),
+                        "reason": "the sockets stay open through an upgrade: restart the master to "
+                                  "change them",
+                    }, journal.ATTENTION))
+
+    def begin_check(self) -> None:
+        """Run the check of the hold that has just begun, unless it ran already."""
+        upgrade = self._host.pool.running_upgrade
+        assert upgrade is not None
+        if upgrade.check != "running" or self._check is not None or upgrade.terms.check is None:
+            return
+        number, limit = upgrade.to_generation, max(upgrade.terms.hold or 0.0,
+                                                   SHORTEST_CHECK_TIMEOUT)
+        document = self._host.status()
+        if len(json.dumps(document)) > LONGEST_STATUS:
+            document["workers"] = []
+        self._check = self._hooks.shell(CHECK, upgrade.terms.check, limit, self._check_ended,
+                                        document, EINHORNPY_STATUS=json.dumps(document),
+                                        EINHORNPY_GENERATION=str(number),
+                                        EINHORNPY_RELEASE=upgrade.terms.release or "")
+
+    def _check_ended(self, ended: Ended) -> None:
+        # One that belongs to an upgrade which is over was cancelled, and tells nobody.
+        self._check = None
+        reason = None if ended.reason is None else f"the check {ended.reason}"
+        self._host.observe(facts.Checked(reason, ended.last_line if reason else None))
+
+    def drop_check(self) -> None:
+        if self._check is not None:
+            self._errands.cancel(self._check)
+            self._check = None

@@ -1,0 +1,1 @@
+"""The loop, processes, files: what the operating system is asked for."""

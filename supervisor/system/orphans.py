@@ -1,0 +1,84 @@
+"""Orphans: what workers that are gone have left behind, outside their process groups too (setsid,
+daemons), still with old code.
+
+The kernel gives every orphan below the master to it (the command line has asked for that), and a
+worker's environment, which its children inherit, says whose they are. One that has wiped that out
+is known by a listening socket of ours that it holds: some worker's that was there before it, so it
+is left behind when all of those are gone. What a hook leaves behind has neither, and is nobody's
+business here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Container, Mapping
+from dataclasses import dataclass
+
+from ..core.worker_environment import GENERATION, MASTER, SEAT, WORKER
+from .processes import children, started
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """`worker`: our id of the one that has left it; `index` and `generation`: that one's. None
+    where that isn't known."""
+
+    pid: int
+    worker: int | None
+    index: int | None
+    generation: int | None
+
+
+class Orphans:
+    """Those among our children that are nobody's we have started."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, Orphan | None] = {}
+
+    def look(self, ours: Container[int], living: Mapping[int, int],
+             sockets: Collection[int]) -> list[Orphan]:
+        """Those that workers have left which are gone. `ours`: pids that need no look; `living`:
+        the pids of workers, by id; `sockets`: the inodes of our listening sockets."""
+        strangers = [pid for pid in children(os.getpid()) if pid not in ours]
+        self._seen = {pid: self._seen.get(pid) or _marked(pid) for pid in strangers}
+        left = [
+            each for each in self._seen.values() if each is not None and each.worker not in living]
+        unmarked = [
+            pid for pid, orphan in self._seen.items() if orphan is None and _holds(pid, sockets)]
+        births = [started(pid) or 0 for pid in living.values()] if unmarked else []
+        return left + [
+            Orphan(pid, None, None, None)
+            for pid in unmarked if (born := started(pid)) is not None and all(birth > born
+                                                                              for birth in births)]
+
+
+def _marked(pid: int) -> Orphan | None:
+    """Whose this process was, if it was a worker's of ours."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            words = dict(word.split(b"=", 1) for word in file.read().split(b"\0") if b"=" in word)
+    except OSError:
+        return None
+    found = [words.get(name.encode(), b"") for name in (MASTER, WORKER, SEAT, GENERATION)]
+    if not all(re.fullmatch(rb"[0-9]{1,18}", each)
+               for each in found) or int(found[0]) != os.getpid():
+        return None
+    return Orphan(pid, int(found[1]), int(found[2]), int(found[3]))
+
+
+def _holds(pid: int, sockets: Collection[int]) -> bool:
+    """Whether one of a process's descriptors is one of these sockets."""
+    wanted = {f"socket:[{inode}]" for inode in sockets}
+    try:
+        with os.scandir(f"/proc/{pid}/fd") as entries:
+            return any(_target(entry.path) in wanted for entry in entries)
+    except OSError:
+        return False
+
+
+def _target(path: str) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError:  # closed meanwhile
+        return None

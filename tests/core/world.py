@@ -1,0 +1,370 @@
+"""A world for the planner without processes: it carries plans out as facts, with a fake clock, and
+checks the promises at every step. The state machine and the exhaustive search both drive it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from einhornpy.supervisor.core import observe as observing
+from einhornpy.supervisor.core import planner
+from einhornpy.supervisor.core import pool as facts
+from einhornpy.supervisor.core.pool import Policy, Pool, Recipe, State, Worker
+
+Now = float
+PlanFunction = Callable[[Pool, Now], planner.Plan]
+
+
+def recipe(ack_seconds: float | None = None, timeout: float = 0.0, max_lifetime: float = 0.0,
+           max_memory: int = 0) -> Recipe:
+    return Recipe(("app",), "/", ack_seconds=ack_seconds, timeout=timeout, graceful_timeout=30.0,
+                  max_lifetime=max_lifetime, max_lifetime_jitter=max_lifetime / 10,
+                  max_memory=max_memory, max_memory_hard=2 * max_memory)
+
+
+@dataclass
+class World:
+    """One pool and its clock. `ended`: why the master has left, if it has. `spawned`: (time,
+    generation) of each."""
+
+    pool: Pool
+    now: float = 0.0
+    next_id: int = 1
+    ended: str | None = None
+    spawn_fails: bool = False
+    steps: int = 0
+    spawned: list[tuple[float, int]] = field(default_factory=list)
+
+    @classmethod
+    def new(cls, target: int, policy: Policy, first: Recipe | None = None) -> World:
+        world = cls(observing.new_pool(first or recipe(), target, policy))
+        world.settle()
+        return world
+
+    def copy(self) -> World:
+        return copy.copy(replace(self, spawned=list(self.spawned)))
+
+    def fact(self, event: facts.Event) -> None:
+        """Something happens; everything that is due because of it is done."""
+        self.steps += 1
+        self.pool = observing.observe(self.pool, event, self.now)
+        self.settle()
+
+    def exit(self, worker: int, status: int) -> None:
+        """A worker exits; one that asks for new code by it gets its upgrade, as the master does
+        it."""
+        before = self.pool.workers[worker]
+        asked = observing.asks_for_upgrade(self.pool, before, status)
+        running = self.pool.running_upgrade is not None
+        self.observe(facts.Exited(worker, status))
+        if asked and not running:
+            self.observe(
+                facts.UpgradeRequested(facts.Terms(), "a worker", 0.0, frozenset({before.index})))
+        self.steps += 1
+        self.settle()
+
+    def pass_time(self, seconds: float) -> None:
+        self.steps += 1
+        self.now += seconds
+        self.settle()
+
+    def settle(self) -> None:
+        """Plan and act until nothing is due. That it comes to an end is promise and bound at
+        once."""
+        bound = 20 + 6 * (len(self.pool.workers) + 3 * self.pool.target +
+                          self.pool.policy.max_surge)
+        for _ in range(bound):
+            plan = planner.plan(self.pool, self.now)
+            if not plan.actions:
+                assert plan.wake_at is None or plan.wake_at > self.now, f"it would spin: {plan} at {self.now}"
+                self.check_rest()
+                return
+            for action in plan.actions:
+                before = self.pool.generations
+                self.carry_out(action)
+                if self.ended is not None:
+                    return
+                if isinstance(action, planner.Spawn) and self.spawn_fails:
+                    assert self.pool.generations != before
+                    break
+        raise AssertionError(f"it never comes to rest: {plan}")
+
+    @property
+    def wake_at(self) -> float | None:
+        return planner.plan(self.pool, self.now).wake_at
+
+    # --- acting, as the master does ---
+
+    def carry_out(self, action: planner.Action) -> None:
+        match action:
+            case planner.Spawn():
+                self.check_spawn(action)
+                self.spawned.append((self.now, action.generation))
+                if self.spawn_fails:
+                    self.observe(
+                        facts.SpawnFailed(action.index, action.generation, "no more processes"))
+                else:
+                    self.observe(
+                        facts.Spawned(self.next_id, action.index, action.generation,
+                                      1000 + self.next_id, jitter=self.next_id % 5 / 4))
+                    self.next_id += 1
+            case planner.AssumeReady():
+                self.observe(facts.Assumed(action.worker))
+                self.observe(facts.SaidReady(action.worker, guessed=True))
+            case planner.Trust():
+                self.check_trust(self.pool.workers[action.worker])
+                self.observe(facts.Stood(action.worker))
+            case planner.CheckAccepting():
+                self.check_finish(asked=False)
+                self.observe(facts.AcceptingAsked())
+                self.observe(facts.AcceptingChecked(None))
+            case planner.CalmDown():
+                assert self.now >= self.pool.generations[
+                    action.generation].fault_at + facts.CALM_SECONDS
+                self.observe(facts.Calmed(action.generation))
+            case planner.Recycle():
+                worker = self.pool.workers[action.worker]
+                assert worker.state is State.READY
+                assert worker.recycled_for is None, "marked twice"
+                self.observe(facts.Due(action.worker, action.reason, action.memory))
+            case planner.Abort():
+                self.check_kill(self.pool.workers[action.worker])
+                self.observe(facts.Aborted(action.worker, action.reason))
+            case planner.BeginHold():
+                self.check_hold(0.0)
+                self.observe(facts.HoldBegun())
+            case planner.EndHold():
+                self.check_hold(None)
+                self.observe(facts.HoldEnded())
+            case planner.Retire():
+                self.check_retire(self.pool.workers[action.worker])
+                self.observe(facts.Retired(action.worker, action.reason))
+            case planner.Kill():
+                self.check_kill(self.pool.workers[action.worker])
+                self.observe(facts.Killed(action.worker, action.reason))
+            case planner.KillOrphan():
+                orphan = self.pool.left_behind[action.pid]
+                assert self.pool.stopping == "now" or self.now >= orphan.found_at + 30, f"{orphan} had more time"
+                self.observe(facts.OrphanKilled(action.pid))
+                self.observe(facts.OrphanGone(action.pid))
+            case planner.RollBack():
+                self.observe(facts.RolledBack(action.reason, action.error))
+            case planner.Finish():
+                self.check_finish()
+                self.observe(facts.Finished(0.0))
+            case planner.GiveUp():
+                assert not self.pool.ever_ready, "it gives up an app that has served"
+                self.ended = "gave up"
+            case planner.Leave():
+                assert self.pool.stopping is not None
+                assert not self.pool.workers
+                assert not self.pool.left_behind
+                self.ended = "left"
+
+    def observe(self, event: facts.Event) -> None:
+        self.pool = observing.observe(self.pool, event, self.now)
+
+    # --- the promises ---
+
+    def available(self) -> int:
+        return sum(
+            worker.available(self.now, self.pool.policy) for worker in self.pool.workers.values())
+
+    def check_retire(self, worker: Worker) -> None:
+        """The airbag: nobody ready goes unless enough ready ones, long enough ready, remain."""
+        if self.pool.stopping is not None or worker.state is not State.READY or self.pool.deaf(
+                worker):
+            return
+        alone = all(each.state is State.READY for each in self.pool.workers.values())
+        if (self.pool.short_of_memory and self.pool.running_upgrade is None
+                and worker.recycled_for is not None and alone
+                and self.pool.ready == self.pool.target):
+            # break before make, where the host leaves no choice: one at a time, and from full
+            # strength only
+            return
+        upgrade = self.pool.running_upgrade
+        wanted = sum(each.generation == self.pool.current and each.state is not State.RETIRING
+                     for each in self.pool.workers.values())
+        watched = upgrade is not None and upgrade.on_canary and worker.generation == upgrade.to_generation
+        # else it may go because there are too many
+        if watched and worker.recycled_for and wanted <= self.pool.target:
+            assert worker.over_memory, f"a canary goes for its age or its requests while it is watched: {worker}"
+        self.check_standstill(worker)
+        counted = worker.available(self.now, self.pool.policy)
+        assert self.pool.ready - 1 >= self.pool.target, f"the airbag: {self.pool.ready} ready, {worker} is asked to go"
+        assert self.available(
+        ) - counted >= self.pool.target, f"the airbag, with min ready seconds: {worker}"
+
+    def check_standstill(self, worker: Worker) -> None:
+        """While an upgrade is paused or held, nobody goes for its sake unless there are too
+        many."""
+        upgrade = self.pool.running_upgrade
+        if upgrade is None or upgrade.rolling_back or upgrade.preparing:
+            return
+        surge = self.surge()
+        if upgrade.paused_by is not None:
+            assert self.pool.live > self.pool.target + surge or worker.generation == self.pool.current, "it was paused"
+        elif upgrade.on_canary and worker.generation != self.pool.current:
+            fresh = sum(each.generation == self.pool.current and each.state is not State.RETIRING
+                        and each.recycled_for is None for each in self.pool.workers.values())
+            missing = max(0, min(upgrade.terms.canary, self.pool.target) - fresh)
+            assert self.pool.live + missing > self.pool.target + surge, f"{worker} goes though there is room for it"
+
+    def surge(self) -> int:
+        upgrade = self.pool.running_upgrade
+        fleet = upgrade is not None and upgrade.terms.kind == "fleet" and not upgrade.rolling_back
+        return max(self.pool.target,
+                   self.pool.policy.max_surge) if fleet else self.pool.policy.max_surge
+
+    def check_hold(self, least: float | None) -> None:
+        """A hold begins when all canaries serve; it ends when its time is over and its check has
+        passed, not before."""
+        upgrade = self.pool.running_upgrade
+        assert upgrade is not None
+        assert upgrade.on_canary
+        serving = sum(worker.generation == upgrade.to_generation and worker.state is State.READY
+                      for worker in self.pool.workers.values())
+        assert serving >= min(upgrade.terms.canary,
+                              self.pool.target), "the hold without its canaries"
+        if least is None:
+            assert upgrade.check in (None, "passed"), "the check has not passed"
+            assert upgrade.held_since is not None
+            assert upgrade.hold_over or (upgrade.terms.hold is not None
+                                         and self.now >= upgrade.held_since + upgrade.terms.hold)
+
+    def check_kill(self, worker: Worker) -> None:
+        if worker.unfit is not None:
+            assert not worker.convincing, f"{worker} serves, and is killed"
+            return
+        if worker.state is State.READY and self.pool.stopping is None:
+            recipe = self.pool.generations[worker.generation].recipe
+            if worker.memory is not None and 0 < recipe.max_memory_hard <= worker.memory:
+                return
+            timeout = recipe.timeout
+            assert worker.heartbeat_at is not None
+            assert timeout > 0
+            assert self.now >= worker.heartbeat_at + timeout, f"{worker} is killed though it is well"
+
+    def check_spawn(self, action: planner.Spawn) -> None:
+        pool, upgrade = self.pool, self.pool.running_upgrade
+        assert pool.stopping is None, "a start while the master stops"
+        assert pool.live + 1 <= pool.target + self.surge(), f"more than N + surge: {action}"
+        starting = sum(worker.state is State.STARTING for worker in pool.workers.values())
+        assert pool.policy.max_unacked is None or starting < pool.policy.max_unacked, "more at once than may be starting"
+        generation = pool.generations[action.generation]
+        assert self.now >= generation.not_before, f"{action} before its delay is over"
+        if upgrade is None and not pool.ever_ready:
+            assert generation.failures_in_a_row < max(
+                1, pool.policy.max_failures), "a first start that never ends"
+        for worker in pool.workers.values():
+            if worker.generation == action.generation and worker.state is not State.RETIRING and worker.recycled_for is None:
+                assert worker.index != action.index, f"two workers on one seat: {action}, {worker}"
+        # A gap is filled from what is known to work, while there is such a generation.
+        if upgrade is not None and action.generation == upgrade.to_generation and not generation.proven:
+            back = pool.generations[upgrade.from_generation]
+            trusted = [
+                worker for worker in pool.workers.values()
+                if worker.state is not State.RETIRING and (
+                    worker.state is State.READY or worker.generation == back.number)]
+            # Who left to be replaced by new code is, as long as it has not failed.
+            vacant = 0 if upgrade.failures else len(upgrade.vacant)
+            allowed = not back.proven or upgrade.suspicious or len(trusted) + vacant >= pool.target
+            assert allowed, f"a gap is filled with unproven code: {action}"
+
+    def check_trust(self, worker: Worker) -> None:
+        assert worker.guessed
+        assert worker.ready_at is not None
+        assert self.now >= worker.ready_at + self.pool.policy.guessed_min_ready_seconds, f"{worker} is trusted too early"
+
+    def check_finish(self, asked: bool = True) -> None:
+        upgrade = self.pool.running_upgrade
+        assert upgrade is not None
+        if asked and not upgrade.rolling_back and any(worker.guessed
+                                                      for worker in self.pool.workers.values()):
+            assert upgrade.accepting == "yes", "it says done, and nobody has looked whether the workers serve"
+        stalled = 0 < self.pool.policy.progress_timeout <= self.now - upgrade.progress_at
+        if upgrade.rolling_back and (stalled
+                                     or self.pool.generations[self.pool.current].failures_in_a_row):
+            return
+        assert not upgrade.on_canary
+        assert upgrade.paused_by is None
+        assert all(worker.generation == self.pool.current
+                   for worker in self.pool.workers.values()), "old code is left"
+        assert all(each.generation == self.pool.current
+                   for each in self.pool.left_behind.values()), "old code is left behind"
+        assert self.available() >= self.pool.target, "it says done with too few ready workers"
+
+    def check_rest(self) -> None:
+        pool, upgrade = self.pool, self.pool.running_upgrade
+        wanted = [
+            worker.index for worker in pool.workers.values() if worker.generation == pool.current
+            and worker.state is not State.RETIRING and worker.recycled_for is None]
+        assert len(wanted) == len(set(wanted)), f"a seat is taken twice: {wanted}"
+        if upgrade is not None and not upgrade.preparing and not upgrade.rolling_back and pool.stopping is None:
+            assert upgrade.failures < pool.failures_allowed, "too many failures, and it still goes on"
+            assert upgrade.refusal is None, "it was refused, and still goes on"
+
+    # --- a kind ending ---
+
+    def come_to_rest(self, good: Callable[[int], bool]) -> None:
+        """From now on good generations become ready, others fail, who is asked to go leaves, and
+        time passes.
+
+        Asserts that then everything ends where it should.
+        """
+        self.spawn_fails = False
+        self.observe(facts.HostMeasured(False, 0))
+        self.observe(facts.Measured(dict.fromkeys(self.pool.workers, 0)))
+        self.settle()
+        for _ in range(600):
+            if self.ended is not None:
+                return
+            upgrade = self.pool.running_upgrade
+            if upgrade is not None and upgrade.preparing:
+                self.fact(facts.UpgradePrepared(upgrade.to_generation, recipe()))
+                continue
+            if upgrade is not None and upgrade.check == "running":
+                self.fact(facts.Checked(None))
+                continue
+            if upgrade is not None and not upgrade.rolling_back and (
+                    upgrade.paused_by is not None or
+                (upgrade.held_since is not None and upgrade.terms.hold is None
+                 and not upgrade.hold_over)):
+                self.fact(facts.Resumed("test"))
+                continue
+            starting = [
+                worker for worker in self.pool.workers.values() if worker.state is State.STARTING]
+            retiring = [
+                worker for worker in self.pool.workers.values() if worker.state is State.RETIRING]
+            beating = [
+                worker for worker in self.pool.workers.values()
+                if worker.heartbeat_at not in (None, self.now)]
+            if beating:
+                for worker in beating:
+                    self.observe(facts.Heartbeat(worker.id, self.now))
+                self.settle()
+            elif starting:
+                worker = starting[0]
+                self.fact(
+                    facts.SaidReady(worker.id) if good(worker.generation) else facts.
+                    Exited(worker.id, 1))
+            elif retiring:
+                self.fact(facts.Exited(retiring[0].id, 0))
+            elif (wake_at := self.wake_at) is not None and not self.resting():
+                self.pass_time(wake_at - self.now)
+            else:
+                break
+        pool = self.pool
+        if pool.stopping is not None:
+            raise AssertionError("it was to stop, and didn't")
+        assert self.resting(
+        ), f"at rest, but {pool.ready} of {pool.target} ready, upgrade {pool.running_upgrade}"
+        if pool.upgrade is not None and pool.upgrade.outcome == "done":
+            assert pool.current == pool.upgrade.to_generation
+
+    def resting(self) -> bool:
+        pool = self.pool
+        return (pool.running_upgrade is None and pool.ready == pool.target == len(pool.workers)
+                and all(worker.generation == pool.current and worker.recycled_for is None
+                        for worker in pool.workers.values()))
