@@ -20,7 +20,8 @@ from typing import Any
 
 from ..shared import printable
 from ..shared.protocol import BadRequest, Request, failure
-from .core import observe, planner, pool, worker_environment
+from .core import observe, planner, worker_environment
+from .core import pool as facts
 from .launch import recipes, shared_page
 from .launch.guesses import Guesses
 from .launch.lookups import Known
@@ -35,7 +36,7 @@ from .logs.strangers import Strangers
 from .outside import labels
 from .outside.announcements import Announcements
 from .outside.web import Web
-from .reporting import generations, hints, journal, report
+from .reporting import hints, journal, report
 from .reporting.complaints import complaint
 from .reporting.journal import Entry
 from .reporting.redaction import Redaction, secrets_of
@@ -58,6 +59,7 @@ from .steering.upgrades import Upgrades
 from .system import attributes
 from .system.errands import Ended, Errand, Errands
 from .system.guard import FIRST_HOLD, Guard
+from .system.ledger import Ledger
 from .system.loop import Loop
 from .system.orphans import Orphans
 from .system.plain_data import made, plain
@@ -111,6 +113,10 @@ class Master:
         self._started_at = time.monotonic()
         self._tally = Tally(None if inherited is None else inherited.get("tally"))
         self._guard = Guard(self.log, self._tally.failed)
+        self._ledger = Ledger(
+            self._guard, observe.new_pool(first_start.placeholder(settings, self._environ),
+                                          settings.number, policy(settings)),
+            self._environ, dict(settings.env))  # the next generation's are among them
         self._loop = Loop(SIGNALS, self._guard, self._tally.lag_seconds.add)
         self._log = log.opened(
             settings, self._loop, environ,
@@ -133,11 +139,11 @@ class Master:
         self._missed: list[Exit] = []  # ends of workers that could not be observed yet
         self._next_worker = 1
         self._errands = Errands(self._processes, self._loop, self._guard)
-        self._hooks = Hooks(self, self._errands, settings, self._attributes)
-        self.upgrades = Upgrades(self, self._processes, self._loop, self._errands, self._hooks,
-                                 settings, self._environ, self._attributes)
-        self._reloads = Reloads(self, self._errands, self._environ, self._given["directory"],
-                                settings.reexec_as,
+        self._hooks = Hooks(self, self._ledger, self._errands, settings, self._attributes)
+        self.upgrades = Upgrades(self, self._ledger, self._processes, self._loop, self._errands,
+                                 self._hooks, settings, self._environ, self._attributes)
+        self._reloads = Reloads(self, self._ledger, self._errands, self._environ,
+                                self._given["directory"], settings.reexec_as,
                                 0 if inherited is None else inherited["reloads"], own_code)
         self._trial: Trial | None = None
         self._announcements = Announcements(settings, self._errands,
@@ -145,13 +151,12 @@ class Master:
                                             self.log)
         self._systemd = systemd.Notifier(
             environ, None if inherited is None else made(systemd.Told, inherited["systemd"]))
-        self._measures = Measures(self, self._page, settings.min_available_memory)
+        self._measures = Measures(self._ledger, self._page, settings.min_available_memory)
         self._web_listeners: list[listeners.Listener] = []
-        self._listening = Listening(self, self._loop)
-        self._guesses = Guesses(self, ())
+        self._listening = Listening(self._ledger, self._loop)
+        self._guesses = Guesses(self._ledger, ())
         self._wake_at: float | None = self._started_at  # the first plan is due at once
         self._listened_at = self._started_at
-        self._changed = False
         self._advised = bool(settings.warm_up) or inherited is not None
         self._exit_code: int | None = None
         # there are no workers yet, and not everything that they need
@@ -163,10 +168,7 @@ class Master:
         self._server: Server | None = None
         self._pidfile: str | None = None
         self._web: Web | None = None
-        self._secrets = self._environ, dict(settings.env)  # the next generation's are among them
-        self._redaction = Redaction(known=secrets_of(self._environ)
-                                    | secrets_of(dict(settings.env)))
-        self.pool: pool.Pool  # there is none before the first generation is made
+        self._follow()
 
     # --- starting and ending ---
 
@@ -184,14 +186,14 @@ class Master:
                 return 0
             return self._go_on()
         except first_start.NotAllowed as error:
-            raise CannotRun(self._redaction.text(str(error)), 3) from None
+            raise CannotRun(self._ledger.redaction.text(str(error)), 3) from None
         except (listeners.CannotListen, listeners.BadAddress, NoPlace, Refused,
                 attributes.Refused) as error:
             detail = getattr(error, "error", None)
             code = 2 if getattr(error, "bad_input", False) or isinstance(error,
                                                                          attributes.Refused) else 1
-            raise CannotRun(f"{error}: {self._redaction.text(detail)}" if detail else str(error),
-                            code) from None
+            told = f"{error}: {self._ledger.redaction.text(detail)}" if detail else str(error)
+            raise CannotRun(told, code) from None
         finally:
             self._clean_up()
 
@@ -240,10 +242,8 @@ class Master:
     def _start(self) -> bool:
         settings = self.settings
         given = listeners.Given(systemd.given_sockets(self._environ))
-        self.pool = observe.new_pool(first_start.placeholder(settings, self._environ),
-                                     settings.number, policy(settings))
-        start = first_start.First(self, self._processes, self._loop, self._hooks, settings,
-                                  self._environ, self._attributes)
+        start = first_start.First(self, self._ledger, self._processes, self._loop, self._hooks,
+                                  settings, self._environ, self._attributes)
         # Whoever asks is to find us from the first moment on; but a gunicorn's settings may hold
         # the name.
         if settings.given("command_name") or settings.given("socket_path"):
@@ -256,8 +256,7 @@ class Master:
             self._name = "".join(letter if letter.isalnum() else "_"
                                  for letter in gunicorn["proc_name"])[:64]
         target = self.upgrades.target_of(prepared) or settings.number
-        self.pool = observe.new_pool(prepared.recipe, target, policy(settings))
-        self._redaction = generations.redaction(self.pool, *self._secrets)
+        self._ledger.begin(observe.new_pool(prepared.recipe, target, policy(settings)))
         self.prepared[1] = prepared
         if self._place is None:
             self._claim()
@@ -269,7 +268,7 @@ class Master:
         if not binds and gunicorn and not given:
             binds = [recipes.bind_of(bind, gunicorn) for bind in gunicorn["bind"]]
         addresses = [listeners.parse_address(bind, settings.backlog) for bind in binds]
-        self._listening = Listening(self, self._loop, listeners.open_all(addresses, given))
+        self._listening = Listening(self._ledger, self._loop, listeners.open_all(addresses, given))
         if settings.web is not None:
             self._web_listeners = listeners.open_all([listeners.parse_address(settings.web)], given)
         unused = given.close_rest()
@@ -287,7 +286,7 @@ class Master:
         self._systemd.store([(each.label or listeners.stored_name(position), each.socket.fileno())
                              for position, each in enumerate(self._listening.all)])
         self._early = False
-        self._changed = True
+        self._ledger.changed = True
         self._say_how_it_started(prepared, gunicorn)
         labels.ask_the_platform(self._errands, self._environ, self._labels_found,
                                 self._labels_not_found)
@@ -314,14 +313,14 @@ class Master:
         _set_title(f"einhornpy: master {self._name}")
 
     def _make_spawner(self) -> Spawner:
-        self._guesses = Guesses(self, self._listening.all)
+        self._guesses = Guesses(self._ledger, self._listening.all)
         assert self._notify is not None
-        return Spawner(self, self._processes, self._page, self._output, self.settings,
+        return Spawner(self, self._ledger, self._processes, self._page, self._output, self.settings,
                        self._attributes, self._listening.all, self._notify.path)
 
     def _serve_web(self, listener: listeners.Listener, inherited: Mapping[str, Any] | None) -> None:
         assert self._server is not None
-        self._web = Web(self, self._processes, self._errands, self._environ, listener,
+        self._web = Web(self, self._ledger, self._processes, self._errands, self._environ, listener,
                         self._web_user, self.settings.web_host, self._attributes,
                         self._server.admit_onlooker, inherited)
 
@@ -364,8 +363,8 @@ class Master:
         self._output.take_over(state.get("output", []))
         self._log.take_over(state.get("log", {}))
         self._log.found = state.get("labels", {}) | self._log.found
-        self.pool = replace(made(pool.Pool, state["pool"]), policy=policy(self.settings))
-        self._redaction = generations.redaction(self.pool, *self._secrets)
+        self._ledger.begin(
+            replace(made(facts.Pool, state["pool"]), policy=policy(self.settings)))
         kept = self.pool.generations
         for number, each in state["prepared"].items():
             gunicorn = made(Gunicorn | None, each["gunicorn"])
@@ -373,7 +372,7 @@ class Master:
                 self.prepared[int(number)] = recipes.Prepared(kept[int(number)].recipe, gunicorn,
                                                               each["guessed"])
         self._workers = {worker.pid: worker.id for worker in self.pool.workers.values()}
-        self._listening = Listening(self, self._loop,
+        self._listening = Listening(self._ledger, self._loop,
                                     [listener_of(each) for each in state["listeners"]])
         place = state["place"]
         control = socket.socket(fileno=place["listener"])
@@ -396,7 +395,7 @@ class Master:
         for worker in self.pool.workers.values():
             self._measures.expect(worker, time.monotonic())
         self._guesses.take_over()
-        self._changed = True
+        self._ledger.changed = True
 
     def _settle(self, state: Mapping[str, Any], failed: str | None) -> None:
         """The first second is over: there is no way back, and who waits for us is told so."""
@@ -437,7 +436,8 @@ class Master:
         return bool(self._loop.pending() | self._signals)
 
     def reload_refused(self, reason: str) -> None:
-        self._audience.reload_ended(f"reload refused: {self._redaction.text(reason)}", False, {})
+        told = self._ledger.redaction.text(reason)
+        self._audience.reload_ended(f"reload refused: {told}", False, {})
 
     def stopping(self) -> bool:
         return self.pool.stopping is not None
@@ -492,7 +492,7 @@ class Master:
 
     def _labels_found(self, found: dict[str, str]) -> None:
         self._log.found |= found
-        self._changed = True
+        self._ledger.changed = True
         self.log(Entry("labels found", found))
 
     def _labels_not_found(self, reason: str) -> None:
@@ -577,8 +577,8 @@ class Master:
             self._reloads.on_turn()
 
     def _tell_status(self) -> None:
-        if self._changed:
-            self._changed = False
+        if self._ledger.changed:
+            self._ledger.changed = False
             self._audience.status_changed(self.status)
 
     def _advance(self, until: float) -> None:
@@ -601,50 +601,41 @@ class Master:
                     self._wake_at = until
                     return
 
-    def observe(self, event: pool.Event) -> None:
-        """Note a fact. Once it is noted, nothing that is told of it can undo that, nor stop whoever
-        has seen it.
-
-        Raises:
-            Impossible: it can't be true.
-        """
-        before, now = self.pool, time.monotonic()
-        if isinstance(event, pool.Heartbeat | pool.Measured):
-            self.pool = observe.observe(before, event, now)
-            return
-        event = self._redaction.fact(event)
-        self.pool = observe.observe(before, event, now)
-        if self.pool.generations.keys() != before.generations.keys(
-        ) or self.pool.upgrade is not before.upgrade:
-            self._redaction = generations.redaction(self.pool, *self._secrets)
-        self._changed = True
-        self._guard.run("tally", self._tally.observe, before, event, self.pool, now)
-        if self._web is not None and self.pool.generations.keys() != before.generations.keys():
-            self._guard.run("web", self._web.generations_changed)
-        for entry in self._guard.run(
-                "journal", lambda: list(journal.changes(before, event, self.pool, now))) or ():
-            self.log(entry)
-
     def log(self, entry: Entry) -> None:
-        """Write an entry to the log and tell everybody who follows."""
-        wall, entry = time.time(), replace(entry, fields=self._redaction.fields(entry.fields))
-        if entry.weight >= self._least_weight:
-            self._guard.run("log", self._log.entry, entry, wall)
-        if entry.weight > journal.DETAIL:
-            self._guard.run("event", self._tell, entry, wall)
+        self._ledger.log(entry)
 
-    def _tell(self, entry: Entry, wall: float) -> None:
-        ended = None
-        if entry.name == "upgrade ended":
-            ended = report.upgrade_document(self.pool, self.pool.history[-1], time.monotonic())
-        document = journal.event_document(entry, self.pool, wall)
-        self._guard.run("audience", self._audience.tell, entry, document, ended)
-        self._guard.run("hooks", self._hooks.of_event, entry, document)
+    def observe(self, event: facts.Event) -> None:
+        self._ledger.observe(event)
+
+    @property
+    def pool(self) -> facts.Pool:
+        return self._ledger.pool
+
+    def _write(self, entry: Entry, wall: float) -> None:
+        if entry.weight >= self._least_weight:
+            self._log.entry(entry, wall)
+
+    def _announce(self, entry: Entry, document: Mapping[str, Any],
+                  ended: Mapping[str, Any] | None) -> None:
         if self._announcements.wants(entry):
             assert self.pool.upgrade is not None
             told = ended or report.upgrade_document(self.pool, self.pool.upgrade, time.monotonic())
-            self._guard.run("announcements", self._announcements.tell, entry, told, self._name,
-                            self._log.labels, document)
+            self._announcements.tell(entry, told, self._name, self._log.labels, document)
+
+    def _follow(self) -> None:
+        """Who is told of facts and entries, in this order."""
+        follow = self._ledger.follow
+        follow("tally", fact=self._tally.observe)
+        follow("web", fact=self._tell_web)
+        follow("log", entry=self._write)
+        follow("audience", event=self._audience.tell)
+        follow("hooks", event=lambda entry, document, _: self._hooks.of_event(entry, document))
+        follow("announcements", event=self._announce)
+
+    def _tell_web(self, before: facts.Pool, event: facts.Event, after: facts.Pool,
+                  now: float) -> None:
+        if self._web is not None and after.generations.keys() != before.generations.keys():
+            self._web.generations_changed()
 
     # --- facts ---
 
@@ -657,7 +648,8 @@ class Master:
         match number:
             case signal.SIGHUP | signal.SIGALRM:
                 if self.pool.stopping is None:
-                    self.upgrades.request(pool.Terms(), f"signal {number.name.removeprefix('SIG')}")
+                    self.upgrades.request(facts.Terms(),
+                                          f"signal {number.name.removeprefix('SIG')}")
             case signal.SIGINT | signal.SIGTERM | signal.SIGUSR2 | signal.SIGQUIT:
                 # The second time somebody is in a hurry.
                 self.stop("now" if self.pool.stopping is not None else STOPS[number])
@@ -704,7 +696,7 @@ class Master:
         if worker is not None:
             self._on_worker_exit(self.pool.workers[worker], exit)
         elif exit.pid in self.pool.left_behind:
-            self.observe(pool.OrphanGone(exit.pid))
+            self.observe(facts.OrphanGone(exit.pid))
         elif self.upgrades.preparation is not None and exit.pid == self.upgrades.preparation.pid:
             self.upgrades.preparation.on_exit(exit)
         elif not self._keeper.on_exit(exit) and (self._web is None or not self._web.on_exit(exit)):
@@ -718,9 +710,9 @@ class Master:
             # gone.
             self._processes.adopt(orphan.pid)
             self._processes.signal(orphan.pid, signal.SIGTERM, group=True)
-            self.observe(pool.OrphanFound(orphan.pid, orphan.index, orphan.generation))
+            self.observe(facts.OrphanFound(orphan.pid, orphan.index, orphan.generation))
 
-    def _on_worker_exit(self, worker: pool.Worker, exit: Exit) -> None:
+    def _on_worker_exit(self, worker: facts.Worker, exit: Exit) -> None:
         # While it still counts as leaving: what it did to the sockets on its way out is not the new
         # code's doing.
         self._guard.run("listening", self._listening.mend)
@@ -733,7 +725,7 @@ class Master:
         starting = worker.ready_at is None
         why = complaint(lines, or_last=starting
                         and exit.status > 0) if starting or exit.status > 0 else None
-        self.observe(pool.Exited(worker.id, exit.status, exit.error, lines[-LAST_LINES:], why))
+        self.observe(facts.Exited(worker.id, exit.status, exit.error, lines[-LAST_LINES:], why))
         self._workers.pop(exit.pid)
         tidy = partial(self._guard.run, "what a worker left")
         tidy(self._output.worker_is_gone, worker.id)
@@ -745,7 +737,7 @@ class Master:
              [[exit.pid, worker.index + 1]])
         if asks:
             asker = f"worker {worker.index} (pid {worker.pid}, exit code {exit.status})"
-            self.upgrades.request(pool.Terms(), asker, frozenset({worker.index}))
+            self.upgrades.request(facts.Terms(), asker, frozenset({worker.index}))
 
     def _last_lines(self, worker: int, most: int = LAST_LINES) -> tuple[str, ...]:
         """What a fact carries along; it is true without."""
@@ -763,20 +755,20 @@ class Master:
         match notice.said:
             case "ready":
                 if self.prepared[self.pool.workers[worker].generation].gunicorn is not None:
-                    self.observe(pool.SaidReady(worker))
-                    self.observe(pool.Heartbeat(worker, time.monotonic()))
+                    self.observe(facts.SaidReady(worker))
+                    self.observe(facts.Heartbeat(worker, time.monotonic()))
                     self._advise(notice.framework)
                 elif not self._guesses.is_unfit(worker):
-                    self.observe(pool.SaidReady(worker))
+                    self.observe(facts.SaidReady(worker))
             case "arbiter":
                 self._guesses.found_arbiter(worker)
             case "alive":
-                self.observe(pool.Heartbeat(worker, time.monotonic(), notice.request_id))
+                self.observe(facts.Heartbeat(worker, time.monotonic(), notice.request_id))
             case "due":
-                self.observe(pool.Due(worker, notice.error or ""))
+                self.observe(facts.Due(worker, notice.error or ""))
                 self._measures.memory_at = time.monotonic()  # is there room for its replacement?
             case "failed":
-                self.observe(pool.SaidFailed(worker, notice.error or ""))
+                self.observe(facts.SaidFailed(worker, notice.error or ""))
 
     def worker_above(self, pid: int) -> int:
         """The worker in whose process tree a process is; 0 if it is in nobody's."""
@@ -807,20 +799,20 @@ class Master:
             case planner.CheckAccepting():
                 self._guesses.check_accepting()
             case planner.CalmDown():
-                self.observe(pool.Calmed(action.generation))
+                self.observe(facts.Calmed(action.generation))
             case planner.Recycle():
-                self.observe(pool.Due(action.worker, action.reason, action.memory))
+                self.observe(facts.Due(action.worker, action.reason, action.memory))
                 self._guard.run("measures", self._measures.look_at_host,
                                 [self.pool.workers[action.worker]], time.monotonic())
             case planner.Abort():
                 self._processes.signal(self.pool.workers[action.worker].pid, signal.SIGABRT)
                 self.observe(
-                    pool.Aborted(action.worker, action.reason, self._last_lines(action.worker)))
+                    facts.Aborted(action.worker, action.reason, self._last_lines(action.worker)))
             case planner.BeginHold():
-                self.observe(pool.HoldBegun())
+                self.observe(facts.HoldBegun())
                 self._guard.run("check", self.upgrades.begin_check)
             case planner.EndHold():
-                self.observe(pool.HoldEnded())
+                self.observe(facts.HoldEnded())
             case planner.Retire():
                 # Before somebody is asked to go for new code: once old code leaves, nobody can tell
                 # who shuts a socket down.
@@ -832,21 +824,21 @@ class Master:
                     "stop_signal")
                 number = "SIGTERM" if by_rule else self.settings.stop_signal
                 self._processes.signal(self.pool.workers[action.worker].pid, signal.Signals[number])
-                self.observe(pool.Retired(action.worker, action.reason))
+                self.observe(facts.Retired(action.worker, action.reason))
             case planner.Kill():
                 self._processes.signal(self.pool.workers[action.worker].pid, signal.SIGKILL,
                                        group=True)
                 self.observe(
-                    pool.Killed(action.worker, action.reason, self._last_lines(action.worker)))
+                    facts.Killed(action.worker, action.reason, self._last_lines(action.worker)))
             case planner.KillOrphan():
                 self._processes.signal(action.pid, signal.SIGKILL, group=True)
-                self.observe(pool.OrphanKilled(action.pid))
+                self.observe(facts.OrphanKilled(action.pid))
             case planner.RollBack():
-                self.observe(pool.RolledBack(action.reason, action.error))
+                self.observe(facts.RolledBack(action.reason, action.error))
             case planner.Finish():
                 if self._hides_an_arbiter():
                     return False
-                self.observe(pool.Finished(time.time()))
+                self.observe(facts.Finished(time.time()))
             case planner.GiveUp():
                 self.log(
                     Entry("giving up", {"reason": action.reason, "error": action.error},
@@ -870,7 +862,7 @@ class Master:
                 self.pool.current].gunicorn is not None:
             return False
         return any(self._guesses.is_unfit(worker.id) for worker in list(self.pool.workers.values())
-                   if worker.generation == self.pool.current and worker.state is pool.State.READY)
+                   if worker.generation == self.pool.current and worker.state is facts.State.READY)
 
     def _spawn(self, action: planner.Spawn) -> bool:
         worker, self._next_worker = self._next_worker, self._next_worker + 1
@@ -882,7 +874,7 @@ class Master:
         try:
             started = self._spawner.spawn(action, worker)
             self.observe(
-                pool.Spawned(worker, action.index, action.generation, started.pid, started.jitter))
+                facts.Spawned(worker, action.index, action.generation, started.pid, started.jitter))
         # a start that fails is held back and counted, whatever it failed of
         except Exception as error:
             if started is not None:  # it must not live on unknown
@@ -891,7 +883,7 @@ class Master:
             if not isinstance(error, CannotStart | OSError):
                 self._guard.failed("spawn", error)
             self.observe(
-                pool.SpawnFailed(action.index, action.generation,
+                facts.SpawnFailed(action.index, action.generation,
                                  str(error) or type(error).__name__))
             return False
         self._workers[started.pid] = worker
@@ -957,7 +949,7 @@ class Master:
             memory={
                 worker.pid: shared_page.memory(worker.pid) for worker in self.pool.workers.values()
             }, usage=self._usage(time.monotonic()), labels=self._log.labels, last_lines={
-                worker: self._redaction.lines(self._output.kept_lines(worker))
+                worker: self._ledger.redaction.lines(self._output.kept_lines(worker))
                 for worker in self.pool.workers},
         ) | ({"reason": "generation 1 is being prepared"}
              if self._early and self.pool.stopping is None else {})
@@ -988,7 +980,7 @@ class Master:
 
     def scale(self, target: int) -> None:
         old = self.pool.target
-        self.observe(pool.Scaled(target))
+        self.observe(facts.Scaled(target))
         self._hooks.of_gunicorn(self.prepared[self.pool.current], "nworkers_changed", [target, old])
 
     def recycle(self, index: int, by: str) -> int:
@@ -999,7 +991,7 @@ class Master:
         """
         ready = [
             worker for worker in self.pool.workers.values()
-            if worker.index == index and worker.state is pool.State.READY]
+            if worker.index == index and worker.state is facts.State.READY]
         if not ready:
             raise BadRequest("not-ready", f"no worker with index {index} is ready")
         due = [worker for worker in ready if worker.recycled_for is None]
@@ -1007,7 +999,7 @@ class Master:
             raise BadRequest(
                 "not-ready",
                 f"worker {index} (pid {ready[0].pid}) is due already: it {ready[0].recycled_for}")
-        self.observe(pool.Due(due[0].id, f"was asked to go by {by}"))
+        self.observe(facts.Due(due[0].id, f"was asked to go by {by}"))
         self._measures.memory_at = time.monotonic()  # is there room for its replacement?
         return due[0].pid
 
@@ -1029,12 +1021,12 @@ class Master:
             return
         self.upgrades.stop_preparing()
         self.upgrades.drop_check()
-        self.observe(pool.StopRequested(how))
+        self.observe(facts.StopRequested(how))
 
 
-def policy(settings: Settings) -> pool.Policy:
+def policy(settings: Settings) -> facts.Policy:
     """The operator's rules, as the planner knows them."""
-    return pool.Policy(settings.max_surge, settings.ready_timeout, settings.min_ready_seconds,
+    return facts.Policy(settings.max_surge, settings.ready_timeout, settings.min_ready_seconds,
                        settings.max_failures, settings.progress_timeout, settings.reload_exit_code,
                        settings.max_unacked, settings.seconds,
                        recipes.guessed_min_ready_seconds(settings))

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Protocol
 
 from ..core import pool as facts
 from ..core.pool import State
 from ..sockets.listeners import Listener
 from ..sockets.probes import Probes
+from ..system.ledger import Ledger
 from ..system.processes import children, command_line
 from .recognition import WHAT_TO_TYPE, find_arbiter
 
@@ -26,19 +26,11 @@ ACCEPT_SECONDS = 10.0
 PART_OF_READY_TIMEOUT = 0.95
 
 
-class Host(Protocol):
-    """What this module needs of the master."""
-
-    pool: facts.Pool
-
-    def observe(self, event: facts.Event) -> None: ...
-
-
 class Guesses:
     """`listeners`: where somebody must accept."""
 
-    def __init__(self, host: Host, listeners: Sequence[Listener]) -> None:
-        self._host = host
+    def __init__(self, ledger: Ledger, listeners: Sequence[Listener]) -> None:
+        self._ledger = ledger
         self._probes = Probes(listeners)
 
     @property
@@ -54,64 +46,66 @@ class Guesses:
 
     def take_over(self) -> None:
         """Ask again what the master before us was asking."""
-        for worker in self._host.pool.workers.values():
+        for worker in self._ledger.pool.workers.values():
             if worker.state is State.STARTING and worker.assumed_at is not None:
                 self._ask_for(worker.id)
-        upgrade = self._host.pool.running_upgrade
+        upgrade = self._ledger.pool.running_upgrade
         if upgrade is not None and upgrade.accepting == "asked":
             self._ask_for_upgrade(upgrade.to_generation)
 
     def assume(self, worker: int) -> None:
         """It has lived for long enough: it is ready as soon as somebody accepts."""
-        self._host.observe(facts.Assumed(worker))
+        self._ledger.observe(facts.Assumed(worker))
         self._ask_for(worker)
 
     def trust(self, worker: int) -> None:
         """The guess has stood."""
         if not self.is_unfit(worker):
-            self._host.observe(facts.Stood(worker))
+            self._ledger.observe(facts.Stood(worker))
 
     def check_accepting(self) -> None:
         """Only guessed workers are left: an upgrade is done only if somebody accepts."""
-        upgrade = self._host.pool.running_upgrade
+        upgrade = self._ledger.pool.running_upgrade
         assert upgrade is not None
-        self._host.observe(facts.AcceptingAsked())
+        self._ledger.observe(facts.AcceptingAsked())
         self._ask_for_upgrade(upgrade.to_generation)
 
     def is_unfit(self, worker: int) -> bool:
         """Look whether a worker runs gunicorn's own arbiter: then nothing that is said or guessed
         of it counts."""
-        if find_arbiter(self._host.pool.workers[worker].pid, children, command_line) is None:
+        if find_arbiter(self._ledger.pool.workers[worker].pid, children, command_line) is None:
             return False
         self.found_arbiter(worker)
         return True
 
     def found_arbiter(self, worker: int) -> None:
-        reason = f"gunicorn's own arbiter runs in it, and calls itself ready before it has imported the app: {WHAT_TO_TYPE}"
-        self._host.observe(facts.FoundUnfit(worker, reason))
+        reason = ("gunicorn's own arbiter runs in it, and calls itself ready before it has imported "
+                  f"the app: {WHAT_TO_TYPE}")
+        self._ledger.observe(facts.FoundUnfit(worker, reason))
 
     def _ask_for(self, worker: int) -> None:
         def answered(silent: str | None) -> None:
-            asked = self._host.pool.workers.get(worker)
+            asked = self._ledger.pool.workers.get(worker)
             if asked is None or asked.state is not State.STARTING or self.is_unfit(worker):
                 return
             if silent is None:
-                self._host.observe(facts.SaidReady(worker, guessed=True))
+                self._ledger.observe(facts.SaidReady(worker, guessed=True))
             else:
-                self._host.observe(
+                self._ledger.observe(
                     facts.SaidFailed(worker, f"nobody accepts connections on {silent}"))
 
-        spawned_at = self._host.pool.workers[worker].spawned_at
-        until = spawned_at + self._host.pool.policy.ready_timeout * PART_OF_READY_TIMEOUT
+        spawned_at = self._ledger.pool.workers[worker].spawned_at
+        until = spawned_at + self._ledger.pool.policy.ready_timeout * PART_OF_READY_TIMEOUT
         self._probes.ask(until, answered, time.monotonic())
 
     def _ask_for_upgrade(self, generation: int) -> None:
         def answered(silent: str | None) -> None:
-            asked = self._host.pool.running_upgrade
-            if asked is not None and asked.to_generation == generation and asked.accepting == "asked":
+            asked = self._ledger.pool.running_upgrade
+            if (asked is not None and asked.to_generation == generation
+                    and asked.accepting == "asked"):
                 reason = None if silent is None else f"nobody accepts connections on {silent}"
-                self._host.observe(facts.AcceptingChecked(reason))
+                self._ledger.observe(facts.AcceptingChecked(reason))
 
         now = time.monotonic()
-        self._probes.ask(now + min(ACCEPT_SECONDS, self._host.pool.policy.ready_timeout), answered,
-                         now)
+        until = now + min(ACCEPT_SECONDS, self._ledger.pool.policy.ready_timeout)
+        self._probes.ask(until, answered, now)

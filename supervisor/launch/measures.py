@@ -6,9 +6,8 @@ It measures and observes facts; what follows from them is the planner's business
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from ..core import pool as facts
+from ..system.ledger import Ledger
 from . import shared_page
 
 # How often memory is looked at, where somebody limits it; nothing wakes the master for it
@@ -16,20 +15,12 @@ from . import shared_page
 MEMORY_INTERVAL = 5.0
 
 
-class Host(Protocol):
-    """What this module needs of the master."""
-
-    pool: facts.Pool
-
-    def observe(self, event: facts.Event) -> None: ...
-
-
 class Measures:
     """`memory_at`: when memory is looked at next, in monotonic seconds. `min_available`: bytes that
     the host must have for a surge, None for what the due worker uses."""
 
-    def __init__(self, host: Host, page: shared_page.Page, min_available: int | None) -> None:
-        self._host = host
+    def __init__(self, ledger: Ledger, page: shared_page.Page, min_available: int | None) -> None:
+        self._ledger = ledger
         self._page = page
         self._min_available = min_available
         self.memory_at: float | None = None
@@ -47,7 +38,7 @@ class Measures:
     def _look_at_heartbeats(self, now: float) -> None:
         """When some heartbeat seems too old, look at all of them: the next look is then due for all
         at once."""
-        pool = self._host.pool
+        pool = self._ledger.pool
         watched = [worker for worker in pool.workers.values()
                    if worker.heartbeat_at is not None and worker.state is facts.State.READY]
         if any(0 < pool.generations[worker.generation].recipe.timeout <= now -
@@ -55,17 +46,17 @@ class Measures:
             for worker in watched:
                 at = self._page.heartbeat(worker.id)
                 if at is not None and at > (worker.heartbeat_at or 0):
-                    self._host.observe(facts.Heartbeat(worker.id, at))
+                    self._ledger.observe(facts.Heartbeat(worker.id, at))
 
     def _look_at_memory(self, now: float) -> None:
         """Measure the workers where somebody limits them, and the host where a worker is due."""
-        pool = self._host.pool
+        pool = self._ledger.pool
         workers = [worker for worker in pool.workers.values() if worker.state is facts.State.READY]
         limits = {worker.id: self._limit_of(worker) for worker in workers if self._limit_of(worker)}
         if limits:
             used = shared_page.group_memory((worker.pid for worker in workers),
                                             min(limits.values()))
-            self._host.observe(
+            self._ledger.observe(
                 facts.Measured({
                     worker.id: used[worker.pid] for worker in workers if worker.pid in used}))
         due = [
@@ -77,7 +68,7 @@ class Measures:
         self.memory_at = now + MEMORY_INTERVAL if limits or due else None
 
     def _limit_of(self, worker: facts.Worker) -> int:
-        recipe = self._host.pool.generations[worker.generation].recipe
+        recipe = self._ledger.pool.generations[worker.generation].recipe
         return recipe.max_memory or recipe.max_memory_hard
 
     def look_at_host(self, due: list[facts.Worker], now: float) -> None:
@@ -86,6 +77,6 @@ class Measures:
         if needed is None:
             needed = max((shared_page.memory(worker.pid) or 0 for worker in due), default=0)
         available = shared_page.available_memory()
-        if (available < needed) != self._host.pool.short_of_memory:
-            self._host.observe(facts.HostMeasured(available < needed, available))
+        if (available < needed) != self._ledger.pool.short_of_memory:
+            self._ledger.observe(facts.HostMeasured(available < needed, available))
         self.memory_at = now + MEMORY_INTERVAL

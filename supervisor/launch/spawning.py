@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..core import pool, worker_environment
+from ..core import worker_environment
 from ..core.planner import Spawn
 from ..logs.log import STANDARD_ERROR, Source
 from ..logs.output import Ends, Output
 from ..settings.table import Settings
 from ..sockets.listeners import Listener
 from ..system.attributes import Attributes
+from ..system.ledger import Ledger
 from ..system.processes import Launch, Processes
 from . import recipes
 from .shared_page import Page
@@ -26,7 +27,6 @@ from .shared_page import Page
 class Host(Protocol):
     """What this module needs of the master. `prepared`: generation → what it was made from."""
 
-    pool: pool.Pool
     prepared: dict[int, recipes.Prepared]
 
     def identity(self) -> dict[str, Any]: ...
@@ -47,10 +47,11 @@ class Spawner:
     """`listeners`: what workers get, in the order of their descriptors. `notify_path`: what
     NOTIFY_SOCKET names."""
 
-    def __init__(self, host: Host, processes: Processes, page: Page, output: Output,
+    def __init__(self, host: Host, ledger: Ledger, processes: Processes, page: Page, output: Output,
                  settings: Settings, attributes: Attributes, listeners: Sequence[Listener],
                  notify_path: str) -> None:
         self._host = host
+        self._ledger = ledger
         self._processes = processes
         self._page = page
         self._output = output
@@ -78,7 +79,7 @@ class Spawner:
             pid = self._processes.start(self._launch(action, worker, jitter, theirs, ends))
             # Nobody knows of it yet: if what is left to do fails, it must not live on unknown.
             undoing.callback(self._processes.signal, pid, signal.SIGKILL, True)
-            recipe = self._host.pool.generations[action.generation].recipe
+            recipe = self._ledger.pool.generations[action.generation].recipe
             for_good = self._host.prepared[action.generation].gunicorn is None
             self._output.started(ends, worker,
                                  Source(action.index, pid, action.generation, recipe.release),
@@ -93,8 +94,8 @@ class Spawner:
         """What a new worker is made of. `control`: its own connection to the control socket, if it
         gets one. `ends`: the pipes to which it writes."""
         settings = self._settings
-        generation, prepared = self._host.pool.generations[action.generation], self._host.prepared[
-            action.generation]
+        pool, prepared = self._ledger.pool, self._host.prepared[action.generation]
+        generation = pool.generations[action.generation]
         descriptors = [listener.socket.fileno() for listener in self._listeners]
         adapter, command = None, generation.recipe.command
         if prepared.gunicorn is not None:
@@ -104,8 +105,8 @@ class Spawner:
             if settings.worker_output == "inherit":
                 stderr = worker_environment.FIRST_FD + len(descriptors)
                 descriptors.append(STANDARD_ERROR)
-            adapter = recipes.adapter_instructions(prepared, settings, self._host.pool.target, page,
-                                                   jitter, stderr)
+            adapter = recipes.adapter_instructions(prepared, settings, pool.target, page, jitter,
+                                                   stderr)
             command = prepared.gunicorn.adapter
         environment = worker_environment.environment(
             generation, worker=worker, index=action.index, master=os.getpid(),

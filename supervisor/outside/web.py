@@ -10,12 +10,13 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from ..core import pool, worker_environment
+from ..core import worker_environment
 from ..reporting import journal
 from ..reporting.journal import Entry
 from ..sockets.listeners import Listener
 from ..system.attributes import Attributes
 from ..system.errands import Ended, Errand, Errands
+from ..system.ledger import Ledger
 from ..system.processes import Exit, Launch, Processes, own_program
 from .app_metrics import VARIABLE, AppMetrics
 from .sidecar import Sidecar
@@ -28,9 +29,6 @@ EVERYWHERE = ("0.0.0.0", "::", "::ffff:0.0.0.0")
 class Host(Protocol):
     """What this module needs of the master."""
 
-    pool: pool.Pool
-
-    def log(self, entry: Entry) -> None: ...
     def identity(self) -> dict[str, Any]: ...
 
 
@@ -38,7 +36,7 @@ class Web:
     """`listener`: where the page is served. `user`: who serves it, None for us. `attributes`: of
     the workers."""
 
-    def __init__(self, host: Host, processes: Processes, errands: Errands,
+    def __init__(self, host: Host, ledger: Ledger, processes: Processes, errands: Errands,
                  environ: Mapping[str, str], listener: Listener, user: tuple[int, int] | None,
                  hosts: Sequence[str], attributes: Attributes, admit: Callable[[socket.socket],
                                                                                None],
@@ -46,6 +44,7 @@ class Web:
         """`hosts`: by which other names it may be asked. `inherited`: what `hand_over` of the
         master before us said."""
         self._host = host
+        self._ledger = ledger
         self._errands = errands
         self._environ = worker_environment.inherited(environ)
         self._owner = None
@@ -58,15 +57,15 @@ class Web:
             self._metrics = AppMetrics(identity["socket"].removesuffix(".sock") + ".metrics",
                                        self._owner, inherited is None)
         except OSError as error:
-            host.log(Entry("no app metrics", {"reason": str(error)}, journal.ATTENTION))
+            ledger.log(Entry("no app metrics", {"reason": str(error)}, journal.ATTENTION))
         self._sidecar = Sidecar(processes, listener, self._environ, identity["name"], user,
                                 None if self._metrics is None else self._metrics.path, hosts, admit,
-                                host.log)
+                                ledger.log)
         if inherited is not None:
             self._sidecar.take_over(inherited)
         elif listener.socket.family != socket.AF_UNIX and listener.socket.getsockname(
         )[0] in EVERYWHERE:
-            host.log(
+            ledger.log(
                 Entry(
                     "web open to everybody", {
                         "listen": listener.name, "so": "whoever reaches this host may look",
@@ -86,13 +85,13 @@ class Web:
     def environment(self, generation: int) -> dict[str, str]:
         """What processes of a generation are given for the app's own metrics; nothing where they
         have a place already."""
-        if self._metrics is None or VARIABLE in self._host.pool.generations[
+        if self._metrics is None or VARIABLE in self._ledger.pool.generations[
                 generation].recipe.environment:
             return {}
         try:
             return {VARIABLE: self._metrics.directory(generation)}
         except OSError as error:
-            self._host.log(
+            self._ledger.log(
                 Entry("no app metrics", {"generation": generation, "reason": str(error)},
                       journal.ATTENTION))
             return {}
@@ -109,14 +108,15 @@ class Web:
 
     def _folded(self, ended: Ended) -> None:
         if ended.reason is not None:
-            self._host.log(
+            self._ledger.log(
                 Entry("metrics not folded", {"reason": ended.reason, "last_line": ended.last_line},
                       journal.ATTENTION))
 
     def generations_changed(self) -> None:
         """Some are over, or there are new ones."""
         if self._metrics is not None:
-            self._metrics.generations_left([self._host.pool.newest, *self._host.pool.generations])
+            pool = self._ledger.pool
+            self._metrics.generations_left([pool.newest, *pool.generations])
 
     def hand_over(self) -> dict[str, Any]:
         """What the next master needs to know."""

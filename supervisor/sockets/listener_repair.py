@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from typing import Protocol
 
 from ..core import pool as facts
+from ..system.ledger import Ledger
 from ..system.loop import WRITE, Loop
 from . import listeners
 from .listeners import Listener
@@ -20,20 +20,12 @@ from .listeners import Listener
 AGAIN = 1.0
 
 
-class Host(Protocol):
-    """What this module needs of the master."""
-
-    pool: facts.Pool
-
-    def observe(self, event: facts.Event) -> None: ...
-
-
 class Listening:
     """`all`: the sockets in the order of their descriptors; one that had to be made anew takes the
     place of the old one."""
 
-    def __init__(self, host: Host, loop: Loop, opened: Iterable[Listener] = ()) -> None:
-        self._host = host
+    def __init__(self, ledger: Ledger, loop: Loop, opened: Iterable[Listener] = ()) -> None:
+        self._ledger = ledger
         self._loop = loop
         self.all = list(opened)
         self._files = [_file(each) for each in self.all]
@@ -56,7 +48,7 @@ class Listening:
     def mend(self) -> bool:
         """Listen again wherever somebody has shut a socket down, unless we stop; return whether it
         was so anywhere."""
-        if self._host.pool.stopping is not None:
+        if self._ledger.pool.stopping is not None:
             return False
         mended = [self._mend(position) for position in range(len(self.all))]
         return any(mended)
@@ -77,7 +69,7 @@ class Listening:
         self._find(position)
         self._watch(position)
         # Whoever did it was told of when it was lost.
-        self._host.observe(
+        self._ledger.observe(
             facts.ListenerShut(name, anew=self.all[position] is not listener, blamed=not recovers))
         return True
 
@@ -96,11 +88,11 @@ class Listening:
     def _lose(self, position: int, why: str) -> None:
         if position not in self._lost:
             self._lost[position] = self.all[position].name
-            self._host.observe(facts.ListenerLost(self._lost[position], why))
+            self._ledger.observe(facts.ListenerLost(self._lost[position], why))
 
     def _find(self, position: int) -> None:
         if position in self._lost:
-            self._host.observe(facts.ListenerLost(self._lost.pop(position), None))
+            self._ledger.observe(facts.ListenerLost(self._lost.pop(position), None))
 
     def close(self) -> None:
         listeners.close_all(self.all)

@@ -17,6 +17,7 @@ from ..reporting import report
 from ..settings.table import Settings
 from ..system.attributes import Attributes
 from ..system.errands import Ended
+from ..system.ledger import Ledger
 from ..system.loop import Loop
 from ..system.processes import Exit, Processes
 from .hooks import START_HOOK, Hooks
@@ -27,8 +28,6 @@ HEARD = frozenset({"ping", "help", "status", "history", "tally", "events", "stop
 
 class Host(Protocol):
     """What this module needs of the master."""
-
-    pool: pool.Pool
 
     def identity(self) -> dict[str, Any]: ...
     def early_turn(self, deadline: float | None) -> list[Exit] | None: ...
@@ -48,9 +47,10 @@ def placeholder(settings: Settings, environ: Mapping[str, str]) -> pool.Recipe:
 class First:
     """`attributes`: of the workers."""
 
-    def __init__(self, host: Host, processes: Processes, loop: Loop, hooks: Hooks,
+    def __init__(self, host: Host, ledger: Ledger, processes: Processes, loop: Loop, hooks: Hooks,
                  settings: Settings, environ: Mapping[str, str], attributes: Attributes) -> None:
         self._host = host
+        self._ledger = ledger
         self._processes = processes
         self._loop = loop
         self._hooks = hooks
@@ -93,12 +93,12 @@ class First:
         if command is None or not self._settings.on_upgrade_start_first:
             return True
         now, wall = time.monotonic(), time.time()
-        terms = pool.Terms("first", self._host.pool.generations[1].recipe.release)
+        terms = pool.Terms("first", self._ledger.pool.generations[1].recipe.release)
         start = pool.Upgrade(0, 1, terms, "the first start", now, wall, now)
         document = {
             "event": "upgrade-start", "time": report.timestamp(wall),
             "name": self._host.identity()["name"],
-            "upgrade": report.upgrade_document(self._host.pool, start, now) | {"from": None}}
+            "upgrade": report.upgrade_document(self._ledger.pool, start, now) | {"from": None}}
         ends: list[Ended] = []
         self._hooks.shell(START_HOOK, command, self._settings.hook_timeout, ends.append, document)
         while not ends:

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-from ..core import pool
 from ..launch import recipes
 from ..reporting import journal
 from ..reporting.journal import Entry
 from ..settings.table import Settings
 from ..system.attributes import Attributes
 from ..system.errands import Ended, Errand, Errands
+from ..system.ledger import Ledger
 
 GUNICORN_TIMEOUT = 30.0
 # What the errands are called whose end an upgrade waits for: they wait in no line.
@@ -26,10 +26,8 @@ START_HOOK, CHECK = "on_upgrade_start", "check"
 class Host(Protocol):
     """What this module needs of the master. `prepared`: generation → what it was made from."""
 
-    pool: pool.Pool
     prepared: dict[int, recipes.Prepared]
 
-    def log(self, entry: Entry) -> None: ...
     def identity(self) -> dict[str, Any]: ...
     def metrics_environment(self, generation: int) -> dict[str, str]: ...
 
@@ -37,9 +35,10 @@ class Host(Protocol):
 class Hooks:
     """All of them. `attributes`: of the workers."""
 
-    def __init__(self, host: Host, errands: Errands, settings: Settings,
+    def __init__(self, host: Host, ledger: Ledger, errands: Errands, settings: Settings,
                  attributes: Attributes) -> None:
         self._host = host
+        self._ledger = ledger
         self._errands = errands
         self._settings = settings
         self._attributes = attributes.of_user_alone()
@@ -50,10 +49,10 @@ class Hooks:
         gunicorn = prepared.gunicorn
         if gunicorn is None or name not in gunicorn.settings["hooks"]:
             return
-        launch = recipes.hook_launch(prepared, gunicorn, name, arguments, self._host.pool.target,
+        launch = recipes.hook_launch(prepared, gunicorn, name, arguments, self._ledger.pool.target,
                                      self._attributes)
         for number, each in self._host.prepared.items():
-            if each is prepared and number in self._host.pool.generations:
+            if each is prepared and number in self._ledger.pool.generations:
                 # Many a child_exit hook tidies up the metrics of the dead.
                 launch = replace(
                     launch,
@@ -77,7 +76,7 @@ class Hooks:
     def ended(self, name: str, ended: Ended) -> None:
         """Say so where one has failed."""
         if ended.reason is not None:
-            self._host.log(
+            self._ledger.log(
                 Entry("hook failed",
                       {"hook": name, "reason": ended.reason, "last_line": ended.last_line},
                       journal.ATTENTION))
@@ -86,7 +85,7 @@ class Hooks:
               document: Mapping[str, Any], **variables: str) -> Errand:
         """Run a shell command in the place and environment of the current generation, with
         `document` as its standard input."""
-        recipe = self._host.pool.generations[self._host.pool.current].recipe
+        recipe = self._ledger.pool.generations[self._ledger.pool.current].recipe
         environment = dict(recipe.environment) | {
             "EINHORNPY_SOCKET_PATH": self._host.identity()["socket"], "PWD": recipe.directory
         } | variables

@@ -26,6 +26,7 @@ from ..reporting.journal import Entry
 from ..settings.table import Settings
 from ..system import plain_data
 from ..system.errands import Ended, Errand, Errands
+from ..system.ledger import Ledger
 from ..system.processes import Launch, find_program, own_program
 from .own_code import OwnCode, interpreter
 from .reload_check import descriptors_in, whole
@@ -48,7 +49,6 @@ class Host(Protocol):
     settings: Settings
 
     def state(self) -> dict[str, Any]: ...
-    def log(self, entry: Entry) -> None: ...
     def reload_refused(self, reason: str) -> None: ...
     def stopping(self) -> bool: ...
     def busy(self) -> bool: ...
@@ -69,11 +69,13 @@ class Reloads:
     """The replacement that was asked for, if one was. `count`: how many there have been. `refused`:
     why the last one that was asked for wasn't one, None if it was."""
 
-    def __init__(self, host: Host, errands: Errands, environ: Mapping[str, str], directory: str,
-                 reexec_as: Sequence[str] | None, count: int, own_code: OwnCode | None) -> None:
+    def __init__(self, host: Host, ledger: Ledger, errands: Errands, environ: Mapping[str, str],
+                 directory: str, reexec_as: Sequence[str] | None, count: int,
+                 own_code: OwnCode | None) -> None:
         """`directory`: where `reexec_as` was named. `count`: how many replacements there have been.
         `own_code`: the way back."""
         self._host = host
+        self._ledger = ledger
         self._errands = errands
         self._environ = environ
         self._directory = directory
@@ -96,7 +98,7 @@ class Reloads:
             raise BadRequest("stopping", "the master stops")
         if self._wanted_by is None:
             self._wanted_by, self._answers = by, 0
-            self._host.log(Entry("reload requested", {"by": by}))
+            self._ledger.log(Entry("reload requested", {"by": by}))
 
     def on_turn(self) -> None:
         """Take the next step, if it is time for one. Does not return where the next program takes
@@ -159,7 +161,8 @@ class Reloads:
                 kept.append(self._own_code.fd)
             opened = [plain_data.sealed(whole(document))]
             command, environment = [*self._command, TAKE_OVER, str(opened[0])], self._environ
-            if self._own_code is not None and answer.command is not None and answer.environment is not None:
+            if (self._own_code is not None and answer.command is not None
+                    and answer.environment is not None):
                 command = [*answer.command, "-S", "-c", self._own_code.stage, *command[-2:]]
                 environment = answer.environment
             program = find_program(command[0], self._environ.get("PATH", os.defpath),
@@ -183,7 +186,7 @@ class Reloads:
         """Say that this master goes on, and why."""
         self._wanted_by, self._answer = None, None
         self.refused = reason
-        self._host.log(
+        self._ledger.log(
             Entry("reload refused", {"reason": reason, "so": "this master goes on"},
                   journal.ATTENTION))
         self._host.reload_refused(reason)

@@ -22,6 +22,7 @@ from ..reporting.journal import Entry
 from ..settings.table import Settings
 from ..system.attributes import Attributes
 from ..system.errands import Ended, Errand, Errands
+from ..system.ledger import Ledger
 from ..system.loop import Loop
 from ..system.processes import Processes
 from .hooks import CHECK, START_HOOK, Hooks
@@ -35,11 +36,8 @@ LONGEST_STATUS = 100_000
 class Host(Protocol):
     """What this module needs of the master. `prepared`: generation → what it was made from."""
 
-    pool: facts.Pool
     prepared: dict[int, recipes.Prepared]
 
-    def observe(self, event: facts.Event) -> None: ...
-    def log(self, entry: Entry) -> None: ...
     def identity(self) -> dict[str, Any]: ...
     def status(self) -> dict[str, Any]: ...
 
@@ -48,9 +46,11 @@ class Upgrades:
     """The upgrades of one master. `preparing`: the number of the generation that was last asked
     for."""
 
-    def __init__(self, host: Host, processes: Processes, loop: Loop, errands: Errands, hooks: Hooks,
-                 settings: Settings, environ: Mapping[str, str], attributes: Attributes) -> None:
+    def __init__(self, host: Host, ledger: Ledger, processes: Processes, loop: Loop,
+                 errands: Errands, hooks: Hooks, settings: Settings, environ: Mapping[str, str],
+                 attributes: Attributes) -> None:
         self._host = host
+        self._ledger = ledger
         self._processes = processes
         self._loop = loop
         self._errands = errands
@@ -64,7 +64,7 @@ class Upgrades:
         self.preparing = 0
 
     def next_generation(self) -> int:
-        return self._host.pool.newest + 1
+        return self._ledger.pool.newest + 1
 
     def request(self, terms: facts.Terms, requested_by: str,
                 vacant: frozenset[int] = frozenset()) -> int:
@@ -73,12 +73,12 @@ class Upgrades:
         Raises:
             BadRequest: the master stops.
         """
-        if self._host.pool.stopping is not None:
+        if self._ledger.pool.stopping is not None:
             raise BadRequest("stopping", "the master stops: no upgrade begins any more")
         self.stop_preparing()
         self.drop_check()
-        self._host.observe(facts.UpgradeRequested(terms, requested_by, time.time(), vacant))
-        number = self.preparing = self._host.pool.newest
+        self._ledger.observe(facts.UpgradeRequested(terms, requested_by, time.time(), vacant))
+        number = self.preparing = self._ledger.pool.newest
         if self._settings.on_upgrade_start is None:
             self._prepare()
             return number
@@ -87,7 +87,7 @@ class Upgrades:
         document = {
             "event": "upgrade-start", "time": report.timestamp(time.time()),
             "name": self._host.identity()["name"],
-            "upgrade": report.upgrade_document(self._host.pool, upgrade, time.monotonic())}
+            "upgrade": report.upgrade_document(self._ledger.pool, upgrade, time.monotonic())}
         self._start_hook = self._hooks.shell(START_HOOK, self._settings.on_upgrade_start,
                                              self._settings.hook_timeout, self._start_hook_ended,
                                              document)
@@ -95,21 +95,24 @@ class Upgrades:
 
     def _running(self, number: int) -> facts.Upgrade | None:
         """The upgrade to this generation, if it runs and doesn't go back."""
-        upgrade = self._host.pool.running_upgrade
-        return upgrade if upgrade is not None and upgrade.to_generation == number and not upgrade.rolling_back else None
+        upgrade = self._ledger.pool.running_upgrade
+        if upgrade is None or upgrade.to_generation != number or upgrade.rolling_back:
+            return None
+        return upgrade
 
     def _start_hook_ended(self, ended: Ended) -> None:
         self._start_hook = None
         if ended.reason is None:
             self._prepare()
         else:
-            self._host.observe(
+            self._ledger.observe(
                 facts.UpgradeRefused(self.preparing, f"--on-upgrade-start {ended.reason}",
                                      ended.last_line, time.time()))
 
     def _blueprint(self, terms: facts.Terms) -> recipes.Blueprint:
         if terms.recipe_of is not None:
-            return recipes.blueprint_of(generations.known(self._host.pool)[terms.recipe_of].recipe)
+            known = generations.known(self._ledger.pool)
+            return recipes.blueprint_of(known[terms.recipe_of].recipe)
         return recipes.blueprint(self._settings, self._environ, terms.release)
 
     def _prepare(self) -> None:
@@ -125,20 +128,20 @@ class Upgrades:
         except Exception as error:
             upgrade = self._running(number)
             if upgrade is not None and upgrade.preparing:
-                self._host.observe(
+                self._ledger.observe(
                     facts.UpgradeRefused(number, "the generation cannot be made",
                                          f"{type(error).__name__}: {error}", time.time()))
             raise
 
     def _begin_preparing(self) -> None:
-        number, old = self.preparing, self._host.prepared[self._host.pool.current]
+        number, old = self.preparing, self._host.prepared[self._ledger.pool.current]
         upgrade = self._running(number)
         assert upgrade is not None
         source = upgrade.terms.recipe_of
-        if source is not None and source not in generations.known(self._host.pool):
+        if source is not None and source not in generations.known(self._ledger.pool):
             # Known when it was asked for; a start hook takes its time, and others have pushed it
             # out meanwhile.
-            self._host.observe(
+            self._ledger.observe(
                 facts.UpgradeRefused(number, f"generation {source} is not remembered any more",
                                      None, time.time()))
             return
@@ -150,14 +153,14 @@ class Upgrades:
         def finish(result: recipes.Prepared | Refused) -> None:
             self.preparation = None
             if isinstance(result, Refused):
-                self._host.observe(
+                self._ledger.observe(
                     facts.UpgradeRefused(number, str(result), result.error, time.time()))
                 return
             self._host.prepared[number] = result
             target = self.target_of(result)
             changed = target is not None and target != self.target_of(old)
-            before = self._host.pool.target
-            self._host.observe(
+            before = self._ledger.pool.target
+            self._ledger.observe(
                 facts.UpgradePrepared(number, result.recipe, target if changed else None))
             self._say_what_cannot_change(old, result)
             if changed:
@@ -177,7 +180,7 @@ class Upgrades:
     def resume_errand(self, errand: Errand) -> Callable[[Ended], None] | None:
         """Take over a start hook or a check that the master before us sent; return who is to know
         how it ends."""
-        upgrade = self._host.pool.running_upgrade
+        upgrade = self._ledger.pool.running_upgrade
         if upgrade is None or errand.cancelled:
             return None
         self.preparing = upgrade.to_generation
@@ -204,8 +207,8 @@ class Upgrades:
         Raises:
             BadRequest: the master stops. ValueError: there is no such recipe.
         """
-        source = generations.rollback_target(self._host.pool, to)
-        recipe = generations.known(self._host.pool)[source].recipe
+        source = generations.rollback_target(self._ledger.pool, to)
+        recipe = generations.known(self._ledger.pool)[source].recipe
         terms = facts.Terms(release=recipe.release, recipe_of=source)
         return self.request(terms, requested_by)
 
@@ -216,10 +219,10 @@ class Upgrades:
         Raises: BadRequest: nobody of ours, or new code that has yet to prove itself, or the upgrade
             goes back.
         """
-        worker = self._host.pool.workers.get(number)
+        worker = self._ledger.pool.workers.get(number)
         if worker is None:
             raise BadRequest("not-allowed", f"pid {pid} is not a worker of this master")
-        upgrade = self._host.pool.running_upgrade
+        upgrade = self._ledger.pool.running_upgrade
         if upgrade is None:
             return self.request(facts.Terms(release=release), f"worker {worker.index} (pid {pid})")
         if upgrade.rolling_back or upgrade.to_generation == worker.generation:
@@ -233,7 +236,7 @@ class Upgrades:
         Raises:
             BadRequest: none runs that could be paused, resumed or aborted.
         """
-        upgrade = self._host.pool.running_upgrade
+        upgrade = self._ledger.pool.running_upgrade
         if upgrade is None:
             raise BadRequest("no-upgrade", "no upgrade is under way")
         if upgrade.rolling_back:
@@ -244,36 +247,36 @@ class Upgrades:
 
     def pause(self, by: str) -> str:
         number = self.steerable()
-        self._host.observe(facts.Paused(by))
+        self._ledger.observe(facts.Paused(by))
         return f"upgrade to generation {number} paused"
 
     def resume(self, by: str) -> str:
-        number, upgrade = self.steerable(), self._host.pool.running_upgrade
+        number, upgrade = self.steerable(), self._ledger.pool.running_upgrade
         if upgrade is None or (upgrade.paused_by is None and not upgrade.on_canary):
             raise BadRequest("not-paused",
                              f"the upgrade to generation {number} is neither paused nor held")
-        self._host.observe(facts.Resumed(by))
+        self._ledger.observe(facts.Resumed(by))
         return f"upgrade to generation {number} goes on"
 
     def abort(self, by: str) -> None:
-        number, upgrade = self.steerable(), self._host.pool.running_upgrade
+        number, upgrade = self.steerable(), self._ledger.pool.running_upgrade
         self.drop_check()
         if upgrade is not None and upgrade.preparing:
             self.stop_preparing()
-            self._host.observe(
+            self._ledger.observe(
                 facts.UpgradeRefused(number, f"aborted by {by}", None, time.time(), aborted=True))
         else:
-            self._host.observe(facts.AbortRequested(by))
+            self._ledger.observe(facts.AbortRequested(by))
 
     def history(self) -> list[dict[str, Any]]:
-        running = self._host.pool.running_upgrade
-        upgrades = [*self._host.pool.history, *([] if running is None else [running])]
+        running = self._ledger.pool.running_upgrade
+        upgrades = [*self._ledger.pool.history, *([] if running is None else [running])]
         return [
-            report.upgrade_document(self._host.pool, upgrade, time.monotonic())
+            report.upgrade_document(self._ledger.pool, upgrade, time.monotonic())
             for upgrade in upgrades]
 
     def generation(self, number: int, values: bool) -> dict[str, Any]:
-        return generations.generation_document(self._host.pool, number, values)
+        return generations.generation_document(self._ledger.pool, number, values)
 
     def target_of(self, prepared: recipes.Prepared) -> int | None:
         """How many workers gunicorn's own settings ask for, where they are the ones that count."""
@@ -287,7 +290,7 @@ class Upgrades:
             return
         before, after = old.gunicorn.settings["bind"], new.gunicorn.settings["bind"]
         if before != after:
-            self._host.log(
+            self._ledger.log(
                 Entry(
                     "gunicorn setting cannot change", {
                         "setting": "bind", "wanted": " ".join(after), "kept": " ".join(before),
@@ -297,7 +300,7 @@ class Upgrades:
 
     def begin_check(self) -> None:
         """Run the check of the hold that has just begun, unless it ran already."""
-        upgrade = self._host.pool.running_upgrade
+        upgrade = self._ledger.pool.running_upgrade
         assert upgrade is not None
         if upgrade.check != "running" or self._check is not None or upgrade.terms.check is None:
             return
@@ -315,7 +318,7 @@ class Upgrades:
         # One that belongs to an upgrade which is over was cancelled, and tells nobody.
         self._check = None
         reason = None if ended.reason is None else f"the check {ended.reason}"
-        self._host.observe(facts.Checked(reason, ended.last_line if reason else None))
+        self._ledger.observe(facts.Checked(reason, ended.last_line if reason else None))
 
     def drop_check(self) -> None:
         if self._check is not None:

@@ -18,12 +18,15 @@ from typing import Any
 from einhornpy.supervisor import __main__ as program
 
 ROOMS = {
-    "supervisor": [
-        "master", "loop", "errands", "hooks", "upgrades", "commands", "output", "sinks", "log",
-        "readiness", "measures", "keeper", "web", "sidecar", "app_metrics", "announcements",
-        "labels", "systemd", "spawning", "processes", "reloads", "watch", "recipes", "listeners",
-        "planner", "observe", "report", "journal", "tally", "lineage", "formats", "einhorn",
-        "contract"], "control": ["server", "protocol", "peer", "einhorn"],}
+    "shared": ["protocol", "peer", "einhorn"], "supervisor": ["master"],
+    "supervisor.core": ["planner", "observe", "worker_environment"],
+    "supervisor.reporting": ["report", "journal", "tally", "generations"],
+    "supervisor.system": ["loop", "errands", "processes", "ledger"],
+    "supervisor.sockets": ["control_server", "listeners", "notify_socket", "systemd"],
+    "supervisor.logs": ["formats", "keeper", "log", "output", "sinks"],
+    "supervisor.outside": ["announcements", "app_metrics", "labels", "sidecar", "web"],
+    "supervisor.launch": ["measures", "recipes", "shared_page", "spawning"],
+    "supervisor.steering": ["commands", "einhorn", "hooks", "reloads", "upgrades"],}
 # What the guard itself stands on, and what runs before there is a master or in the child's side of
 # a fork.
 SPARED = {
