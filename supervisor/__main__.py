@@ -21,13 +21,13 @@ from typing import Any
 from .launch.lookups import look_up
 from .logs import log
 from .logs.sinks import CannotLog
-from .master import VERSION, CannotRun, Master, fail, policy
+from .master import VERSION, CannotRun, Master, fail
+from .parts import policy
+from .reload_check import check_descriptors, readable
 from .settings import table
 from .sockets.listeners import BadAddress, parse_address
 from .steering.own_code import OwnCode
-from .steering.reload_check import check_descriptors, readable
-from .steering.reloads import CHECK_STATE, TAKE_OVER, answer
-from .steering.state import Given
+from .steering.reloads import CHECK_STATE, TAKE_OVER, Given, answer
 from .system import plain_data
 from .system.attributes import Refused, renice
 

@@ -64,6 +64,16 @@ def asks_for_upgrade(pool: Pool, worker: Worker, status: int) -> bool:
                  (not upgrade.rolling_back and upgrade.to_generation != worker.generation)))
 
 
+def upgrade_asked_by(pool: Pool, worker: Worker,
+                     status: int) -> tuple[str, frozenset[int]] | None:
+    """Who asks for an upgrade, and whose seats wait for it, if a worker's exit is to begin one: the
+    one under way is for those who ask now, too."""
+    if pool.running_upgrade is not None or not asks_for_upgrade(pool, worker, status):
+        return None
+    asker = f"worker {worker.index} (pid {worker.pid}, exit code {status})"
+    return asker, frozenset({worker.index})
+
+
 def observe(pool: Pool, event: Event, now: float) -> Pool:
     """Return the pool after `event`.
 

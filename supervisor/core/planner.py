@@ -308,6 +308,13 @@ def _mebibytes(count: int) -> str:
     return f"{count / (1 << 20):.0f} MiB"
 
 
+def farewell(pool: Pool) -> str:
+    """The signal that asks a worker to leave. SIGTERM to the master is SIGTERM to its workers, as
+    in Einhorn, unless somebody named another one for them."""
+    policy = pool.policy
+    return policy.terminate_signal if pool.stopping == "terminate" else policy.stop_signal
+
+
 def _stop(pool: Pool, view: _View) -> Plan:
     if pool.stopping == "now":
         kills = [Kill(worker.id, "the master stops at once") for worker in pool.workers.values()

@@ -45,7 +45,8 @@ class Policy:
     `reload_exit_code`: a ready worker that exits with it asks for an upgrade (None: no code does).
     `max_unacked`: so many may be starting at once (None: no limit). `first_delay`: seconds after a
     failed start; the next ones are longer. `guessed_min_ready_seconds`: `min_ready_seconds` of a
-    worker whose readiness is a guess.
+    worker whose readiness is a guess. `stop_signal`: asks a worker to leave; `terminate_signal`:
+    does so where the master was told to terminate.
     """
 
     max_surge: int = 1
@@ -57,6 +58,8 @@ class Policy:
     max_unacked: int | None = None
     first_delay: float = 1.0
     guessed_min_ready_seconds: float = 0.0
+    stop_signal: str = "SIGUSR2"
+    terminate_signal: str = "SIGTERM"
 
     def min_ready(self, worker: Worker) -> float:
         """For how many seconds this worker must have been ready before it counts for letting

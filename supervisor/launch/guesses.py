@@ -14,6 +14,7 @@ from ..core import pool as facts
 from ..core.pool import State
 from ..sockets.listeners import Listener
 from ..sockets.probes import Probes
+from ..system import part
 from ..system.ledger import Ledger
 from ..system.processes import children, command_line
 from .recognition import WHAT_TO_TYPE, find_arbiter
@@ -26,8 +27,10 @@ ACCEPT_SECONDS = 10.0
 PART_OF_READY_TIMEOUT = 0.95
 
 
-class Guesses:
+class Guesses(part.Part):
     """`listeners`: where somebody must accept."""
+
+    name = "guesses"
 
     def __init__(self, ledger: Ledger, listeners: Sequence[Listener]) -> None:
         self._ledger = ledger
@@ -44,7 +47,7 @@ class Guesses:
     def close(self) -> None:
         self._probes.close()
 
-    def take_over(self) -> None:
+    def take_over(self, state: part.State) -> None:
         """Ask again what the master before us was asking."""
         for worker in self._ledger.pool.workers.values():
             if worker.state is State.STARTING and worker.assumed_at is not None:

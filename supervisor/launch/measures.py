@@ -6,8 +6,11 @@ It measures and observes facts; what follows from them is the planner's business
 
 from __future__ import annotations
 
+import time
+
 from ..core import pool as facts
 from ..system.ledger import Ledger
+from ..system.part import Part, State
 from . import shared_page
 
 # How often memory is looked at, where somebody limits it; nothing wakes the master for it
@@ -15,25 +18,35 @@ from . import shared_page
 MEMORY_INTERVAL = 5.0
 
 
-class Measures:
-    """`memory_at`: when memory is looked at next, in monotonic seconds. `min_available`: bytes that
+class Measures(Part):
+    """`deadline`: when memory is looked at next. `min_available`: bytes that
     the host must have for a surge, None for what the due worker uses."""
+
+    name = "measures"
+    deadline: float | None = None
 
     def __init__(self, ledger: Ledger, page: shared_page.Page, min_available: int | None) -> None:
         self._ledger = ledger
         self._page = page
         self._min_available = min_available
-        self.memory_at: float | None = None
 
     def on_time(self, now: float) -> None:
         self._look_at_heartbeats(now)
-        if self.memory_at is not None and now >= self.memory_at:
+        if self.deadline is not None and now >= self.deadline:
             self._look_at_memory(now)
+
+    def take_over(self, state: State) -> None:
+        for worker in self._ledger.pool.workers.values():
+            self.expect(worker, time.monotonic())
 
     def expect(self, worker: facts.Worker, now: float) -> None:
         """Look at memory from now on, if this worker's has a limit."""
-        if self.memory_at is None and self._limit_of(worker):
-            self.memory_at = now + MEMORY_INTERVAL
+        if self.deadline is None and self._limit_of(worker):
+            self.deadline = now + MEMORY_INTERVAL
+
+    def look_soon(self) -> None:
+        """Look at memory in the next turn."""
+        self.deadline = time.monotonic()
 
     def _look_at_heartbeats(self, now: float) -> None:
         """When some heartbeat seems too old, look at all of them: the next look is then due for all
@@ -65,7 +78,7 @@ class Measures:
         ]
         if due or pool.short_of_memory:
             self.look_at_host(due, now)
-        self.memory_at = now + MEMORY_INTERVAL if limits or due else None
+        self.deadline = now + MEMORY_INTERVAL if limits or due else None
 
     def _limit_of(self, worker: facts.Worker) -> int:
         recipe = self._ledger.pool.generations[worker.generation].recipe
@@ -79,4 +92,4 @@ class Measures:
         available = shared_page.available_memory()
         if (available < needed) != self._ledger.pool.short_of_memory:
             self._ledger.observe(facts.HostMeasured(available < needed, available))
-        self.memory_at = now + MEMORY_INTERVAL
+        self.deadline = now + MEMORY_INTERVAL

@@ -22,9 +22,11 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from ..system.part import Keep, Kept, Part, State
 
 LAYOUT_VERSION = 1
 SLOT_SIZE = 256
@@ -32,6 +34,7 @@ RING = 16
 BUSY_WINDOW = 10.0
 # The most that a worker may say: its app can write anything there.
 LARGEST = float(1 << 53)
+LARGEST_PAGE = 1 << 30
 _SLOT = struct.Struct("=32d")
 
 
@@ -46,28 +49,48 @@ class Counters:
     busy_share: float | None = None
 
 
-class Page:
-    """The shared page. Slots are reused; a slot is zeroed when it is handed out. `inherited`: what
-    `hand_over` of the master before us said."""
+@dataclass(frozen=True, slots=True)
+class KeptPage(Kept):
+    """`slots`: worker → offset in bytes."""
 
-    def __init__(self, inherited: Mapping[str, Any] | None = None) -> None:
+    fd: int
+    size: int
+    slots: Mapping[int, int]
+
+    def descriptors(self) -> Iterable[int]:
+        return [self.fd]
+
+    def doubts(self) -> Iterator[str]:
+        if self.size % SLOT_SIZE or not 0 <= self.size <= LARGEST_PAGE:
+            yield f"a page of {self.size} bytes"
+        if any(offset % SLOT_SIZE or not 0 <= offset < self.size for offset in self.slots.values()):
+            yield f"slots {dict(self.slots)} in a page of {self.size} bytes"
+
+
+class Page(Part):
+    """The shared page. Slots are reused; a slot is zeroed when it is handed out."""
+
+    name = "page"
+    keeps = {"page": Keep(KeptPage, needed=True)}
+
+    def __init__(self) -> None:
         self._free: list[int] = []
         self._size = 0
         self._slots: dict[int, int] = {}
-        if inherited is None:
-            self.fd = os.memfd_create("einhornpy-workers", os.MFD_CLOEXEC)
-        else:
-            self.fd, self._size = inherited["fd"], inherited["size"]
-            self._slots = {int(worker): offset for worker, offset in inherited["slots"].items()}
-            taken = set(self._slots.values())
-            self._free = [
-                offset for offset in range(0, self._size, SLOT_SIZE) if offset not in taken]
+        self.fd = os.memfd_create("einhornpy-workers", os.MFD_CLOEXEC)
 
     def hand_over(self) -> dict[str, Any]:
-        """What the next master needs to know. `fd` must stay open."""
-        return {
-            "fd": self.fd, "size": self._size,
-            "slots": {str(worker): offset for worker, offset in self._slots.items()}}
+        slots = {str(worker): offset for worker, offset in self._slots.items()}
+        return {"page": {"fd": self.fd, "size": self._size, "slots": slots}}
+
+    def take_over(self, state: State) -> None:
+        kept: KeptPage | None = state["page"]
+        if kept is None:
+            return
+        self.close()
+        self.fd, self._size, self._slots = kept.fd, kept.size, dict(kept.slots)
+        taken = set(self._slots.values())
+        self._free = [offset for offset in range(0, self._size, SLOT_SIZE) if offset not in taken]
 
     def take(self, worker: int) -> int:
         """Give `worker` a slot; return its offset in bytes."""

@@ -7,9 +7,8 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 from ..core import worker_environment
 from ..core.planner import Spawn
@@ -17,20 +16,13 @@ from ..logs.log import STANDARD_ERROR, Source
 from ..logs.output import Ends, Output
 from ..settings.table import Settings
 from ..sockets.listeners import Listener
+from ..sockets.runtime_directory import RuntimeDirectory
 from ..system.attributes import Attributes
 from ..system.ledger import Ledger
 from ..system.processes import Launch, Processes
 from . import recipes
+from .prepared import Generations
 from .shared_page import Page
-
-
-class Host(Protocol):
-    """What this module needs of the master. `prepared`: generation → what it was made from."""
-
-    prepared: dict[int, recipes.Prepared]
-
-    def identity(self) -> dict[str, Any]: ...
-    def metrics_environment(self, generation: int) -> dict[str, str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +36,23 @@ class Started:
 
 
 class Spawner:
-    """`listeners`: what workers get, in the order of their descriptors. `notify_path`: what
-    NOTIFY_SOCKET names."""
+    """`listeners`: what workers get, in the order of their descriptors. `metrics`: what processes
+    of a generation are given beside its recipe, for the app's own metrics."""
 
-    def __init__(self, host: Host, ledger: Ledger, processes: Processes, page: Page, output: Output,
-                 settings: Settings, attributes: Attributes, listeners: Sequence[Listener],
-                 notify_path: str) -> None:
-        self._host = host
+    def __init__(self, ledger: Ledger, generations: Generations, processes: Processes, page: Page,
+                 output: Output, settings: Settings, attributes: Attributes,
+                 listeners: Sequence[Listener], place: RuntimeDirectory,
+                 metrics: Callable[[int], dict[str, str]]) -> None:
         self._ledger = ledger
+        self._generations = generations
         self._processes = processes
         self._page = page
         self._output = output
         self._settings = settings
         self._attributes = attributes
         self._listeners = listeners
-        self._notify_path = notify_path
+        self._place = place
+        self._metrics = metrics
 
     def spawn(self, action: Spawn, worker: int) -> Started:
         """Start a worker.
@@ -80,7 +74,7 @@ class Spawner:
             # Nobody knows of it yet: if what is left to do fails, it must not live on unknown.
             undoing.callback(self._processes.signal, pid, signal.SIGKILL, True)
             recipe = self._ledger.pool.generations[action.generation].recipe
-            for_good = self._host.prepared[action.generation].gunicorn is None
+            for_good = self._generations.prepared[action.generation].gunicorn is None
             self._output.started(ends, worker,
                                  Source(action.index, pid, action.generation, recipe.release),
                                  for_good)
@@ -94,7 +88,7 @@ class Spawner:
         """What a new worker is made of. `control`: its own connection to the control socket, if it
         gets one. `ends`: the pipes to which it writes."""
         settings = self._settings
-        pool, prepared = self._ledger.pool, self._host.prepared[action.generation]
+        pool, prepared = self._ledger.pool, self._generations.prepared[action.generation]
         generation = pool.generations[action.generation]
         descriptors = [listener.socket.fileno() for listener in self._listeners]
         adapter, command = None, generation.recipe.command
@@ -110,13 +104,13 @@ class Spawner:
             command = prepared.gunicorn.adapter
         environment = worker_environment.environment(
             generation, worker=worker, index=action.index, master=os.getpid(),
-            control_socket=self._host.identity()["socket"], notify_socket=self._notify_path,
+            control_socket=self._place.path, notify_socket=self._place.notify_path,
             families=[
                 socket.AddressFamily(listener.socket.family).name for listener in self._listeners
             ], names=[listener.label for listener in self._listeners
                       ], stop_signal=settings.stop_signal, adapter=adapter,
             control_fd=None if control is None else worker_environment.FIRST_FD + len(descriptors),
-        ) | self._host.metrics_environment(action.generation)
+        ) | self._metrics(action.generation)
         if control is not None:
             descriptors.append(control.fileno())
         farewell = signal.Signals[settings.stop_signal] if settings.kill_children_on_exit else None

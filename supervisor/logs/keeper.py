@@ -10,39 +10,53 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ..programs import keeper_process
 from ..reporting import journal
 from ..reporting.journal import Entry
+from ..system.part import Keep, Kept, Part, State
 from ..system.processes import CannotStart, Exit, Launch, Processes
+from .output import Output
 
 DELAY, MOMENT = 1.0, 0.05
 
 
-class Keeper:
-    """`pipes`: tells every pipe that is open now, for a new one. `escaped`: what workers print is
-    escaped in the log (a keeper that is there already goes on as it was told). `inherited`: what
-    `hand_over` of the master before us said."""
+@dataclass(frozen=True, slots=True)
+class KeptKeeper(Kept):
+    """`fd`: the way to it. `unsent`: pipes that it has yet to be sent."""
 
-    def __init__(self, processes: Processes, environ: Mapping[str, str],
-                 pipes: Callable[[], Iterable[int]], log: Callable[[Entry], None], escaped: bool,
-                 inherited: Mapping[str, Any] | None) -> None:
+    pid: int | None
+    fd: int
+    unsent: tuple[int, ...]
+
+    def descriptors(self) -> Iterable[int]:
+        return [self.fd]
+
+    def process_ids(self) -> Iterable[int]:
+        return [] if self.pid is None else [self.pid]
+
+
+class Keeper(Part):
+    """`output`: whose pipes it holds. `escaped`: what workers print is escaped in the log (a keeper
+    that is there already goes on as it was told)."""
+
+    name = "keeper"
+    keeps = {"keeper": Keep(KeptKeeper | None)}
+    deadline: float | None = None
+
+    def __init__(self, processes: Processes, environ: Mapping[str, str], output: Output,
+                 log: Callable[[Entry], None], escaped: bool) -> None:
         self._processes = processes
         self._environ = environ
-        self._pipes = pipes
+        self._output = output
+        output.keep = self.keep
         self._log = log
         self._words = ["escaped"] if escaped else []
         self._pid: int | None = None
         self._socket: socket.socket | None = None
         self._unsent: list[int] = []
-        # There may be pipes already, whose keeper died before the master before us could start
-        # another one.
-        self.deadline: float | None = None if os.getpid() == 1 else time.monotonic()
-        if inherited is not None:
-            self._pid, self._socket = inherited["pid"], socket.socket(fileno=inherited["fd"])
-            self._unsent = list(inherited["unsent"])
-            self.deadline = time.monotonic() if self._unsent else None
 
     def keep(self, pipe: int) -> None:
         """Let it hold a pipe too."""
@@ -59,7 +73,7 @@ class Keeper:
         if self._socket is None:
             return
         if len(self._unsent) > 1:  # some have waited, and may be closed by now
-            open_now = set(self._pipes())
+            open_now = set(self._output.open_pipes())
             self._unsent = [pipe for pipe in self._unsent if pipe in open_now]
         while self._unsent:
             some = self._unsent[:keeper_process.MOST_AT_ONCE]
@@ -91,7 +105,7 @@ class Keeper:
         finally:
             theirs.close()
         self._socket = ours
-        self._unsent = list(self._pipes())
+        self._unsent = list(self._output.open_pipes())
         self._send()
 
     def on_time(self, now: float) -> None:
@@ -100,7 +114,7 @@ class Keeper:
         self.deadline = None
         if self._socket is not None:
             self._send()
-        elif self._pipes():
+        elif self._output.open_pipes():
             self._start()
 
     def on_exit(self, exit: Exit) -> bool:
@@ -114,15 +128,26 @@ class Keeper:
                   journal.ATTENTION))
         return True
 
-    def hand_over(self) -> dict[str, Any] | None:
-        """What the next master needs to know. `fd` must stay open."""
-        return None if self._socket is None else {
-            "pid": self._pid, "fd": self._socket.fileno(), "unsent": self._unsent}
+    def hand_over(self) -> dict[str, Any]:
+        return {"keeper": None if self._socket is None else {
+            "pid": self._pid, "fd": self._socket.fileno(), "unsent": self._unsent}}
+
+    def take_over(self, state: State) -> None:
+        kept: KeptKeeper | None = state["keeper"]
+        if kept is None:
+            # There may be pipes already, whose keeper died before the master before us could start
+            # another one.
+            self.deadline = None if os.getpid() == 1 else time.monotonic()
+            return
+        self._pid, self._socket = kept.pid, socket.socket(fileno=kept.fd)
+        self._unsent = list(kept.unsent)
+        self.deadline = time.monotonic() if self._unsent else None
 
     def close(self) -> None:
         """End it, or, where somebody still writes whom workers have left behind, leave it to end
-        with them."""
-        if self._pid is not None and not self._pipes():
+        with them. Who that is, is seen when what is there has been read."""
+        self._output.read_the_rest()
+        if self._pid is not None and not self._output.open_pipes():
             self._processes.end(self._pid)
         self._forget()
 

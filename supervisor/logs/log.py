@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..outside import labels
-from ..reporting.journal import ATTENTION, NORMAL, Entry
+from ..reporting.journal import ATTENTION, DETAIL, NORMAL, Entry
 from ..settings.table import Settings
+from ..system.part import Keep, Kept, Part, State
 from . import formats
-from .sinks import CannotLog, Counts, Datagrams, Descriptor, File, Loop, Sink
+from .sinks import CannotLog, Counts, Datagrams, Descriptor, File, KeptUnwritten, Loop, Sink
 
 JOURNALD, SYSLOG = "/run/systemd/journal/socket", "/dev/log"
 STANDARD_ERROR = 2
@@ -46,17 +47,15 @@ def check(settings: Settings) -> None:
                   lambda dropped: b"").close()
 
 
-def opened(settings: Settings, loop: Loop, environ: Mapping[str, str],
-           counts: Counts | None) -> Log:
-    """The log that the settings want, with what is known of this host at once. `counts`: those of
-    the master before us."""
+def opened(settings: Settings, loop: Loop, environ: Mapping[str, str]) -> Log:
+    """The log that the settings want, with what is known of this host at once."""
     found = labels.known_at_once(environ)
     try:
-        return Log(settings, loop, found, counts)
+        return Log(settings, loop, found)
     except CannotLog:
         # It could be written when it was looked at (`check`): a master that takes over must not
         # fail for it now.
-        return Log(replace(settings, log_file=None, log_to="stderr"), loop, found, counts)
+        return Log(replace(settings, log_file=None, log_to="stderr"), loop, found)
 
 
 class _Nowhere:
@@ -66,21 +65,40 @@ class _Nowhere:
     def unwatch(self, fd: int) -> None: ...
 
 
-class Log:
-    """`name`: the master's. `found`: labels that nobody gave; more may become known later.
-    `counts`: how many lines there were."""
+@dataclass(frozen=True, slots=True)
+class KeptLog(Kept):
+    """`unwritten`: of the log, and of our standard error where that isn't it."""
 
-    def __init__(self, settings: Settings, loop: Loop, found: Mapping[str, str],
-                 counts: Counts | None = None) -> None:
-        """`found`: labels that nobody gave. `counts`: those of the master before us.
+    lines: int = 0
+    dropped: int = 0
+    unsaid: int = 0
+    unwritten: tuple[tuple[KeptUnwritten, ...], tuple[KeptUnwritten, ...]] = ((), ())
+
+    def texts(self) -> Iterable[str]:
+        return [each.data for several in self.unwritten for each in several]
+
+
+class Log(Part):
+    """`master`: its name. `found`: labels that nobody gave; more may become known later. `counts`:
+    how many lines there were."""
+
+    name = "log"
+    keeps = {
+        "log": Keep(KeptLog, KeptLog()), "labels": Keep(Mapping[str, str], {}),
+        "least_weight": Keep(int, needed=True)}
+
+    def __init__(self, settings: Settings, loop: Loop, found: Mapping[str, str]) -> None:
+        """`found`: labels that nobody gave.
 
         Raises:
             CannotLog: there is no such place.
         """
-        self.name = settings.command_name
+        self.master = settings.command_name
         self._given = dict(settings.labels)
         self.found = dict(found)
-        self.counts = Counts() if counts is None else counts
+        self.counts = Counts()
+        self._least_weight = (ATTENTION if settings.quiet else
+                              DETAIL if settings.verbose else NORMAL)
         self._format = settings.log_format
         self._output_format = settings.worker_output
         self.standard_error = Descriptor(STANDARD_ERROR, loop, self.counts, self._note)
@@ -101,23 +119,34 @@ class Log:
         """Log what happened at `wall`, in seconds since the epoch."""
         self._sink.put(self._formatted(entry, wall))
 
+    def tell(self, entry: Entry, wall: float) -> None:
+        """Log it, if it is of enough weight."""
+        if entry.weight >= self._least_weight:
+            self.entry(entry, wall)
+
+    def change_verbosity(self, by: int) -> str:
+        """Log less (+1) or more (-1); return what is logged from now on."""
+        self._least_weight = min(ATTENTION, max(DETAIL, self._least_weight + by))
+        logged = ("details too", "what happens", "only what needs attention")
+        return f"logging {logged[self._least_weight]}"
+
     def _formatted(self, entry: Entry, wall: float) -> bytes:
         if self._to == "journal":
             fields = {
                 **self.labels, **entry.fields, "event": entry.name.replace(" ", "-"),
-                "name": self.name}
+                "name": self.master}
             return formats.journal_datagram(formats.sentence(entry), formats.severity(entry.weight),
-                                            self.name, fields)
+                                            self.master, fields)
         if self._format == "json":
-            line = formats.json_line(entry, self.name, self.labels, wall)
+            line = formats.json_line(entry, self.master, self.labels, wall)
         elif self._format == "logfmt":
-            line = formats.logfmt_line(entry, self.name, self.labels, wall)
+            line = formats.logfmt_line(entry, self.master, self.labels, wall)
         elif self._to == "syslog":
             line = formats.sentence(entry)
         else:
-            line = formats.text_line(entry, self.name, wall)
+            line = formats.text_line(entry, self.master, wall)
         if self._to == "syslog":
-            return formats.syslog_datagram(line, formats.severity(entry.weight), self.name,
+            return formats.syslog_datagram(line, formats.severity(entry.weight), self.master,
                                            os.getpid(), wall)
         return line.encode(errors="backslashreplace") + b"\n"
 
@@ -140,20 +169,20 @@ class Log:
                     message = formats.output_line(text).decode(errors="backslashreplace")
                     message = f"worker {source.index} (pid {source.pid}) {source.stream}: {message}"
                     self._sink.put(
-                        formats.syslog_datagram(message, formats.severity(NORMAL), self.name,
+                        formats.syslog_datagram(message, formats.severity(NORMAL), self.master,
                                                 os.getpid(), wall))
                 else:
                     told = {
-                        **self.labels, **fields, "stream": source.stream, "name": self.name,
+                        **self.labels, **fields, "stream": source.stream, "name": self.master,
                         "event": "worker-output"}
                     self._sink.put(
-                        formats.journal_datagram(message, formats.severity(NORMAL), self.name,
+                        formats.journal_datagram(message, formats.severity(NORMAL), self.master,
                                                  told))
             return
         if self._output_format == "json":
-            written = _json_lines(self.name, fields, self.labels, source.stream, pieces, wall)
+            written = _json_lines(self.master, fields, self.labels, source.stream, pieces, wall)
         else:  # for people, who know on which host they are
-            written = _prefixed_lines(self.name, fields, self._given, source.stream, pieces)
+            written = _prefixed_lines(self.master, fields, self._given, source.stream, pieces)
         self._sink.put(b"".join(written), len(written))
 
     def reopen(self) -> None:
@@ -166,17 +195,21 @@ class Log:
             self._sink.reopen()
 
     def hand_over(self) -> dict[str, Any]:
-        """What the next master needs to know."""
         unwritten = [
             self._sink.hand_over(),
             [] if self._sink is self.standard_error else self.standard_error.hand_over()]
-        return {**asdict(self.counts), "unwritten": unwritten}
+        return {"log": {**asdict(self.counts), "unwritten": unwritten},
+                "labels": dict(self.found), "least_weight": self._least_weight}
 
-    def take_over(self, inherited: Mapping[str, Any]) -> None:
-        """Go on where the master before us was."""
-        unwritten = inherited.get("unwritten", [[], []])
-        self._sink.take_over(unwritten[0])
-        self.standard_error.take_over(unwritten[1])
+    def take_over(self, state: State) -> None:
+        kept: KeptLog = state["log"]
+        counts = self.counts
+        counts.lines, counts.dropped, counts.unsaid = kept.lines, kept.dropped, kept.unsaid
+        self.found = dict(state["labels"]) | self.found
+        if state["least_weight"] is not None:
+            self.master, self._least_weight = state["name"], state["least_weight"]
+        self._sink.take_over(kept.unwritten[0])
+        self.standard_error.take_over(kept.unwritten[1])
 
     def close(self) -> None:
         for sink in {self._sink, self.standard_error}:

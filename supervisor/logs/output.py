@@ -12,13 +12,14 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from ..system.guard import Guard
 from ..system.loop import READ, Loop
+from ..system.part import Keep, Kept, Part, State
 from .log import Log, Source
 
 # A longer line is logged in pieces.
@@ -60,16 +61,37 @@ class Pipe:
     last: deque[str] = field(default_factory=lambda: deque(maxlen=LINES_SEARCHED))
 
 
-class Output:
+@dataclass(frozen=True, slots=True)
+class KeptPipe(Kept):
+    """A pipe as plain data."""
+
+    fd: int
+    worker: int
+    source: Source
+    orphaned: bool
+    rest: str
+    goes_on: bool
+    last: tuple[str, ...]
+
+    def descriptors(self) -> Iterable[int]:
+        return [self.fd] if self.fd >= 0 else []
+
+    def texts(self) -> Iterable[str]:
+        return [self.rest]
+
+
+class Output(Part):
     """All pipes. `mode`: inherit, prefix or json. `keep`: lets the keeper hold one."""
 
-    def __init__(self, loop: Loop, log: Log, mode: str, keep: Callable[[int], None],
-                 guard: Guard) -> None:
+    name = "output"
+    keeps = {"output": Keep(tuple[KeptPipe, ...], ())}
+
+    def __init__(self, loop: Loop, log: Log, mode: str, guard: Guard) -> None:
         self._guard = guard
         self._loop = loop
         self._log = log
         self._mode = mode
-        self._keep = keep
+        self.keep: Callable[[int], None] = lambda pipe: None
         self._pipes: dict[int, list[Pipe]] = {}
         self._left = A_TURN
 
@@ -95,7 +117,7 @@ class Output:
         for stream, pair in pairs:
             self._add(Pipe(pair[0], worker, replace(source, stream=stream)))
             if for_good or self._mode != "inherit":
-                self._guard.run("keeper", self._keep, pair[0])
+                self._guard.run("keeper", self.keep, pair[0])
         for _, pair in pairs:
             os.close(pair[1])
 
@@ -123,7 +145,7 @@ class Output:
         if pipe.fd >= 0:
             self._loop.watch(pipe.fd, READ, partial(self._on_readable, pipe))
 
-    def on_turn(self) -> None:
+    def on_time(self, now: float) -> None:
         """A new turn of the loop, a new share."""
         self._left = A_TURN
 
@@ -191,6 +213,10 @@ class Output:
                 return tuple([*pipe.last, *begun][-most:])
         return ()
 
+    def lines_of(self, worker: int, most: int = LAST_LINES) -> tuple[str, ...]:
+        """The same, for a fact that carries them along: it is true without."""
+        return self._guard.run("last lines", self.last_lines, worker, most) or ()
+
     def kept_lines(self, worker: int) -> list[str]:
         """The same, as far as they have been read; none with `inherit`, where only the beginning
         may have come this way."""
@@ -207,20 +233,18 @@ class Output:
             if pipe.fd < 0:
                 self._forget(pipe)
 
-    def hand_over(self) -> list[dict[str, Any]]:
-        """What the next master needs to know. `fd`: descriptors that must stay open."""
-        return [{
+    def hand_over(self) -> dict[str, Any]:
+        return {"output": [{
             "fd": pipe.fd, "worker": pipe.worker, "source": asdict(pipe.source),
             "orphaned": pipe.orphaned, "rest": pipe.rest.decode("latin-1"), "goes_on": pipe.goes_on,
-            "last": list(pipe.last)} for pipes in self._pipes.values() for pipe in pipes]
+            "last": list(pipe.last)} for pipes in self._pipes.values() for pipe in pipes]}
 
-    def take_over(self, inherited: list[Mapping[str, Any]]) -> None:
-        """Go on where the master before us was."""
-        for each in inherited:
+    def take_over(self, state: State) -> None:
+        kept: tuple[KeptPipe, ...] = state["output"]
+        for each in kept:
             self._add(
-                Pipe(each["fd"], each["worker"], Source(**each["source"]), each["orphaned"],
-                     each["rest"].encode("latin-1"), each["goes_on"],
-                     deque(each["last"], LINES_SEARCHED)))
+                Pipe(each.fd, each.worker, each.source, each.orphaned, each.rest.encode("latin-1"),
+                     each.goes_on, deque(each.last, LINES_SEARCHED)))
 
     def read_the_rest(self) -> None:
         """Log what is there."""

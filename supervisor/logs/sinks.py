@@ -14,7 +14,7 @@ import socket
 import stat
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -46,6 +46,14 @@ class Counts:
     lines: int = 0
     dropped: int = 0
     unsaid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KeptUnwritten:
+    data: str
+    lines: int
+    noted: int
+    begun: bool
 
 
 @dataclass(slots=True)
@@ -149,12 +157,12 @@ class Sink:
             "data": bytes(each.data).decode("latin-1"), "lines": each.lines, "noted": each.noted,
             "begun": each.begun} for each in self._unwritten]
 
-    def take_over(self, inherited: Iterable[Mapping[str, Any]]) -> None:
+    def take_over(self, kept: Iterable[KeptUnwritten]) -> None:
         """Write first what the master before us could not."""
-        for each in inherited:
+        for each in kept:
             self._append(
-                _Unwritten(memoryview(each["data"].encode("latin-1")), each["lines"], each["noted"],
-                           each["begun"]))
+                _Unwritten(memoryview(each.data.encode("latin-1")), each.lines, each.noted,
+                           each.begun))
         self.flush()
 
     def close(self) -> None:

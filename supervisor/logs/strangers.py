@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..reporting.journal import Entry
+from ..system.part import Part
 
 # So many lines of one user in so many seconds, of so many users; all others share the lines of one
 # more.
@@ -23,8 +24,10 @@ class _Window:
     left_out: int = 0
 
 
-class Strangers:
+class Strangers(Part):
     """`log`: takes what is told."""
+
+    name = "strangers"
 
     def __init__(self, log: Callable[[Entry], None]) -> None:
         self._log = log

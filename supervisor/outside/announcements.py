@@ -8,14 +8,17 @@ from __future__ import annotations
 import json
 import re
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..reporting import journal
+from ..reporting import journal, report
 from ..reporting.journal import Entry
 from ..settings.table import Settings
 from ..system.errands import Ended, Errand, Errands
+from ..system.ledger import Ledger
+from ..system.part import Keep, Part, State
 from ..system.processes import Launch, own_program
 
 # Longer than all attempts together (control/announce.py).
@@ -27,15 +30,22 @@ MOST_WAITING = 50
 NAME = "announce"
 
 
-class Announcements:
-    """`user`: (uid, gid) of whoever tells it, None for us."""
+class Announcements(Part):
+    """`user`: (uid, gid) of whoever tells it, None for us. `who`: the name of the master, and the
+    labels of this host."""
+
+    name = "announcements"
+    keeps = {"announcements": Keep(Mapping[str, tuple[str, ...]], {})}
 
     def __init__(self, settings: Settings, errands: Errands, environ: Mapping[str, str],
-                 user: tuple[int, int] | None, log: Callable[[Entry], None]) -> None:
+                 user: tuple[int, int] | None, ledger: Ledger,
+                 who: Callable[[], tuple[str, Mapping[str, str]]]) -> None:
         self._errands = errands
+        self._ledger = ledger
+        self._who = who
+        errands.resumed_by(self._resume)
         self._environ = environ
         self._user = user
-        self._log = log
         self._places = [
             (kind, to)
             for kind, several in (("statsd", settings.statsd), ("graphite", settings.graphite),
@@ -43,15 +53,15 @@ class Announcements:
         self._waiting: dict[str, deque[str]] = {}
         self._busy: set[str] = set()
 
-    def wants(self, entry: Entry) -> bool:
-        """Whether an entry of the journal is for others."""
-        return bool(self._places) and event_of(entry) is not None
-
-    def tell(self, entry: Entry, upgrade: Mapping[str, Any], name: str, labels: Mapping[str, str],
-             document: Mapping[str, Any]) -> None:
-        """Tell every place of such an entry. `upgrade`: its document; `document`: the event's."""
-        event = event_of(entry)
-        assert event is not None
+    def tell(self, entry: Entry, document: Mapping[str, Any],
+             ended: Mapping[str, Any] | None) -> None:
+        """Tell every place, if this entry is for others. `document`: the event's; `ended`: that of
+        the upgrade that it ends."""
+        event, pool = event_of(entry), self._ledger.pool
+        if not self._places or event is None or pool.upgrade is None:
+            return
+        upgrade = ended or report.upgrade_document(pool, pool.upgrade, time.monotonic())
+        name, labels = self._who()
         told = {
             "text": sentence(event, name, labels,
                              upgrade), "event": event, "name": name, "labels": dict(labels),
@@ -69,7 +79,7 @@ class Announcements:
         waiting.append(told)
         if len(waiting) > MOST_WAITING:
             waiting.popleft()
-            self._log(Entry("announcement dropped", {"to": _named(place)}, journal.ATTENTION))
+            self._ledger.log(Entry("announcement dropped", {"to": _named(place)}, journal.ATTENTION))
         self._next(place)
 
     def _next(self, place: str) -> None:
@@ -89,7 +99,7 @@ class Announcements:
             self._busy.discard(place)
             if ended.reason is not None:
                 event = {} if told is None else {"told": json.loads(told)["document"]["event"]}
-                self._log(
+                self._ledger.log(
                     Entry(
                         "announcement failed", {
                             "to": _named(place), **event, "reason": ended.reason,
@@ -102,24 +112,24 @@ class Announcements:
         """The master ends: say what nobody has heard."""
         for place in {*self._busy, *(place for place, waiting in self._waiting.items() if waiting)}:
             count = len(self._waiting.get(place, ())) + (place in self._busy)
-            self._log(
+            self._ledger.log(
                 Entry("announcement failed",
                       {"to": _named(place), "reason": "the master ends", "events": count},
                       journal.ATTENTION))
 
-    def resume_errand(self, errand: Errand) -> Callable[[Ended], None] | None:
-        """Take over one that the master before us sent."""
+    def _resume(self, errand: Errand) -> Callable[[Ended], None] | None:
         if not errand.name.startswith(f"{NAME} "):
             return None
         self._busy.add(errand.name)
         return self.ended(errand.name, errand.stdin)
 
-    def hand_over(self) -> dict[str, list[str]]:
-        """What the next master has yet to tell."""
-        return {place: list(waiting) for place, waiting in self._waiting.items() if waiting}
+    def hand_over(self) -> dict[str, Any]:
+        waiting = {place: list(waiting) for place, waiting in self._waiting.items() if waiting}
+        return {"announcements": waiting}
 
-    def take_over(self, inherited: Mapping[str, list[str]]) -> None:
-        for place, waiting in inherited.items():
+    def take_over(self, state: State) -> None:
+        kept: Mapping[str, tuple[str, ...]] = state["announcements"]
+        for place, waiting in kept.items():
             for told in waiting:
                 self._put(place, told)
 

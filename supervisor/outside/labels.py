@@ -8,12 +8,16 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 
+from ..reporting import journal
+from ..reporting.journal import Entry
 from ..system.errands import Ended, Errand, Errands
+from ..system.ledger import Ledger
+from ..system.part import Part
 from ..system.processes import Launch, own_program
 
 # Longer than all attempts together (control/metadata.py).
 TIMEOUT = 60.0
-NAME = "task-metadata"
+PLATFORM = "task-metadata"
 METADATA = "ECS_CONTAINER_METADATA_URI_V4"
 # Names that manifests commonly give to what the downward API knows. Label → variables.
 DOWNWARD = {
@@ -33,28 +37,39 @@ def known_at_once(environ: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def ask_the_platform(errands: Errands, environ: Mapping[str, str],
-                     found: Callable[[dict[str, str]], None], failed: Callable[[str],
-                                                                               None]) -> None:
-    """Send somebody to ask ECS, where this is a task of it. It may take its time."""
-    if METADATA not in environ:
-        return
-    launch = Launch(own_program("control.metadata", environ[METADATA]), "/", environ, (),
-                    signal.SIGKILL)
-    errands.send(Errand(NAME, launch, TIMEOUT, answered(found, failed), "", 0.0, urgent=True))
+class Labels(Part):
+    """What the platform is asked for. `add`: takes the labels that it has told."""
 
+    name = "labels"
 
-def answered(found: Callable[[dict[str, str]], None],
-             failed: Callable[[str], None]) -> Callable[[Ended], None]:
-    """Who is to know how the errand ended."""
+    def __init__(self, errands: Errands, environ: Mapping[str, str], ledger: Ledger,
+                 add: Callable[[dict[str, str]], None]) -> None:
+        self._errands = errands
+        self._environ = environ
+        self._ledger = ledger
+        self._add = add
+        errands.resumed_by(
+            lambda errand: self._answered if errand.name == PLATFORM else None)
 
-    def done(ended: Ended) -> None:
+    def ask_the_platform(self) -> None:
+        """Send somebody to ask ECS, where this is a task of it. It may take its time."""
+        if METADATA not in self._environ:
+            return
+        launch = Launch(own_program("control.metadata", self._environ[METADATA]), "/",
+                        self._environ, (), signal.SIGKILL)
+        self._errands.send(
+            Errand(PLATFORM, launch, TIMEOUT, self._answered, "", 0.0, urgent=True))
+
+    def _answered(self, ended: Ended) -> None:
         try:
             if ended.reason is not None:
                 raise ValueError(ended.reason)
             labels = json.loads(ended.last_line or "")
-            found({str(key): str(value) for key, value in labels.items()})
+            found = {str(key): str(value) for key, value in labels.items()}
         except (ValueError, AttributeError, RecursionError):
-            failed(": ".join(part for part in (ended.reason, ended.last_line) if part))
-
-    return done
+            why = ": ".join(part for part in (ended.reason, ended.last_line) if part)
+            self._ledger.log(Entry("labels not found", {"reason": why}, journal.ATTENTION))
+            return
+        self._add(found)
+        self._ledger.changed = True
+        self._ledger.log(Entry("labels found", found))

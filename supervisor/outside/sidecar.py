@@ -10,7 +10,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from ..reporting import journal
 from ..reporting.journal import Entry
@@ -36,7 +35,7 @@ class Sidecar:
         self._told = json.dumps({"name": name, "user": user, "metrics": metrics, "hosts": hosts})
         self._admit = admit
         self._log = log
-        self._pid: int | None = None
+        self.pid: int | None = None
         self._started_at = 0.0
         self._failures = 0
         self.deadline: float | None = time.monotonic()  # when it is to be started
@@ -56,7 +55,7 @@ class Sidecar:
         launch = Launch(own_program("control.web", self._told), "/", self._environ, descriptors,
                         signal.SIGTERM)
         try:
-            self._pid = self._processes.start(launch)
+            self.pid = self._processes.start(launch)
         except CannotStart as error:
             for ours, _ in pairs:
                 ours.close()
@@ -68,13 +67,13 @@ class Sidecar:
         self._started_at = now
         for ours, _ in pairs:
             self._admit(ours)
-        self._log(Entry("web started", {"pid": self._pid, "listen": self.listener.name}))
+        self._log(Entry("web started", {"pid": self.pid, "listen": self.listener.name}))
 
     def on_exit(self, exit: Exit) -> bool:
         """Note that a child has exited; return whether it was this one."""
-        if exit.pid != self._pid:
+        if exit.pid != self.pid:
             return False
-        self._pid = None
+        self.pid = None
         now = time.monotonic()
         if now - self._started_at >= SETTLED:
             self._failures = 0
@@ -87,14 +86,10 @@ class Sidecar:
         self.deadline = now + delay
         self._log(Entry("web died", {"why": why, "next_try_in": f"{delay:g}s"}, journal.ATTENTION))
 
-    def hand_over(self) -> dict[str, Any]:
-        """What the next master needs to know."""
-        return {"pid": self._pid}
-
-    def take_over(self, inherited: Mapping[str, Any]) -> None:
+    def take_over(self, pid: int | None) -> None:
         """End that of the master before us: ours is of the new version. Who asks meanwhile waits in
         the queue of the socket."""
-        self._pid = inherited["pid"]
+        self.pid = pid
         self._end()
 
     def close(self) -> None:
@@ -103,7 +98,7 @@ class Sidecar:
         self._end()
 
     def _end(self) -> None:
-        if self._pid is None:
+        if self.pid is None:
             return
-        self._processes.end(self._pid)
-        self._pid = None
+        self._processes.end(self.pid)
+        self.pid = None

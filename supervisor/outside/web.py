@@ -7,16 +7,21 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from ..core import worker_environment
+from ..core.pool import Event, Pool
 from ..reporting import journal
 from ..reporting.journal import Entry
-from ..sockets.listeners import Listener
+from ..sockets.listener_repair import KeptListener, plain_listener
+from ..sockets.listeners import Listener, close_all
+from ..sockets.runtime_directory import RuntimeDirectory
 from ..system.attributes import Attributes
 from ..system.errands import Ended, Errand, Errands
 from ..system.ledger import Ledger
+from ..system.part import Keep, Part, State
 from ..system.processes import Exit, Launch, Processes, own_program
 from .app_metrics import VARIABLE, AppMetrics
 from .sidecar import Sidecar
@@ -26,61 +31,86 @@ FOLD_TIMEOUT = 60.0
 EVERYWHERE = ("0.0.0.0", "::", "::ffff:0.0.0.0")
 
 
-class Host(Protocol):
-    """What this module needs of the master."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptWeb(KeptListener):
+    """The sidecar's listener, and its process if it runs."""
 
-    def identity(self) -> dict[str, Any]: ...
+    pid: int | None
+
+    def process_ids(self) -> Iterable[int]:
+        return [] if self.pid is None else [self.pid]
 
 
-class Web:
-    """`listener`: where the page is served. `user`: who serves it, None for us. `attributes`: of
-    the workers."""
+class Web(Part):
+    """`user`: who serves it, None for us. `attributes`: of the workers. There is none before
+    `open`, and none at all where nobody wants it."""
 
-    def __init__(self, host: Host, ledger: Ledger, processes: Processes, errands: Errands,
-                 environ: Mapping[str, str], listener: Listener, user: tuple[int, int] | None,
-                 hosts: Sequence[str], attributes: Attributes, admit: Callable[[socket.socket],
-                                                                               None],
-                 inherited: Mapping[str, Any] | None) -> None:
-        """`hosts`: by which other names it may be asked. `inherited`: what `hand_over` of the
-        master before us said."""
-        self._host = host
+    name = "web"
+    keeps = {"web": Keep(KeptWeb | None)}
+
+    def __init__(self, ledger: Ledger, processes: Processes, errands: Errands,
+                 environ: Mapping[str, str], place: RuntimeDirectory,
+                 user: tuple[int, int] | None, hosts: Sequence[str], attributes: Attributes,
+                 admit: Callable[[socket.socket], None]) -> None:
+        """`hosts`: by which other names it may be asked. `admit`: takes one end of a connection
+        that may only look."""
         self._ledger = ledger
+        self._processes = processes
         self._errands = errands
         self._environ = worker_environment.inherited(environ)
+        self._place = place
+        self._user = user
+        self._hosts = hosts
+        self._admit = admit
         self._owner = None
         if attributes.other_user:
             self._owner = (os.geteuid() if attributes.uid is None else attributes.uid,
                            os.getegid() if attributes.gid is None else attributes.gid)
         self._metrics: AppMetrics | None = None
-        identity = host.identity()
-        try:
-            self._metrics = AppMetrics(identity["socket"].removesuffix(".sock") + ".metrics",
-                                       self._owner, inherited is None)
-        except OSError as error:
-            ledger.log(Entry("no app metrics", {"reason": str(error)}, journal.ATTENTION))
-        self._sidecar = Sidecar(processes, listener, self._environ, identity["name"], user,
-                                None if self._metrics is None else self._metrics.path, hosts, admit,
-                                ledger.log)
-        if inherited is not None:
-            self._sidecar.take_over(inherited)
-        elif listener.socket.family != socket.AF_UNIX and listener.socket.getsockname(
+        self._sidecar: Sidecar | None = None
+
+    def open(self, listener: Listener) -> None:
+        """Begin to serve there."""
+        self._begin(listener, fresh=True)
+        if listener.socket.family != socket.AF_UNIX and listener.socket.getsockname(
         )[0] in EVERYWHERE:
-            ledger.log(
+            self._ledger.log(
                 Entry(
                     "web open to everybody", {
                         "listen": listener.name, "so": "whoever reaches this host may look",
                         "better": "127.0.0.1, [::1] or unix:PATH",}, journal.ATTENTION))
 
+    def _begin(self, listener: Listener, fresh: bool) -> Sidecar:
+        try:
+            self._metrics = AppMetrics(self._place.path.removesuffix(".sock") + ".metrics",
+                                       self._owner, fresh)
+        except OSError as error:
+            self._ledger.log(Entry("no app metrics", {"reason": str(error)}, journal.ATTENTION))
+        self._sidecar = Sidecar(self._processes, listener, self._environ, self._place.master,
+                                self._user, None if self._metrics is None else self._metrics.path,
+                                self._hosts, self._admit, self._ledger.log)
+        return self._sidecar
+
+    def hand_over(self) -> dict[str, Any]:
+        sidecar = self._sidecar
+        return {"web": None if sidecar is None else plain_listener(sidecar.listener) | {
+            "pid": sidecar.pid}}
+
+    def take_over(self, state: State) -> None:
+        kept: KeptWeb | None = state["web"]
+        if kept is not None:
+            self._begin(kept.listener(), fresh=False).take_over(kept.pid)
+
     @property
     def deadline(self) -> float | None:
-        return self._sidecar.deadline
+        return None if self._sidecar is None else self._sidecar.deadline
 
     def on_time(self, now: float) -> None:
-        self._sidecar.on_time(now)
+        if self._sidecar is not None:
+            self._sidecar.on_time(now)
 
     def on_exit(self, exit: Exit) -> bool:
-        """Note that a child has exited; return whether it was the sidecar."""
-        return self._sidecar.on_exit(exit)
+        return self._sidecar is not None and self._sidecar.on_exit(exit)
 
     def environment(self, generation: int) -> dict[str, str]:
         """What processes of a generation are given for the app's own metrics; nothing where they
@@ -112,17 +142,14 @@ class Web:
                 Entry("metrics not folded", {"reason": ended.reason, "last_line": ended.last_line},
                       journal.ATTENTION))
 
-    def generations_changed(self) -> None:
-        """Some are over, or there are new ones."""
-        if self._metrics is not None:
-            pool = self._ledger.pool
-            self._metrics.generations_left([pool.newest, *pool.generations])
-
-    def hand_over(self) -> dict[str, Any]:
-        """What the next master needs to know."""
-        return self._sidecar.hand_over()
+    def observe(self, before: Pool, event: Event, after: Pool, now: float) -> None:
+        """Some generations may be over, or there are new ones."""
+        if self._metrics is not None and after.generations.keys() != before.generations.keys():
+            self._metrics.generations_left([after.newest, *after.generations])
 
     def close(self) -> None:
-        self._sidecar.close()
+        if self._sidecar is not None:
+            self._sidecar.close()
+            close_all([self._sidecar.listener])
         if self._metrics is not None:
             self._metrics.close()

@@ -13,11 +13,14 @@ import select
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from ...shared import peer, protocol
+from ..system.part import Keep, Kept, Part, State
+from ..system.plain_data import Unreadable, made
 from .crowd import Crowd, Kind, Party
 from .reserve import Reserve
 
@@ -80,6 +83,34 @@ class Access:
                 or (self.observers is not None and self.observers in session.groups()))
 
 
+@dataclass(frozen=True, slots=True)
+class KeptSession(Kept):
+    """`role`: what it waits for."""
+
+    fd: int
+    peer: tuple[int, int, int]
+    unsent: str
+    begun: str
+    last_words: bool
+    long: bool
+    worker_only: bool
+    role: Mapping[str, Any]
+    looking_only: bool = False
+
+    def descriptors(self) -> Iterable[int]:
+        return [self.fd]
+
+    def texts(self) -> Iterable[str]:
+        return self.unsent, self.begun
+
+    def doubts(self) -> Iterator[str]:
+        try:
+            made(tuple[tuple[Any, int], ...], self.role.get("upgrade", ()))
+            made(tuple[Any, ...], self.role.get("reload", ()))
+        except Unreadable as error:
+            yield f"a session waits for {dict(self.role)}: {error}"
+
+
 class Session:
     """One client. `pid`, `uid`, `gid`: what the kernel says it was when it connected; `worker`: the
     id of the worker that it is, 0 if it is none, found when it was accepted: whoever has its pid
@@ -106,24 +137,23 @@ class Session:
         self.worker = 0
 
     @classmethod
-    def taken_over(cls, server: Server, told: Mapping[str, Any]) -> Session:
-        """Go on with a session of the master before us; `told`: what its `hand_over` said."""
-        session = cls(server, socket.socket(fileno=told["fd"]))
-        session.pid, session.uid, session.gid = told["peer"]
-        session.worker = told["worker"] if "worker" in told else server.worker_of(session.pid)
-        session._unsent += told["unsent"].encode("latin-1")
+    def taken_over(cls, server: Server, kept: KeptSession) -> Session:
+        """Go on with a session of the master before us."""
+        session = cls(server, socket.socket(fileno=kept.fd))
+        session.pid, session.uid, session.gid = kept.peer
+        session.worker = server.worker_of(session.pid)
+        session._unsent += kept.unsent.encode("latin-1")
         session._longest = len(session._unsent)
-        session._lines.extend(session._framer.feed(told["begun"].encode("latin-1")))
-        session._last_words, session.long_running, session.worker_only = told["last_words"], told[
-            "long"], told["worker_only"]
-        session.looking_only = told.get("looking_only", False)
+        session._lines.extend(session._framer.feed(kept.begun.encode("latin-1")))
+        session._last_words, session.long_running = kept.last_words, kept.long
+        session.worker_only, session.looking_only = kept.worker_only, kept.looking_only
         return session
 
     def hand_over(self) -> dict[str, Any]:
         """What the next master needs to know. `fd` must stay open."""
         said = b"".join([*(line + b"\n" for line in self._lines), self._framer.begun])
         return {
-            "fd": self.fileno(), "peer": [self.pid, self.uid, self.gid], "worker": self.worker,
+            "fd": self.fileno(), "peer": [self.pid, self.uid, self.gid],
             "unsent": self._unsent.decode("latin-1"), "begun": said.decode("latin-1"),
             "last_words": self._last_words, "long": self.long_running,
             "worker_only": self.worker_only, "looking_only": self.looking_only}
@@ -271,21 +301,28 @@ def _polled(polled: socket.socket, events: int) -> bool:
     return bool(poller.poll(0))
 
 
-class Server:
-    """The listening half. `worker_of`: the worker that has a pid now, 0 if none has; `lives`:
+class Server(Part):
+    """The listening half; nobody comes before it is open. `worker_of`: the worker that has a pid now, 0 if none has; `lives`:
     whether a worker is still there. `most_sessions`: beyond it one that can be spared makes room,
     see crowd.py. Without a descriptor the one that is kept in reserve lets a client in who matters,
     for whom somebody makes room if anybody can; all others are turned away. `failed`: told of an
-    exception that has ended a session."""
+    exception that has ended a session. `role_of`: what a session waits for, for the next master,
+    whose `resume` lets it wait for that again."""
 
-    def __init__(self, loop: Loop, listener: socket.socket,
-                 handler: Callable[[Session, protocol.Request], None], access: Access,
-                 worker_of: Callable[[int], int], lives: Callable[[int], bool], most_sessions: int,
-                 failed: Callable[[str, Exception], None],
+    name = "server"
+    keeps = {"sessions": Keep(tuple[KeptSession, ...], (), needed=True)}
+
+    def __init__(self, loop: Loop, handler: Callable[[Session, protocol.Request], None],
+                 access: Access, worker_of: Callable[[int], int], lives: Callable[[int], bool],
+                 most_sessions: int, failed: Callable[[str, Exception], None],
+                 role_of: Callable[[Session], Mapping[str, Any]] = lambda session: {},
+                 resume: Callable[[Session, Mapping[str, Any]], None] = lambda session, role: None,
                  ) -> None:
         self._failed = failed
         self._loop = loop
-        self._listener = listener
+        self._listener: socket.socket | None = None
+        self._role_of = role_of
+        self._resume = resume
         self._handler = handler
         self._access = access
         self.worker_of = worker_of
@@ -295,40 +332,63 @@ class Server:
         self._rests_until: float | None = None
         self._sessions: dict[Session, None] = {}
         self._with_lines: dict[Session, None] = {}
+
+    def open(self, listener: socket.socket) -> None:
+        """Accept whoever comes there."""
+        self._listener = listener
         listener.setblocking(False)
-        loop.watch(listener.fileno(), READ, self._accept)
+        self._listen()
+
+    def _listen(self) -> None:
+        """Begin to accept, or begin again."""
+        listener, self._rests_until = self._listener, None
+        if listener is not None:
+            self._loop.watch(listener.fileno(), READ, partial(self._accept, listener))
+
+    def hand_over(self) -> dict[str, Any]:
+        return {"sessions": [session.hand_over() | {"role": self._role_of(session)}
+                             for session in self._sessions]}
+
+    def take_over(self, state: State) -> None:
+        kept: tuple[KeptSession, ...] = state["sessions"]
+        for each in kept:
+            session = Session.taken_over(self, each)
+            self._enter(session)
+            session.settle()
+            self._resume(session, each.role)
 
     def accept_all(self) -> None:
         """Accept whoever waits, and look who they are."""
         for _ in range(ALL // AT_ONCE):
-            if self._rests_until is not None or not _polled(self._listener, select.POLLIN):
+            if self._listener is None or self._rests_until is not None or not _polled(
+                    self._listener, select.POLLIN):
                 return
-            self._accept(READ)
+            self._accept(self._listener, READ)
 
-    def _accept(self, events: int) -> None:
+    def _accept(self, listener: socket.socket, events: int) -> None:
         for _ in range(AT_ONCE):  # then let the rest of the loop have its turn
             try:
-                self._admit(self._listener.accept()[0])
+                self._admit(listener.accept()[0])
             except BlockingIOError:
                 return
             except OSError as error:
                 # The kernel says that there is no room left before it looks whether anybody waits
                 # for it.
-                if error.errno not in NO_ROOM or not _polled(self._listener, select.POLLIN):
+                if error.errno not in NO_ROOM or not _polled(listener, select.POLLIN):
                     return
-                if not self._admit_by_reserve():
+                if not self._admit_by_reserve(listener):
                     self._rests_until = time.monotonic() + REST
-                    self._loop.unwatch(self._listener.fileno())
+                    self._loop.unwatch(listener.fileno())
                     return
             except Exception as error:
                 self._failed("accept", error)
 
-    def _admit_by_reserve(self) -> bool:
+    def _admit_by_reserve(self, listener: socket.socket) -> bool:
         """Let one in with the descriptor that is kept for it; return whether it could be."""
         if not self._reserve.spend():
             return False
         try:
-            self._admit(self._listener.accept()[0], short=True)
+            self._admit(listener.accept()[0], short=True)
         except OSError:
             return False
         finally:
@@ -370,17 +430,15 @@ class Server:
 
     @property
     def deadline(self) -> float | None:
-        """When `on_time` is due."""
-        return self._rests_until
+        return 0.0 if self.waiting else self._rests_until
 
     def on_time(self, now: float) -> None:
-        """Accept again, if it is time to try."""
-        if self._rests_until is not None and now >= self._rests_until:
-            self._go_on()
-
-    def _go_on(self) -> None:
-        self._rests_until = None
-        self._loop.watch(self._listener.fileno(), READ, self._accept)
+        """Carry out what waits for its turn; accept again, if it is time to try."""
+        try:
+            self.on_turn()
+        finally:
+            if self._rests_until is not None and now >= self._rests_until:
+                self._listen()
 
     def admit_worker(self, connection: socket.socket, pid: int, worker: int) -> None:
         """Serve the connection that a worker was born with: what comes on it is the word of that
@@ -400,13 +458,6 @@ class Server:
     def sessions(self) -> list[Session]:
         """All of them, the one that spoke last at the end."""
         return list(self._sessions)
-
-    def take_over(self, told: Mapping[str, Any]) -> Session:
-        """Go on with a session of the master before us."""
-        session = Session.taken_over(self, told)
-        self._enter(session)
-        session.settle()
-        return session
 
     def watch(self, session: Session, events: int) -> None:
         if events:
@@ -452,7 +503,7 @@ class Server:
         self._with_lines.pop(session, None)
         self._crowd.leave(session)
         if self._rests_until is not None:
-            self._go_on()
+            self._listen()
 
     def dispatch(self, session: Session, line: bytes) -> None:
         self._sessions.pop(session, None)
@@ -478,10 +529,10 @@ class Server:
             self._failed("session", error)
 
     def close(self) -> None:
-        """Close the listener and every session; what was queued for them is sent as far as it can
+        """Listen no more, and close every session; what was queued for them is sent as far as it can
         be at once."""
         self._rests_until = None
-        self._loop.unwatch(self._listener.fileno())
-        self._listener.close()
+        if self._listener is not None:
+            self._loop.unwatch(self._listener.fileno())
         for session in list(self._sessions):
             session.close()

@@ -7,32 +7,75 @@ It opens none for the first time (listeners.py), and blames nobody (observe.py).
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 from ..core import pool as facts
 from ..system.ledger import Ledger
 from ..system.loop import WRITE, Loop
+from ..system.part import Keep, Kept, Part, State
+from ..system.plain_data import plain
 from . import listeners
-from .listeners import Listener
+from .listeners import Address, Listener
 
 # A socket that can't be listened on again is tried again after so many seconds.
 AGAIN = 1.0
 
 
-class Listening:
+@dataclass(frozen=True, slots=True)
+class KeptListener(Kept):
+    """A listening socket as plain data."""
+
+    fd: int
+    address: Address
+    made: tuple[int, int] | None
+    label: str = ""
+
+    def descriptors(self) -> Iterable[int]:
+        return [self.fd]
+
+    def listener(self) -> Listener:
+        return Listener(self.address, socket.socket(fileno=self.fd), self.made, self.label)
+
+
+def plain_listener(listener: Listener) -> dict[str, Any]:
+    """The opposite: what `KeptListener` is made of."""
+    return {
+        "fd": listener.socket.fileno(), "address": plain(listener.address), "made": listener.made,
+        "label": listener.label}
+
+
+class Listening(Part):
     """`all`: the sockets in the order of their descriptors; one that had to be made anew takes the
     place of the old one."""
 
-    def __init__(self, ledger: Ledger, loop: Loop, opened: Iterable[Listener] = ()) -> None:
+    name = "listening"
+    keeps = {"listeners": Keep(tuple[KeptListener, ...], (), needed=True)}
+    deadline: float | None = None
+
+    def __init__(self, ledger: Ledger, loop: Loop) -> None:
         self._ledger = ledger
         self._loop = loop
-        self.all = list(opened)
-        self._files = [_file(each) for each in self.all]
+        self.all: list[Listener] = []
+        self._files: list[os.stat_result | None] = []
         self._lost: dict[int, str] = {}  # by position: the address
-        self.deadline: float | None = None
+
+    def begin(self, opened: Iterable[Listener]) -> None:
+        """Look after these from now on."""
+        self.all += opened
+        self._files = [_file(each) for each in self.all]
         for position in range(len(self.all)):
             self._watch(position)
+
+    def hand_over(self) -> dict[str, Any]:
+        return {"listeners": [plain_listener(each) for each in self.all]}
+
+    def take_over(self, state: State) -> None:
+        kept: tuple[KeptListener, ...] = state["listeners"]
+        self.begin(each.listener() for each in kept)
 
     def _watch(self, position: int) -> None:
         # A listening socket is never writable; it becomes so when somebody who shares it has shut

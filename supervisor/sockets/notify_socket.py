@@ -14,11 +14,13 @@ import socket
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from ...shared import peer
 from ..system import files
 from ..system.loop import READ, Loop
+from ..system.part import Keep, Part, State
 from .listeners import CannotListen
 
 LONGEST_ERROR = 4000
@@ -68,27 +70,44 @@ def from_command(command: str, args: Mapping[str, Any], pid: int, worker: int) -
                           str(error)[:LONGEST_ERROR] if error else "it gave no reason")
 
 
-class NotifySocket:
+class NotifySocket(Part):
     """The datagram socket behind NOTIFY_SOCKET: sd_notify(3)'s `READY=1` and `WATCHDOG=1`, and our
     own `X_EINHORNPY_DUE=`, by which a worker asks to be recycled, for the reason after it."""
 
-    def __init__(self, loop: Loop, path: str, mode: int, worker_of: Callable[[int], int],
-                 worker_above: Callable[[int], int], receive: Callable[[Notice], None],
-                 fd: int | None = None) -> None:
-        """Bind the socket at `path` with these permission bits, or go on with the bound one that
-        `fd` is. `worker_of`: the worker that has a pid, `worker_above`: in whose process tree it
-        is; 0 if none."""
-        self.path = path
+    name = "notify"
+    keeps = {"notify": Keep(int, needed=True, descriptor=True)}
+
+    def __init__(self, loop: Loop, worker_of: Callable[[int], int],
+                 worker_above: Callable[[int], int], receive: Callable[[Notice], None]) -> None:
+        """`worker_of`: the worker that has a pid, `worker_above`: in whose process tree it is; 0
+        if none."""
+        self.path = ""
         self._loop = loop
         self._worker_of = worker_of
         self._worker_above = worker_above
         self._receive = receive
-        if fd is None:
-            self._socket = self._bound(path, mode)
-        else:
-            self._socket = socket.socket(fileno=fd)
-        self._by_pidfd = peer.ask_who_sends(self._socket)
-        loop.watch(self._socket.fileno(), READ, self._read)
+        self._socket: socket.socket | None = None
+
+    def open(self, path: str, mode: int) -> None:
+        """Bind it at `path`, with these permission bits.
+
+        Raises:
+            CannotListen: there can be none.
+        """
+        self._begin(path, self._bound(path, mode))
+
+    def _begin(self, path: str, opened: socket.socket) -> None:
+        self.path, self._socket = path, opened
+        by_pidfd = peer.ask_who_sends(opened)
+        self._loop.watch(opened.fileno(), READ, partial(self._read, opened, by_pidfd))
+
+    def hand_over(self) -> dict[str, Any]:
+        return {"notify": None if self._socket is None else self._socket.fileno()}
+
+    def take_over(self, state: State) -> None:
+        fd: int | None = state["notify"]
+        if fd is not None:
+            self._begin(state["place"].notify_path, socket.socket(fileno=fd))
 
     @staticmethod
     def _bound(path: str, mode: int) -> socket.socket:
@@ -108,17 +127,14 @@ class NotifySocket:
             os.umask(umask)
         return made
 
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def _read(self, events: int) -> None:
-        room = peer.room_for_sender(self._by_pidfd)
+    def _read(self, opened: socket.socket, by_pidfd: bool, events: int) -> None:
+        room = peer.room_for_sender(by_pidfd)
         for _ in range(MOST_AT_ONCE):
             try:
-                data, ancillary, flags, _ = self._socket.recvmsg(4096, room, socket.MSG_DONTWAIT)
+                data, ancillary, flags, _ = opened.recvmsg(4096, room, socket.MSG_DONTWAIT)
             except OSError:
                 return
-            sender, lines = peer.sender(ancillary, self._by_pidfd), data.split(b"\n")
+            sender, lines = peer.sender(ancillary, by_pidfd), data.split(b"\n")
             arbiter = any(line.startswith(_ARBITER) for line in lines)
             worker = self._worker_above(sender) if arbiter else self._worker_of(sender)
             if flags & socket.MSG_TRUNC or not worker:
@@ -136,6 +152,8 @@ class NotifySocket:
                     self._receive(Notice(worker, "due", reason or "asked for it"))
 
     def close(self) -> None:
+        if self._socket is None:
+            return
         self._loop.unwatch(self._socket.fileno())
         self._socket.close()
         files.remove(self.path)

@@ -1,7 +1,7 @@
 """Where a master lives: its private directory, the lock on its name, its control socket and
 pidfile.
 
-Everything made here is removed by `Place.close`, by the process that made it, and only while it is
+Everything made here is removed when it is closed, by the process that made it, and only while it is
 still its own.
 """
 
@@ -14,11 +14,13 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ...shared.protocol import SYSTEM_DIRECTORY, socket_directories
 from ..system import files
+from ..system.part import Keep, Kept, Part, State
 
 
 class NoPlace(RuntimeError):
@@ -37,9 +39,92 @@ class Place:
     lock: int
 
     def close(self) -> None:
+        self.listener.close()
         for path in (self.path, self.lock_path):
             files.remove(path)
         os.close(self.lock)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPlace(Kept):
+    path: str
+    notify_path: str
+    lock_path: str
+    listener: int
+    lock: int
+
+    def descriptors(self) -> Iterable[int]:
+        return self.listener, self.lock
+
+
+class RuntimeDirectory(Part):
+    """What a master has there. `master`: its name. `path`: its control socket, "" before there is
+    one. `on_open`: takes that, whoever has made it."""
+
+    name = "runtime directory"
+    keeps = {"name": Keep(str, needed=True), "place": Keep(KeptPlace, needed=True)}
+
+    def __init__(self, master: str) -> None:
+        self.master = master
+        self._place: Place | None = None
+        self.on_open: Callable[[socket.socket], None] = lambda listener: None
+
+    def claim(self, socket_path: str | None, environ: Mapping[str, str], rights: Rights,
+              lock_path: str | None) -> None:
+        """See `claim`."""
+        self._place = claim(self.master, socket_path, environ, rights, lock_path)
+        self.on_open(self._place.listener)
+
+    @property
+    def path(self) -> str:
+        return "" if self._place is None else self._place.path
+
+    @property
+    def notify_path(self) -> str:
+        return "" if self._place is None else self._place.notify_path
+
+    def hand_over(self) -> dict[str, Any]:
+        place = self._place
+        return {"name": self.master, "place": None if place is None else {
+            "path": place.path, "notify_path": place.notify_path, "lock_path": place.lock_path,
+            "listener": place.listener.fileno(), "lock": place.lock}}
+
+    def take_over(self, state: State) -> None:
+        kept: KeptPlace | None = state["place"]
+        if kept is not None:
+            self.master = state["name"]
+            self._place = Place(kept.path, kept.notify_path, kept.lock_path,
+                                socket.socket(fileno=kept.listener), kept.lock)
+            self.on_open(self._place.listener)
+
+    def close(self) -> None:
+        if self._place is not None:
+            self._place.close()
+
+
+class Pidfile(Part):
+    """The file with our pid, if somebody wants one."""
+
+    name = "pidfile"
+    keeps = {"pidfile": Keep(str | None, needed=True)}
+
+    def __init__(self) -> None:
+        self._path: str | None = None
+
+    def write(self, path: str) -> None:
+        """See `write_pidfile`."""
+        write_pidfile(path)
+        self._path = path
+
+    def hand_over(self) -> dict[str, Any]:
+        return {"pidfile": self._path}
+
+    def take_over(self, state: State) -> None:
+        self._path = state["pidfile"]
+
+    def close(self) -> None:
+        if self._path is not None:
+            remove_pidfile(self._path)
 
 
 @dataclass(frozen=True, slots=True)

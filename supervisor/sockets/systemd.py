@@ -11,12 +11,17 @@ import array
 import os
 import re
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ...shared import printable
 from ..core.pool import Pool
 from ..reporting.report import gate
+from ..system.ledger import Ledger
+from ..system.part import Keep, Part, State
+from ..system.plain_data import plain
 
 # A little more than what may still happen, so that the limit is ours and not systemd's.
 MARGIN = 5.0
@@ -84,12 +89,15 @@ def _may_take_until(pool: Pool, told: Told) -> float:
     return max(ends)
 
 
-class Notifier:
-    """The way to systemd: NOTIFY_SOCKET and WATCHDOG_USEC of our own environment. `told` may come
-    from the master before."""
+class Notifier(Part):
+    """The way to systemd: NOTIFY_SOCKET and WATCHDOG_USEC of our own environment."""
 
-    def __init__(self, environ: Mapping[str, str], told: Told | None = None) -> None:
-        self.told = told or Told()
+    name = "systemd"
+    keeps = {"systemd": Keep(Told, Told(), needed=True)}
+
+    def __init__(self, environ: Mapping[str, str], ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._told = Told()
         self._path = environ.get("NOTIFY_SOCKET", "")
         self._socket: socket.socket | None = None
         self._interval: float | None = None
@@ -107,23 +115,30 @@ class Notifier:
 
     @property
     def deadline(self) -> float | None:
-        """When `tell` is due even if nothing has changed: systemd waits for a sign of life, or had
+        """Due even if nothing has changed: systemd waits for a sign of life, or had
         no room for a message."""
         return min((at for at in (self._watchdog_at, self._again_at) if at is not None),
                    default=None)
 
-    def tell(self, pool: Pool, now: float) -> None:
+    def hand_over(self) -> dict[str, Any]:
+        return {"systemd": plain(self._told)}
+
+    def take_over(self, state: State) -> None:
+        self._told = state["systemd"]
+
+    def on_time(self, now: float) -> None:
         """Say what has changed, and that we live where it is time for that."""
         if self._socket is None:
             return
+        now = time.monotonic()  # what was done in this turn is in the pool
         while self._unstored and self._store(*self._unstored[0]):
             self._unstored.pop(0)
-        lines, told = messages(pool, self.told, now)
+        lines, told = messages(self._ledger.pool, self._told, now)
         if self._interval is not None and now >= (self._watchdog_at or 0.0):
             lines.append("WATCHDOG=1")
             self._watchdog_at = now + self._interval
         if not lines or self._send("\n".join(lines)):
-            self.told = told
+            self._told = told
             self._again_at = now + AGAIN if self._unstored else None
         else:
             # its queue is full: what it was to know, it has yet to be told

@@ -8,21 +8,32 @@ from __future__ import annotations
 
 import pwd
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from ...shared import printable, protocol
 from ...shared.protocol import BadRequest, Request
 from ..core.pool import Terms
+from ..launch.notices import Notices
 from ..logs import formats
+from ..logs.log import Log
 from ..logs.strangers import Strangers
 from ..reporting import report
 from ..reporting.journal import Entry
-from ..settings.table import seconds, signal_name
+from ..settings.table import Settings, seconds, signal_name
 from ..sockets.notify_socket import Notice, from_command
+from ..system.guard import Guard
+from ..system.ledger import Ledger
+from ..system.part import Keep, Part, State
 from . import einhorn
+from .answers import Answers
+from .orders import Orders
+from .reloads import Reloads
+from .upgrades import Upgrades
 
 DEFAULT_HOLD = 60.0
+# Commands that are heard before there are workers.
+HEARD_EARLY = frozenset({"ping", "help", "status", "history", "tally", "events", "stop"})
 UNTIL_RESUME = "until-resume"
 LARGEST_NUMBER = 10**9
 # So many events are remembered: a quarter of a megabyte, a rolling upgrade of 60 workers.
@@ -48,39 +59,18 @@ class Session(Protocol):
     def close(self) -> None: ...
 
 
-class Upgrades(Protocol):
-    """What a command may ask of the upgrades."""
-
-    def request(self, terms: Terms, requested_by: str) -> int: ...
-    def roll_back(self, to: int | str | None, requested_by: str) -> int: ...
-    def next_generation(self) -> int: ...
-    def request_for_worker(self, worker: int, pid: int, release: str | None) -> int: ...
-    def pause(self, by: str) -> str: ...
-    def resume(self, by: str) -> str: ...
-    def abort(self, by: str) -> None: ...
-    def steerable(self) -> int: ...
-    def history(self) -> list[dict[str, Any]]: ...
-    def generation(self, number: int, values: bool) -> dict[str, Any]: ...
-
-
-class Master(einhorn.Host, Protocol):
-    """What a command may ask of the master."""
-
-    def notice(self, notice: Notice) -> None: ...
-    def recycle(self, index: int, by: str) -> int: ...
-    def tally(self) -> dict[str, Any]: ...
-
-
-class Audience:
+class Audience(Part):
     """The sessions that want to hear what happens: every event, every new status, or the course of
     one upgrade. `recent`: the last events, which newcomers are told too, so that whoever looks
     after something has happened still sees it. `failed`: told of an exception while somebody was
     told something; that session ends, the others are told."""
 
-    def __init__(self, recent: Iterable[Mapping[str, Any]], failed: Callable[[str, Exception],
-                                                                             None]) -> None:
+    name = "audience"
+    keeps = {"recent": Keep(tuple[Mapping[str, Any], ...], ())}
+
+    def __init__(self, failed: Callable[[str, Exception], None]) -> None:
         self._failed = failed
-        self.recent: deque[Mapping[str, Any]] = deque(recent, MOST_RECENT)
+        self.recent: deque[Mapping[str, Any]] = deque(maxlen=MOST_RECENT)
         self._events: dict[Session, Any] = {}
         self._status: dict[Session, Any] = {}
         # several may be asked for on one connection
@@ -119,7 +109,13 @@ class Audience:
             "reload": self._reloads}
         return {name: place[session] for name, place in places.items() if session in place}
 
-    def take_over(self, session: Session, role: Mapping[str, Any]) -> None:
+    def hand_over(self) -> dict[str, Any]:
+        return {"recent": [dict(each) for each in self.recent]}
+
+    def take_over(self, state: State) -> None:
+        self.recent.extend(state["recent"])
+
+    def resume(self, session: Session, role: Mapping[str, Any]) -> None:
         """Go on telling a session of the master before us what it waits for."""
         if "events" in role:
             self.follow_events(session, role["events"])
@@ -199,23 +195,22 @@ class Audience:
             self._send(session, session.send_newest, newest)
 
 
-class Reloads(Protocol):
-    """What a command may ask of the master's replacement."""
-
-    def request(self, by: str) -> None: ...
-
-
 class Commands:
     """The table of commands."""
 
-    def __init__(self, master: Master, upgrades: Upgrades, reloads: Reloads, audience: Audience,
-                 strangers: Strangers) -> None:
-        self._master = master
+    def __init__(self, ledger: Ledger, answers: Answers, orders: Orders, notices: Notices,
+                 upgrades: Upgrades, reloads: Reloads, audience: Audience, strangers: Strangers,
+                 log: Log, settings: Settings, guard: Guard) -> None:
+        self._ledger = ledger
+        self._answers = answers
+        self._orders = orders
+        self._notices = notices
+        self._guard = guard
         self._strangers = strangers
         self._upgrades = upgrades
         self._reloads = reloads
         self._audience = audience
-        self._einhorn = einhorn.EinhornCommands(master)
+        self._einhorn = einhorn.EinhornCommands(ledger, answers, orders, log, settings)
         self._table: dict[str, tuple[Callable[[Session, Request], None], tuple[str, ...], str]] = {
             "ping": (self._ping, (), "answer with the master's name, pid and version"),
             "help": (self._help, (), "list the commands"),
@@ -249,11 +244,20 @@ class Commands:
             BadRequest: the command or an argument is wrong; nothing was done.
         """
         try:
+            if self._ledger.early and request.command not in HEARD_EARLY:
+                raise BadRequest(
+                    "starting", "the first generation is being made: until then only "
+                    f"{', '.join(sorted(HEARD_EARLY))} are heard")
             self._handle(session, request)
         except BadRequest as error:
             raise BadRequest(error.code, str(error), request.id) from None
         except ValueError as error:
             raise BadRequest("bad-argument", str(error), request.id) from None
+        # a mistake of ours in one command must not take the workers' master down
+        except Exception as error:
+            self._guard.failed(f"command {request.command[:50]}", error)
+            session.send(
+                protocol.failure(request.id, "internal-error", f"{type(error).__name__}: {error}"))
 
     def _handle(self, session: Session, request: Request) -> None:
         if request.command in protocol.WORKER_COMMANDS:
@@ -288,14 +292,14 @@ class Commands:
             return
         notice = from_command(request.command, said, session.pid, session.worker)
         if isinstance(notice, Notice):
-            self._master.notice(notice)
+            self._notices.receive(notice)
         else:
             self._strangers.tell(session.uid, "worker's word ignored",
                                  {"from_pid": session.pid, "reason": notice})
         session.finish()
 
     def _ping(self, session: Session, request: Request) -> None:
-        session.send(protocol.reply(request.id, "pong", self._master.identity()))
+        session.send(protocol.reply(request.id, "pong", self._answers.identity()))
 
     def _listing(self) -> dict[str, str]:
         ours = {name: about for name, (_, _, about) in self._table.items()}
@@ -310,7 +314,7 @@ class Commands:
 
     def _status(self, session: Session, request: Request) -> None:
         follow = _boolean(request, "follow", False)
-        document = self._master.status()
+        document = self._answers.status()
         message = printable.escaped(f"{document['gate']}: {document['reason']}")
         session.send(protocol.reply(request.id, message, document, wait=follow))
         if follow:
@@ -374,7 +378,7 @@ class Commands:
                            self._upgrades.generation(number, session.may_steer)))
 
     def _scale(self, session: Session, request: Request) -> None:
-        old = self._master.pool.target
+        old = self._ledger.pool.target
         if ("to" in request.args) == ("by" in request.args):
             raise ValueError("scale: expected either to or by")
         key = "to" if "to" in request.args else "by"
@@ -384,7 +388,7 @@ class Commands:
         target = number if key == "to" else old + number
         if not 1 <= target <= 10000:
             raise ValueError(f"scale: {target} workers asked for, expected 1 to 10000")
-        self._master.scale(target)
+        self._orders.scale(target)
         session.send(
             protocol.reply(request.id, f"number of workers: {old} -> {target}",
                            {"from": old, "to": target}))
@@ -395,7 +399,7 @@ class Commands:
         except ValueError as error:
             raise ValueError(
                 f"signal: got {request.args.get('signal')!r}, expected {error}") from None
-        count = self._master.signal_workers(name)
+        count = self._orders.signal_workers(name)
         told = f"{name} sent to {report.counted(count, 'worker')}"
         session.send(protocol.reply(request.id, told, {"signal": name, "workers": count}))
 
@@ -403,7 +407,7 @@ class Commands:
         index = request.args.get("index")
         if isinstance(index, bool) or not isinstance(index, int) or index < 0:
             raise ValueError(f"index: got {index!r}, expected the number of a seat, 0 or more")
-        pid = self._master.recycle(index, who(session.uid))
+        pid = self._orders.recycle(index, who(session.uid))
         session.send(
             protocol.reply(
                 request.id,
@@ -419,16 +423,16 @@ class Commands:
         if how not in ("graceful", "terminate", "now"):
             raise ValueError(f"how: got {how!r}, expected graceful, terminate or now")
         session.send(protocol.reply(request.id, f"stopping ({how})", {"how": how}))
-        self._master.stop(how)
+        self._orders.stop(how)
 
     def _tally(self, session: Session, request: Request) -> None:
-        session.send(protocol.reply(request.id, "tally", self._master.tally()))
+        session.send(protocol.reply(request.id, "tally", self._answers.tally()))
 
     def _events(self, session: Session, request: Request) -> None:
         session.send(
             protocol.reply(
                 request.id, "following", {
-                    "status": self._master.status(), "recent": [
+                    "status": self._answers.status(), "recent": [
                         dict(each) for each in self._audience.recent]}, wait=True))
         self._audience.follow_events(session, request.id)
 

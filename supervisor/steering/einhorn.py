@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from ...shared import einhorn
 from ...shared.protocol import BadRequest, Request
 from ..core.pool import Pool, State, Worker
+from ..logs.log import Log
 from ..reporting import generations
 from ..reporting.report import timestamp
 from ..settings.table import Settings, signal_name
+from ..system.ledger import Ledger
+from .answers import Answers
+from .orders import Orders
 
 # What Einhorn's own `die` and its SIGTERM do, by the signal that is asked for.
 _STOPS = {
@@ -24,38 +28,28 @@ _STOPS = {
     "SIGKILL": "now"}
 
 
-class Host(Protocol):
-    """What Einhorn's commands need of the master."""
-
-    settings: Settings
-
-    @property
-    def pool(self) -> Pool: ...
-    def identity(self) -> dict[str, Any]: ...
-    def status(self) -> dict[str, Any]: ...
-    def scale(self, target: int) -> None: ...
-    def signal_workers(self, name: str) -> int: ...
-    def stop(self, how: str) -> None: ...
-    def change_verbosity(self, by: int) -> str: ...
-
-
 class EinhornCommands:
     """The table of Einhorn's commands; each takes a request and returns its one answer."""
 
-    def __init__(self, master: Host) -> None:
-        self._master = master
+    def __init__(self, ledger: Ledger, answers: Answers, orders: Orders, log: Log,
+                 settings: Settings) -> None:
+        self._ledger = ledger
+        self._answers = answers
+        self._orders = orders
+        self._log = log
+        self._settings = settings
         self.table: dict[str, tuple[Callable[[Request], str], str]] = {
             "ehlo": (self._ehlo, "say who answers"),
             "state": (self._state, "the state as YAML, in Einhorn's words"),
-            "inc": (lambda request: self._scale(self._master.pool.target + 1), "one worker more"),
-            "dec": (lambda request: self._scale(self._master.pool.target - 1), "one worker less"),
+            "inc": (lambda request: self._scale(self._ledger.pool.target + 1), "one worker more"),
+            "dec": (lambda request: self._scale(self._ledger.pool.target - 1), "one worker less"),
             "set_workers": (self._set_workers, "so many workers (args: N)"),
             "signal": (self._signal, "send signals to every worker (args: SIGNAL …)"),
             "die": (self._die, "stop (args: [SIGNAL]; USR2 unless told otherwise)"),
             "config": (self._config,
                        "change settings (args: a YAML mapping; number alone can change)"),
-            "quieter": (lambda request: self._master.change_verbosity(+1),
-                        "log less"), "louder": (lambda request: self._master.change_verbosity(-1),
+            "quieter": (lambda request: self._log.change_verbosity(+1),
+                        "log less"), "louder": (lambda request: self._log.change_verbosity(-1),
                                                 "log more"),}
 
     def answer(self, request: Request) -> str:
@@ -67,22 +61,22 @@ class EinhornCommands:
         return self.table[request.command][0](request)
 
     def _ehlo(self, request: Request) -> str:
-        who = self._master.identity()
+        who = self._answers.identity()
         user = f", {request.beside['user']}" if request.beside.get("user") else ""
         return f"Welcome{user}! This is the master {who['name']}, pid {who['pid']}, of einhornpy {who['version']}."
 
     def _state(self, request: Request) -> str:
-        settings = self._master.settings
+        settings = self._settings
         return einhorn.write_yaml(
-            state_document(self._master.pool, self._master.status(), settings, now=time.monotonic(),
+            state_document(self._ledger.pool, self._answers.status(), settings, now=time.monotonic(),
                            wall=time.time()))
 
     def _scale(self, target: int) -> str:
         if not 1 <= target <= 10000:
             raise ValueError(f"{target} workers asked for, expected 1 to 10000")
-        before = self._master.pool.target
+        before = self._ledger.pool.target
         if target != before:
-            self._master.scale(target)
+            self._orders.scale(target)
         return f"number of workers: {before} -> {target}"
 
     def _set_workers(self, request: Request) -> str:
@@ -93,7 +87,7 @@ class EinhornCommands:
 
     def _signal(self, request: Request) -> str:
         names = [self._signal_name(word) for word in self._words(request, 1, 10, "signals")]
-        return "\n".join(f"{name} sent to {self._master.signal_workers(name)} workers"
+        return "\n".join(f"{name} sent to {self._orders.signal_workers(name)} workers"
                          for name in names)
 
     def _die(self, request: Request) -> str:
@@ -101,7 +95,7 @@ class EinhornCommands:
         name = self._signal_name(words[0]) if words else "SIGUSR2"
         if name not in _STOPS:
             raise ValueError(f"die: got {words[0]!r}, expected one of {', '.join(_STOPS)}")
-        self._master.stop(_STOPS[name])
+        self._orders.stop(_STOPS[name])
         return f"stopping ({_STOPS[name]})"
 
     def _config(self, request: Request) -> str:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from ..launch import recipes
+from ..launch.prepared import Generations
 from ..reporting import journal
 from ..reporting.journal import Entry
 from ..settings.table import Settings
+from ..sockets.runtime_directory import RuntimeDirectory
 from ..system.attributes import Attributes
 from ..system.errands import Ended, Errand, Errands
 from ..system.ledger import Ledger
@@ -23,23 +25,19 @@ GUNICORN_TIMEOUT = 30.0
 START_HOOK, CHECK = "on_upgrade_start", "check"
 
 
-class Host(Protocol):
-    """What this module needs of the master. `prepared`: generation → what it was made from."""
-
-    prepared: dict[int, recipes.Prepared]
-
-    def identity(self) -> dict[str, Any]: ...
-    def metrics_environment(self, generation: int) -> dict[str, str]: ...
-
-
 class Hooks:
-    """All of them. `attributes`: of the workers."""
+    """All of them. `attributes`: of the workers. `metrics`: what processes of a generation are
+    given for the app's own metrics."""
 
-    def __init__(self, host: Host, ledger: Ledger, errands: Errands, settings: Settings,
-                 attributes: Attributes) -> None:
-        self._host = host
+    def __init__(self, ledger: Ledger, generations: Generations, errands: Errands,
+                 settings: Settings, attributes: Attributes, place: RuntimeDirectory,
+                 metrics: Callable[[int], dict[str, str]]) -> None:
         self._ledger = ledger
+        self._generations = generations
+        self._place = place
+        self._metrics = metrics
         self._errands = errands
+        errands.unclaimed = self.ended
         self._settings = settings
         self._attributes = attributes.of_user_alone()
 
@@ -51,16 +49,17 @@ class Hooks:
             return
         launch = recipes.hook_launch(prepared, gunicorn, name, arguments, self._ledger.pool.target,
                                      self._attributes)
-        for number, each in self._host.prepared.items():
+        for number, each in self._generations.prepared.items():
             if each is prepared and number in self._ledger.pool.generations:
                 # Many a child_exit hook tidies up the metrics of the dead.
                 launch = replace(
                     launch,
-                    environment={**launch.environment, **self._host.metrics_environment(number)})
+                    environment={**launch.environment, **self._metrics(number)})
         self._errands.send(
             Errand(name, launch, GUNICORN_TIMEOUT, lambda ended: self.ended(name, ended)))
 
-    def of_event(self, entry: Entry, document: Mapping[str, Any]) -> None:
+    def of_event(self, entry: Entry, document: Mapping[str, Any],
+                 ended: Mapping[str, Any] | None) -> None:
         """Run the operator's hook for an event, if there is one. `on_upgrade_start` is no such one:
         it is waited for."""
         well = entry.fields.get("outcome") in ("done", "superseded")
@@ -87,7 +86,7 @@ class Hooks:
         `document` as its standard input."""
         recipe = self._ledger.pool.generations[self._ledger.pool.current].recipe
         environment = dict(recipe.environment) | {
-            "EINHORNPY_SOCKET_PATH": self._host.identity()["socket"], "PWD": recipe.directory
+            "EINHORNPY_SOCKET_PATH": self._place.path, "PWD": recipe.directory
         } | variables
         return self._errands.shell(name, command, recipe.directory, environment, limit, done,
                                    document, self._attributes, urgent=name in (START_HOOK, CHECK))

@@ -16,9 +16,9 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from ...shared.protocol import BadRequest
 from ..reporting import journal
@@ -27,10 +27,17 @@ from ..settings.table import Settings
 from ..system import plain_data
 from ..system.errands import Ended, Errand, Errands
 from ..system.ledger import Ledger
+from ..system.part import Keep, Part, State
 from ..system.processes import Launch, find_program, own_program
 from .own_code import OwnCode, interpreter
-from .reload_check import descriptors_in, whole
+from .signals import Signals
+from .state import VERSION
+from .trial import Trial
+from .upgrades import Upgrades
 
+# What a reload can't change, or scaling has changed since.
+KEPT = ("number", "bind", "backlog", "command_name", "socket_path", "socket_mode", "socket_group",
+        "lockfile", "pidfile", "web")
 CHECK_STATE, TAKE_OVER = "--check-state", "--take-over"
 # What the next program says if it can: any program can exit with 0.
 CAN_TAKE_OVER = "einhornpy {} can take over"
@@ -43,18 +50,6 @@ MOST_ANSWERS = 50
 LONGEST_ANSWER = 4 << 20
 
 
-class Host(Protocol):
-    """What this module needs of the master."""
-
-    settings: Settings
-
-    def state(self) -> dict[str, Any]: ...
-    def reload_refused(self, reason: str) -> None: ...
-    def stopping(self) -> bool: ...
-    def busy(self) -> bool: ...
-    def has_signals(self) -> bool: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The next program can go on. `command`: the Python that it turned out to be, with its options;
@@ -65,28 +60,98 @@ class Answer:
     environment: Mapping[str, str] | None = None
 
 
-class Reloads:
-    """The replacement that was asked for, if one was. `count`: how many there have been. `refused`:
-    why the last one that was asked for wasn't one, None if it was."""
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The command line."""
 
-    def __init__(self, host: Host, ledger: Ledger, errands: Errands, environ: Mapping[str, str],
-                 directory: str, reexec_as: Sequence[str] | None, count: int,
+    flags: Mapping[str, Any]
+    command: tuple[str, ...]
+    directory: str
+
+
+@dataclass(frozen=True, slots=True)
+class WayBack:
+    """How the master before is run again, should the next one fail: see stage.py. `copy`: a
+    descriptor of its code; `path`: where it looks for the rest; `configuration`: the text of its
+    TOML file as it read it, whatever has become of that."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    copy: int
+    path: tuple[str, ...] | None = None
+    configuration: str | None = None
+
+
+class Reloads(Part):
+    """The replacement that was asked for, if one was. `trial`: our own first second, None when it
+    is over. `count`: how many replacements there have been. `refused`: why the last one that was
+    asked for wasn't one, None if it was."""
+
+    name = "reload"
+    keeps = {
+        "version": Keep(str, VERSION, needed=True), "given": Keep(Given, needed=True),
+        "reloads": Keep(int, 0, needed=True), "reloaded_by": Keep(str, ""),
+        "way_back": Keep(WayBack | None), "kept": Keep(Mapping[str, Any], {})}
+
+    def __init__(self, ledger: Ledger, upgrades: Upgrades, errands: Errands, signals: Signals,
+                 tell: Callable[[str, bool], None], state: Callable[[], dict[str, Any]],
+                 whole: Callable[[Mapping[str, Any]], dict[str, Any]],
+                 environ: Mapping[str, str], settings: Settings, given: Mapping[str, Any],
                  own_code: OwnCode | None) -> None:
-        """`directory`: where `reexec_as` was named. `count`: how many replacements there have been.
-        `own_code`: the way back."""
-        self._host = host
+        """`tell`: those who wait how it went, and whether well. `state`: everything that the next
+        master needs, `whole`: as it is written down. `given`: the command line. `own_code`: the
+        way back."""
         self._ledger = ledger
+        self._upgrades = upgrades
         self._errands = errands
+        self._signals = signals
+        self._tell = tell
+        self._state = state
+        self._whole = whole
         self._environ = environ
-        self._directory = directory
+        self._settings = settings
+        self._given = given
         self._own_code = own_code
-        self._command = own_program("supervisor") if reexec_as is None else list(reexec_as)
+        self._command = (own_program("supervisor") if settings.reexec_as is None else
+                         list(settings.reexec_as))
         self._wanted_by: str | None = None
         self._asking = False
         self._answer: Answer | None = None
         self._answers = 0
-        self.count = count
+        self._before: State = {}
+        self.trial: Trial | None = None
+        self.count = 0
         self.refused: str | None = None
+
+    def hand_over(self) -> dict[str, Any]:
+        return {"version": VERSION, "given": self._given, "reloads": self.count,
+                "kept": kept(self._settings)}
+
+    def take_over(self, state: State) -> None:
+        self._before, self.count = state, state["reloads"]
+
+    def settle(self, failed: str | None) -> None:
+        """The first second is over: there is no way back, and who waits for us is told so.
+        `failed`: why the master that should have gone on in our place didn't."""
+        if failed is not None:
+            self.count -= 1
+            self._refuse(f"the next master failed, and the one before went on: {failed}")
+            return
+        way_back: WayBack | None = self._before["way_back"]
+        if way_back is not None:
+            os.close(way_back.copy)
+        self._ledger.log(
+            Entry(
+                "master replaced", {
+                    "pid": os.getpid(), "version": VERSION, "before": self._before["version"],
+                    "workers": self._ledger.pool.target, "by": self._before["reloaded_by"]}))
+        stays = ignored(self._settings, self._before["kept"])
+        if stays:
+            why = "restart the master to change them"
+            self._ledger.log(
+                Entry("settings that stay as they were", {"settings": " ".join(stays), "so": why},
+                      journal.ATTENTION))
+        self._tell(f"einhornpy {VERSION} goes on, pid {os.getpid()}", True)
 
     def request(self, by: str) -> None:
         """Ask for it. It happens as soon as no generation is in the making.
@@ -94,36 +159,43 @@ class Reloads:
         Raises:
             BadRequest: the master stops.
         """
-        if self._host.stopping():
+        if self._ledger.pool.stopping is not None:
             raise BadRequest("stopping", "the master stops")
         if self._wanted_by is None:
             self._wanted_by, self._answers = by, 0
             self._ledger.log(Entry("reload requested", {"by": by}))
 
-    def on_turn(self) -> None:
+    @property
+    def deadline(self) -> float | None:
+        """The end of our own first second."""
+        return None if self.trial is None else self.trial.until
+
+    def on_time(self, now: float) -> None:
         """Take the next step, if it is time for one. Does not return where the next program takes
         over."""
+        if self.trial is not None:  # first we have to settle ourselves
+            return
         if self._wanted_by is None or self._asking:
             return
         answer, self._answer = self._answer, None
-        if self._host.stopping():
-            self.refuse("the master stops")
-        elif self._host.busy():
+        if self._ledger.pool.stopping is not None:
+            self._refuse("the master stops")
+        elif self._upgrades.busy:
             return
         elif answer is not None:
             self._exec(answer)
         elif self._answers >= MOST_ANSWERS:
-            self.refuse(
+            self._refuse(
                 f"{self._answers} times it could take over, and was kept waiting by something new")
         else:
             self._ask()
 
     def _ask(self) -> None:
         # What clients have yet to read may be much, and is nothing that could be misread.
-        state = self._host.state()
+        state = self._state()
         sessions = [each | {"unsent": ""} for each in state["sessions"]]
         document = {"format": plain_data.FORMAT, "how": True, **state, "sessions": sessions}
-        launch = Launch([*self._command, CHECK_STATE], self._directory, self._environ, (),
+        launch = Launch([*self._command, CHECK_STATE], self._given["directory"], self._environ, (),
                         signal.SIGKILL)
         self._asking = True
         self._errands.send(
@@ -134,9 +206,9 @@ class Reloads:
         self._asking = False
         said, command = ended.last_line or "", shlex.join(self._command)
         if ended.reason is not None:
-            self.refuse(f"{command} {ended.reason}" + (f": {said}" if said else ""))
+            self._refuse(f"{command} {ended.reason}" + (f": {said}" if said else ""))
         elif not re.fullmatch(CAN_TAKE_OVER.format(r"\S+"), said):
-            self.refuse(f"{command} did not say that it can take over" +
+            self._refuse(f"{command} did not say that it can take over" +
                         (f", but: {said}" if said else ""))
         else:
             self._answers += 1
@@ -146,34 +218,35 @@ class Reloads:
         # From here on signals wait for the next program. One that came before is noted in the loop,
         # and would be lost with it.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        kept: list[int] = []
+        fds: list[int] = []
         opened: list[int] = []
         try:
-            if self._host.has_signals():
+            if self._signals.waiting():
                 return  # the next turn begins with them; then we ask again
-            document = self._host.state() | {
+            document = self._state() | {
                 "reloads": self.count + 1, "reloaded_by": self._wanted_by}
-            kept = descriptors_in(document)
             if self._own_code is not None:
                 way_back = self._own_code.way_back(self._environ) | {
-                    "configuration": self._host.settings.configuration}
+                    "configuration": self._settings.configuration}
                 document |= {"way_back": way_back}
-                kept.append(self._own_code.fd)
-            opened = [plain_data.sealed(whole(document))]
+                fds.append(self._own_code.fd)
+            document = self._whole(document)
+            fds += document["descriptors"]
+            opened = [plain_data.sealed(document)]
             command, environment = [*self._command, TAKE_OVER, str(opened[0])], self._environ
             if (self._own_code is not None and answer.command is not None
                     and answer.environment is not None):
                 command = [*answer.command, "-S", "-c", self._own_code.stage, *command[-2:]]
                 environment = answer.environment
             program = find_program(command[0], self._environ.get("PATH", os.defpath),
-                                   self._directory)
-            for fd in (*kept, *opened):
+                                   self._given["directory"])
+            for fd in (*fds, *opened):
                 os.set_inheritable(fd, True)
             os.execve(program, command, dict(environment))
         except Exception as error:  # whatever it is: this master goes on
-            for fd in kept:
+            for fd in fds:
                 os.set_inheritable(fd, False)
-            self.refuse(
+            self._refuse(
                 f"cannot run {self._command[0]}: "
                 f"{getattr(error, 'strerror', None) or f'{type(error).__name__}: {error}'}"
             )
@@ -182,14 +255,14 @@ class Reloads:
             for fd in opened:
                 os.close(fd)
 
-    def refuse(self, reason: str) -> None:
+    def _refuse(self, reason: str) -> None:
         """Say that this master goes on, and why."""
         self._wanted_by, self._answer = None, None
         self.refused = reason
         self._ledger.log(
             Entry("reload refused", {"reason": reason, "so": "this master goes on"},
                   journal.ATTENTION))
-        self._host.reload_refused(reason)
+        self._tell(f"reload refused: {self._ledger.redaction.text(reason)}", False)
 
 
 def answer(version: str, how: bool) -> str:
@@ -208,3 +281,15 @@ def answer_in(line: str | None) -> Answer:
     except (ValueError, plain_data.Unreadable):
         return Answer()
     return answer
+
+
+def kept(settings: Settings) -> dict[str, Any]:
+    """The settings that a reload keeps, as plain data."""
+    return {name: plain_data.plain(getattr(settings, name)) for name in KEPT}
+
+
+def ignored(settings: Settings, kept_before: Mapping[str, Any]) -> list[str]:
+    """The names of those that have been changed since, for nothing."""
+    now = kept(settings)
+    return [name.replace("_", "-") for name in KEPT
+            if name in kept_before and now[name] != kept_before[name]]

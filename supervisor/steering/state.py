@@ -1,240 +1,73 @@
-"""What a state holds: every part that one master hands the next, with its types. Pure.
+"""A state as a whole: what one master hands the next, by what its parts declare (system/part.py).
+It knows no part by itself, and has no effect.
 
-`normal` makes of a document exactly these fields: what is unknown is left out, what an earlier
-version didn't write takes its default, what can't be read refuses the whole. Whoever takes a part
-over (`take_over` of its module) may then believe it.
+`read` makes of a document exactly what was declared: what is unknown is left out, what an earlier
+version didn't write is as on a fresh start, what can't be read refuses the whole. Whoever takes over
+may then believe it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ..core.pool import Pool
-from ..launch.recognition import Gunicorn
-from ..logs.log import Source
-from ..sockets.listeners import Address
-from ..sockets.systemd import Told
-from ..system.plain_data import made, plain
-from ..system.processes import Launch
+from ..system.part import Keep, Kept, Part, State
+from ..system.plain_data import Unreadable, made, plain
+
+# Of this program; each state names that of its own.
+VERSION = "0.1.0"
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
-    """The command line."""
+class Schema:
+    """What these parts hand over. `keeps`: by key."""
 
-    flags: Mapping[str, Any]
-    command: tuple[str, ...]
-    directory: str
+    def __init__(self, parts: Iterable[type[Part]]) -> None:
+        self.keeps: dict[str, Keep] = {
+            key: keep for part in parts for key, keep in part.keeps.items()}
 
+    def empty(self) -> State:
+        """The state of a fresh start."""
+        return {key: keep.empty for key, keep in self.keeps.items()}
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    gunicorn: Gunicorn | None
-    guessed: bool
+    def read(self, document: Mapping[str, Any]) -> State:
+        """Read plain data.
 
+        Raises:
+            Unreadable: something is missing, or isn't what it should be.
+        """
+        missing = [key for key, keep in self.keeps.items() if keep.needed and key not in document]
+        if missing:
+            raise Unreadable(f"the state has no {', '.join(sorted(missing))}")
+        return {key: _made(key, keep, document[key]) if key in document else keep.empty
+                for key, keep in self.keeps.items()}
 
-@dataclass(frozen=True, slots=True)
-class Listening:
-    fd: int
-    address: Address
-    made: tuple[int, int] | None
-    label: str = ""
+    def descriptors(self, state: State) -> list[int]:
+        """Every descriptor that a state speaks of."""
+        return [*(state[key] for key, keep in self.keeps.items()
+                  if keep.descriptor and state[key] is not None),
+                *(fd for each in kepts(state) for fd in each.descriptors())]
 
-
-@dataclass(frozen=True, slots=True)
-class Web:
-    """The sidecar's listener, and its process if it runs."""
-
-    fd: int
-    address: Address
-    made: tuple[int, int] | None
-    pid: int | None
-    label: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    path: str
-    notify_path: str
-    lock_path: str
-    listener: int
-    lock: int
+    def whole(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """A state as it is written down for the next program: whoever stands in between (stage.py)
+        knows nothing of it but this."""
+        return {**document, "descriptors": self.descriptors(self.read(document))}
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    fd: int
-    size: int
-    slots: Mapping[int, int]
+def _made(key: str, keep: Keep, value: Any) -> Any:
+    try:
+        return made(keep.kind, value)
+    except Unreadable as error:
+        raise Unreadable(f"{key}: {error}") from None
 
 
-@dataclass(frozen=True, slots=True)
-class Processes:
-    errors: tuple[int, int]
-    pids: tuple[int, ...]
-    limits: tuple[int, int]
+def kepts(state: State) -> Iterator[Kept]:
+    """All that parts have told of themselves."""
+    for value in state.values():
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, Kept):
+                yield each
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """An errand that has yet to begin."""
-
-    name: str
-    launch: Launch
-    limit: float
-    deadline: float
-    timed_out: bool
-    cancelled: bool
-    stdin: str | None = None
-    grace: float = 30.0
-    urgent: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """An errand that runs."""
-
-    name: str
-    pid: int
-    output: int | None
-    tail: str
-    limit: float
-    deadline: float
-    timed_out: bool
-    cancelled: bool
-    stdin: str | None = None
-    grace: float = 30.0
-    urgent: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Errands:
-    running: tuple[Running, ...]
-    waiting: tuple[Waiting, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """`role`: what it waits for."""
-
-    fd: int
-    peer: tuple[int, int, int]
-    unsent: str
-    begun: str
-    last_words: bool
-    long: bool
-    worker_only: bool
-    role: Mapping[str, Any]
-    looking_only: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Unwritten:
-    data: str
-    lines: int
-    noted: int
-    begun: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Log:
-    lines: int = 0
-    dropped: int = 0
-    unsaid: int = 0
-    unwritten: tuple[tuple[Unwritten, ...], tuple[Unwritten, ...]] = ((), ())
-
-
-@dataclass(frozen=True, slots=True)
-class Keeper:
-    pid: int | None
-    fd: int
-    unsent: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Pipe:
-    fd: int
-    worker: int
-    source: Source
-    orphaned: bool
-    rest: str
-    goes_on: bool
-    last: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Histogram:
-    bounds: tuple[float, ...]
-    counts: tuple[int, ...]
-    sum: float
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    upgrades: Mapping[str, int] = field(default_factory=dict)
-    exits: Mapping[str, int] = field(default_factory=dict)
-    upgrade_seconds: Histogram | None = None
-    ready_seconds: Histogram | None = None
-    lag_seconds: Histogram | None = None
-    requests: int = 0
-    errors: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class WayBack:
-    """How the master before is run again, should the next one fail: see stage.py. `copy`: a
-    descriptor of its code; `path`: where it looks for the rest; `configuration`: the text of its
-    TOML file as it read it, whatever has become of that."""
-
-    command: tuple[str, ...]
-    environment: Mapping[str, str]
-    copy: int
-    path: tuple[str, ...] | None = None
-    configuration: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """Everything. What has a default was added later, or is not always there."""
-
-    version: str
-    given: Given
-    name: str
-    started_at: float
-    reloads: int
-    next_worker: int
-    least_weight: int
-    pool: Pool
-    prepared: Mapping[int, Prepared]
-    listeners: tuple[Listening, ...]
-    place: Place
-    notify: int
-    pidfile: str | None
-    page: Page
-    processes: Processes
-    errands: Errands
-    sessions: tuple[Session, ...]
-    systemd: Told
-    web: Web | None = None
-    log: Log = Log()
-    labels: Mapping[str, str] = field(default_factory=dict)
-    announcements: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    keeper: Keeper | None = None
-    output: tuple[Pipe, ...] = ()
-    tally: Tally = Tally()
-    recent: tuple[Mapping[str, Any], ...] = ()
-    kept: Mapping[str, Any] = field(default_factory=dict)
-    reloaded_by: str = ""
-    way_back: WayBack | None = None
-
-
-def normal(document: Mapping[str, Any]) -> tuple[State, dict[str, Any]]:
-    """Read a document: what it says, and the same as plain data.
-
-    Raises:
-        Unreadable: a part is missing, or isn't what it should be.
-    """
-    state: State = made(State, document)
-    return state, plain(state)
+def as_plain(state: State) -> dict[str, Any]:
+    """The opposite of `read`."""
+    return {key: plain(value) for key, value in state.items()}

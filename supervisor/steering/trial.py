@@ -20,25 +20,28 @@ SECONDS = 1.0
 
 class Trial:
     """`fd`: the state that we took over from, and the way back as long as it is open. `until`: in
-    monotonic seconds, None before it has begun."""
+    monotonic seconds, None before it has begun. `whole`: makes the state as it is by now; None as
+    long as not everything is taken over."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self.until: float | None = None
+        self.whole: Callable[[], Mapping[str, Any]] | None = None
 
     def begin(self) -> None:
         """Everything is taken over: the second counts from now."""
         self.until = time.monotonic() + SECONDS
 
-    def failed(self, state: Callable[[], Mapping[str, Any]],
-               signals: Callable[[], Iterable[signal.Signals]]) -> None:
+    def failed(self, signals: Callable[[], Iterable[signal.Signals]]) -> None:
         """Leave to the one before what is true by now, as far as that can still be told, and the
         signals that have come."""
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         for number in signals():
             os.kill(os.getpid(), number)
-        with contextlib.suppress(Exception):  # it goes on from what we took over, then
-            newer = plain_data.sealed(state())
+        if self.whole is None:
+            return  # it goes on from what we took over
+        with contextlib.suppress(Exception):  # so it does then
+            newer = plain_data.sealed(self.whole())
             os.dup2(newer, self._fd, inheritable=False)
             os.close(newer)
 

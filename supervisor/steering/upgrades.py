@@ -11,20 +11,23 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from ...shared.protocol import BadRequest
 from ..core import pool as facts
 from ..launch import recipes
+from ..launch.prepared import Generations
 from ..launch.recognition import Refused
 from ..reporting import generations, journal, report
 from ..reporting.journal import Entry
 from ..settings.table import Settings
+from ..sockets.runtime_directory import RuntimeDirectory
 from ..system.attributes import Attributes
 from ..system.errands import Ended, Errand, Errands
 from ..system.ledger import Ledger
 from ..system.loop import Loop
-from ..system.processes import Processes
+from ..system.part import Part
+from ..system.processes import Exit, Processes
 from .hooks import CHECK, START_HOOK, Hooks
 
 # A check runs at most as long as the hold, but has at least this long.
@@ -33,24 +36,22 @@ SHORTEST_CHECK_TIMEOUT = 60.0
 LONGEST_STATUS = 100_000
 
 
-class Host(Protocol):
-    """What this module needs of the master. `prepared`: generation → what it was made from."""
+class Upgrades(Part):
+    """The upgrades of one master. `preparation`: a generation in the making, if one is;
+    `preparing`: the number of the one that was last asked for. `status`: makes the status
+    document."""
 
-    prepared: dict[int, recipes.Prepared]
+    name = "preparation"
 
-    def identity(self) -> dict[str, Any]: ...
-    def status(self) -> dict[str, Any]: ...
-
-
-class Upgrades:
-    """The upgrades of one master. `preparing`: the number of the generation that was last asked
-    for."""
-
-    def __init__(self, host: Host, ledger: Ledger, processes: Processes, loop: Loop,
+    def __init__(self, ledger: Ledger, prepared: Generations, processes: Processes, loop: Loop,
                  errands: Errands, hooks: Hooks, settings: Settings, environ: Mapping[str, str],
-                 attributes: Attributes) -> None:
-        self._host = host
+                 attributes: Attributes, place: RuntimeDirectory,
+                 status: Callable[[], dict[str, Any]]) -> None:
         self._ledger = ledger
+        self._prepared = prepared
+        self._place = place
+        self._status = status
+        errands.resumed_by(self._resume_errand)
         self._processes = processes
         self._loop = loop
         self._errands = errands
@@ -62,6 +63,20 @@ class Upgrades:
         self._start_hook: Errand | None = None
         self.preparation: recipes.Preparation | None = None
         self.preparing = 0
+
+    @property
+    def deadline(self) -> float | None:
+        return None if self.preparation is None else self.preparation.deadline
+
+    def on_time(self, now: float) -> None:
+        if self.preparation is not None:
+            self.preparation.on_time(now)
+
+    def on_exit(self, exit: Exit) -> bool:
+        if self.preparation is None or exit.pid != self.preparation.pid:
+            return False
+        self.preparation.on_exit(exit)
+        return True
 
     def next_generation(self) -> int:
         return self._ledger.pool.newest + 1
@@ -86,7 +101,7 @@ class Upgrades:
         assert upgrade is not None
         document = {
             "event": "upgrade-start", "time": report.timestamp(time.time()),
-            "name": self._host.identity()["name"],
+            "name": self._place.master,
             "upgrade": report.upgrade_document(self._ledger.pool, upgrade, time.monotonic())}
         self._start_hook = self._hooks.shell(START_HOOK, self._settings.on_upgrade_start,
                                              self._settings.hook_timeout, self._start_hook_ended,
@@ -134,7 +149,7 @@ class Upgrades:
             raise
 
     def _begin_preparing(self) -> None:
-        number, old = self.preparing, self._host.prepared[self._ledger.pool.current]
+        number, old = self.preparing, self._prepared.current
         upgrade = self._running(number)
         assert upgrade is not None
         source = upgrade.terms.recipe_of
@@ -156,7 +171,7 @@ class Upgrades:
                 self._ledger.observe(
                     facts.UpgradeRefused(number, str(result), result.error, time.time()))
                 return
-            self._host.prepared[number] = result
+            self._prepared.prepared[number] = result
             target = self.target_of(result)
             changed = target is not None and target != self.target_of(old)
             before = self._ledger.pool.target
@@ -177,9 +192,8 @@ class Upgrades:
         half made."""
         return self.preparation is not None
 
-    def resume_errand(self, errand: Errand) -> Callable[[Ended], None] | None:
-        """Take over a start hook or a check that the master before us sent; return who is to know
-        how it ends."""
+    def _resume_errand(self, errand: Errand) -> Callable[[Ended], None] | None:
+        """Take over a start hook or a check."""
         upgrade = self._ledger.pool.running_upgrade
         if upgrade is None or errand.cancelled:
             return None
@@ -306,7 +320,7 @@ class Upgrades:
             return
         number, limit = upgrade.to_generation, max(upgrade.terms.hold or 0.0,
                                                    SHORTEST_CHECK_TIMEOUT)
-        document = self._host.status()
+        document = self._status()
         if len(json.dumps(document)) > LONGEST_STATUS:
             document["workers"] = []
         self._check = self._hooks.shell(CHECK, upgrade.terms.check, limit, self._check_ended,
@@ -319,6 +333,9 @@ class Upgrades:
         self._check = None
         reason = None if ended.reason is None else f"the check {ended.reason}"
         self._ledger.observe(facts.Checked(reason, ended.last_line if reason else None))
+
+    def close(self) -> None:
+        self.stop_preparing()
 
     def drop_check(self) -> None:
         if self._check is not None:

@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,7 +20,8 @@ from typing import Any
 from .attributes import Attributes
 from .guard import Guard
 from .loop import READ, Loop
-from .plain_data import made, plain
+from .part import Keep, Kept, Part, State
+from .plain_data import plain
 from .processes import CannotStart, Exit, Launch, Processes
 
 # So many run at once, the others wait in line; beyond the longest line the newest are dropped.
@@ -61,10 +62,66 @@ class Errand:
     cancelled: bool = False
 
 
-class Errands:
-    """All of them."""
+@dataclass(frozen=True, slots=True)
+class KeptWaiting:
+    """An errand that has yet to begin."""
+
+    name: str
+    launch: Launch
+    limit: float
+    deadline: float
+    timed_out: bool
+    cancelled: bool
+    stdin: str | None = None
+    grace: float = 30.0
+    urgent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRunning:
+    """An errand that runs."""
+
+    name: str
+    pid: int
+    output: int | None
+    tail: str
+    limit: float
+    deadline: float
+    timed_out: bool
+    cancelled: bool
+    stdin: str | None = None
+    grace: float = 30.0
+    urgent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeptErrands(Kept):
+    running: tuple[KeptRunning, ...] = ()
+    waiting: tuple[KeptWaiting, ...] = ()
+
+    def descriptors(self) -> Iterable[int]:
+        return [each.output for each in self.running if each.output is not None]
+
+    def process_ids(self) -> Iterable[int]:
+        return [each.pid for each in self.running]
+
+    def texts(self) -> Iterable[str]:
+        return [each.tail for each in self.running]
+
+
+# Who is to know how an errand of the master before us ended; None where it was somebody else's.
+Resume = Callable[[Errand], Callable[[Ended], None] | None]
+
+
+class Errands(Part):
+    """All of them. `unclaimed`: told how one ended that nobody here has sent, by its name."""
+
+    name = "errands"
+    keeps = {"errands": Keep(KeptErrands, KeptErrands(), needed=True)}
 
     def __init__(self, processes: Processes, loop: Loop, guard: Guard) -> None:
+        self._senders: list[Resume] = []
+        self.unclaimed: Callable[[str, Ended], None] = lambda name, ended: None
         self._guard = guard
         self._processes = processes
         self._loop = loop
@@ -81,6 +138,11 @@ class Errands:
     def deadline(self) -> float | None:
         """When `on_time` is due."""
         return min((errand.deadline for errand in self._running.values()), default=None)
+
+    def resumed_by(self, resume: Resume) -> None:
+        """Let somebody who sends errands go on with those that he has sent as the master before
+        us."""
+        self._senders.append(resume)
 
     def shell(self, name: str, command: str, directory: str, environment: Mapping[str, str],
               limit: float, done: Callable[[Ended],
@@ -195,25 +257,30 @@ class Errands:
         self._guard.run(f"end of {errand.name.partition(' ')[0]}", errand.done, ended)
 
     def hand_over(self) -> dict[str, Any]:
-        """All of them for the next master. `output` of those that run: a descriptor that must stay
-        open."""
         running = [{
             "pid": pid, "output": errand.output, "tail": errand.tail.decode("latin-1"),
             **_told(errand)} for pid, errand in self._running.items()]
         waiting = [{"launch": plain(errand.launch), **_told(errand)} for errand in self._waiting]
-        return {"running": running, "waiting": waiting}
+        return {"errands": {"running": running, "waiting": waiting}}
 
-    def take_over(self, inherited: Mapping[str, Any],
-                  whom: Callable[[Errand], Callable[[Ended], None]]) -> None:
-        """Go on with those of the master before us. `whom`: who is to know how an errand ended."""
-        for each in inherited["running"]:
-            errand = _retold(each, Launch((), "/", {}), whom)
-            errand.output, errand.tail = each["output"], each["tail"].encode("latin-1")
-            self._running[each["pid"]] = errand
+    def take_over(self, state: State) -> None:
+        kept: KeptErrands = state["errands"]
+        for each in kept.running:
+            errand = self._retold(each, Launch((), "/", {}))
+            errand.output, errand.tail = each.output, each.tail.encode("latin-1")
+            self._running[each.pid] = errand
             if errand.output is not None:
                 self._loop.watch(errand.output, READ, partial(self._on_output, errand))
-        for each in inherited["waiting"]:
-            self._waiting.append(_retold(each, made(Launch, each["launch"]), whom))
+        for waits in kept.waiting:
+            self._waiting.append(self._retold(waits, waits.launch))
+
+    def _retold(self, told: KeptRunning | KeptWaiting, launch: Launch) -> Errand:
+        errand = Errand(told.name, launch, told.limit, partial(self.unclaimed, told.name),
+                        told.stdin, told.grace, told.urgent, deadline=told.deadline,
+                        timed_out=told.timed_out, cancelled=told.cancelled)
+        whom = (resume(errand) for resume in self._senders)
+        errand.done = next((done for done in whom if done is not None), errand.done)
+        return errand
 
     def close(self) -> None:
         """Kill them all, and see them gone."""
@@ -231,15 +298,6 @@ def _told(errand: Errand) -> dict[str, Any]:
         "name": errand.name, "limit": errand.limit, "grace": errand.grace, "urgent": errand.urgent,
         "stdin": errand.stdin, "deadline": errand.deadline, "timed_out": errand.timed_out,
         "cancelled": errand.cancelled}
-
-
-def _retold(told: Mapping[str, Any], launch: Launch,
-            whom: Callable[[Errand], Callable[[Ended], None]]) -> Errand:
-    errand = Errand(told["name"], launch, told["limit"], lambda ended: None, told["stdin"],
-                    told.get("grace", 30.0), told.get("urgent", False), deadline=told["deadline"],
-                    timed_out=told["timed_out"], cancelled=told["cancelled"])
-    errand.done = whom(errand)
-    return errand
 
 
 def _reason(errand: Errand, exit: Exit) -> str | None:

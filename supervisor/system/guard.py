@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from ..reporting import journal
 from ..reporting.journal import Entry
+from .part import Part
 
 FIRST_HOLD, LONGEST_HOLD = 0.1, 5.0
 # The same fault is told again after so many seconds, and so many different ones are kept apart.
@@ -49,10 +50,12 @@ class _Fault:
     untold: int = 0
 
 
-class Guard:
+class Guard(Part):
     """`tell`: the log and everybody who follows. `count`: called for each exception. `strict`: pass
     exceptions on; as long as the master has yet to settle, a failure is an end that somebody else
     can mend."""
+
+    name = "guard"
 
     def __init__(self, tell: Callable[[Entry], None], count: Callable[[], None]) -> None:
         self._tell = tell

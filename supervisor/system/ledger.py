@@ -8,8 +8,8 @@ it may fail.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..core import observe
@@ -17,7 +17,10 @@ from ..core import pool as facts
 from ..core.pool import Pool
 from ..reporting import generations, journal, report
 from ..reporting.journal import Entry
+from ..reporting.tally import Tally
 from .guard import Guard
+from .part import Keep, Kept, Part, State
+from .plain_data import plain
 
 # Told of a fact: the pool before, the fact, the pool after, and when that was in monotonic seconds.
 OnFact = Callable[[Pool, facts.Event, Pool, float], None]
@@ -28,9 +31,36 @@ OnEntry = Callable[[Entry, float], None]
 OnEvent = Callable[[Entry, Mapping[str, Any], Mapping[str, Any] | None], None]
 
 
-class Ledger:
-    """`pool`: what is. `changed`: something that the status tells has changed since somebody has
-    said False here."""
+@dataclass(frozen=True, slots=True)
+class KeptHistogram:
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum: float
+
+
+@dataclass(frozen=True, slots=True)
+class KeptTally(Kept):
+    upgrades: Mapping[str, int] = field(default_factory=dict)
+    exits: Mapping[str, int] = field(default_factory=dict)
+    upgrade_seconds: KeptHistogram | None = None
+    ready_seconds: KeptHistogram | None = None
+    lag_seconds: KeptHistogram | None = None
+    requests: int = 0
+    errors: int = 0
+
+    def doubts(self) -> Iterator[str]:
+        for each in (self.upgrade_seconds, self.ready_seconds, self.lag_seconds):
+            if each is not None and len(each.counts) != len(each.bounds) + 1:
+                yield f"a histogram of {len(each.counts)} counts for {len(each.bounds)} bounds"
+
+
+class Ledger(Part):
+    """`pool`: what is. `tally`: how often what has happened. `changed`: something that the status
+    tells has changed since somebody has said False here. `early`: there are no workers yet, and not
+    everything that they need."""
+
+    name = "ledger"
+    keeps = {"pool": Keep(Pool, needed=True), "tally": Keep(KeptTally, KeptTally())}
 
     def __init__(self, guard: Guard, pool: Pool, *secrets: Mapping[str, str]) -> None:
         """`secrets`: environments that hold secrets; the next generation's are among them."""
@@ -39,13 +69,27 @@ class Ledger:
         self._on_fact: list[tuple[str, OnFact]] = []
         self._on_entry: list[tuple[str, OnEntry]] = []
         self._on_event: list[tuple[str, OnEvent]] = []
+        self.tally = Tally()
         self.changed = False
+        self.early = True
+        self.follow("tally", fact=lambda *told: self.tally.observe(*told))
         self.begin(pool)
 
     def begin(self, pool: Pool) -> None:
         """Go on from a pool that no fact has led to."""
         self.pool = pool
+        self.changed = True
         self.redaction = generations.redaction(pool, *self._secrets)
+
+    def hand_over(self) -> dict[str, Any]:
+        return {"pool": plain(self.pool), "tally": self.tally.document()}
+
+    def take_over(self, state: State) -> None:
+        kept: Pool | None = state["pool"]
+        self.tally = Tally(plain(state["tally"]))
+        if kept is not None:
+            self.early = False
+            self.begin(replace(kept, policy=self.pool.policy))
 
     def follow(self, name: str, fact: OnFact | None = None, entry: OnEntry | None = None,
                event: OnEvent | None = None) -> None:

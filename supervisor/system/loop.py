@@ -16,15 +16,19 @@ from collections.abc import Callable, Iterable
 from types import FrameType
 
 from .guard import Guard, Hold, named
+from .part import Part
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 LONGEST_WAIT = 86400.0
 
 
-class Loop:
+class Loop(Part):
     """A selector with a wake-up descriptor for signals. Handlers are restored by `close`.
     `on_round`: told for how many seconds everybody else had to wait, each time that the loop comes
-    back to sleep."""
+    back to sleep. `listened_at`: when everybody who had something to say was last heard, in
+    monotonic seconds."""
+
+    name = "loop"
 
     def __init__(self, signals: Iterable[signal.Signals], guard: Guard,
                  on_round: Callable[[float], None] = lambda seconds: None) -> None:
@@ -33,6 +37,7 @@ class Loop:
         self._held: dict[int, tuple[Hold, int, Callable[[int], None]]] = {}
         self._holds: dict[int, Hold] = {}  # of those that have failed last time
         self._awake_since: float | None = None
+        self.listened_at = time.monotonic()
         self._selector = selectors.DefaultSelector()
         self._pending: set[signal.Signals] = set()
         self._wakeup, self._wakeup_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -107,6 +112,7 @@ class Loop:
             # An earlier callback of this round may have closed it.
             if self._selector.get_map().get(key.fd) is key:
                 self._call(key, events)
+        self.listened_at = time.monotonic()
         came, self._pending = self._pending, set()
         return came
 

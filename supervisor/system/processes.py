@@ -15,12 +15,13 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 from . import attributes
 from .attributes import Attributes
+from .part import Keep, Kept, Part, State
 
 FIRST_FD = 3
 PR_SET_PDEATHSIG = 1
@@ -71,36 +72,59 @@ def own_program(module: str, *words: str) -> list[str]:
     return [sys.executable, "-P", "-m", f"einhornpy.{module}", *words]
 
 
-class Processes:
-    """This process's children. `inherited`: what `hand_over` of the master before us said."""
+@dataclass(frozen=True, slots=True)
+class KeptProcesses(Kept):
+    """`errors`: the pipe by which children say why exec failed. `pids`: those that are ours.
+    `limits`: of open descriptors, for children."""
 
-    def __init__(self, inherited: Mapping[str, Any] | None = None) -> None:
+    errors: tuple[int, int]
+    pids: tuple[int, ...]
+    limits: tuple[int, int]
+
+    def descriptors(self) -> Iterable[int]:
+        return self.errors
+
+    def doubts(self) -> Iterator[str]:
+        soft, hard = self.limits
+        if min(soft, hard) < -1 or (hard != -1 and not 0 <= soft <= hard) or max(
+                soft, hard) >= 1 << 63:
+            yield f"limits {self.limits}"
+
+
+class Processes(Part):
+    """This process's children."""
+
+    name = "processes"
+    keeps = {"processes": Keep(KeptProcesses, needed=True)}
+
+    def __init__(self) -> None:
         self._failed: dict[int, str] = {}
         self._unseen: list[int] = []
         self._exits: list[tuple[int, int]] = []
-        if inherited is None:
-            # Children write here why exec failed; the pipe closes by itself where it succeeds.
-            self._errors, self._errors_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-            self._ours: set[int] = set()
-            self._limits: tuple[int, int] = resource.getrlimit(resource.RLIMIT_NOFILE)
-        else:
-            self._errors, self._errors_end = inherited["errors"]
-            self._ours = set(inherited["pids"])
-            # A master that took over and failed within its first moments may have seen the end of
-            # some of them.
-            self._unseen = [pid for pid in self._ours if not _is_child(pid)]
-            # Never more than may be set: children would not start.
-            most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-            soft, hard = (most if each < 0 or 0 <= most < each else each
-                          for each in inherited["limits"])
-            self._limits = (soft, hard)
+        # Children write here why exec failed; the pipe closes by itself where it succeeds.
+        self._errors, self._errors_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._ours: set[int] = set()
+        self._limits: tuple[int, int] = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def hand_over(self) -> dict[str, Any]:
-        """What the next master needs to know of our children. `errors`: descriptors that must stay
-        open."""
-        return {
+        return {"processes": {
             "errors": [self._errors, self._errors_end], "pids": sorted(self._ours),
-            "limits": list(self._limits)}
+            "limits": list(self._limits)}}
+
+    def take_over(self, state: State) -> None:
+        kept: KeptProcesses | None = state["processes"]
+        if kept is None:
+            return
+        self.close()
+        self._errors, self._errors_end = kept.errors
+        self._ours = set(kept.pids)
+        # A master that took over and failed within its first moments may have seen the end of
+        # some of them.
+        self._unseen = [pid for pid in self._ours if not _is_child(pid)]
+        # Never more than may be set: children would not start.
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        soft, hard = (most if each < 0 or 0 <= most < each else each for each in kept.limits)
+        self._limits = (soft, hard)
 
     def raise_descriptor_limit(self) -> int:
         """Raise this process's own limit of open descriptors as far as it may; children keep the

@@ -18,20 +18,21 @@ from typing import Any
 from einhornpy.supervisor import __main__ as program
 
 ROOMS = {
-    "shared": ["protocol", "peer", "einhorn"], "supervisor": ["master"],
+    "shared": ["protocol", "peer", "einhorn"], "supervisor": ["carrying_out", "exits", "master"],
     "supervisor.core": ["planner", "observe", "worker_environment"],
     "supervisor.reporting": ["report", "journal", "tally", "generations"],
     "supervisor.system": ["loop", "errands", "processes", "ledger"],
     "supervisor.sockets": ["control_server", "listeners", "notify_socket", "systemd"],
     "supervisor.logs": ["formats", "keeper", "log", "output", "sinks"],
     "supervisor.outside": ["announcements", "app_metrics", "labels", "sidecar", "web"],
-    "supervisor.launch": ["measures", "recipes", "shared_page", "spawning"],
-    "supervisor.steering": ["commands", "einhorn", "hooks", "reloads", "upgrades"],}
+    "supervisor.launch": ["measures", "notices", "recipes", "shared_page", "spawning"],
+    "supervisor.steering": [
+        "answers", "commands", "einhorn", "hooks", "orders", "reloads", "signals", "upgrades"],}
 # What the guard itself stands on, and what runs before there is a master or in the child's side of
 # a fork.
 SPARED = {
     "Loop._call", "Loop._hold", "Loop._note", "Loop.close", "Master._go_on", "Master.run",
-    "Master._clean_up", "Master._start", "Processes._become", "_arrange_descriptors",
+    "Master._clean_up", "Processes._become", "_arrange_descriptors",
     "_die_with_parent", "find_program",}
 KINDS: list[type[Exception]] = [RuntimeError, MemoryError, OSError, KeyError]
 left: set[str] = set()

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from einhornpy.supervisor import reload_check
 from einhornpy.supervisor.__main__ import load, understand
 from einhornpy.supervisor.core import planner
 from einhornpy.supervisor.launch.lookups import look_up
 from einhornpy.supervisor.master import Master
 from einhornpy.supervisor.settings.table import BadSetting
 from einhornpy.supervisor.sockets.listeners import BadAddress
-from einhornpy.supervisor.steering import reload_check
 from einhornpy.supervisor.system import plain_data
 from einhornpy.supervisor.system.plain_data import Unreadable
 from einhornpy.supervisor.system.processes import Processes
@@ -103,12 +103,13 @@ def taken_over(document: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Non
     stand_ins(found, opened)
     master = Master(wanted, {}, found["given"], look_up(wanted), None, found)
     try:
-        master._take_over(found)
-        json.dumps(master.status())
-        json.dumps(master.state())
-        json.dumps(master.tally())
-        planner.plan(master.pool, time.monotonic())
-        master._systemd.tell(master.pool, time.monotonic())
+        parts = master.parts
+        parts.take_over(master._state)
+        json.dumps(parts.answers.status())
+        json.dumps(parts.state())
+        json.dumps(parts.answers.tally())
+        planner.plan(parts.ledger.pool, time.monotonic())
+        parts.systemd.on_time(time.monotonic())
     finally:
         master._clean_up()
         for fd in opened:
@@ -125,7 +126,7 @@ def harmless(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     monkeypatch.setattr(Processes, "signal", lambda self, pid, number, group=False: False)
     monkeypatch.setattr("einhornpy.supervisor.outside.web.AppMetrics", lambda *arguments: None)
     monkeypatch.setattr("einhornpy.supervisor.logs.log.Log.entry", lambda self, entry, wall: None)
-    monkeypatch.setattr("einhornpy.supervisor.master._set_title", lambda title: None)
+    monkeypatch.setattr("einhornpy.supervisor.parts.set_title", lambda title: None)
     before = signal.pthread_sigmask(signal.SIG_SETMASK, ())
     yield monkeypatch
     signal.pthread_sigmask(signal.SIG_SETMASK, before)

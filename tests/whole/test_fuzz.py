@@ -27,6 +27,7 @@ import hypothesis
 import pytest
 from einhornpy.control import metadata
 from einhornpy.shared import einhorn, protocol
+from einhornpy.supervisor import reload_check
 from einhornpy.supervisor.core.pool import Pool
 from einhornpy.supervisor.launch import shared_page
 from einhornpy.supervisor.logs.strangers import Strangers
@@ -35,7 +36,7 @@ from einhornpy.supervisor.settings import table
 from einhornpy.supervisor.sockets import listeners, notify_socket, systemd
 from einhornpy.supervisor.sockets.control_server import Access, Server
 from einhornpy.supervisor.sockets.listeners import Address
-from einhornpy.supervisor.steering import commands, reload_check
+from einhornpy.supervisor.steering import commands
 from einhornpy.supervisor.system import errands, plain_data
 from einhornpy.supervisor.system.guard import Guard
 from einhornpy.supervisor.system.loop import Loop
@@ -202,7 +203,7 @@ class Host:
         listener.bind("")  # a name of the kernel's choice
         listener.listen()
         self.address = listener.getsockname()
-        master, upgrades, reloads = MagicMock(), MagicMock(), MagicMock()
+        master, upgrades = MagicMock(early=False), MagicMock()
         master.pool.target, master.signal_workers.return_value, master.recycle.return_value = 2, 2, 7
         master.status.return_value = {"gate": "ready", "reason": "", "workers": []}
         master.identity.return_value = {"name": "x", "pid": 1, "version": "1"}
@@ -211,12 +212,15 @@ class Host:
         upgrades.request_for_worker.return_value = upgrades.steerable.return_value = 2
         upgrades.pause.return_value = upgrades.resume.return_value = "done"
         upgrades.history.return_value, upgrades.generation.return_value = [], {}
-        self.commands = commands.Commands(master, upgrades, reloads,
-                                          commands.Audience((), self.guard.failed),
-                                          Strangers(lambda entry: None))
+        self.commands = commands.Commands(
+            master, master, master, MagicMock(), upgrades, MagicMock(),
+            commands.Audience(self.guard.failed), Strangers(lambda entry: None), master,
+            MagicMock(), self.guard)
         self.commands._einhorn.table["state"] = (lambda request: "state", "")
-        self.server = Server(self.loop, listener, self.commands.handle, Access(os.geteuid()),
-                             lambda pid: 0, lambda worker: False, 16, self.guard.failed)
+        self.server = Server(self.loop, self.commands.handle, Access(os.geteuid()), lambda pid: 0,
+                             lambda worker: False, 16, self.guard.failed)
+        self.server.open(listener)
+        self.listener = listener
 
     def converse(self, chunks: list[bytes]) -> bytes:
         """Say this on one connection and hang up; return all answers."""
@@ -258,6 +262,7 @@ class Host:
 
     def close(self) -> None:
         self.server.close()
+        self.listener.close()
         self.loop.close()
 
 
@@ -505,7 +510,7 @@ def test_what_systemd_may_have_set(seed: int) -> None:
 
     def attempt(environment: dict[str, str]) -> None:
         assert len(systemd.given_sockets(environment)) <= os.sysconf("SC_OPEN_MAX")
-        systemd.Notifier(environment).close()
+        systemd.Notifier(environment, MagicMock()).close()
 
     many("systemd's environment", seed, make, attempt)
 
@@ -519,9 +524,9 @@ def test_datagrams_to_the_notify_socket(place_for_fuzz: Path, seed: int) -> None
     heard: list[notify_socket.Notice] = []
     loop = Loop([], Guard(lambda entry: None, lambda: None))
     workers = {os.getpid(): 7}
-    made = notify_socket.NotifySocket(loop, str(place_for_fuzz / "notify"), 0o600,
-                                      lambda pid: workers.get(pid, 0),
+    made = notify_socket.NotifySocket(loop, lambda pid: workers.get(pid, 0),
                                       lambda pid: workers.get(pid, 0), heard.append)
+    made.open(str(place_for_fuzz / "notify"), 0o600)
     before = len(os.listdir("/dev/fd"))
     good = [
         b"READY=1", b"READY=1\nSTATUS=x", b"WATCHDOG=1", b"X_EINHORNPY_DUE=because",
@@ -588,10 +593,13 @@ def test_what_errands_print_of_the_platform(seed: int) -> None:
     good = b'{"Cluster": "a/b", "TaskARN": "arn:x/y", "Family": "f", "Revision": "3"}'
 
     def attempt(data: bytes) -> None:
-        found: list[object] = []
+        found: list[dict[str, str]] = []
+        ledger = MagicMock()
         line = data.decode(errors="replace")
-        labels.answered(found.append, found.append)(errands.Ended(None, line))
-        assert len(found) == 1
+        asked = labels.Labels(MagicMock(), {}, ledger, found.append)
+        asked._answered(errands.Ended(None, line))
+        assert ledger.log.call_count == 1
+        assert len(found) <= 1
         try:
             metadata.labels_of(json.loads(data))
         except (ValueError, AttributeError, RecursionError):

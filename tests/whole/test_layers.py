@@ -34,7 +34,7 @@ ARROWS: dict[str, set[str]] = {
         "shared", "supervisor/programs", "supervisor/reporting", "supervisor/system",
         "supervisor/settings", "supervisor/outside"},
     "supervisor/launch": {
-        "shared", "supervisor/core", "supervisor/system", "supervisor/settings",
+        "shared", "supervisor/core", "supervisor/reporting", "supervisor/system", "supervisor/settings",
         "supervisor/sockets", "supervisor/logs"},
     "supervisor/steering": {
         "shared", "supervisor/core", "supervisor/reporting", "supervisor/system",

@@ -1,0 +1,205 @@
+"""The first start: what has to happen before there are workers. The generation is made, who may
+refuse it is asked, and everything that workers need is opened. Meanwhile clients may look, and say
+that it shall stop.
+
+How the master's loop runs meanwhile is its own business.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .core import observe
+from .core import pool as facts
+from .launch import recipes
+from .launch.lookups import Known
+from .launch.recognition import Refused
+from .parts import Parts, set_title
+from .reporting import journal, report
+from .reporting.journal import Entry
+from .settings.table import Settings
+from .sockets import listeners, systemd
+from .sockets.listeners import Listener
+from .steering.hooks import START_HOOK
+from .steering.signals import STOPS
+from .steering.state import VERSION
+from .system.errands import Ended
+
+
+class NotAllowed(RuntimeError):
+    """The start hook has refused the first start; the message says why."""
+
+
+class FirstStart:
+    """`turn`: lets clients and errands have a turn."""
+
+    def __init__(self, parts: Parts, settings: Settings, environ: Mapping[str, str], known: Known,
+                 turn: Callable[[], None]) -> None:
+        self._parts = parts
+        self._settings = settings
+        self._environ = environ
+        self._known = known
+        self._turn = turn
+
+    def begin(self) -> bool:
+        """Do it; return False if we were told to stop meanwhile.
+
+        Raises:
+            NotAllowed, Refused, CannotListen, BadAddress, NoPlace: there is something in the way.
+        """
+        parts, settings = self._parts, self._settings
+        given = listeners.Given(systemd.given_sockets(self._environ))
+        # Whoever asks is to find us from the first moment on; but a gunicorn's settings may hold
+        # the name.
+        if settings.given("command_name") or settings.given("socket_path"):
+            self._claim()
+        prepared = self._prepare()
+        if prepared is None:
+            return False
+        gunicorn = prepared.gunicorn.settings if prepared.gunicorn is not None else {}
+        self._note(prepared, gunicorn)
+        if not parts.place.path:
+            self._claim()
+        parts.log.master = parts.place.master
+        set_title(f"einhornpy: master {parts.place.master}")
+        if not self._ask():
+            return False
+        unused = self._open(given, gunicorn)
+        parts.ledger.early, parts.ledger.changed = False, True
+        self._say_how(prepared)
+        parts.labels.ask_the_platform()
+        if unused:
+            parts.ledger.log(
+                Entry("inherited sockets unused",
+                      {"names": " ".join(unused), "so": "they are closed"}, journal.ATTENTION))
+        parts.hooks.of_gunicorn(prepared, "when_ready", [])
+        return True
+
+    def _claim(self) -> None:
+        settings = self._settings
+        self._parts.place.claim(settings.socket_path, self._environ, self._known.rights,
+                                settings.lockfile)
+
+    def _wait(self) -> bool:
+        """Return False if we were told to stop."""
+        signals = self._parts.signals
+        self._turn()
+        came, signals.came = signals.came, set()  # others are for workers, and there are none
+        if not came & STOPS.keys() and self._parts.ledger.pool.stopping is None:
+            return True
+        self._parts.ledger.log(Entry("master stopped", {"pid": os.getpid()}))
+        return False
+
+    def _prepare(self) -> recipes.Prepared | None:
+        """Make the generation; None if we were told to stop meanwhile.
+
+        Raises:
+            Refused: it can't be made.
+        """
+        results: list[recipes.Prepared | Refused] = []
+        parts, settings = self._parts, self._settings
+        blueprint = recipes.blueprint(settings, self._environ, settings.release)
+        parts.upgrades.preparation = recipes.Preparation(
+            parts.processes, parts.loop, settings, blueprint,
+            self._known.attributes.of_user_alone(), results.append)
+        parts.upgrades.preparation.begin(time.monotonic(), "on_starting")
+        while not results:
+            if not self._wait():
+                parts.upgrades.stop_preparing()
+                return None
+        parts.upgrades.preparation = None
+        if isinstance(results[0], Refused):
+            raise results[0]
+        return results[0]
+
+    def _note(self, prepared: recipes.Prepared, gunicorn: Mapping[str, Any]) -> None:
+        """What is known of the generation counts from now on."""
+        parts, settings = self._parts, self._settings
+        if gunicorn.get("proc_name") and not settings.given("command_name"):
+            parts.place.master = "".join(letter if letter.isalnum() else "_"
+                                         for letter in gunicorn["proc_name"])[:64]
+        target = parts.upgrades.target_of(prepared) or settings.number
+        parts.ledger.begin(
+            observe.new_pool(prepared.recipe, target, parts.ledger.pool.policy))
+        parts.generations.prepared[1] = prepared
+
+    def _ask(self) -> bool:
+        """Run the start hook, where it is wanted here too; return False if we were told to stop
+        meanwhile.
+
+        Raises:
+            NotAllowed: it has refused the start.
+        """
+        command, pool = self._settings.on_upgrade_start, self._parts.ledger.pool
+        if command is None or not self._settings.on_upgrade_start_first:
+            return True
+        now, wall = time.monotonic(), time.time()
+        terms = facts.Terms("first", pool.generations[1].recipe.release)
+        start = facts.Upgrade(0, 1, terms, "the first start", now, wall, now)
+        document = {
+            "event": "upgrade-start", "time": report.timestamp(wall),
+            "name": self._parts.place.master,
+            "upgrade": report.upgrade_document(pool, start, now) | {"from": None}}
+        ends: list[Ended] = []
+        self._parts.hooks.shell(START_HOOK, command, self._settings.hook_timeout, ends.append,
+                                document)
+        while not ends:
+            if not self._wait():
+                return False
+        if ends[0].reason is not None:
+            said = f": {ends[0].last_line}" if ends[0].last_line else ""
+            raise NotAllowed(f"--on-upgrade-start {ends[0].reason}{said}")
+        return True
+
+    def _open(self, given: listeners.Given, gunicorn: Mapping[str, Any]) -> list[str]:
+        """Open what workers need, and the page; return the names of inherited sockets that nobody
+        wants."""
+        parts, settings = self._parts, self._settings
+        binds = list(settings.bind)
+        if not binds and gunicorn and not given:
+            binds = [recipes.bind_of(bind, gunicorn) for bind in gunicorn["bind"]]
+        addresses = [listeners.parse_address(bind, settings.backlog) for bind in binds]
+        parts.listening.begin(listeners.open_all(addresses, given))
+        of_web: list[Listener] = []
+        if settings.web is not None:
+            of_web = listeners.open_all([listeners.parse_address(settings.web)], given)
+        try:
+            unused = given.close_rest()
+            pidfile = settings.pidfile or gunicorn.get("pidfile")
+            if pidfile:
+                parts.pidfile.write(pidfile)
+            parts.notify.open(parts.place.notify_path,
+                              0o666 if self._known.attributes.other_user else 0o600)
+        except BaseException:
+            listeners.close_all(of_web)
+            raise
+        for listener in of_web:
+            parts.web.open(listener)
+        parts.systemd.store([(each.label or listeners.stored_name(position), each.socket.fileno())
+                             for position, each in enumerate(parts.listening.all)])
+        return unused
+
+    def _say_how(self, prepared: recipes.Prepared) -> None:
+        settings, log = self._settings, self._parts.ledger.log
+        pool, listening = self._parts.ledger.pool, self._parts.listening.all
+        log(Entry("master started", {
+            "pid": os.getpid(), "version": VERSION, "workers": pool.target,
+            "listen": " ".join(listener.name for listener in listening) or None,
+            "socket": self._parts.place.path}))
+        if prepared.guessed:
+            log(Entry("readiness is a guess", {
+                "reason": f"nothing is known about how {settings.command[0]} says that it is ready",
+                "so": f"it counts as ready after {recipes.GUESSED_ACK_SECONDS:g} s, and for an old "
+                      f"one to go after {pool.policy.guessed_min_ready_seconds:g} s more",
+                "better": "-m notify or -m manual, or -m SECONDS"}, journal.ATTENTION))
+        overruled = [
+            f"{theirs} (--{ours.replace('_', '-')} wins)"
+            for ours, theirs in (("bind", "bind"), ("number", "workers"), ("timeout", "timeout"),
+                                 ("graceful_timeout", "graceful_timeout"), ("pidfile", "pidfile"),
+                                 ("command_name", "proc_name")) if prepared.gunicorn is not None
+            and prepared.gunicorn.given(theirs) and settings.given(ours)]
+        if overruled:
+            log(Entry("gunicorn settings overruled", {"settings": ", ".join(overruled)}))

@@ -1,0 +1,74 @@
+"""What a worker's words mean: from a notice to facts. Whose words they are was found before
+(notify_socket.py)."""
+
+from __future__ import annotations
+
+import time
+from typing import assert_never
+
+from ..core import pool as facts
+from ..reporting import hints
+from ..settings.table import Settings
+from ..sockets.notify_socket import Notice
+from ..system.guard import Guard
+from ..system.ledger import Ledger
+from ..system.part import Part, State
+from .guesses import Guesses
+from .measures import Measures
+from .prepared import Generations
+
+
+class Notices(Part):
+    """They are received here, by whichever way they come."""
+
+    name = "notices"
+
+    def __init__(self, ledger: Ledger, generations: Generations, guesses: Guesses,
+                 measures: Measures, settings: Settings, guard: Guard) -> None:
+        self._ledger = ledger
+        self._generations = generations
+        self._guesses = guesses
+        self._measures = measures
+        self._guard = guard
+        self._advised = bool(settings.warm_up)
+
+    def take_over(self, state: State) -> None:
+        # The master before us has seen the first worker.
+        self._advised = self._advised or state["pool"] is not None
+
+    def guarded(self, notice: Notice) -> None:
+        """The same, where there are more of them to be read."""
+        self._guard.run("notice", self.receive, notice)
+
+    def receive(self, notice: Notice) -> None:
+        """A process said something about itself."""
+        # Its words may arrive with its death, and a notice from nobody we know is nobody's.
+        worker, pool = notice.worker, self._ledger.pool
+        if worker not in pool.workers:
+            return
+        match notice.said:
+            case "ready":
+                prepared = self._generations.prepared[pool.workers[worker].generation]
+                if prepared.gunicorn is not None:
+                    self._ledger.observe(facts.SaidReady(worker))
+                    self._ledger.observe(facts.Heartbeat(worker, time.monotonic()))
+                    self._advise(notice.framework)
+                elif not self._guesses.is_unfit(worker):
+                    self._ledger.observe(facts.SaidReady(worker))
+            case "arbiter":
+                self._guesses.found_arbiter(worker)
+            case "alive":
+                self._ledger.observe(facts.Heartbeat(worker, time.monotonic(), notice.request_id))
+            case "due":
+                self._ledger.observe(facts.Due(worker, notice.error or ""))
+                self._measures.look_soon()  # is there room for its replacement?
+            case "failed":
+                self._ledger.observe(facts.SaidFailed(worker, notice.error or ""))
+            case _:
+                assert_never(notice.said)
+
+    def _advise(self, framework: str | None) -> None:
+        """Say once what could be warmed up."""
+        if not self._advised:
+            self._advised = True
+            self._ledger.log(hints.about_warm_up(framework))

@@ -1,0 +1,213 @@
+"""The parts of a master: the one list of them, and how they are put together. It runs none of
+them.
+
+To add one: write its class (system/part.py), name it in `ORDER`, make it in `Parts`. What it keeps
+over a reload it declares itself.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .carrying_out import Plan
+from .core import observe, worker_environment
+from .core import pool as facts
+from .exits import Exits
+from .launch import recipes
+from .launch.guesses import Guesses
+from .launch.lookups import Known
+from .launch.measures import Measures
+from .launch.notices import Notices
+from .launch.prepared import Generations
+from .launch.shared_page import Page
+from .launch.spawning import Spawner
+from .launch.workers import Workers
+from .logs import log
+from .logs.keeper import Keeper
+from .logs.output import Output
+from .logs.strangers import Strangers
+from .outside.announcements import Announcements
+from .outside.labels import Labels
+from .outside.web import Web
+from .settings.table import Settings
+from .sockets.control_server import Access, Server
+from .sockets.listener_repair import Listening
+from .sockets.notify_socket import NotifySocket
+from .sockets.runtime_directory import Pidfile, RuntimeDirectory
+from .sockets.systemd import Notifier
+from .steering.answers import Answers
+from .steering.commands import Audience, Commands
+from .steering.hooks import Hooks
+from .steering.orders import Orders
+from .steering.own_code import OwnCode
+from .steering.reloads import Reloads
+from .steering.signals import SIGNALS, Signals
+from .steering.state import Schema
+from .steering.upgrades import Upgrades
+from .system.errands import Errands
+from .system.guard import Guard
+from .system.ledger import Ledger
+from .system.loop import Loop
+from .system.part import Part, State
+from .system.processes import Processes
+
+# In this order they take over, are asked whose an exit was, and have their turn; in reverse they
+# end. The first ones are what others stand on.
+ORDER: tuple[type[Part], ...] = (
+    Loop, Processes, Page, log.Log, Ledger, Workers, Generations, Pidfile, RuntimeDirectory,
+    NotifySocket, Output, Labels, Audience, Notices, Signals,
+    Listening,  # before anybody is told how we are
+    Server, Upgrades, Web, Errands,
+    Announcements,  # when it is known which of them are on their way
+    Measures,
+    Keeper,  # ends before the output, of which it asks who still writes
+    Strangers, Guesses,
+    Exits,  # deaths before the plan
+    Plan, Answers, Notifier, Guard, Reloads)
+SCHEMA = Schema(ORDER)
+
+
+class Parts:
+    """All of them."""
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str], given: Mapping[str, Any],
+                 known: Known, own_code: OwnCode | None) -> None:
+        self.guard = Guard(lambda entry: self.ledger.log(entry),
+                           lambda: self.ledger.tally.failed())
+        self.ledger = Ledger(self.guard, first_pool(settings, environ), environ, dict(settings.env))
+        self.loop = Loop(SIGNALS, self.guard,
+                         lambda seconds: self.ledger.tally.lag_seconds.add(seconds))
+        self.processes = Processes()
+        self.errands = Errands(self.processes, self.loop, self.guard)
+        self.log = log.opened(settings, self.loop, environ)
+        self._of_workers(settings, environ, known)
+        self._of_clients(settings, environ, known)
+        self.reloads = Reloads(
+            self.ledger, self.upgrades, self.errands, self.signals, self._tell_of_reload,
+            self.state, SCHEMA.whole, environ, settings, given, own_code)
+        self.answers.reloads = lambda: (self.reloads.count, self.reloads.refused)
+        self.commands = Commands(
+            self.ledger, self.answers, self.orders, self.notices, self.upgrades, self.reloads,
+            self.audience, self.strangers, self.log, settings, self.guard)
+        self.exits = Exits(
+            lambda: self, self.guard, self.ledger, self.processes, self.workers, self.generations,
+            self.listening, self.page, self.output, self.web, self.hooks, self.upgrades)
+        self.plan = Plan(
+            self.guard, self.loop, self.ledger, self.processes, self.workers, self.generations,
+            self.spawner, self.server, self.listening, self.output, self.guesses, self.measures,
+            self.hooks, self.upgrades, self.exits)
+        self._follow()
+        self._all = sorted((each for each in vars(self).values() if isinstance(each, Part)),
+                           key=lambda part: ORDER.index(type(part)))
+
+    def _of_workers(self, settings: Settings, environ: Mapping[str, str], known: Known) -> None:
+        """What starts workers, and what is known of them."""
+        self.workers, self.generations = Workers(self.ledger), Generations(self.ledger)
+        self.page = Page()
+        self.output = Output(self.loop, self.log, settings.worker_output, self.guard)
+        self.keeper = Keeper(self.processes, worker_environment.inherited(environ), self.output,
+                             self.ledger.log, settings.worker_output != "inherit")
+        self.place = RuntimeDirectory(settings.command_name)
+        self.pidfile = Pidfile()
+        self.listening = Listening(self.ledger, self.loop)
+        self.guesses = Guesses(self.ledger, self.listening.all)
+        self.measures = Measures(self.ledger, self.page, settings.min_available_memory)
+        self.notices = Notices(self.ledger, self.generations, self.guesses, self.measures, settings,
+                               self.guard)
+        self.notify = NotifySocket(self.loop, self.workers.of, self.workers.above,
+                                   self.notices.guarded)
+        self.hooks = Hooks(self.ledger, self.generations, self.errands, settings, known.attributes,
+                           self.place, lambda generation: self.web.environment(generation))
+        self.spawner = Spawner(
+            self.ledger, self.generations, self.processes, self.page, self.output, settings,
+            known.attributes, self.listening.all, self.place,
+            lambda generation: self.web.environment(generation))
+
+    def _of_clients(self, settings: Settings, environ: Mapping[str, str], known: Known) -> None:
+        """Who asks us, and who is told."""
+        self.strangers = Strangers(self.ledger.log)
+        self.audience = Audience(self.guard.failed)
+        self.answers = Answers(self.ledger, self.place, self.listening, self.page, self.output,
+                               self.log, self.audience.status_changed)
+        self.upgrades = Upgrades(
+            self.ledger, self.generations, self.processes, self.loop, self.errands, self.hooks,
+            settings, environ, known.attributes, self.place, self.answers.status)
+        self.orders = Orders(self.ledger, self.generations, self.processes, self.hooks,
+                             self.measures, self.upgrades)
+        self.signals = Signals(self.loop, self.guard, self.ledger, self.orders, self.upgrades,
+                               self.processes, self.log)
+        self.server = Server(
+            self.loop, lambda session, request: self.commands.handle(session, request),
+            Access(os.geteuid(), known.observers), self.workers.of, self.workers.lives,
+            max(16, self.processes.raise_descriptor_limit() // 2), self.guard.failed,
+            self.audience.role_of, self.audience.resume)
+        self.place.on_open = self._open
+        self.web = Web(self.ledger, self.processes, self.errands, environ, self.place,
+                       known.web_user, settings.web_host, known.attributes,
+                       self.server.admit_onlooker)
+        self.labels = Labels(self.errands, environ, self.ledger,
+                             lambda found: self.log.found.update(found))
+        self.announcements = Announcements(
+            settings, self.errands, worker_environment.inherited(environ), known.web_user,
+            self.ledger, lambda: (self.place.master, self.log.labels))
+        self.systemd = Notifier(environ, self.ledger)
+
+    def _follow(self) -> None:
+        """Who is told of facts, entries and events, in this order."""
+        self.ledger.follow("web", fact=self.web.observe)
+        self.ledger.follow("log", entry=self.log.tell)
+        self.ledger.follow("audience", event=self.audience.tell)
+        self.ledger.follow("hooks", event=self.hooks.of_event)
+        self.ledger.follow("announcements", event=self.announcements.tell)
+
+    def _open(self, listener: socket.socket) -> None:
+        self.server.open(listener)
+        set_title(f"einhornpy: master {self.place.master}")
+
+    def _tell_of_reload(self, message: str, well: bool) -> None:
+        self.audience.reload_ended(message, well, self.answers.identity() if well else {})
+
+    def __iter__(self) -> Iterator[Part]:
+        return iter(self._all)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next master needs in order to go on as if nothing had happened, as
+        plain data."""
+        return {key: value for part in self for key, value in part.hand_over().items()}
+
+    def take_over(self, state: State) -> None:
+        """Go on where the master before was; a fresh start is an empty state."""
+        for part in self:
+            part.take_over(state)
+
+    def close(self) -> None:
+        """Everything, whatever of it fails."""
+        for part in reversed(self._all):
+            self.guard.run("cleaning up", part.close)
+
+
+def first_pool(settings: Settings, environ: Mapping[str, str]) -> facts.Pool:
+    """What is there before anything is known: the first generation's recipe, as far as the settings
+    say it."""
+    blueprint = recipes.blueprint(settings, environ, settings.release)
+    recipe = facts.Recipe(blueprint.command, blueprint.directory, blueprint.environment,
+                          blueprint.release)
+    return observe.new_pool(recipe, settings.number, policy(settings))
+
+
+def policy(settings: Settings) -> facts.Policy:
+    """The operator's rules, as the planner knows them."""
+    return facts.Policy(
+        settings.max_surge, settings.ready_timeout, settings.min_ready_seconds,
+        settings.max_failures, settings.progress_timeout, settings.reload_exit_code,
+        settings.max_unacked, settings.seconds, recipes.guessed_min_ready_seconds(settings),
+        settings.stop_signal, settings.stop_signal if settings.given("stop_signal") else "SIGTERM")
+
+
+def set_title(title: str) -> None:
+    import setproctitle  # a readable `ps`; the kernel's own name is cut at 15 bytes
+
+    setproctitle.setproctitle(title)

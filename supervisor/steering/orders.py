@@ -1,0 +1,71 @@
+"""What anybody may ask of the workers as they are: more or fewer of them, another one in a seat, a
+signal, the end. Commands and signals ask here; upgrades are asked for in upgrades.py."""
+
+from __future__ import annotations
+
+import signal
+
+from ...shared.protocol import BadRequest
+from ..core import pool as facts
+from ..launch.measures import Measures
+from ..launch.prepared import Generations
+from ..reporting.journal import Entry
+from ..system.ledger import Ledger
+from ..system.processes import Processes
+from .hooks import Hooks
+from .upgrades import Upgrades
+
+
+class Orders:
+    """Each is carried out at once, or refused."""
+
+    def __init__(self, ledger: Ledger, generations: Generations, processes: Processes, hooks: Hooks,
+                 measures: Measures, upgrades: Upgrades) -> None:
+        self._ledger = ledger
+        self._generations = generations
+        self._processes = processes
+        self._hooks = hooks
+        self._measures = measures
+        self._upgrades = upgrades
+
+    def scale(self, target: int) -> None:
+        """Keep so many workers ready."""
+        old = self._ledger.pool.target
+        self._ledger.observe(facts.Scaled(target))
+        self._hooks.of_gunicorn(self._generations.current, "nworkers_changed", [target, old])
+
+    def recycle(self, index: int, by: str) -> int:
+        """Let the ready worker of a seat be replaced; return its pid.
+
+        Raises:
+            BadRequest: nobody there is ready, or it is due already.
+        """
+        ready = [
+            worker for worker in self._ledger.pool.workers.values()
+            if worker.index == index and worker.state is facts.State.READY]
+        if not ready:
+            raise BadRequest("not-ready", f"no worker with index {index} is ready")
+        due = [worker for worker in ready if worker.recycled_for is None]
+        if not due:
+            raise BadRequest(
+                "not-ready",
+                f"worker {index} (pid {ready[0].pid}) is due already: it {ready[0].recycled_for}")
+        self._ledger.observe(facts.Due(due[0].id, f"was asked to go by {by}"))
+        self._measures.look_soon()  # is there room for its replacement?
+        return due[0].pid
+
+    def signal_workers(self, name: str) -> int:
+        """Send a signal to every worker; return how many have taken it."""
+        count = sum(
+            self._processes.signal(worker.pid, signal.Signals[name])
+            for worker in self._ledger.pool.workers.values())
+        self._ledger.log(Entry("signal sent", {"signal": name, "workers": count}))
+        return count
+
+    def stop(self, how: str) -> None:
+        """Stop: `graceful`, `terminate` or `now`; a stop under way can only become faster."""
+        if self._ledger.pool.stopping in ("now", how):
+            return
+        self._upgrades.stop_preparing()
+        self._upgrades.drop_check()
+        self._ledger.observe(facts.StopRequested(how))
