@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 from einhornpy.control.cli.main import cli
-from einhornpy.supervisor.settings.table import ENVIRONMENT_PREFIX, OPTIONS, Option
+from einhornpy.supervisor.settings.table import ENVIRONMENT_PREFIX, SETTINGS
 
 WIDTH = 80
 
@@ -26,28 +26,14 @@ def help_of(name: str | None) -> str:
                       **{**command.context_settings, **width}))
 
 
-def default_of(option: Option) -> str:
-    """The default as somebody would type it; where it is computed, what the help says of it."""
-    if "Default: " in option.help:
-        return option.help.rpartition("Default: ")[2].rstrip(".").replace("|", "\\|")
-    if option.default in (None, ()):
-        return "none"
-    if isinstance(option.default, bool):
-        return str(option.default).lower()
-    return f"{option.default:g}" if isinstance(option.default, float) else str(option.default)
-
-
 def settings_table() -> str:
     """Every setting with its three names and its default."""
     rows = ["| flag | environment | TOML key | default |", "| --- | --- | --- | --- |",
             f"| `--config` | `{ENVIRONMENT_PREFIX}CONFIG` | | none |"]
-    for option in OPTIONS:
-        flags = ", ".join(f"`{flag}`" for flag in option.flags)
-        key = option.name.replace("_", "-")
-        rows.append(
-            f"| {flags} | `{ENVIRONMENT_PREFIX}{option.name.upper()}` | `{key}` | "
-            f"{default_of(option)} |"
-        )
+    for setting in SETTINGS.values():
+        flags = ", ".join(f"`{flag}`" for flag in setting.flags)
+        default = (setting.shown_default or "none").replace("|", "\\|")
+        rows.append(f"| {flags} | `{setting.variable}` | `{setting.key}` | {default} |")
     rows.append(
         f"| after `--` | `{ENVIRONMENT_PREFIX}COMMAND` | `command` | must be given somewhere |")
     return "\n".join(rows)

@@ -287,7 +287,7 @@ def upgrade(command_name: str | None, socket_path: str | None, release: str | No
                 f"{'a shell command' if flag == '--check' else HOLD}"
             )
     if hold is not None and hold != "until-resume":
-        from ...supervisor.settings.table import seconds
+        from ...supervisor.settings.parsers import seconds
 
         try:
             seconds(hold)
@@ -530,7 +530,7 @@ def recycle(command_name: str | None, socket_path: str | None, index: int, wait:
 @click.argument("name", metavar="SIGNAL", shell_complete=suggest("signal"))
 def send_signal(command_name: str | None, socket_path: str | None, name: str) -> None:
     """Send a signal to every worker."""
-    from ...supervisor.settings.table import signal_name
+    from ...supervisor.settings.parsers import signal_name
 
     try:
         signal_name(name)
@@ -691,20 +691,20 @@ def service(words: tuple[str, ...], of_user: bool) -> unit_of_systemd.Service:
     """What a unit needs to know of a command line of run."""
     import shutil
 
-    from ...supervisor.settings import table
+    from ...supervisor.settings.sources import BadSetting, load
+    from ...supervisor.settings.table import SETTINGS
     from . import unit
 
     parameters = run_command().make_context("unit", list(words), resilient_parsing=False).params
     command = parameters.pop("command")
     try:
-        wanted = table.load(flags.given_only(parameters), command, {}, logical_directory())
-    except table.BadSetting as error:
+        wanted = load(flags.given_only(parameters), command, {}, logical_directory())
+    except BadSetting as error:
         raise click.UsageError(str(error)) from None
     left_out = {"command_name": 1, "socket_path": 1} | ({} if of_user else {"user": 1, "group": 1})
     rest = [
-        word for option in table.OPTIONS
-        if option.name in parameters and option.name not in left_out
-        for word in flags.words_of(option, parameters[option.name])]
+        word for name, setting in SETTINGS.items() if name in parameters and name not in left_out
+        for word in flags.words_of(setting, parameters[name])]
     if parameters.get("config"):
         rest += ["--config", os.path.join(logical_directory(), parameters["config"])]
     for name, value, directive in (

@@ -20,7 +20,7 @@ from einhornpy.supervisor.__main__ import load, understand
 from einhornpy.supervisor.core import planner
 from einhornpy.supervisor.launch.lookups import look_up
 from einhornpy.supervisor.master import Master
-from einhornpy.supervisor.settings.table import BadSetting
+from einhornpy.supervisor.settings.sources import BadSetting
 from einhornpy.supervisor.sockets.listeners import BadAddress
 from einhornpy.supervisor.steering import reload_check
 from einhornpy.supervisor.system import plain_data
