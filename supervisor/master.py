@@ -41,7 +41,8 @@ from .reporting.complaints import complaint
 from .reporting.journal import Entry
 from .reporting.redaction import Redaction, secrets_of
 from .reporting.tally import Tally
-from .settings.table import Settings
+from .settings.policy import policy_of
+from .settings.table import GUESSED_ACK_SECONDS, Settings
 from .sockets import listeners, queues, systemd
 from .sockets.control_server import Access, Server
 from .sockets.control_server import Session as ServerSession
@@ -242,7 +243,7 @@ class Master:
         settings = self.settings
         given = listeners.Given(systemd.given_sockets(self._environ))
         self.pool = observe.new_pool(first_start.placeholder(settings, self._environ),
-                                     settings.number, policy(settings))
+                                     settings.number, policy_of(settings))
         start = first_start.First(self, self._processes, self._loop, self._hooks, settings,
                                   self._environ, self._attributes)
         # Whoever asks is to find us from the first moment on; but a gunicorn's settings may hold
@@ -257,7 +258,7 @@ class Master:
             self._name = "".join(letter if letter.isalnum() else "_"
                                  for letter in gunicorn["proc_name"])[:64]
         target = self.upgrades.target_of(prepared) or settings.number
-        self.pool = observe.new_pool(prepared.recipe, target, policy(settings))
+        self.pool = observe.new_pool(prepared.recipe, target, policy_of(settings))
         self._redaction = generations.redaction(self.pool, *self._secrets)
         self.prepared[1] = prepared
         if self._place is None:
@@ -365,7 +366,7 @@ class Master:
         self._output.take_over(state.get("output", []))
         self._log.take_over(state.get("log", {}))
         self._log.found = state.get("labels", {}) | self._log.found
-        self.pool = replace(made(pool.Pool, state["pool"]), policy=policy(self.settings))
+        self.pool = replace(made(pool.Pool, state["pool"]), policy=policy_of(self.settings))
         self._redaction = generations.redaction(self.pool, *self._secrets)
         kept = self.pool.generations
         for number, each in state["prepared"].items():
@@ -478,7 +479,7 @@ class Master:
                     "readiness is a guess", {
                         "reason": f"nothing is known about how {self.settings.command[0]} says "
                                   "that it is ready",
-                        "so": f"it counts as ready after {recipes.GUESSED_ACK_SECONDS:g} s, and "
+                        "so": f"it counts as ready after {GUESSED_ACK_SECONDS:g} s, and "
                               "for an old one to go after "
                         f"{self.pool.policy.guessed_min_ready_seconds:g} s more",
                         "better": "-m notify or -m manual, or -m SECONDS",}, journal.ATTENTION))
@@ -1033,14 +1034,6 @@ class Master:
         self.upgrades.stop_preparing()
         self.upgrades.drop_check()
         self.observe(facts.StopRequested(pool.Stopping(how)))
-
-
-def policy(settings: Settings) -> pool.Policy:
-    """The operator's rules, as the planner knows them."""
-    return pool.Policy(settings.max_surge, settings.ready_timeout, settings.min_ready_seconds,
-                       settings.max_failures, settings.progress_timeout, settings.reload_exit_code,
-                       settings.max_unacked, settings.seconds,
-                       recipes.guessed_min_ready_seconds(settings))
 
 
 def _set_title(title: str) -> None:

@@ -18,7 +18,7 @@ from ..logs import formats
 from ..logs.strangers import Strangers
 from ..reporting import report
 from ..reporting.journal import Entry
-from ..settings.table import seconds, signal_name
+from ..settings.parsers import seconds, signal_name
 from ..sockets.notify_socket import Notice, from_command
 from . import einhorn
 

@@ -16,7 +16,8 @@ from ...shared.protocol import BadRequest, Request
 from ..core.pool import Pool, State, Worker
 from ..reporting import generations
 from ..reporting.report import timestamp
-from ..settings.table import Settings, signal_name
+from ..settings.parsers import signal_name
+from ..settings.table import Settings
 
 # What Einhorn's own `die` and its SIGTERM do, by the signal that is asked for.
 _STOPS = {

@@ -23,8 +23,7 @@ ARROWS: dict[str, set[str]] = {
     "supervisor/programs": set(),
     "supervisor/reporting": {"supervisor/core"},
     "supervisor/system": {"shared", "supervisor/core", "supervisor/reporting"},
-    "supervisor/settings": {
-        "shared", "supervisor/core", "supervisor/reporting", "supervisor/system"},
+    "supervisor/settings": {"shared", "supervisor/core", "supervisor/reporting"},
     "supervisor/sockets": {
         "shared", "supervisor/core", "supervisor/reporting", "supervisor/system"},
     "supervisor/outside": {
