@@ -294,11 +294,16 @@ class Redaction:
             hidden += short
         if not hidden:
             return token
-        if is_path or in_url or "=" in token.rstrip("="):
-            # Of a path or a list the part is hidden that is no word.
-            return re.sub(r"[^/=]+(?:=+$)?", lambda part: MASK if any(
-                run in part[0] for run in hidden) else part[0], token)
-        return MASK
+        # Of a path or a list the part is hidden that is no word. A slash in what is no path is base
+        # 64: what follows it belongs to the secret.
+        if is_path or in_url or re.search(r"=[~.]{0,2}/", token):
+            part_of = r"[^/=]+(?:=+$)?"
+        elif "=" in token.rstrip("="):
+            part_of = r"[^=]+(?:=+$)?"
+        else:
+            return MASK
+        return re.sub(part_of, lambda part: MASK if any(run in part[0] for run in hidden)
+                      else part[0], token)
 
     def _is_release(self, text: str) -> bool:
         return any(text in release or (len(release) > 6 and release in text)
