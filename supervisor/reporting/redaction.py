@@ -123,7 +123,7 @@ _WORDS = re.compile(r"(?:[A-Za-z]?[a-z]+|[A-Z]+)"
                     r"(?:[-_.()'\[\],]+(?:[A-Za-z]?[a-z]+|[A-Z]+))*[-_.()'\[\],]*")
 # So many bits each character of a run takes, at least, to be no word; so long is such a run, or
 # such shorter ones of one token together.
-_BITS, _LONG, _SHORT, _LONG_TOGETHER = 3.8, 16, 5, 16
+_BITS, _LONG, _SHORT, _LONG_TOGETHER, _BESIDE = 3.8, 16, 5, 16, 8
 # Fields of a log entry.
 _TOLD_AS_IT_IS = {"release", "outcome", "kind", "how"}
 # Nobody reads a longer text, and to search it would be work. Most of what is told is short, and
@@ -294,16 +294,14 @@ class Redaction:
             hidden += short
         if not hidden:
             return token
-        # Of a path or a list the part is hidden that is no word. A slash in what is no path is base
-        # 64: what follows it belongs to the secret.
-        if is_path or in_url or re.search(r"=[~.]{0,2}/", token):
-            part_of = r"[^/=]+(?:=+$)?"
-        elif "=" in token.rstrip("="):
-            part_of = r"[^=]+(?:=+$)?"
-        else:
-            return MASK
-        return re.sub(part_of, lambda part: MASK if any(run in part[0] for run in hidden)
-                      else part[0], token)
+        # Beside a secret a shorter part belongs to it as like as not: base 64 has slashes.
+        hidden += [run for run in _RUN.findall(token) if len(run) >= _BESIDE
+                   and not _PLAIN.fullmatch(run) and not self._is_release(run)]
+        if is_path or in_url or "=" in token.rstrip("="):
+            # Of a path or a list the part is hidden that is no word.
+            return re.sub(r"[^/=]+(?:=+$)?", lambda part: MASK if any(
+                run in part[0] for run in hidden) else part[0], token)
+        return MASK
 
     def _is_release(self, text: str) -> bool:
         return any(text in release or (len(release) > 6 and release in text)
