@@ -18,6 +18,7 @@ from typing import Any
 from ..core import worker_environment
 from ..core.pool import Recipe
 from ..settings.contradictions import without_gunicorn
+from ..settings.parsers import AckMode
 from ..settings.policy import rules_of_recipe
 from ..settings.table import GUESSED_ACK_SECONDS, Settings
 from ..system.attributes import Attributes
@@ -103,7 +104,7 @@ class Preparation:
     def _plain(self) -> Prepared:
         for line in without_gunicorn(self._settings):
             raise Refused(line, bad_input=True)
-        guessed = self._settings.ack_mode == "auto"
+        guessed = self._settings.ack_mode is AckMode.AUTO
         return Prepared(self._recipe({}, GUESSED_ACK_SECONDS if guessed else None), guessed=guessed)
 
     def _recipe(self, gunicorn: Mapping[str, Any], ack_seconds: float | None) -> Recipe:

@@ -4,6 +4,7 @@ ValueError with what was expected; it looks at nothing but what it is given.
 
 from __future__ import annotations
 
+import enum
 import math
 import os
 import re
@@ -11,7 +12,7 @@ import resource
 import shlex
 import signal
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from ...shared import printable
 
@@ -23,6 +24,35 @@ MOST_CORES = 10000
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 # The host of a URL, and its port.
 _AUTHORITY = r"(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?"
+
+
+class AckMode(enum.StrEnum):
+    """How a worker says that it is ready, where it isn't assumed after some seconds."""
+
+    AUTO = "auto"
+    MANUAL = "manual"
+    NOTIFY = "notify"
+
+
+class LogFormat(enum.StrEnum):
+    TEXT = "text"
+    JSON = "json"
+    LOGFMT = "logfmt"
+
+
+class LogTo(enum.StrEnum):
+    STDERR = "stderr"
+    JOURNAL = "journal"
+    SYSLOG = "syslog"
+
+
+class WorkerOutput(enum.StrEnum):
+    INHERIT = "inherit"
+    PREFIX = "prefix"
+    JSON = "json"
+
+
+Word = TypeVar("Word", bound=enum.StrEnum)
 
 
 def word(value: Any) -> str:
@@ -122,10 +152,10 @@ def backlog(value: Any) -> int:
     return number
 
 
-def ack_mode(value: Any) -> str | float:
+def ack_mode(value: Any) -> AckMode | float:
     """Parse an ack mode: `auto`, `manual`, `notify` or a number of seconds."""
-    if isinstance(value, str) and value in ("auto", "manual", "notify"):
-        return value
+    if value in [*AckMode]:
+        return AckMode(value)
     try:
         return seconds(value)
     except ValueError:
@@ -225,13 +255,14 @@ def url(value: Any) -> str:
     return found[0]
 
 
-def one_of(*words: str) -> Callable[[Any], str]:
+def one_of(words: type[Word]) -> Callable[[Any], Word]:
     """A parser of one word out of these."""
 
-    def parse(value: Any) -> str:
-        if value not in words:
-            raise ValueError(f"{', '.join(words[:-1])} or {words[-1]}")
-        return str(value)
+    def parse(value: Any) -> Word:
+        known = [*words]
+        if value not in known:
+            raise ValueError(f"{', '.join(known[:-1])} or {known[-1]}")
+        return words(value)
 
     return parse
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from . import parsers
+from .parsers import AckMode, LogFormat, LogTo, Word, WorkerOutput
 
 ENVIRONMENT_PREFIX = "EINHORNPY_"
 # Where nothing is known about how a worker says that it is ready, it counts as ready after so many
@@ -109,6 +110,12 @@ def switch(default: bool, *flags: str, **about: Any) -> bool:
     return declared
 
 
+def choice(default: Word, *flags: str, **about: Any) -> Word:
+    """Declare a setting that is one word out of a closed set."""
+    words = type(default)
+    return setting(default, *flags, parse=parsers.one_of(words), metavar="|".join(words), **about)
+
+
 def _declared(about: Setting) -> Any:
     if about.counts_in is Counts.RECIPE:
         about = replace(about, reload=Reload.NEXT_GENERATION)
@@ -117,7 +124,7 @@ def _declared(about: Setting) -> Any:
 
 
 def _stop_signal(values: Mapping[str, Any]) -> str:
-    return "SIGUSR2" if values["ack_mode"] == "manual" else "SIGTERM"
+    return "SIGUSR2" if values["ack_mode"] is AckMode.MANUAL else "SIGTERM"
 
 
 def _command_name(values: Mapping[str, Any]) -> str:
@@ -143,8 +150,8 @@ class Settings:
     backlog: int = setting(
         2048, "-l", "--backlog", parse=parsers.backlog, metavar="N", reload=Reload.RESTART,
         help="How many connections may wait to be accepted, where the address doesn't say.")
-    ack_mode: str | float = setting(
-        "auto", "-m", "--ack-mode", parse=parsers.ack_mode, metavar="MODE",
+    ack_mode: AckMode | float = setting(
+        AckMode.AUTO, "-m", "--ack-mode", parse=parsers.ack_mode, metavar="MODE",
         reload=Reload.NEXT_GENERATION,
         help="How a worker says that it is ready: manual (Einhorn's ack), notify (READY=1 to "
              "NOTIFY_SOCKET), a number of SECONDS that it must have lived, or auto: gunicorn says "
@@ -343,19 +350,15 @@ class Settings:
         "--webhook", parse=parsers.url, metavar="URL", secret=True,
         help="POST deploy events here, as JSON with a text that Slack shows. May be given several "
              "times.")
-    log_format: str = setting(
-        "text", "--log-format", parse=parsers.one_of("text", "json", "logfmt"),
-        metavar="text|json|logfmt", help="What a log line looks like.")
-    log_to: str = setting(
-        "stderr", "--log-to", parse=parsers.one_of("stderr", "journal", "syslog"),
-        metavar="stderr|journal|syslog",
-        help="Where the log goes; journal is journald, with fields.")
+    log_format: LogFormat = choice(
+        LogFormat.TEXT, "--log-format", help="What a log line looks like.")
+    log_to: LogTo = choice(
+        LogTo.STDERR, "--log-to", help="Where the log goes; journal is journald, with fields.")
     log_file: str | None = setting(
         None, "--log-file", parse=parsers.path, metavar="PATH",
         help="Append the log to this file instead; USR1 opens it anew.")
-    worker_output: str = setting(
-        "inherit", "--worker-output", parse=parsers.one_of("inherit", "prefix", "json"),
-        metavar="inherit|prefix|json",
+    worker_output: WorkerOutput = choice(
+        WorkerOutput.INHERIT, "--worker-output",
         help="What workers print goes where ours goes (inherit), or into the log, line by line, "
              "with a prefix or as JSON.")
     quiet: bool = switch(

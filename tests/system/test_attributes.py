@@ -250,9 +250,11 @@ def test_what_needs_root_is_refused_to_others(open_place: Path, flags: tuple[str
     """Tried as nobody, through the modules alone: this Python may be out of another user's
     reach."""
     code = (
-        "import ctypes, os, sys; from einhornpy.supervisor import attributes, settings\n"
+        "import ctypes, os, sys\n"
+        "from einhornpy.supervisor.settings.sources import load\n"
+        "from einhornpy.supervisor.system import attributes\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        "wanted = settings.load(dict([sys.argv[1:]]), ['x'], {}, '/')\n"
+        "wanted = load(dict([sys.argv[1:]]), ['x'], {}, '/')\n"
         "try:\n"
         "    nice = wanted.nice\n"
         "    if nice is not None: attributes.renice(nice[0])\n"
