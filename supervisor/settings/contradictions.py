@@ -22,8 +22,8 @@ def contradictions(settings: Settings) -> Iterator[str]:
                "ever be done")
     if 0 < settings.max_lifetime <= settings.min_ready_seconds:
         yield (f"{places['max_lifetime']}: {settings.max_lifetime:g} s are not more than the min "
-               f"ready seconds, {settings.min_ready_seconds:g}, so every worker would be due before "
-               "it counts")
+               f"ready seconds, {settings.min_ready_seconds:g}, so every worker would be due "
+               "before it counts")
     if settings.log_file is not None and settings.log_to is not LogTo.STDERR:
         yield (f"{places['log_file']}: the log goes to {settings.log_to} ({places['log_to']}): "
                "expected one of them")

@@ -1,5 +1,5 @@
-"""The settings: each is declared once, as a field of `Settings` with its flags, parser, default, help,
-where it counts and what a reload makes of it.
+"""The settings. Each is declared once, as a field of `Settings`: flags, parser, default, help,
+where it counts, what a reload makes of it.
 
 Flags, environment, file, completion, docs, the planner's policy, the rules of a recipe and the list
 of what a reload keeps are made from it. It reads nothing: see sources.py.
@@ -207,8 +207,8 @@ class Settings:
         0.0, "--max-lifetime", parse=parsers.seconds, metavar="SECONDS", counts_in=Counts.RECIPE,
         help="Replace a worker of this age; 0: never.")
     max_lifetime_jitter: float = setting(
-        lambda values: float(values["max_lifetime"]) / 10, "--max-lifetime-jitter", parse=parsers.seconds,
-        metavar="SECONDS", counts_in=Counts.RECIPE,
+        lambda values: float(values["max_lifetime"]) / 10, "--max-lifetime-jitter",
+        parse=parsers.seconds, metavar="SECONDS", counts_in=Counts.RECIPE,
         help="Each worker may live up to this much longer, drawn at random. Default: a tenth of "
              "max lifetime.")
     max_memory: int = setting(
