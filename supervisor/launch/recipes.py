@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core import worker_environment
-from ..core.pool import Recipe
+from ..core.generation import Recipe
 from ..settings.contradictions import without_gunicorn
 from ..settings.parsers import AckMode
 from ..settings.policy import rules_of_recipe

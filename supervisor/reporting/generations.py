@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from ..core.pool import Generation, Pool, Recipe
+from ..core.generation import Generation, Recipe
+from ..core.pool import Pool
 from .redaction import MASK, Redaction, secrets_of
 
 # Different in every generation, or the same thing said twice.

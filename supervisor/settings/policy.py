@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from ..core.pool import Policy, Recipe
+from ..core.generation import Recipe
+from ..core.pool import Policy
 from .table import SETTINGS, Counts, Settings
 
 # gunicorn knows whole seconds alone, where ours may be fractions.

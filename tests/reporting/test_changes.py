@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pytest
-from einhornpy.supervisor.core.pool import Recipe
+from einhornpy.supervisor.core.generation import Recipe
 from einhornpy.supervisor.reporting.generations import changes
 from einhornpy.supervisor.reporting.redaction import Redaction
 

@@ -6,7 +6,8 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
-from einhornpy.supervisor.core.pool import Policy, Recipe
+from einhornpy.supervisor.core.generation import Recipe
+from einhornpy.supervisor.core.pool import Policy
 from einhornpy.supervisor.settings.policy import policy_of, rules_of_recipe
 from einhornpy.supervisor.settings.sources import load
 from einhornpy.supervisor.settings.table import SETTINGS, Counts

@@ -105,11 +105,14 @@ def test_gunicorn_its_settings_and_its_hooks_are_that_user(start: Start, open_pl
     notes.touch()
     notes.chmod(0o666)
     (open_place / "app.py").write_text((EXAMPLE / "app.py").read_text())
-    for package in ("gunicorn", "packaging"):
+    # Nobody may be able to enter where ours are installed.
+    for package in ("gunicorn", "packaging", "einhornpy.supervisor", "einhornpy.shared",
+                    "einhornpy.worker"):
         found = importlib.util.find_spec(package)
         assert found is not None
         assert found.origin is not None
-        shutil.copytree(Path(found.origin).parent, open_place / "packages" / package)
+        shutil.copytree(Path(found.origin).parent,
+                        open_place / "packages" / package.replace(".", "/"))
     master = start(
         "-n", "1", "-b", "127.0.0.1:0", "--chdir", str(open_place), "-d", f"{open_place}/x.sock",
         "--user", "nobody", "--on-worker-ready", "echo hook $(id -u) >> $NOTES", "--", str(PYTHON),
