@@ -148,7 +148,7 @@ class Settings:
              "commas: r (SO_REUSEADDR, always on), n (non-blocking), backlog=N, mode=OCTAL. May "
              "be given several times.")
     backlog: int = setting(
-        2048, "-l", "--backlog", parse=parsers.backlog, metavar="N", reload=Reload.RESTART,
+        2048, "-l", "--backlog", parse=parsers.whole(1, 65535), metavar="N", reload=Reload.RESTART,
         help="How many connections may wait to be accepted, where the address doesn't say.")
     ack_mode: AckMode | float = setting(
         AckMode.AUTO, "-m", "--ack-mode", parse=parsers.ack_mode, metavar="MODE",
@@ -222,7 +222,7 @@ class Settings:
         help="Where less is available on the host, a due worker leaves before its replacement is "
              "started. Default: what that worker uses.")
     reload_exit_code: int | None = setting(
-        None, "--reload-exit-code", parse=parsers.exit_code, metavar="CODE",
+        None, "--reload-exit-code", parse=parsers.whole(1, 255, "an exit code"), metavar="CODE",
         counts_in=Counts.POLICY,
         help="A ready worker that exits with this code asks for an upgrade, and its seat is "
              "filled with new code first. Default: none does.")
@@ -311,7 +311,7 @@ class Settings:
     umask: int | None = setting(
         None, "--umask", parse=parsers.octal, metavar="OCTAL", help="The workers' umask.")
     oom_score_adj: int | None = setting(
-        None, "--oom-score-adj", parse=parsers.score, metavar="N",
+        None, "--oom-score-adj", parse=parsers.whole(-1000, 1000), metavar="N",
         help="How gladly the kernel kills a worker when memory runs out, from -1000 to 1000.")
     reexec_as: tuple[str, ...] | None = setting(
         None, "--reexec-as", parse=parsers.words, metavar="COMMAND",
