@@ -93,7 +93,7 @@ class Preparation:
             self._environment["PWD"] = self._directory
             found = recognise(self._command, self._directory, self._environment)
             if found is None:
-                self._end(self._plain())
+                self._end(self._without_gunicorn())
                 return
             self._gunicorn, self._environment = found.gunicorn, dict(found.environment)
             self._ask_gunicorn(found.gunicorn, hook)
@@ -101,7 +101,7 @@ class Preparation:
         except Refused as refused:
             self._end(refused)
 
-    def _plain(self) -> Prepared:
+    def _without_gunicorn(self) -> Prepared:
         for line in without_gunicorn(self._settings):
             raise Refused(line, bad_input=True)
         guessed = self._settings.ack_mode is AckMode.AUTO

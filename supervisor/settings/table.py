@@ -46,15 +46,17 @@ class Reload(enum.Enum):
 class Setting:
     """All that is known of one setting. `parse` takes the text (or, from TOML, the value) and
     returns the value or raises ValueError with what was expected. `default`: the value, or what
-    makes it from the command and the settings declared before. `counts_as`: the field of the policy
-    or recipe. `many`: may be given several times, each parsed alone. `switch`: takes no value;
-    `off`: the flag that says no to it. `secret`: is not to stand in a message."""
+    makes it from the command and the settings declared before. `choices`: words that it may be, for
+    completion. `many`: may be given several times, each parsed alone. `switch`: takes no value;
+    `off`: the flag that says no to it. `secret`: is not to stand in a message. `counts_as`: the
+    field of the policy or recipe."""
 
     flags: tuple[str, ...]
     parse: Callable[[Any], Any]
     default: Any
     help: str
     metavar: str = "TEXT"
+    choices: tuple[str, ...] = ()
     many: bool = False
     switch: bool = False
     off: str | None = None
@@ -113,7 +115,8 @@ def switch(default: bool, *flags: str, **about: Any) -> bool:
 def choice(default: Word, *flags: str, **about: Any) -> Word:
     """Declare a setting that is one word out of a closed set."""
     words = type(default)
-    return setting(default, *flags, parse=parsers.one_of(words), metavar="|".join(words), **about)
+    return setting(default, *flags, parse=parsers.one_of(words), metavar="|".join(words),
+                   choices=(*words,), **about)
 
 
 def _declared(about: Setting) -> Any:
@@ -152,7 +155,7 @@ class Settings:
         help="How many connections may wait to be accepted, where the address doesn't say.")
     ack_mode: AckMode | float = setting(
         AckMode.AUTO, "-m", "--ack-mode", parse=parsers.ack_mode, metavar="MODE",
-        reload=Reload.NEXT_GENERATION,
+        choices=(*AckMode,), reload=Reload.NEXT_GENERATION,
         help="How a worker says that it is ready: manual (Einhorn's ack), notify (READY=1 to "
              "NOTIFY_SOCKET), a number of SECONDS that it must have lived, or auto: gunicorn says "
              "so itself, anything else gets 1 second.")
@@ -305,7 +308,7 @@ class Settings:
         "--rlimit", parse=parsers.limit, metavar="NAME=SOFT[:HARD]",
         help="A limit of each worker's, such as nofile=65536. May be given several times.")
     cpu_affinity: str | tuple[int, ...] | None = setting(
-        None, "--cpu-affinity", parse=parsers.core_list, metavar="spread|LIST",
+        None, "--cpu-affinity", parse=parsers.core_list, metavar="spread|LIST", choices=("spread",),
         help="Each worker runs on one core, by its seat: of all cores (spread), or of a list such "
              "as 0,2,4-7.")
     umask: int | None = setting(
