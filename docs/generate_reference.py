@@ -50,11 +50,12 @@ def reference() -> str:
         "## Settings of `run`",
         settings_table(),
         "Times are seconds. Settings that may be given several times are lists in TOML and words, "
-        "as a shell reads them, in the\nenvironment; `env` may be a table in TOML. A value that has "
-        "changed when `einhornpy reload` reads the file anew\ncounts at once (for what workers are "
-        "given: for workers started from then on), with the next generation, or only\nafter a "
+        "as a shell reads them, in the\nenvironment; `env` may be a table in TOML. A value that "
+        "has changed when `einhornpy reload` reads the file anew\ncounts at once (for what workers "
+        "are given: for workers started from then on), with the next generation, or only\nafter a "
         "restart of the master. More on each in [running](running.md) and "
-        "[readiness](readiness.md).", "## einhornpy", f"```\n{help_of(None)}\n```"]
+        "[readiness](readiness.md).",
+        "## einhornpy", f"```\n{help_of(None)}\n```"]
     for name in cli.list_commands(click.Context(cli)):
         parts += [f"## einhornpy {name}", f"```\n{help_of(name)}\n```"]
     return "\n\n".join(parts) + "\n"

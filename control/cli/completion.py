@@ -43,14 +43,15 @@ class Fish(FishComplete):
             CompletionItem(item.value, item.type, item.help and item.help.replace(",", ";")))
 
 
-def suggestions(what: str, context: click.Context, incomplete: str) -> list[CompletionItem[str]]:
-    """The words of a kind that begin with `incomplete`."""
+def suggestions(what: str | tuple[str, ...], context: click.Context,
+                incomplete: str) -> list[CompletionItem[str]]:
+    """The words of a kind, or out of these, that begin with `incomplete`."""
     if what in ("file", "dir"):  # the shell knows these itself
         return [CompletionItem(incomplete, type=what)]
     if what == "program" and (context.params.get("command") or "/" in incomplete):
         return [CompletionItem(incomplete, type="file")]
     try:
-        words = [(word, None) for word in what.split("|")] if "|" in what else _KINDS[what](context)
+        words = _KINDS[what](context) if isinstance(what, str) else [(word, None) for word in what]
         found = [
             CompletionItem(word, help=about) for word, about in words
             if word.startswith(incomplete)]
@@ -123,6 +124,4 @@ _KINDS: dict[str, Callable[[click.Context], Iterable[tuple[str, str | None]]]] =
     "recipe": _recipes, "signal": _signals, "program": _programs, "user": lambda context: [
         (each.pw_name, None) for each in pwd.getpwall()], "group": lambda context: [
             (each.gr_name, None) for each in grp.getgrall()],
-    "hold": lambda context: [("until-resume", None)], "mode": lambda context: [
-        (word, None) for word in ("auto", "manual", "notify")], "cores": lambda context: [
-            ("spread", None)],}
+    "hold": lambda context: [("until-resume", None)]}

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from ...supervisor.settings.table import Setting
 
 # What a shell may offer for a setting, by the word that stands for its value.
-KINDS = {
-    "DIR": "dir", "PATH": "file", "USER": "user", "GROUP": "group", "SIGNAL": "signal",
-    "MODE": "mode", "spread|LIST": "cores"}
+KINDS = {"DIR": "dir", "PATH": "file", "USER": "user", "GROUP": "group", "SIGNAL": "signal"}
 # Options of Einhorn's that can't mean anything here, and why; the last flag of each is its name.
 REFUSED = {
     ("-p", "--preload"): "it loads Ruby code into the master, which is no Ruby: workers import "
@@ -26,9 +24,9 @@ REFUSED = {
     ("--gc-before-fork",): "it tunes Ruby's memory before a fork, and workers are exec'ed"}
 
 
-def suggest(
-        what: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]:
-    """Let a shell offer words of a kind (see completion.py)."""
+def suggest(what: str | tuple[str, ...]) -> Callable[
+        [click.Context, click.Parameter, str], list[CompletionItem[str]]]:
+    """Let a shell offer words of a kind (see completion.py), or these."""
 
     def suggestions(context: click.Context, parameter: click.Parameter,
                     incomplete: str) -> list[CompletionItem[str]]:
@@ -60,12 +58,11 @@ def _flag(setting: Setting) -> click.Option:
     if setting.off is not None:  # only the long flag has an opposite
         names = [*(f"{flag}/ " for flag in names[:-1]), f"{names[-1]}/{setting.off}"]
     said = default is None or setting.switch or "Default:" in setting.help
-    offered = KINDS.get(setting.metavar, setting.metavar)
+    offered = setting.choices or KINDS.get(setting.metavar)
     return click.Option([setting.name, *names], is_flag=setting.switch, default=None,
                         multiple=setting.many, metavar=None if setting.switch else setting.metavar,
                         help=setting.help if said else f"{setting.help}  Default: {default}.",
-                        shell_complete=suggest(offered)
-                        if setting.metavar in KINDS or "|" in offered else None)
+                        shell_complete=suggest(offered) if offered else None)
 
 
 def _refuse(flag: str, why: str, context: click.Context, parameter: click.Parameter,

@@ -18,6 +18,7 @@ from typing import Any
 from ..core import worker_environment
 from ..core.generation import Recipe
 from ..settings.contradictions import without_gunicorn
+from ..settings.parsers import AckMode
 from ..settings.policy import rules_of_recipe
 from ..settings.table import GUESSED_ACK_SECONDS, Settings
 from ..system.attributes import Attributes
@@ -92,7 +93,7 @@ class Preparation:
             self._environment["PWD"] = self._directory
             found = recognise(self._command, self._directory, self._environment)
             if found is None:
-                self._end(self._plain())
+                self._end(self._without_gunicorn())
                 return
             self._gunicorn, self._environment = found.gunicorn, dict(found.environment)
             self._ask_gunicorn(found.gunicorn, hook)
@@ -100,10 +101,10 @@ class Preparation:
         except Refused as refused:
             self._end(refused)
 
-    def _plain(self) -> Prepared:
+    def _without_gunicorn(self) -> Prepared:
         for line in without_gunicorn(self._settings):
             raise Refused(line, bad_input=True)
-        guessed = self._settings.ack_mode == "auto"
+        guessed = self._settings.ack_mode is AckMode.AUTO
         return Prepared(self._recipe({}, GUESSED_ACK_SECONDS if guessed else None), guessed=guessed)
 
     def _recipe(self, gunicorn: Mapping[str, Any], ack_seconds: float | None) -> Recipe:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..outside import labels
 from ..reporting.journal import ATTENTION, NORMAL, Entry
+from ..settings.parsers import LogTo
 from ..settings.table import Settings
 from . import formats
 from .sinks import CannotLog, Counts, Datagrams, Descriptor, File, Loop, Sink
@@ -56,7 +57,7 @@ def opened(settings: Settings, loop: Loop, environ: Mapping[str, str],
     except CannotLog:
         # It could be written when it was looked at (`check`): a master that takes over must not
         # fail for it now.
-        return Log(replace(settings, log_file=None, log_to="stderr"), loop, found, counts)
+        return Log(replace(settings, log_file=None, log_to=LogTo.STDERR), loop, found, counts)
 
 
 class _Nowhere:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .parsers import AckMode, LogTo
 from .table import GUESSED_ACK_SECONDS, Settings
 
 
@@ -21,9 +22,9 @@ def contradictions(settings: Settings) -> Iterator[str]:
                "ever be done")
     if 0 < settings.max_lifetime <= settings.min_ready_seconds:
         yield (f"{places['max_lifetime']}: {settings.max_lifetime:g} s are not more than the min "
-               f"ready seconds, {settings.min_ready_seconds:g}, so every worker would be due before "
-               "it counts")
-    if settings.log_file is not None and settings.log_to != "stderr":
+               f"ready seconds, {settings.min_ready_seconds:g}, so every worker would be due "
+               "before it counts")
+    if settings.log_file is not None and settings.log_to is not LogTo.STDERR:
         yield (f"{places['log_file']}: the log goes to {settings.log_to} ({places['log_to']}): "
                "expected one of them")
     if 0 < settings.max_memory_hard <= settings.max_memory:
@@ -35,7 +36,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
 def without_gunicorn(settings: Settings) -> Iterator[str]:
     """What can't be meant of workers that are not gunicorn's: those say little by themselves."""
     program = settings.command[0]
-    if settings.ack_mode == "auto" and settings.ready_timeout <= GUESSED_ACK_SECONDS:
+    if settings.ack_mode is AckMode.AUTO and settings.ready_timeout <= GUESSED_ACK_SECONDS:
         yield (f"--ready-timeout: {settings.ready_timeout:g} s is not longer than the "
                f"{GUESSED_ACK_SECONDS:g} s after which a worker is guessed to be ready: expected "
                "more, or -m notify, manual or SECONDS")
@@ -45,7 +46,7 @@ def without_gunicorn(settings: Settings) -> Iterator[str]:
     if settings.max_requests:
         yield ("--max-requests: only gunicorn's workers count their requests, and "
                f"{program} is not gunicorn")
-    if settings.ack_mode not in ("manual", "notify"):
+    if settings.ack_mode not in (AckMode.MANUAL, AckMode.NOTIFY):
         stands = settings.guessed_min_ready_seconds
         for flag, given in (("--progress-timeout", settings.progress_timeout),
                             ("--max-lifetime", settings.max_lifetime)):

@@ -4,6 +4,7 @@ ValueError with what was expected; it looks at nothing but what it is given.
 
 from __future__ import annotations
 
+import enum
 import math
 import os
 import re
@@ -11,7 +12,7 @@ import resource
 import shlex
 import signal
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from ...shared import printable
 
@@ -25,26 +26,90 @@ _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 _AUTHORITY = r"(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?"
 
 
+class AckMode(enum.StrEnum):
+    """How a worker says that it is ready, where it isn't assumed after some seconds."""
+
+    AUTO = "auto"
+    MANUAL = "manual"
+    NOTIFY = "notify"
+
+
+class LogFormat(enum.StrEnum):
+    TEXT = "text"
+    JSON = "json"
+    LOGFMT = "logfmt"
+
+
+class LogTo(enum.StrEnum):
+    STDERR = "stderr"
+    JOURNAL = "journal"
+    SYSLOG = "syslog"
+
+
+class WorkerOutput(enum.StrEnum):
+    INHERIT = "inherit"
+    PREFIX = "prefix"
+    JSON = "json"
+
+
+Word = TypeVar("Word", bound=enum.StrEnum)
+
+
 def word(value: Any) -> str:
     """A text or a number as a text without blanks around it; anything else, as TOML may hold it, as
     one that is nothing."""
+    known = isinstance(value, str | int | float) and not isinstance(value, bool)
     try:
-        return str(value).strip() if isinstance(value, str | int
-                                                | float) and not isinstance(value, bool) else ""
+        return str(value).strip() if known else ""
     except ValueError:
         return ""  # a number with more digits than Python prints
 
 
-def whole(least: int) -> Callable[[Any], int]:
-    """A parser of whole numbers of at least `least`."""
+def whole(least: int, most: int | None = None,
+          what: str = "a whole number") -> Callable[[Any], int]:
+    """A parser of whole numbers from `least` to `most`."""
+    expected = f"{what} of at least {least}" if most is None else f"{what} from {least} to {most}"
 
     def parse(value: Any) -> int:
         text = word(value)
-        if not re.fullmatch(r"[+-]?[0-9]{1,9}", text) or int(text) < least:
-            raise ValueError(f"a whole number of at least {least}")
+        if not re.fullmatch(r"[+-]?[0-9]{1,9}", text) or not least <= int(text) <= (
+                int(text) if most is None else most):
+            raise ValueError(expected)
         return int(text)
 
     return parse
+
+
+def like(pattern: str, expected: str,
+         fits: Callable[[re.Match[str]], bool] = bool) -> Callable[[Any], str]:
+    """A parser of texts of this pattern, of which `fits` may ask more."""
+
+    def parse(value: Any) -> str:
+        found = re.fullmatch(pattern, value) if isinstance(value, str) else None
+        if found is None or not fits(found):
+            raise ValueError(expected)
+        return found[0]
+
+    return parse
+
+
+text = like(r"[^\0]+", "a text that is not empty")
+# It becomes a file name.
+name = like(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}",
+            "up to 64 letters, digits and _.@-, not starting with one of .@-")
+# The path or the whole URL of a warm-up request.
+request = like(rf'(?:https?://{_AUTHORITY})?/[!"$-~]*',
+               "a path such as /health, or a URL such as https://HOST/health",
+               lambda found: 0 < int(found[1] or 443) < 65536)
+url = like(rf"https?://{_AUTHORITY}(?:[/?#][!-~]*)?", "a URL such as https://HOST/PATH",
+           lambda found: int(found[1] or 443) < 65536)
+# An IPv6 address in brackets.
+endpoint = like(r"(?:\[[0-9A-Fa-f:.%a-z]+\]|[^\s:\[\]/]+):([0-9]{1,5})", "HOST:PORT",
+                lambda found: 0 < int(found[1]) < 65536)
+_host_name = like(r"(?!.{254})[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*",
+                  "the name of a host, such as shop.example.com, without a port")
+_octal = like(r"\s*(0o)?0?[0-7]{1,3}\s*",
+              "permission bits in octal, such as 0660 (in TOML as a text)")
 
 
 def seconds(value: Any) -> float:
@@ -77,17 +142,6 @@ def size(value: Any) -> int:
     return int(number)
 
 
-def exit_code(value: Any) -> int:
-    """Parse an exit code that isn't success."""
-    try:
-        code = whole(1)(value)
-    except ValueError:
-        code = 256
-    if code > 255:
-        raise ValueError("an exit code from 1 to 255")
-    return code
-
-
 def words(value: Any) -> tuple[str, ...]:
     """Parse a command line, as a shell reads it."""
     try:
@@ -101,31 +155,13 @@ def words(value: Any) -> tuple[str, ...]:
 
 def octal(value: Any) -> int:
     """Parse permission bits, such as 0660 or 027."""
-    if not isinstance(value, str) or not re.fullmatch(r"(0o)?0?[0-7]{1,3}", value.strip()):
-        raise ValueError("permission bits in octal, such as 0660 (in TOML as a text)")
-    return int(value.strip().removeprefix("0o"), 8)
+    return int(_octal(value).strip().removeprefix("0o"), 8)
 
 
-def score(value: Any) -> int:
-    """Parse a score from -1000 to 1000 (proc(5), oom_score_adj)."""
-    text = word(value)
-    if not re.fullmatch(r"[+-]?[0-9]{1,4}", text) or abs(int(text)) > 1000:
-        raise ValueError("a whole number from -1000 to 1000")
-    return int(text)
-
-
-def backlog(value: Any) -> int:
-    """Parse how many connections may wait to be accepted."""
-    number = whole(1)(value)
-    if number > 65535:
-        raise ValueError("a whole number from 1 to 65535")
-    return number
-
-
-def ack_mode(value: Any) -> str | float:
+def ack_mode(value: Any) -> AckMode | float:
     """Parse an ack mode: `auto`, `manual`, `notify` or a number of seconds."""
-    if isinstance(value, str) and value in ("auto", "manual", "notify"):
-        return value
+    if value in [*AckMode]:
+        return AckMode(value)
     try:
         return seconds(value)
     except ValueError:
@@ -143,33 +179,10 @@ def signal_name(value: Any) -> str:
         raise ValueError("a signal such as TERM, SIGUSR2 or 15") from None
 
 
-def text(value: Any) -> str:
-    """Parse a text that isn't empty."""
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise ValueError("a text that is not empty")
-    return value
-
-
-def name(value: Any) -> str:
-    """Parse a master's name: it becomes a file name."""
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}", value):
-        raise ValueError("up to 64 letters, digits and _.@-, not starting with one of .@-")
-    return value
-
-
 def path(value: Any) -> str:
     """Parse a path; relative ones are made absolute later, against the directory of whoever gave
     it."""
     return os.path.expanduser(text(value))
-
-
-def request(value: Any) -> str:
-    """Parse the path or the whole URL of a warm-up request."""
-    found = re.fullmatch(rf'(?:https?://{_AUTHORITY})?/[!"$-~]*', value) if isinstance(
-        value, str) else None
-    if found is None or not 0 < int(found[1] or 443) < 65536:
-        raise ValueError("a path such as /health, or a URL such as https://HOST/health")
-    return found[0]
 
 
 def pair(value: Any) -> tuple[str, str]:
@@ -194,57 +207,34 @@ def label(value: Any) -> tuple[str, str]:
 
 def release_label(value: Any) -> str:
     """Parse the name of a release."""
-    if not isinstance(value, str) or not printable.is_label(value):
-        raise ValueError("a label of 1 to 200 printable characters")
-    return value
-
-
-def endpoint(value: Any) -> str:
-    """Parse `HOST:PORT`, with an IPv6 address in brackets."""
-    found = re.fullmatch(r"(\[[0-9A-Fa-f:.%a-z]+\]|[^\s:\[\]/]+):([0-9]{1,5})",
-                         value) if isinstance(value, str) else None
-    if not found or not 0 < int(found[2]) < 65536:
-        raise ValueError("HOST:PORT")
-    return found[0]
+    if not printable.is_label(value):
+        raise ValueError(printable.LABEL)
+    return str(value)
 
 
 def host_name(value: Any) -> str:
     """Parse the name of a host, as a browser would send it, without a port."""
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*",
-                                                      value) or len(value) > 253:
-        raise ValueError("the name of a host, such as shop.example.com, without a port")
-    return value.lower()
+    return _host_name(value).lower()
 
 
-def url(value: Any) -> str:
-    """Parse the URL of a webhook."""
-    found = re.fullmatch(rf"https?://{_AUTHORITY}(?:[/?#][!-~]*)?", value) if isinstance(
-        value, str) else None
-    if found is None or int(found[1] or 443) > 65535:
-        raise ValueError("a URL such as https://HOST/PATH")
-    return found[0]
-
-
-def one_of(*words: str) -> Callable[[Any], str]:
+def one_of(words: type[Word]) -> Callable[[Any], Word]:
     """A parser of one word out of these."""
 
-    def parse(value: Any) -> str:
-        if value not in words:
-            raise ValueError(f"{', '.join(words[:-1])} or {words[-1]}")
-        return str(value)
+    def parse(value: Any) -> Word:
+        known = [*words]
+        if value not in known:
+            raise ValueError(f"{', '.join(known[:-1])} or {known[-1]}")
+        return words(value)
 
     return parse
 
 
 def yes_or_no(value: Any) -> bool:
     """Parse a switch."""
-    if isinstance(value, bool):
-        return value
-    if word(value).lower() in ("1", "true", "yes", "on"):
-        return True
-    if word(value).lower() in ("0", "false", "no", "off"):
-        return False
-    raise ValueError("true or false")
+    said = str(value).lower() if isinstance(value, bool) else word(value).lower()
+    if said not in ("1", "true", "yes", "on", "0", "false", "no", "off"):
+        raise ValueError("true or false")
+    return said in ("1", "true", "yes", "on")
 
 
 def limit(value: Any) -> tuple[str, int, int]:
@@ -256,10 +246,8 @@ def limit(value: Any) -> tuple[str, int, int]:
         names = sorted(
             name.removeprefix("RLIMIT_").lower() for name in dir(resource)
             if name.startswith("RLIMIT_"))
-        raise ValueError(
-            "NAME=SOFT[:HARD] with a number or unlimited, such as nofile=65536; names are "
-            f"{', '.join(names)}"
-        )
+        raise ValueError("NAME=SOFT[:HARD] with a number or unlimited, such as nofile=65536; names "
+                         f"are {', '.join(names)}")
     soft, hard = (resource.RLIM_INFINITY if word == "unlimited" else int(word)
                   for word in (found[2], found[3] or found[2]))
     if hard != resource.RLIM_INFINITY and (soft == resource.RLIM_INFINITY or soft > hard):

@@ -1,5 +1,5 @@
-"""The settings: each is declared once, as a field of `Settings` with its flags, parser, default, help,
-where it counts and what a reload makes of it.
+"""The settings. Each is declared once, as a field of `Settings`: flags, parser, default, help,
+where it counts, what a reload makes of it.
 
 Flags, environment, file, completion, docs, the planner's policy, the rules of a recipe and the list
 of what a reload keeps are made from it. It reads nothing: see sources.py.
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from . import parsers
+from .parsers import AckMode, LogFormat, LogTo, Word, WorkerOutput
 
 ENVIRONMENT_PREFIX = "EINHORNPY_"
 # Where nothing is known about how a worker says that it is ready, it counts as ready after so many
@@ -45,15 +46,17 @@ class Reload(enum.Enum):
 class Setting:
     """All that is known of one setting. `parse` takes the text (or, from TOML, the value) and
     returns the value or raises ValueError with what was expected. `default`: the value, or what
-    makes it from the command and the settings declared before. `counts_as`: the field of the policy
-    or recipe. `many`: may be given several times, each parsed alone. `switch`: takes no value;
-    `off`: the flag that says no to it. `secret`: is not to stand in a message."""
+    makes it from the command and the settings declared before. `choices`: words that it may be, for
+    completion. `many`: may be given several times, each parsed alone. `switch`: takes no value;
+    `off`: the flag that says no to it. `secret`: is not to stand in a message. `counts_as`: the
+    field of the policy or recipe."""
 
     flags: tuple[str, ...]
     parse: Callable[[Any], Any]
     default: Any
     help: str
     metavar: str = "TEXT"
+    choices: tuple[str, ...] = ()
     many: bool = False
     switch: bool = False
     off: str | None = None
@@ -109,6 +112,13 @@ def switch(default: bool, *flags: str, **about: Any) -> bool:
     return declared
 
 
+def choice(default: Word, *flags: str, **about: Any) -> Word:
+    """Declare a setting that is one word out of a closed set."""
+    words = type(default)
+    return setting(default, *flags, parse=parsers.one_of(words), metavar="|".join(words),
+                   choices=(*words,), **about)
+
+
 def _declared(about: Setting) -> Any:
     if about.counts_in is Counts.RECIPE:
         about = replace(about, reload=Reload.NEXT_GENERATION)
@@ -117,7 +127,7 @@ def _declared(about: Setting) -> Any:
 
 
 def _stop_signal(values: Mapping[str, Any]) -> str:
-    return "SIGUSR2" if values["ack_mode"] == "manual" else "SIGTERM"
+    return "SIGUSR2" if values["ack_mode"] is AckMode.MANUAL else "SIGTERM"
 
 
 def _command_name(values: Mapping[str, Any]) -> str:
@@ -141,11 +151,11 @@ class Settings:
              "commas: r (SO_REUSEADDR, always on), n (non-blocking), backlog=N, mode=OCTAL. May "
              "be given several times.")
     backlog: int = setting(
-        2048, "-l", "--backlog", parse=parsers.backlog, metavar="N", reload=Reload.RESTART,
+        2048, "-l", "--backlog", parse=parsers.whole(1, 65535), metavar="N", reload=Reload.RESTART,
         help="How many connections may wait to be accepted, where the address doesn't say.")
-    ack_mode: str | float = setting(
-        "auto", "-m", "--ack-mode", parse=parsers.ack_mode, metavar="MODE",
-        reload=Reload.NEXT_GENERATION,
+    ack_mode: AckMode | float = setting(
+        AckMode.AUTO, "-m", "--ack-mode", parse=parsers.ack_mode, metavar="MODE",
+        choices=(*AckMode,), reload=Reload.NEXT_GENERATION,
         help="How a worker says that it is ready: manual (Einhorn's ack), notify (READY=1 to "
              "NOTIFY_SOCKET), a number of SECONDS that it must have lived, or auto: gunicorn says "
              "so itself, anything else gets 1 second.")
@@ -200,8 +210,8 @@ class Settings:
         0.0, "--max-lifetime", parse=parsers.seconds, metavar="SECONDS", counts_in=Counts.RECIPE,
         help="Replace a worker of this age; 0: never.")
     max_lifetime_jitter: float = setting(
-        lambda values: float(values["max_lifetime"]) / 10, "--max-lifetime-jitter", parse=parsers.seconds,
-        metavar="SECONDS", counts_in=Counts.RECIPE,
+        lambda values: float(values["max_lifetime"]) / 10, "--max-lifetime-jitter",
+        parse=parsers.seconds, metavar="SECONDS", counts_in=Counts.RECIPE,
         help="Each worker may live up to this much longer, drawn at random. Default: a tenth of "
              "max lifetime.")
     max_memory: int = setting(
@@ -215,7 +225,7 @@ class Settings:
         help="Where less is available on the host, a due worker leaves before its replacement is "
              "started. Default: what that worker uses.")
     reload_exit_code: int | None = setting(
-        None, "--reload-exit-code", parse=parsers.exit_code, metavar="CODE",
+        None, "--reload-exit-code", parse=parsers.whole(1, 255, "an exit code"), metavar="CODE",
         counts_in=Counts.POLICY,
         help="A ready worker that exits with this code asks for an upgrade, and its seat is "
              "filled with new code first. Default: none does.")
@@ -298,13 +308,13 @@ class Settings:
         "--rlimit", parse=parsers.limit, metavar="NAME=SOFT[:HARD]",
         help="A limit of each worker's, such as nofile=65536. May be given several times.")
     cpu_affinity: str | tuple[int, ...] | None = setting(
-        None, "--cpu-affinity", parse=parsers.core_list, metavar="spread|LIST",
+        None, "--cpu-affinity", parse=parsers.core_list, metavar="spread|LIST", choices=("spread",),
         help="Each worker runs on one core, by its seat: of all cores (spread), or of a list such "
              "as 0,2,4-7.")
     umask: int | None = setting(
         None, "--umask", parse=parsers.octal, metavar="OCTAL", help="The workers' umask.")
     oom_score_adj: int | None = setting(
-        None, "--oom-score-adj", parse=parsers.score, metavar="N",
+        None, "--oom-score-adj", parse=parsers.whole(-1000, 1000), metavar="N",
         help="How gladly the kernel kills a worker when memory runs out, from -1000 to 1000.")
     reexec_as: tuple[str, ...] | None = setting(
         None, "--reexec-as", parse=parsers.words, metavar="COMMAND",
@@ -343,19 +353,15 @@ class Settings:
         "--webhook", parse=parsers.url, metavar="URL", secret=True,
         help="POST deploy events here, as JSON with a text that Slack shows. May be given several "
              "times.")
-    log_format: str = setting(
-        "text", "--log-format", parse=parsers.one_of("text", "json", "logfmt"),
-        metavar="text|json|logfmt", help="What a log line looks like.")
-    log_to: str = setting(
-        "stderr", "--log-to", parse=parsers.one_of("stderr", "journal", "syslog"),
-        metavar="stderr|journal|syslog",
-        help="Where the log goes; journal is journald, with fields.")
+    log_format: LogFormat = choice(
+        LogFormat.TEXT, "--log-format", help="What a log line looks like.")
+    log_to: LogTo = choice(
+        LogTo.STDERR, "--log-to", help="Where the log goes; journal is journald, with fields.")
     log_file: str | None = setting(
         None, "--log-file", parse=parsers.path, metavar="PATH",
         help="Append the log to this file instead; USR1 opens it anew.")
-    worker_output: str = setting(
-        "inherit", "--worker-output", parse=parsers.one_of("inherit", "prefix", "json"),
-        metavar="inherit|prefix|json",
+    worker_output: WorkerOutput = choice(
+        WorkerOutput.INHERIT, "--worker-output",
         help="What workers print goes where ours goes (inherit), or into the log, line by line, "
              "with a prefix or as JSON.")
     quiet: bool = switch(

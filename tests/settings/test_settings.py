@@ -92,7 +92,8 @@ def test_every_setting_from_every_source(option: Setting, tmp_path: Path) -> Non
 
 
 @each_option
-def test_every_wrong_value_is_one_line_that_names_the_place(option: Setting, tmp_path: Path) -> None:
+def test_every_wrong_value_is_one_line_that_names_the_place(option: Setting,
+                                                            tmp_path: Path) -> None:
     bad = SAMPLES[option.name][2]
     with pytest.raises(BadSetting) as caught:
         from_flags(option, bad)
