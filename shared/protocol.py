@@ -22,12 +22,6 @@ from . import einhorn, printable
 
 LONGEST_LINE = 1 << 20
 LARGEST_ID = 1 << 63
-# What a worker says about itself; answered by closing the connection, as Einhorn does.
-# worker:upgrade alone has a reply.
-WORKER_COMMANDS = frozenset({"worker:ack", "worker:ping", "worker:failed", "worker:upgrade"})
-# What changes nothing.
-LOOKING_COMMANDS = frozenset({
-    "ping", "help", "status", "history", "show", "tally", "events", "ehlo", "state"})
 # What a text in a reply may not hold as it is: YAML 1.1 refuses or folds some of these, clients
 # decode % and +, and not every reader expects more than ASCII. Beyond 16 bits YAML knows no escape
 # that JSON knows too. (No number here has an exponent.)

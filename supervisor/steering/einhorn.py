@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
-from ...shared import einhorn
+from ...shared import commands, einhorn
 from ...shared.protocol import BadRequest, Request
 from ..core.pool import Pool, State, Worker
 from ..reporting import generations
@@ -39,23 +40,11 @@ class Host(Protocol):
 
 
 class EinhornCommands:
-    """The table of Einhorn's commands; each takes a request and returns its one answer."""
+    """Einhorn's commands, which shared/commands.py declares: `do_NAME` takes a request with as many
+    words as declared, and returns its one answer."""
 
     def __init__(self, master: Host) -> None:
         self._master = master
-        self.table: dict[str, tuple[Callable[[Request], str], str]] = {
-            "ehlo": (self._ehlo, "say who answers"),
-            "state": (self._state, "the state as YAML, in Einhorn's words"),
-            "inc": (lambda request: self._scale(self._master.pool.target + 1), "one worker more"),
-            "dec": (lambda request: self._scale(self._master.pool.target - 1), "one worker less"),
-            "set_workers": (self._set_workers, "so many workers (args: N)"),
-            "signal": (self._signal, "send signals to every worker (args: SIGNAL …)"),
-            "die": (self._die, "stop (args: [SIGNAL]; USR2 unless told otherwise)"),
-            "config": (self._config,
-                       "change settings (args: a YAML mapping; number alone can change)"),
-            "quieter": (lambda request: self._master.change_verbosity(+1),
-                        "log less"), "louder": (lambda request: self._master.change_verbosity(-1),
-                                                "log more"),}
 
     def answer(self, request: Request) -> str:
         """Carry out one request; return the message of its answer.
@@ -63,48 +52,58 @@ class EinhornCommands:
         Raises:
             ValueError: an argument is wrong; nothing was done.
         """
-        return self.table[request.command][0](request)
+        declared = commands.EINHORNS_BY_NAME[request.command]
+        if declared.words is not None:
+            request = replace(request, words=declared.words.read(declared.name, request.words))
+        act: Callable[[Request], str] = getattr(self, f"do_{declared.name}")
+        return act(request)
 
-    def _ehlo(self, request: Request) -> str:
+    def do_ehlo(self, request: Request) -> str:
         who = self._master.identity()
         user = f", {request.beside['user']}" if request.beside.get("user") else ""
         return f"Welcome{user}! This is the master {who['name']}, pid {who['pid']}, of einhornpy {who['version']}."
 
-    def _state(self, request: Request) -> str:
+    def do_state(self, request: Request) -> str:
         settings = self._master.settings
         return einhorn.write_yaml(
             state_document(self._master.pool, self._master.status(), settings, now=time.monotonic(),
                            wall=time.time()))
 
     def _scale(self, target: int) -> str:
-        if not 1 <= target <= 10000:
-            raise ValueError(f"{target} workers asked for, expected 1 to 10000")
+        if not 1 <= target <= commands.MOST_WORKERS:
+            raise ValueError(f"{target} workers asked for, expected 1 to {commands.MOST_WORKERS}")
         before = self._master.pool.target
         if target != before:
             self._master.scale(target)
         return f"number of workers: {before} -> {target}"
 
-    def _set_workers(self, request: Request) -> str:
-        (word,) = self._words(request, 1, 1, "the number of workers")
+    def do_inc(self, request: Request) -> str:
+        return self._scale(self._master.pool.target + 1)
+
+    def do_dec(self, request: Request) -> str:
+        return self._scale(self._master.pool.target - 1)
+
+    def do_set_workers(self, request: Request) -> str:
+        (word,) = request.words or ()
         if not word.isdecimal() or len(word) > 6:
             raise ValueError(f"set_workers: got {word!r}, expected a whole number")
         return self._scale(int(word))
 
-    def _signal(self, request: Request) -> str:
-        names = [self._signal_name(word) for word in self._words(request, 1, 10, "signals")]
+    def do_signal(self, request: Request) -> str:
+        names = [self._signal_name(word) for word in request.words or ()]
         return "\n".join(f"{name} sent to {self._master.signal_workers(name)} workers"
                          for name in names)
 
-    def _die(self, request: Request) -> str:
-        words = self._words(request, 0, 1, "at most one signal")
+    def do_die(self, request: Request) -> str:
+        words = request.words or ()
         name = self._signal_name(words[0]) if words else "SIGUSR2"
         if name not in _STOPS:
             raise ValueError(f"die: got {words[0]!r}, expected one of {', '.join(_STOPS)}")
         self._master.stop(_STOPS[name])
         return f"stopping ({_STOPS[name]})"
 
-    def _config(self, request: Request) -> str:
-        text = " ".join(self._words(request, 1, 1000, "a YAML mapping"))
+    def do_config(self, request: Request) -> str:
+        text = " ".join(request.words or ())
         given = einhorn.read_yaml(text.encode())
         if not isinstance(given, dict):
             raise ValueError(f"config: got {text!r}, expected a YAML mapping")
@@ -121,11 +120,11 @@ class EinhornCommands:
             raise ValueError(f"config: number: got {number!r}, expected a whole number")
         return self._scale(number)
 
-    def _words(self, request: Request, least: int, most: int, what: str) -> tuple[str, ...]:
-        words = request.words or ()
-        if not least <= len(words) <= most:
-            raise ValueError(f"{request.command}: got {len(words)} arguments, expected {what}")
-        return words
+    def do_quieter(self, request: Request) -> str:
+        return self._master.change_verbosity(+1)
+
+    def do_louder(self, request: Request) -> str:
+        return self._master.change_verbosity(-1)
 
     def _signal_name(self, word: str) -> str:
         try:
