@@ -23,6 +23,8 @@ import click
 from ...shared import printable
 from .. import client, finding, gate
 from ..terminal import say, say_block, say_json
+from . import flags
+from .flags import suggest
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -33,10 +35,6 @@ if TYPE_CHECKING:
 # says so.
 PATIENCE = 5.0
 LONGEST_TIME = 1e9
-# What a shell may offer for a setting, by the word that stands for its value.
-KINDS = {
-    "DIR": "dir", "PATH": "file", "USER": "user", "GROUP": "group", "SIGNAL": "signal",
-    "MODE": "mode", "spread|LIST": "cores"}
 HOLD = "a number of seconds such as 90 or 5min, or until-resume"
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -68,19 +66,6 @@ class Group(click.Group):
         return super().shell_complete(context, incomplete)
 
 
-def suggest(
-        what: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]:
-    """Let a shell offer words of a kind (see completion.py)."""
-
-    def suggestions(context: click.Context, parameter: click.Parameter,
-                    incomplete: str) -> list[CompletionItem[str]]:
-        from . import completion
-
-        return completion.suggestions(what, context, incomplete)
-
-    return suggestions
-
-
 class Run(click.Command):
     """A command of ours after options of `run` is no program to be run, unless a `--` says so."""
 
@@ -93,7 +78,8 @@ class Run(click.Command):
                 "--"] and not context.resilient_parsing:
             import shlex
 
-            whole = given_only(context.params).keys() <= {"command", "command_name", "socket_path"}
+            whole = flags.given_only(context.params).keys() <= {
+                "command", "command_name", "socket_path"}
             meant = shlex.join(["einhornpy", command[0], *(before if whole else ()), *command[1:]])
             raise click.UsageError(
                 f"{command[0]} is a command of einhornpy's own, and comes before its options: did "
@@ -711,14 +697,14 @@ def service(words: tuple[str, ...], of_user: bool) -> unit_of_systemd.Service:
     parameters = run_command().make_context("unit", list(words), resilient_parsing=False).params
     command = parameters.pop("command")
     try:
-        wanted = table.load(given_only(parameters), command, {}, logical_directory())
+        wanted = table.load(flags.given_only(parameters), command, {}, logical_directory())
     except table.BadSetting as error:
         raise click.UsageError(str(error)) from None
     left_out = {"command_name": 1, "socket_path": 1} | ({} if of_user else {"user": 1, "group": 1})
     rest = [
         word for option in table.OPTIONS
         if option.name in parameters and option.name not in left_out
-        for word in words_of(option, parameters[option.name])]
+        for word in flags.words_of(option, parameters[option.name])]
     if parameters.get("config"):
         rest += ["--config", os.path.join(logical_directory(), parameters["config"])]
     for name, value, directive in (
@@ -748,18 +734,6 @@ def service(words: tuple[str, ...], of_user: bool) -> unit_of_systemd.Service:
                         any(port is not None and 0 < int(port[1]) < 1024
                             for port in ports), wanted.stop_signal == "SIGTERM", most_files,
                         None if of_user else wanted.user, None if of_user else wanted.group)
-
-
-def words_of(option: Any, value: Any) -> list[str]:
-    """An option of run as one would type it."""
-    if value in (None, ()):
-        return []
-    if option.switch:
-        return [option.flags[-1]] if value else [
-            "--keep-children-on-exit"] if option.name == "kill_children_on_exit" else []
-    return [
-        word for each in (value if option.many else [value])
-        for word in (option.flags[-1], str(each))]
 
 
 @cli.command("completion")
@@ -801,45 +775,14 @@ def version() -> None:
 
 def run_command() -> click.Command:
     """`run`: hand everything over to a fresh process that is the master and nothing else."""
-    from ...supervisor.settings.table import OPTIONS
-
-    parameters: list[click.Parameter] = [
-        click.Option(["--config"], metavar="FILE", help="Read settings from this TOML file too.",
-                     shell_complete=suggest("file")),]
-    for option in OPTIONS:
-        names = [*option.flags]
-        if option.name == "kill_children_on_exit":
-            names = ["-k/ ", "--kill-children-on-exit/--keep-children-on-exit"]
-        shown = "" if option.default in (None, ()) or option.switch else f"  Default: {option.default:g}." \
-            if isinstance(option.default, int | float) else f"  Default: {option.default}."
-        about = option.help if "Default:" in option.help else option.help + shown
-        parameters.append(
-            click.Option([option.name, *names], is_flag=option.switch, default=None,
-                         multiple=option.many, metavar=None if option.switch else option.metavar,
-                         help=about,
-                         shell_complete=suggest(KINDS.get(option.metavar, option.metavar))
-                         if option.metavar in KINDS or "|" in option.metavar else None))
-    for names, why in (([
-            "-p", "--preload"
-    ], "it loads Ruby code into the master, which is no Ruby: workers import their code themselves"
-                        ), (["--gc-before-fork"],
-                            "it tunes Ruby's memory before a fork, and workers are exec'ed"),
-                       ):
-        parameters.append(
-            click.Option(names, hidden=True, expose_value=False, is_flag=len(names) == 1,
-                         callback=functools.partial(refuse, names[-1], why)))
-    parameters.append(
-        click.Argument(["command"], nargs=-1, type=click.UNPROCESSED,
-                       shell_complete=suggest("program")))
-
     def run(command: tuple[str, ...], **given: Any) -> NoReturn:
         handed_over = json.dumps({
-            "flags": given_only(given), "command": command, "directory": logical_directory()})
+            "flags": flags.given_only(given), "command": command, "directory": logical_directory()})
         become_master(handed_over)
 
     return Run(
-        "run", params=parameters, callback=run, context_settings={"allow_interspersed_args": False},
-        options_metavar="[OPTIONS] --",
+        "run", params=flags.parameters(), callback=run,
+        context_settings={"allow_interspersed_args": False}, options_metavar="[OPTIONS] --",
         short_help="Run a command's workers; the master stays in the foreground.",
         help="Run COMMAND's workers under a master that stays in the foreground.\n\n"
         "Every option can also be set as EINHORNPY_NAME in the environment (EINHORNPY_MAX_SURGE=2) "
@@ -859,18 +802,6 @@ def become_master(*words: str) -> NoReturn:
     privileges.adopt_orphans()
     # -P: a file of the app's in the current directory must not shadow a module of the master's.
     os.execv(sys.executable, [sys.executable, "-P", "-m", "einhornpy.supervisor", *words])
-
-
-def given_only(parameters: dict[str, Any]) -> dict[str, Any]:
-    """The options that somebody gave."""
-    return {key: value for key, value in parameters.items() if value not in (None, ())}
-
-
-def refuse(flag: str, why: str, context: click.Context, parameter: click.Parameter,
-           value: Any) -> None:
-    """An option of Einhorn's that can't mean anything here."""
-    if value:
-        raise click.UsageError(f"{flag}: {why}; leave it out", context)
 
 
 def logical_directory() -> str:
