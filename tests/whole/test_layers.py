@@ -154,7 +154,7 @@ def test_what_the_master_loads() -> None:
 
 
 def test_what_status_loads() -> None:
-    modules = loaded("import einhornpy.control.cli.main, einhornpy.control.show")
+    modules = loaded("import einhornpy.control.cli.main, einhornpy.control.cli.status, einhornpy.control.show")
     assert not modules & {
         "asyncio", "psutil", "rich", "prometheus_client", "gunicorn", "einhornpy.supervisor",
         "yaml", "textual", "einhornpy.control.top.app", "einhornpy.control.cli.completion"}
