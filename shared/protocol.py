@@ -89,12 +89,7 @@ def parse_request(line: bytes) -> Request:
     Raises:
         BadRequest: it is neither JSON nor Einhorn's YAML, or not a request.
     """
-    try:
-        message = json.loads(line)
-    except (ValueError, RecursionError):
-        message = _from_einhorn(line)
-    if not isinstance(message, dict):
-        raise BadRequest("bad-request", "cannot read the request: expected a JSON object")
+    message = _message(line)
     request_id = message.get("id")
     if not isinstance(request_id, int | str | None) or (isinstance(request_id, int)
                                                         and abs(request_id) >= LARGEST_ID):
@@ -104,17 +99,29 @@ def parse_request(line: bytes) -> Request:
         raise BadRequest("bad-request", "command: expected the name of a command", request_id)
     beside = {
         str(key): value for key, value in message.items() if key not in ("id", "command", "args")}
-    args = message.get("args")
-    if isinstance(args, list | None):
-        words = args or []
-        if not all(isinstance(word, str) for word in words):
+    match message.get("args"):
+        case dict() as args:
+            return Request(request_id, command, {str(key): value for key, value in args.items()},
+                           None, beside)
+        case None:
+            return Request(request_id, command, {}, (), beside)
+        case list() as words if all(isinstance(word, str) for word in words):
+            return Request(request_id, command, {}, tuple(words), beside)
+        case list():
             raise BadRequest("bad-request", "args: expected a list of texts, or an object",
                              request_id)
-        return Request(request_id, command, {}, tuple(words), beside)
-    if not isinstance(args, dict):
-        raise BadRequest("bad-request", "args: expected an object", request_id)
-    return Request(request_id, command, {str(key): value for key, value in args.items()}, None,
-                   beside)
+        case _:
+            raise BadRequest("bad-request", "args: expected an object", request_id)
+
+
+def _message(line: bytes) -> dict[Any, Any]:
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        message = _from_einhorn(line)
+    if not isinstance(message, dict):
+        raise BadRequest("bad-request", "cannot read the request: expected a JSON object")
+    return message
 
 
 def _from_einhorn(line: bytes) -> Any:

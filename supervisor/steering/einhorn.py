@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from ...shared import commands, einhorn
 from ...shared.protocol import BadRequest, Request
-from ..core.pool import Pool, State, Worker
+from ..core.pool import Pool, Recipe, State, Worker
 from ..reporting import generations
 from ..reporting.report import timestamp
 from ..settings.table import Settings, signal_name
@@ -61,7 +61,8 @@ class EinhornCommands:
     def do_ehlo(self, request: Request) -> str:
         who = self._master.identity()
         user = f", {request.beside['user']}" if request.beside.get("user") else ""
-        return f"Welcome{user}! This is the master {who['name']}, pid {who['pid']}, of einhornpy {who['version']}."
+        return (f"Welcome{user}! This is the master {who['name']}, pid {who['pid']}, of einhornpy "
+                f"{who['version']}.")
 
     def do_state(self, request: Request) -> str:
         settings = self._master.settings
@@ -157,41 +158,53 @@ def state_document(pool: Pool, status: Mapping[str, Any], settings: Settings, no
     no meaning here is left empty. Times are texts, sets are lists: a safe YAML reader takes nothing
     else."""
     upgrade = pool.running_upgrade
-    current = pool.generations[pool.current]
+    recipe = pool.generations[pool.current].recipe
     newest = max(pool.workers.values(), key=lambda worker: worker.spawned_at, default=None)
     ended = [each for each in pool.history if each.outcome == "done"]
     told = generations.redaction(pool)
-    by_hand = settings.ack_mode in ("manual", "notify")
     state = {
-        "children": {worker.pid: _child(worker, now, wall)
-                     for worker in pool.workers.values()}, "config": {
-                         ":number": pool.target, ":backlog": settings.backlog,
-                         ":seconds": settings.seconds, ":max_unacked": settings.max_unacked,
-                         ":max_upgrade_additional": settings.max_surge}, "versions": {},
-        "version": pool.current, "sockets": {}, "orig_cmd": told.command(settings.command),
-        "cmd": told.command(current.recipe.command), "script_name": None,
-        "bind": [each["address"] for each in status["listeners"]
-                 ], "bind_fds": [each["fd"] for each in status["listeners"]
-                                 ], "respawn": pool.stopping is None, "upgrading": upgrade
-        is not None, "smooth_upgrade": upgrade is None or upgrade.terms.kind == "rolling",
-        "reloading_for_upgrade": False, "path": None, "cmd_name": status["name"],
+        "children": {worker.pid: _child(worker, now, wall) for worker in pool.workers.values()},
+        "config": {
+            ":number": pool.target, ":backlog": settings.backlog, ":seconds": settings.seconds,
+            ":max_unacked": settings.max_unacked, ":max_upgrade_additional": settings.max_surge},
+        "versions": {},
+        "version": pool.current,
+        "sockets": {},
+        "orig_cmd": told.command(settings.command),
+        "cmd": told.command(recipe.command),
+        "script_name": None,
+        "bind": [each["address"] for each in status["listeners"]],
+        "bind_fds": [each["fd"] for each in status["listeners"]],
+        "respawn": pool.stopping is None,
+        "upgrading": upgrade is not None,
+        "smooth_upgrade": upgrade is None or upgrade.terms.kind == "rolling",
+        "reloading_for_upgrade": False,
+        "path": None,
+        "cmd_name": status["name"],
         "verbosity": 2 if settings.quiet else 0 if settings.verbose else 1,
         "generation": status["master"]["reloads"],
-        "last_spinup": None if newest is None else timestamp(wall - (now - newest.spawned_at)),
-        "ack_mode": {":type": ":manual"} if by_hand else {
-            ":type": ":timer", ":timeout": current.recipe.ack_seconds},
+        "last_spinup": None if newest is None else _when(newest.spawned_at, now, wall),
+        "ack_mode": _ack_mode(settings, recipe),
         "kill_children_on_exit": settings.kill_children_on_exit,
         "command_socket_as_fd": settings.command_socket_as_fd,
-        "socket_path": status["master"]["socket"], "pidfile": settings.pidfile,
-        "lockfile": settings.lockfile, "consecutive_deaths_before_ack": current.failures_in_a_row,
-        "last_upgraded": timestamp(ended[-1].ended_wall) if ended else None, "nice": {
-            ":master": None if settings.nice is None else settings.nice[0],
-            ":worker": None if settings.nice is None else settings.nice[1]
-        }, "reexec_commandline": None if settings.reexec_as is None else told.command(
-            settings.reexec_as), "drop_environment_variables": list(
-                settings.drop_env_var), "signal_timeout": current.recipe.graceful_timeout,}
+        "socket_path": status["master"]["socket"],
+        "pidfile": settings.pidfile,
+        "lockfile": settings.lockfile,
+        "consecutive_deaths_before_ack": pool.generations[pool.current].failures_in_a_row,
+        "last_upgraded": timestamp(ended[-1].ended_wall) if ended else None,
+        "nice": dict(zip((":master", ":worker"), settings.nice or (None, None), strict=True)),
+        "reexec_commandline": settings.reexec_as and told.command(settings.reexec_as),
+        "drop_environment_variables": list(settings.drop_env_var),
+        "signal_timeout": recipe.graceful_timeout,
+    }
     return {
         ":state": {f":{key}": value for key, value in state.items()}, ":persistent_descriptors": []}
+
+
+def _ack_mode(settings: Settings, recipe: Recipe) -> dict[str, Any]:
+    if settings.ack_mode in ("manual", "notify"):
+        return {":type": ":manual"}
+    return {":type": ":timer", ":timeout": recipe.ack_seconds}
 
 
 def _child(worker: Worker, now: float, wall: float) -> dict[str, Any]:
@@ -199,10 +212,18 @@ def _child(worker: Worker, now: float, wall: float) -> dict[str, Any]:
         name for name, at in (("USR2", worker.retired_at), ("ABRT", worker.aborted_at),
                               ("KILL", worker.killed_at)) if at is not None]
     return {
-        ":type": ":worker", ":version": worker.generation, ":acked": worker.state is State.READY
-        or worker.ready_at is not None, ":signaled": signaled, ":last_signaled_at": None
-        if worker.retired_at is None else timestamp(wall - (now - worker.retired_at)),
-        ":index": worker.index, ":spinup_time": timestamp(wall - (now - worker.spawned_at)),
-        ":pinged_at": None
-        if worker.heartbeat_at is None else timestamp(wall - (now - worker.heartbeat_at)),
-        ":pinged_request_id": worker.pinged_request_id,}
+        ":type": ":worker",
+        ":version": worker.generation,
+        ":acked": worker.state is State.READY or worker.ready_at is not None,
+        ":signaled": signaled,
+        ":last_signaled_at": _when(worker.retired_at, now, wall),
+        ":index": worker.index,
+        ":spinup_time": _when(worker.spawned_at, now, wall),
+        ":pinged_at": _when(worker.heartbeat_at, now, wall),
+        ":pinged_request_id": worker.pinged_request_id,
+    }
+
+
+def _when(at: float | None, now: float, wall: float) -> str | None:
+    """A time of the monotonic clock as a date; None stays None."""
+    return None if at is None else timestamp(wall - (now - at))
