@@ -9,7 +9,7 @@ from typing import Any
 import click
 from einhornpy.control.cli.main import cli
 from einhornpy.shared import commands
-from einhornpy.supervisor.settings.table import ENVIRONMENT_PREFIX, OPTIONS, Option
+from einhornpy.supervisor.settings.table import ENVIRONMENT_PREFIX, SETTINGS, Reload
 
 WIDTH = 80
 
@@ -27,30 +27,19 @@ def help_of(name: str | None) -> str:
                       **{**command.context_settings, **width}))
 
 
-def default_of(option: Option) -> str:
-    """The default as somebody would type it; where it is computed, what the help says of it."""
-    if "Default: " in option.help:
-        return option.help.rpartition("Default: ")[2].rstrip(".").replace("|", "\\|")
-    if option.default in (None, ()):
-        return "none"
-    if isinstance(option.default, bool):
-        return str(option.default).lower()
-    return f"{option.default:g}" if isinstance(option.default, float) else str(option.default)
-
-
 def settings_table() -> str:
     """Every setting with its three names and its default."""
-    rows = ["| flag | environment | TOML key | default |", "| --- | --- | --- | --- |",
-            f"| `--config` | `{ENVIRONMENT_PREFIX}CONFIG` | | none |"]
-    for option in OPTIONS:
-        flags = ", ".join(f"`{flag}`" for flag in option.flags)
-        key = option.name.replace("_", "-")
-        rows.append(
-            f"| {flags} | `{ENVIRONMENT_PREFIX}{option.name.upper()}` | `{key}` | "
-            f"{default_of(option)} |"
-        )
+    rows = ["| flag | environment | TOML key | default | after a reload |",
+            "| --- | --- | --- | --- | --- |",
+            f"| `--config` | `{ENVIRONMENT_PREFIX}CONFIG` | | none | read anew |"]
+    for setting in SETTINGS.values():
+        flags = ", ".join(f"`{flag}`" for flag in setting.flags)
+        default = (setting.shown_default or "none").replace("|", "\\|")
+        rows.append(f"| {flags} | `{setting.variable}` | `{setting.key}` | {default} | "
+                    f"{setting.reload.value} |")
     rows.append(
-        f"| after `--` | `{ENVIRONMENT_PREFIX}COMMAND` | `command` | must be given somewhere |")
+        f"| after `--` | `{ENVIRONMENT_PREFIX}COMMAND` | `command` | must be given somewhere | "
+        f"{Reload.NEXT_GENERATION.value} |")
     return "\n".join(rows)
 
 
@@ -90,8 +79,10 @@ def reference() -> str:
         "## Settings of `run`",
         settings_table(),
         "Times are seconds. Settings that may be given several times are lists in TOML and words, "
-        "as a shell reads them, in "
-        "the\nenvironment; `env` may be a table in TOML. More on each in [running](running.md) and "
+        "as a shell reads them, in the\nenvironment; `env` may be a table in TOML. A value that has "
+        "changed when `einhornpy reload` reads the file anew\ncounts at once (for what workers are "
+        "given: for workers started from then on), with the next generation, or only\nafter a "
+        "restart of the master. More on each in [running](running.md) and "
         "[readiness](readiness.md).", "## einhornpy", f"```\n{help_of(None)}\n```"]
     for name in cli.list_commands(click.Context(cli)):
         parts += [f"## einhornpy {name}", f"```\n{help_of(name)}\n```"]

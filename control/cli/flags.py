@@ -13,14 +13,16 @@ import click
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    from ...supervisor.settings.table import Setting
+
 # What a shell may offer for a setting, by the word that stands for its value.
 KINDS = {
     "DIR": "dir", "PATH": "file", "USER": "user", "GROUP": "group", "SIGNAL": "signal",
     "MODE": "mode", "spread|LIST": "cores"}
 # Options of Einhorn's that can't mean anything here, and why; the last flag of each is its name.
 REFUSED = {
-    ("-p", "--preload"): "it loads Ruby code into the master, which is no Ruby: workers import their "
-                         "code themselves",
+    ("-p", "--preload"): "it loads Ruby code into the master, which is no Ruby: workers import "
+                         "their code themselves",
     ("--gc-before-fork",): "it tunes Ruby's memory before a fork, and workers are exec'ed"}
 
 
@@ -39,12 +41,12 @@ def suggest(
 
 def parameters() -> list[click.Parameter]:
     """Everything that `run` takes: its flags and the command."""
-    from ...supervisor.settings.table import OPTIONS
+    from ...supervisor.settings.table import SETTINGS
 
     return [
         click.Option(["--config"], metavar="FILE", help="Read settings from this TOML file too.",
                      shell_complete=suggest("file")),
-        *(_flag(option) for option in OPTIONS),
+        *(_flag(setting) for setting in SETTINGS.values()),
         *(click.Option([*names], hidden=True, expose_value=False, is_flag=len(names) == 1,
                        callback=functools.partial(_refuse, names[-1], why))
           for names, why in REFUSED.items()),
@@ -52,19 +54,18 @@ def parameters() -> list[click.Parameter]:
                        shell_complete=suggest("program"))]
 
 
-def _flag(option: Any) -> click.Option:
+def _flag(setting: Setting) -> click.Option:
     """One setting as an option of click's."""
-    names = [*option.flags]
-    if option.name == "kill_children_on_exit":
-        names = ["-k/ ", "--kill-children-on-exit/--keep-children-on-exit"]
-    shown = "" if option.default in (None, ()) or option.switch else f"  Default: {option.default:g}." \
-        if isinstance(option.default, int | float) else f"  Default: {option.default}."
-    offered = KINDS.get(option.metavar, option.metavar)
-    return click.Option([option.name, *names], is_flag=option.switch, default=None,
-                        multiple=option.many, metavar=None if option.switch else option.metavar,
-                        help=option.help + ("" if "Default:" in option.help else shown),
+    names, default = [*setting.flags], setting.shown_default
+    if setting.off is not None:  # only the long flag has an opposite
+        names = [*(f"{flag}/ " for flag in names[:-1]), f"{names[-1]}/{setting.off}"]
+    said = default is None or setting.switch or "Default:" in setting.help
+    offered = KINDS.get(setting.metavar, setting.metavar)
+    return click.Option([setting.name, *names], is_flag=setting.switch, default=None,
+                        multiple=setting.many, metavar=None if setting.switch else setting.metavar,
+                        help=setting.help if said else f"{setting.help}  Default: {default}.",
                         shell_complete=suggest(offered)
-                        if option.metavar in KINDS or "|" in option.metavar else None)
+                        if setting.metavar in KINDS or "|" in offered else None)
 
 
 def _refuse(flag: str, why: str, context: click.Context, parameter: click.Parameter,
@@ -78,13 +79,12 @@ def given_only(parameters: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in parameters.items() if value not in (None, ())}
 
 
-def words_of(option: Any, value: Any) -> list[str]:
-    """An option of run as one would type it."""
+def words_of(setting: Setting, value: Any) -> list[str]:
+    """A setting of run as one would type it."""
     if value in (None, ()):
         return []
-    if option.switch:
-        return [option.flags[-1]] if value else [
-            "--keep-children-on-exit"] if option.name == "kill_children_on_exit" else []
+    if setting.switch:
+        return [setting.flags[-1]] if value else [setting.off] if setting.off else []
     return [
-        word for each in (value if option.many else [value])
-        for word in (option.flags[-1], str(each))]
+        word for each in (value if setting.many else [value])
+        for word in (setting.flags[-1], str(each))]

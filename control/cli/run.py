@@ -117,20 +117,21 @@ def service(words: tuple[str, ...], of_user: bool) -> Service:
     Raises:
         click.UsageError: no unit can be made of it.
     """
-    from ...supervisor.settings import table
+    from ...supervisor.settings.sources import BadSetting, load
+    from ...supervisor.settings.table import SETTINGS
     from . import unit
 
     given = run_command().make_context("unit", list(words), resilient_parsing=False).params
     command = given.pop("command")
     try:
-        wanted = table.load(flags.given_only(given), command, {}, logical_directory())
-    except table.BadSetting as error:
+        wanted = load(flags.given_only(given), command, {}, logical_directory())
+    except BadSetting as error:
         raise click.UsageError(str(error)) from None
     _refuse_what_a_unit_lacks(wanted)
     by_unit = ("command_name", "socket_path", *(() if of_user else ("user", "group")))
     rest = [
-        word for option in table.OPTIONS if option.name in given and option.name not in by_unit
-        for word in flags.words_of(option, given[option.name])]
+        word for name, setting in SETTINGS.items() if name in given and name not in by_unit
+        for word in flags.words_of(setting, given[name])]
     if given.get("config"):
         rest += ["--config", os.path.join(logical_directory(), given["config"])]
     return unit.Service(

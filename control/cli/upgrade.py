@@ -73,7 +73,7 @@ def check_canary(canary: int | None, hold: str | None, check: str | None) -> Non
         if value is not None and not value.strip():
             raise click.UsageError(f"{flag}: got {value!r}, expected {expected}")
     if hold is not None and hold != commands.UNTIL_RESUME:
-        from ...supervisor.settings.table import seconds
+        from ...supervisor.settings.parsers import seconds
 
         try:
             seconds(hold)

@@ -92,7 +92,7 @@ def wait_until_replaced(master: client.Client, index: int, pid: int,
 @click.argument("name", metavar="SIGNAL", shell_complete=suggest("signal"))
 def send_signal(command_name: str | None, socket_path: str | None, name: str) -> None:
     """Send a signal to every worker."""
-    from ...supervisor.settings.table import signal_name
+    from ...supervisor.settings.parsers import signal_name
 
     try:
         signal_name(name)

@@ -4,9 +4,11 @@ told (redaction.py). Pure."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
-from ..core.pool import Generation, Pool, Recipe
+from ..core.generation import Generation, Recipe
+from ..core.pool import Pool
 from .redaction import MASK, Redaction, secrets_of
 
 # Different in every generation, or the same thing said twice.
@@ -105,8 +107,8 @@ def changes(before: Recipe, after: Recipe, told: Redaction, values: bool) -> lis
     """Each thing that differs: `what`, and its value `before` and `after`, None where it wasn't
     there; `secret` where that isn't all, so that the two may look the same."""
     found = []
-    for what in ("release", "command", "directory", "ack_seconds", "graceful_timeout", "timeout",
-                 "max_requests", "max_lifetime", "max_memory", "max_memory_hard"):
+    names = [each.name for each in fields(Recipe) if each.name not in ("release", "environment")]
+    for what in ("release", *names):
         one, other = getattr(before, what), getattr(after, what)
         if one != other:
             shown = [told.command(each)

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 from ...shared import commands, printable, protocol
 from ...shared.protocol import BadRequest, Request
-from ..core.pool import Terms
+from ..core.upgrade import Kind, Terms
 from ..logs.strangers import Strangers
 from ..reporting import report
-from ..settings.table import seconds, signal_name
+from ..settings.parsers import seconds, signal_name
 from ..sockets.notify_socket import Notice, from_command
 from ..sockets.session import Session
 from . import einhorn
@@ -137,7 +137,7 @@ class Commands:
 
     def do_upgrade_fleet(self, session: Session, request: Request) -> None:
         self._begin(session, request,
-                    lambda: self._upgrades.request(Terms("fleet"), who(session.uid)))
+                    lambda: self._upgrades.request(Terms(Kind.FLEET), who(session.uid)))
 
     def do_rollback(self, session: Session, request: Request) -> None:
         self._begin(session, request,
@@ -243,8 +243,8 @@ def _terms(args: Mapping[str, Any]) -> Terms:
     except ValueError as error:
         raise ValueError(
             f"hold: got {hold!r}, expected {error}, or {commands.UNTIL_RESUME}") from None
-    return Terms(args["kind"], args["release"], args["canary"], hold if args["canary"] else 0.0,
-                 args["check"], args["max_failures"])
+    return Terms(Kind(args["kind"]), args["release"], args["canary"],
+                 hold if args["canary"] else 0.0, args["check"], args["max_failures"])
 
 
 def who(uid: int) -> str:

@@ -14,10 +14,13 @@ from typing import Any, Protocol
 
 from ...shared import commands, einhorn
 from ...shared.protocol import BadRequest, Request
-from ..core.pool import Pool, Recipe, State, Worker
+from ..core.generation import Recipe
+from ..core.pool import Pool, State, Worker
+from ..core.upgrade import Kind
 from ..reporting import generations
 from ..reporting.report import timestamp
-from ..settings.table import Settings, signal_name
+from ..settings.parsers import signal_name
+from ..settings.table import Settings
 
 # What Einhorn's own `die` and its SIGTERM do, by the signal that is asked for.
 _STOPS = {
@@ -177,7 +180,7 @@ def state_document(pool: Pool, status: Mapping[str, Any], settings: Settings, no
         "bind_fds": [each["fd"] for each in status["listeners"]],
         "respawn": pool.stopping is None,
         "upgrading": upgrade is not None,
-        "smooth_upgrade": upgrade is None or upgrade.terms.kind == "rolling",
+        "smooth_upgrade": upgrade is None or upgrade.terms.kind is Kind.ROLLING,
         "reloading_for_upgrade": False,
         "path": None,
         "cmd_name": status["name"],

@@ -8,6 +8,8 @@ import pytest
 from einhornpy.control.cli import shell
 from einhornpy.shared import commands
 from einhornpy.shared.commands import Who
+from einhornpy.supervisor.core.pool import Stopping
+from einhornpy.supervisor.core.upgrade import Kind
 from einhornpy.supervisor.steering.commands import Commands
 from einhornpy.supervisor.steering.einhorn import EinhornCommands
 
@@ -32,6 +34,15 @@ def test_who_may() -> None:
     every = {*commands.ABOUT, *commands.WORKERS_BY_NAME, "no such"}
     assert {name for name in every if commands.who_may(name) is Who.OBSERVERS} == looking
     assert {name for name in every if commands.who_may(name) is Who.WORKERS} == speaking
+
+
+def test_words_that_are_told_apart_later_are_those_that_are_declared() -> None:
+    for name, argument, words in (
+            ("upgrade", "kind", (Kind.ROLLING, Kind.FLEET)), ("stop", "how", tuple(Stopping))):
+        for word in words:  # (an upgrade of the first kind is asked for by nobody)
+            assert commands.BY_NAME[name].read({argument: word.value})[argument] == word.value
+        (declared,) = (each for each in commands.BY_NAME[name].arguments if each.name == argument)
+        assert {*declared.expected.replace(" or ", ", ").split(", ")} == {*words}
 
 
 def test_defaults() -> None:
