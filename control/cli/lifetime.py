@@ -10,25 +10,25 @@ import click
 
 from .. import client, gate
 from ..terminal import say
-from .options import Exit, which_master
+from .options import Connect, Exit, which_master
 
 
 @click.command()
 @which_master
 @click.option("--now", is_flag=True, help="Kill the workers at once.")
 @click.option("--no-wait", is_flag=True, help="Return as soon as the master has agreed.")
-def stop(command_name: str | None, socket_path: str | None, now: bool, no_wait: bool) -> None:
+def stop(connect: Connect, now: bool, no_wait: bool) -> None:
     """Stop the master and its workers; by default gracefully, waiting until it is gone.
 
     Exit codes: 0 stopped, 1 the master was killed meanwhile, and its workers may live, 69 no master
     there, 2 wrong usage.
     """
     clean = False
-    with client.connect(command_name, socket_path) as master:
+    with connect() as master:
         replies = master.replies("events")
         workers = next(replies)["result"]["status"]["workers"]
         master.wait_for_ever()
-        with client.connect(command_name, socket_path) as speaker:
+        with connect() as speaker:
             process = None if no_wait else speaker.process()
             message = speaker.ask("stop", how="now" if now else "graceful")["message"]
         if no_wait:
@@ -54,7 +54,7 @@ def stop(command_name: str | None, socket_path: str | None, now: bool, no_wait: 
 
 @click.command()
 @which_master
-def reload(command_name: str | None, socket_path: str | None) -> None:
+def reload(connect: Connect) -> None:
     """Replace the master by the einhornpy that is installed now: same pid, same workers, same
     sockets.
 
@@ -62,5 +62,5 @@ def reload(command_name: str | None, socket_path: str | None) -> None:
     can't be started or can't go on from here, the old one does. Exit codes: 0 replaced, 1 refused,
     6 the master stops, 69 no master there.
     """
-    with client.connect(command_name, socket_path, 60.0) as master:
+    with connect(60.0) as master:
         say(master.ask("reload")["message"])

@@ -10,7 +10,7 @@ import click
 from .. import client, finding, gate
 from ..terminal import say, say_json
 from .flags import suggest
-from .options import Exit, Whole, tell, which_master
+from .options import Connect, Exit, Whole, tell, which_master
 
 
 @click.command("list")
@@ -30,11 +30,11 @@ def list_masters(as_json: bool) -> None:
 @click.command()
 @which_master
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-def history(command_name: str | None, socket_path: str | None, as_json: bool) -> None:
+def history(connect: Connect, as_json: bool) -> None:
     """List the last 50 upgrades and rollbacks, the newest last."""
     from .. import show
 
-    with client.connect(command_name, socket_path, verbatim=as_json) as master:
+    with connect(verbatim=as_json) as master:
         upgrades = master.ask("history")["result"]["upgrades"]
     tell(upgrades, as_json, show.history)
 
@@ -44,13 +44,12 @@ def history(command_name: str | None, socket_path: str | None, as_json: bool) ->
 @click.argument("generation", type=Whole(1), metavar="GENERATION",
                 shell_complete=suggest("generation"))
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
-def show_generation(command_name: str | None, socket_path: str | None, generation: int,
-                    as_json: bool) -> None:
+def show_generation(connect: Connect, generation: int, as_json: bool) -> None:
     """Print what a generation was made of, and what differs from the one before. What looks secret
     is masked."""
     from .. import show
 
-    with client.connect(command_name, socket_path, verbatim=as_json) as master:
+    with connect(verbatim=as_json) as master:
         document = master.ask("show", generation=generation)["result"]
     tell(document, as_json, show.generation)
 
@@ -58,11 +57,11 @@ def show_generation(command_name: str | None, socket_path: str | None, generatio
 @click.command()
 @which_master
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def events(command_name: str | None, socket_path: str | None, as_json: bool) -> None:
+def events(connect: Connect, as_json: bool) -> None:
     """Print every event as it happens, until ^C or the master's end."""
     from .. import show
 
-    with client.connect(command_name, socket_path, verbatim=as_json) as master:
+    with connect(verbatim=as_json) as master:
         try:
             for reply in master.replies("events"):
                 master.wait_for_ever()
@@ -80,7 +79,7 @@ def events(command_name: str | None, socket_path: str | None, as_json: bool) -> 
 
 @click.command()
 @which_master
-def top(command_name: str | None, socket_path: str | None) -> None:
+def top(connect: Connect) -> None:
     """Watch a master live on the terminal, and steer it by keys; ? lists them.
 
     It wants Textual: pip install 'einhornpy[top]'. Exit codes: 0 you left, 2 wrong usage, no
@@ -92,8 +91,7 @@ def top(command_name: str | None, socket_path: str | None) -> None:
         raise Exit(
             gate.USAGE,
             "top: it wants a terminal; einhornpy status prints the same once, einhornpy events "
-            "goes on"
-        )
+            "goes on")
     try:
         from ..top import app as view
     except ModuleNotFoundError as error:
@@ -101,7 +99,7 @@ def top(command_name: str | None, socket_path: str | None) -> None:
             raise
         raise Exit(gate.USAGE,
                    "top: Textual is missing; pip install 'einhornpy[top]' installs it") from None
-    with client.connect(command_name, socket_path) as master:
+    with connect() as master:
         master.ask("status")  # whoever may not even look is told so here, in one line
     view.run(master.path)
 

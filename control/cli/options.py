@@ -7,7 +7,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import click
 
@@ -17,7 +17,7 @@ from ..terminal import say_block, say_json
 from .flags import suggest
 
 LONGEST_TIME = 1e9
-Function = TypeVar("Function", bound=Callable[..., Any])
+Connect = Callable[..., client.Client]
 
 
 class Whole(click.IntRange):
@@ -50,38 +50,27 @@ class Exit(Exception):
         self.message = message
 
 
-def which_master(function: Function) -> Function:
-    """Add the options that choose a master. Whatever the command can't do with the answer, the
-    answer is to blame."""
-    function = understood(function)
-    for option in (click.option("-d", "--socket-path", metavar="PATH",
-                                help="The master's control socket.",
-                                shell_complete=suggest("file")),
-                   click.option("-c", "--command-name", metavar="NAME",
-                                help="The master's name, where several run.",
-                                shell_complete=suggest("master")),
-                   ):
-        function = option(function)
-    return function
-
-
-def understood(function: Function) -> Function:
-    """Each command takes an answer for one of the documented form; where it isn't, one line says
-    so."""
+def which_master(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that choose a master; the command gets `connect`, which does so: see
+    `client.connect`. Whatever it can't do with the answer, the answer is to blame: it is not of the
+    documented form."""
+    @click.option("-c", "--command-name", metavar="NAME",
+                  help="The master's name, where several run.", shell_complete=suggest("master"))
+    @click.option("-d", "--socket-path", metavar="PATH", help="The master's control socket.",
+                  shell_complete=suggest("file"))
     @functools.wraps(function)
-    def asking(*arguments: Any, **given: Any) -> Any:
+    def asking(command_name: str | None, socket_path: str | None, **given: Any) -> None:
         try:
-            return function(*arguments, **given)
+            function(functools.partial(client.connect, command_name, socket_path), **given)
         except UnicodeError:
             raise
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError,
                 RecursionError) as error:
             raise client.MasterGone(
                 "whoever answers there is no master, or one of another version: its answer makes "
-                "no sense "
-                f"({where(error)})") from error
+                f"no sense ({where(error)})") from error
 
-    return cast(Function, asking)
+    return asking
 
 
 def tell(told: Any, as_json: bool, worded: Callable[[Any], str]) -> None:

@@ -21,7 +21,7 @@ import click
 from ...shared import commands
 from .. import client
 from ..terminal import say, say_block, say_json
-from .options import Exit, which_master
+from .options import Connect, Exit, which_master
 
 HISTORY_LENGTH = 1000
 _numbers = itertools.count(1)
@@ -31,14 +31,14 @@ _numbers = itertools.count(1)
 @which_master
 @click.option("-e", "--execute", "lines", metavar="COMMANDS", multiple=True,
               help="Give these commands, then leave.")
-def shell(command_name: str | None, socket_path: str | None, lines: tuple[str, ...]) -> None:
+def shell(connect: Connect, lines: tuple[str, ...]) -> None:
     """Give commands of the control socket by hand, as einhornsh does; help lists them.
 
     Words after a command are its arguments, NAME=VALUE ones by name; a semicolon ends one. On a
     terminal there is history and completion. Exit codes: 0 all of them were carried out, 1 the last
     one that wasn't, 69 no master there.
     """
-    with client.connect(command_name, socket_path, None, verbatim=True) as master:
+    with connect(None, verbatim=True) as master:
         raise Exit(run(master, lines))
 
 

@@ -14,23 +14,21 @@ import click
 
 from .. import client, gate
 from .flags import suggest
-from .options import Exit, Seconds, Whole, check_label, tell, which_master
+from .options import Connect, Exit, Seconds, Whole, check_label, tell, which_master
 
 # How long `status --wait` looks for a master that isn't there yet, in seconds, where no --timeout
 # says so.
 PATIENCE = 5.0
 
 
-def connect_patiently(name: str | None, path: str | None, timeout: float | None,
-                      verbatim: bool) -> client.Client:
-    """`client.connect` for somebody who waits anyhow: a master that has just been started may not
-    have its socket yet."""
+def patiently(connect: Connect, timeout: float | None, verbatim: bool) -> client.Client:
+    """Connect for somebody who waits anyhow: a master that has just been started may not have its
+    socket yet."""
     deadline = time.monotonic() + (PATIENCE if timeout is None else timeout)
     while True:
         try:
-            return client.connect(
-                name, path, None if timeout is None else max(0.1, deadline - time.monotonic()),
-                verbatim)
+            return connect(None if timeout is None else max(0.1, deadline - time.monotonic()),
+                           verbatim)
         except client.SeveralMasters:
             raise
         except client.NoMaster:
@@ -42,11 +40,8 @@ def connect_patiently(name: str | None, path: str | None, timeout: float | None,
 @click.command()
 @which_master
 @click.option("--json", "as_json", is_flag=True, help="Print the status document.")
-@click.option(
-    "--wait", is_flag=True, help=
-    "Return as soon as the answer is final; a master that isn't there yet is given --timeout, or 5 "
-    "s."
-)
+@click.option("--wait", is_flag=True, help="Return as soon as the answer is final; a master that "
+              "isn't there yet is given --timeout, or 5 s.")
 @click.option("--serving", is_flag=True,
               help="Exit 0 if all N workers are ready, whatever an upgrade does or did.")
 @click.option("--timeout", type=Seconds(0, min_open=True), metavar="SECONDS",
@@ -55,9 +50,8 @@ def connect_patiently(name: str | None, path: str | None, timeout: float | None,
               help="Ready means: this generation is ready.", shell_complete=suggest("generation"))
 @click.option("--release", metavar="NAME", help="Ready means: this release is ready.",
               shell_complete=suggest("release"))
-def status(command_name: str | None, socket_path: str | None, as_json: bool, wait: bool,
-           serving: bool, timeout: float | None, generation: int | None, release: str | None,
-           ) -> None:
+def status(connect: Connect, as_json: bool, wait: bool, serving: bool, timeout: float | None,
+           generation: int | None, release: str | None) -> None:
     """Say whether this host is done, by table and by exit code.
 
     Exit codes: 0 ready, 3 starting, upgrading or paused (or another generation or release than the
@@ -69,14 +63,11 @@ def status(command_name: str | None, socket_path: str | None, as_json: bool, wai
     if serving and (wait or generation or release):
         raise click.UsageError(
             "--serving asks for the present alone: it goes with neither --wait nor --generation "
-            "nor --release"
-        )
+            "nor --release")
     check_label("--release", release)
     judge = functools.partial(gate.verdict, generation=generation, release=release)
-    connect = (functools.partial(connect_patiently, command_name, socket_path, timeout, as_json)
-               if wait else
-               functools.partial(client.connect, command_name, socket_path, verbatim=as_json))
-    document, late = seen(connect, judge if wait else None)
+    document, late = seen(functools.partial(patiently, connect, timeout) if wait else connect,
+                          as_json, judge if wait else None)
     verdict = judge(document)
     from .. import show
 
@@ -89,13 +80,13 @@ def status(command_name: str | None, socket_path: str | None, as_json: bool, wai
     raise Exit(verdict.code, worded)
 
 
-def seen(connect: Callable[[], client.Client],
-         judge: Callable[[dict[str, Any]], gate.Verdict] | None) -> tuple[dict[str, Any], bool]:
+def seen(connect: Connect, verbatim: bool, judge: Callable[[dict[str, Any]], gate.Verdict] | None
+         ) -> tuple[dict[str, Any], bool]:
     """The status document, and whether time was over before one that `judge` calls final; without
     it the first one is. Raises as `Client.replies` does."""
     document: dict[str, Any] | None = None
     try:
-        with connect() as master:
+        with connect(verbatim=verbatim) as master:
             for reply in master.replies("status", follow=judge is not None):
                 document = reply["result"]
                 if judge is None or judge(reply["result"]).final:

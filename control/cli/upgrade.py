@@ -12,7 +12,7 @@ from ...shared import commands
 from .. import client, gate
 from ..terminal import say, say_block, say_json
 from .flags import suggest
-from .options import Exit, Whole, check_label, which_master
+from .options import Connect, Exit, Whole, check_label, which_master
 
 HOLD = f"a number of seconds such as 90 or 5min, or {commands.UNTIL_RESUME}"
 
@@ -35,10 +35,9 @@ HOLD = f"a number of seconds such as 90 or 5min, or {commands.UNTIL_RESUME}"
               help="Replace the master first, as reload does.")
 @click.option("--no-wait", is_flag=True, help="Return as soon as the upgrade is accepted.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON instead of lines.")
-def upgrade(command_name: str | None, socket_path: str | None, release: str | None, fleet: bool,
-            canary: int | None, hold: str | None, check: str | None, max_failures: int | None,
-            reload_first: bool, no_wait: bool, as_json: bool,
-            ) -> None:
+def upgrade(connect: Connect, release: str | None, fleet: bool, canary: int | None,
+            hold: str | None, check: str | None, max_failures: int | None, reload_first: bool,
+            no_wait: bool, as_json: bool) -> None:
     """Replace every worker by one of the new code, and say how it ended.
 
     Exit codes: 0 done, 3 the master is still preparing its first generation, 5 refused, aborted or
@@ -48,12 +47,10 @@ def upgrade(command_name: str | None, socket_path: str | None, release: str | No
     check_canary(canary, hold, check)
     check_label("--release", release)
     given = {
-        "release": release, "canary": canary, "hold": hold, "check": check,
-        "max_failures": max_failures}
-    arguments = {"kind": "fleet" if fleet else "rolling"} | {
-        key: value for key, value in given.items() if value is not None}
-    with client.connect(command_name, socket_path, 60.0 if reload_first else 10.0,
-                        verbatim=as_json) as master:
+        "kind": "fleet" if fleet else "rolling", "release": release, "canary": canary,
+        "hold": hold, "check": check, "max_failures": max_failures}
+    arguments = {key: value for key, value in given.items() if value is not None}
+    with connect(60.0 if reload_first else 10.0, verbatim=as_json) as master:
         if reload_first:
             message = master.ask("reload")["message"]
             if not as_json:
@@ -88,8 +85,7 @@ def check_canary(canary: int | None, hold: str | None, check: str | None) -> Non
               shell_complete=suggest("recipe"))
 @click.option("--no-wait", is_flag=True, help="Return as soon as it is accepted.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON instead of lines.")
-def rollback(command_name: str | None, socket_path: str | None, to: str | None, no_wait: bool,
-             as_json: bool) -> None:
+def rollback(connect: Connect, to: str | None, no_wait: bool, as_json: bool) -> None:
     """Upgrade to the recipe of an earlier generation; by default of the newest proven one before
     the current.
 
@@ -98,36 +94,36 @@ def rollback(command_name: str | None, socket_path: str | None, to: str | None, 
     """
     check_label("--to", to)
     wanted = {} if to is None else {"to": int(to) if re.fullmatch("[0-9]{1,9}", to) else to}
-    with client.connect(command_name, socket_path, verbatim=as_json) as master:
+    with connect(verbatim=as_json) as master:
         begin(master, "rollback", wanted, no_wait, as_json)
 
 
 @click.command()
 @which_master
-def pause(command_name: str | None, socket_path: str | None) -> None:
+def pause(connect: Connect) -> None:
     """Let the running upgrade stand still: nobody is exchanged until resume or abort."""
-    with client.connect(command_name, socket_path) as master:
+    with connect() as master:
         say(master.ask("pause")["message"])
 
 
 @click.command()
 @which_master
-def resume(command_name: str | None, socket_path: str | None) -> None:
+def resume(connect: Connect) -> None:
     """Let a paused upgrade go on, or end a canary's hold."""
-    with client.connect(command_name, socket_path) as master:
+    with connect() as master:
         say(master.ask("resume")["message"])
 
 
 @click.command()
 @which_master
 @click.option("--no-wait", is_flag=True, help="Return as soon as the upgrade goes back.")
-def abort(command_name: str | None, socket_path: str | None, no_wait: bool) -> None:
+def abort(connect: Connect, no_wait: bool) -> None:
     """Let the running upgrade go back to the last proven generation, and wait until it is there.
 
     Exit codes: 0 it is back, 1 no upgrade runs, 5 it had gone back already, 6 the master stopped, 7
     a newer upgrade took its place, 69 no master there. Status says rolled-back after 0.
     """
-    with client.connect(command_name, socket_path) as master:
+    with connect() as master:
         if no_wait:
             say(master.ask("abort", wait=False)["message"])
             return
@@ -152,22 +148,19 @@ def begin(master: client.Client, command: str, arguments: dict[str, Any], no_wai
             say(reply["message"])
         return
     result = follow(master, command, arguments, as_json)["result"]
+    from .. import show
+
     ended, code = result["upgrade"], gate.OUTCOMES.get(result["outcome"], gate.ROLLED_BACK)
     if as_json:
         say_json(result)
         raise Exit(code)
     if code == gate.READY:
-        from .. import show
-
         say(f"upgrade done: generation {ended['to']} is ready after "
-            f"{show.duration(ended['took_seconds'])}"
-            )
+            f"{show.duration(ended['took_seconds'])}")
         return
     if result["outcome"] == "superseded":
         raise Exit(code, f"upgrade superseded by generation {result['by']}")
     if ended.get("last_lines"):
-        from .. import show
-
         say_block("\n".join(show.last_lines(ended["last_lines"], ended["to"], sys.stderr)),
                   sys.stderr)
     why = ": ".join(text for text in (result["reason"], result["error"]) if text)

@@ -7,25 +7,27 @@ from typing import Any
 
 import click
 
+from ...shared import commands
 from .. import client, gate
 from ..terminal import say
 from .flags import suggest
-from .options import Exit, Seconds, Whole, which_master
+from .options import Connect, Exit, Seconds, Whole, which_master
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @which_master
 @click.argument("number", metavar="N|+N|-N")
-def scale(command_name: str | None, socket_path: str | None, number: str) -> None:
+def scale(connect: Connect, number: str) -> None:
     """Change how many workers are kept ready: to N, or by +N or -N."""
     if not re.fullmatch("[+-]?[0-9]+", number):
         raise click.UsageError(f"scale: got {number!r}, expected N, +N or -N")
     if len(number) > 7:
-        raise click.UsageError(f"scale: got {number!r}, expected 1 to 10000 workers")
+        raise click.UsageError(
+            f"scale: got {number!r}, expected 1 to {commands.MOST_WORKERS} workers")
     key = "by" if number[0] in "+-" else "to"
     if key == "to" and int(number) < 1:
         raise click.UsageError(f"scale: got {number!r}, expected at least one worker")
-    with client.connect(command_name, socket_path) as master:
+    with connect() as master:
         say(master.ask("scale", **{key: int(number)})["message"])
 
 
@@ -36,8 +38,7 @@ def scale(command_name: str | None, socket_path: str | None, number: str) -> Non
               help="Return when it is gone and another one is ready in its place.")
 @click.option("--timeout", type=Seconds(0, min_open=True), metavar="SECONDS",
               help="With --wait: exit 124 after this long.")
-def recycle(command_name: str | None, socket_path: str | None, index: int, wait: bool,
-            timeout: float | None) -> None:
+def recycle(connect: Connect, index: int, wait: bool, timeout: float | None) -> None:
     """Replace one worker, that of seat INDEX, by another of the same code: it leaves when the other
     one is ready.
 
@@ -47,7 +48,7 @@ def recycle(command_name: str | None, socket_path: str | None, index: int, wait:
     """
     if timeout is not None and not wait:
         raise click.UsageError("--timeout goes with --wait")
-    with client.connect(command_name, socket_path) as master:
+    with connect() as master:
         asked = master.ask("recycle", index=index)
         say(asked["message"])
         pid = asked["result"]["pid"]
@@ -90,7 +91,7 @@ def wait_until_replaced(master: client.Client, index: int, pid: int,
 @click.command("signal")
 @which_master
 @click.argument("name", metavar="SIGNAL", shell_complete=suggest("signal"))
-def send_signal(command_name: str | None, socket_path: str | None, name: str) -> None:
+def send_signal(connect: Connect, name: str) -> None:
     """Send a signal to every worker."""
     from ...supervisor.settings.parsers import signal_name
 
@@ -98,5 +99,5 @@ def send_signal(command_name: str | None, socket_path: str | None, name: str) ->
         signal_name(name)
     except ValueError as error:
         raise click.UsageError(f"signal: got {name!r}, expected {error}") from None
-    with client.connect(command_name, socket_path) as master:
+    with connect() as master:
         say(master.ask("signal", signal=name)["message"])

@@ -39,7 +39,7 @@ def test_who_may() -> None:
 def test_words_that_are_told_apart_later_are_those_that_are_declared() -> None:
     for name, argument, words in (
             ("upgrade", "kind", (Kind.ROLLING, Kind.FLEET)), ("stop", "how", tuple(Stopping))):
-        for word in words:  # (an upgrade of the first kind is asked for by nobody)
+        for word in words:
             assert commands.BY_NAME[name].read({argument: word.value})[argument] == word.value
         (declared,) = (each for each in commands.BY_NAME[name].arguments if each.name == argument)
         assert {*declared.expected.replace(" or ", ", ").split(", ")} == {*words}
