@@ -104,37 +104,48 @@ def status(document: Mapping[str, Any]) -> str:
             " ".join(f"{key}={quoted(value)}" for key, value in document["labels"].items()))
     for listener in document["listeners"]:
         lines += _entry("listening", listening(listener))
-    upgrade = document["upgrade"]
-    if upgrade is not None:
-        lines += _entry("upgrade", upgrade_line(upgrade))
-        if upgrade["hold_left_seconds"] is not None:
-            lines += _entry("hold", f"ends in {duration(upgrade['hold_left_seconds'])}")
-        if upgrade["error"] and upgrade["outcome"] != "done":
-            lines += _entry("error", upgrade["error"])
+    lines += _upgrade(document["upgrade"])
     lines += ["", " INDEX     PID  GEN STATE       AGE READY IN RESTARTS   MEMORY    REQUESTS BUSY"]
     for worker in document["workers"]:
-        lines.append(
-            f" {worker['index']:>5} {worker['pid']:>7} {number(worker['generation'], 4):>4} "
-            f"{coloured(worker['state'], 8)} "
-            f"{compact(worker['age_seconds']):>6} {compact(worker['ready_after_seconds']):>8} "
-            f"{number(worker['restarts'], 8):>8} {size(worker['memory_bytes']):>8} "
-            f"{requests(worker):>11} "
-            f"{share(worker['busy_share']):>4}")
-        note = worker_note(worker)
-        if note is not None:
-            lines += wrapped(note, 8)
+        lines += _worker(worker)
     if not document["workers"]:
         lines.append("  no workers")
     for orphan in document.get("left_behind", []):  # a master of an older version knows of none
-        until = "killed" if orphan[
-            "killed_in_seconds"] is None else f"killed in {orphan['killed_in_seconds']:.0f} s"
-        whose = "a worker that isn't known, and holds a listening socket" if orphan["index"] is None else \
-            f"worker {orphan['index']} of generation {orphan['generation']}"
-        lines += wrapped(f"pid {orphan['pid']} was left behind by {whose}: asked to go, {until}", 8)
+        lines += _left_behind(orphan)
     failed = document.get("failed_start")
     if failed is not None and failed["last_lines"]:
         lines += ["", *last_lines(failed["last_lines"], failed["generation"])]
     return "\n".join(lines)
+
+
+def _upgrade(upgrade: Mapping[str, Any] | None) -> list[str]:
+    if upgrade is None:
+        return []
+    lines = _entry("upgrade", upgrade_line(upgrade))
+    if upgrade["hold_left_seconds"] is not None:
+        lines += _entry("hold", f"ends in {duration(upgrade['hold_left_seconds'])}")
+    if upgrade["error"] and upgrade["outcome"] != "done":
+        lines += _entry("error", upgrade["error"])
+    return lines
+
+
+def _worker(worker: Mapping[str, Any]) -> list[str]:
+    note = worker_note(worker)
+    return [
+        f" {worker['index']:>5} {worker['pid']:>7} {number(worker['generation'], 4):>4} "
+        f"{coloured(worker['state'], 8)} "
+        f"{compact(worker['age_seconds']):>6} {compact(worker['ready_after_seconds']):>8} "
+        f"{number(worker['restarts'], 8):>8} {size(worker['memory_bytes']):>8} "
+        f"{requests(worker):>11} "
+        f"{share(worker['busy_share']):>4}", *(() if note is None else wrapped(note, 8))]
+
+
+def _left_behind(orphan: Mapping[str, Any]) -> list[str]:
+    killed = orphan["killed_in_seconds"]
+    until = "killed" if killed is None else f"killed in {killed:.0f} s"
+    whose = ("a worker that isn't known, and holds a listening socket" if orphan["index"] is None
+             else f"worker {orphan['index']} of generation {orphan['generation']}")
+    return wrapped(f"pid {orphan['pid']} was left behind by {whose}: asked to go, {until}", 8)
 
 
 def last_lines(said: list[str], generation: int, stream: TextIO | None = None) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 from einhornpy.control.cli.main import cli
+from einhornpy.shared import commands
 from einhornpy.supervisor.settings.table import ENVIRONMENT_PREFIX, SETTINGS, Reload
 
 WIDTH = 80
@@ -42,6 +43,34 @@ def settings_table() -> str:
     return "\n".join(rows)
 
 
+def commands_table(declared: tuple[commands.Command, ...]) -> str:
+    """Commands of the control socket, with their arguments and answers."""
+    rows = ["| command | what it does | arguments | who may | answers |",
+            "| --- | --- | --- | --- | --- |"]
+    for command in declared:
+        waits = f". Waits {command.waits}" if command.waits else ""
+        arguments = [argument_of(each) for each in command.arguments]
+        if command.words is not None:
+            arguments.append(command.words.expected)
+        given = (" or " if command.one_of else "; ").join(arguments)
+        rows.append(f"| `{command.name}` | {command.about} | {given or 'none'} | {command.who} | "
+                    f"{command.answers}{waits} |")
+    return "\n".join(rows)
+
+
+def argument_of(argument: commands.Argument) -> str:
+    """One argument: what may be given, and what counts where nothing is."""
+    default = argument.default
+    if isinstance(default, bool):
+        default = str(default).lower()
+    notes = [f"by default {default:g}" if isinstance(default, float) else f"by default {default}"
+             ] if default is not None else []
+    notes += ["required"] if argument.required else []
+    notes += [f"with `{argument.needs}`"] if argument.needs else []
+    beside = f" ({', '.join(notes)})" if notes else ""
+    return f"`{argument.name}`: {argument.expected}{beside}"
+
+
 def reference() -> str:
     """The whole page."""
     parts = [
@@ -58,6 +87,16 @@ def reference() -> str:
         "## einhornpy", f"```\n{help_of(None)}\n```"]
     for name in cli.list_commands(click.Context(cli)):
         parts += [f"## einhornpy {name}", f"```\n{help_of(name)}\n```"]
+    parts += [
+        "## Commands of the control socket",
+        'One JSON object a line: `{"id": 7, "command": "upgrade", "args": {"release": "x"}}`; more '
+        "on the wire in [architecture](architecture.md#the-control-socket). The owner of the "
+        "master and root may give every command, observers those that only look, and a worker "
+        "speaks of itself.",
+        commands_table(commands.OURS),
+        "Einhorn's, which take words ([einhorn](einhorn.md#commands)); `signal` is one of theirs "
+        "where it has words:", commands_table(commands.EINHORNS),
+        "What a worker says of itself:", commands_table(commands.WORKERS)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -29,7 +29,9 @@ def _escape(character: str) -> str:
     number = ord(character)
     if number in _SHORT:
         return _SHORT[number]
-    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+    if number < 0x100:
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
 def document(value: Any) -> Any:

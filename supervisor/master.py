@@ -45,12 +45,13 @@ from .settings.policy import policy_of
 from .settings.table import GUESSED_ACK_SECONDS, Settings
 from .sockets import listeners, queues, systemd
 from .sockets.control_server import Access, Server
-from .sockets.control_server import Session as ServerSession
 from .sockets.listener_repair import Listening
 from .sockets.notify_socket import Notice, NotifySocket
 from .sockets.runtime_directory import NoPlace, Place, claim, remove_pidfile, write_pidfile
+from .sockets.session import Session as ServerSession
 from .steering import first_start, pool_state, reload_check
-from .steering.commands import Audience, Commands
+from .steering.audience import Audience
+from .steering.commands import Commands
 from .steering.hooks import Hooks
 from .steering.own_code import OwnCode
 from .steering.reload_check import listener_of, listener_state

@@ -23,15 +23,25 @@ from click.shell_completion import (
 )
 
 from .. import client, finding
+from ..terminal import say_block
+from .group import cli
 
 PATIENCE = 1.0
 
 
-def script(cli: click.Command, shell: str) -> str:
-    """What such a shell must read to complete `einhornpy`."""
+@click.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def print_completion(shell: str) -> None:
+    """Print what makes a shell complete einhornpy's commands, options and masters with the Tab key.
+
+    \b
+      eval "$(einhornpy completion bash)"                 in ~/.bashrc
+      eval "$(einhornpy completion zsh)"                  in ~/.zshrc, after compinit
+      einhornpy completion fish | source                  in ~/.config/fish/config.fish
+    """
     made_by = get_completion_class(shell)
     assert made_by is not None
-    return made_by(cli, {}, "einhornpy", "_EINHORNPY_COMPLETE").source()
+    say_block(made_by(cli, {}, "einhornpy", "_EINHORNPY_COMPLETE").source())
 
 
 @add_completion_class

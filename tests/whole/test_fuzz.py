@@ -35,7 +35,7 @@ from einhornpy.supervisor.settings import sources, table
 from einhornpy.supervisor.sockets import listeners, notify_socket, systemd
 from einhornpy.supervisor.sockets.control_server import Access, Server
 from einhornpy.supervisor.sockets.listeners import Address
-from einhornpy.supervisor.steering import commands, reload_check
+from einhornpy.supervisor.steering import audience, commands, reload_check
 from einhornpy.supervisor.system import errands, plain_data
 from einhornpy.supervisor.system.guard import Guard
 from einhornpy.supervisor.system.loop import Loop
@@ -212,9 +212,9 @@ class Host:
         upgrades.pause.return_value = upgrades.resume.return_value = "done"
         upgrades.history.return_value, upgrades.generation.return_value = [], {}
         self.commands = commands.Commands(master, upgrades, reloads,
-                                          commands.Audience((), self.guard.failed),
+                                          audience.Audience((), self.guard.failed),
                                           Strangers(lambda entry: None))
-        self.commands._einhorn.table["state"] = (lambda request: "state", "")
+        self.commands._einhorn.do_state = lambda request: "state"  # type: ignore[method-assign]
         self.server = Server(self.loop, listener, self.commands.handle, Access(os.geteuid()),
                              lambda pid: 0, lambda worker: False, 16, self.guard.failed)
 
