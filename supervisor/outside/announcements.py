@@ -12,8 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..reporting import journal
-from ..reporting.journal import Entry
+from ..reporting.events import Entry, Event
 from ..settings.table import Settings
 from ..system.errands import Ended, Errand, Errands
 from ..system.processes import Launch, own_program
@@ -69,7 +68,7 @@ class Announcements:
         waiting.append(told)
         if len(waiting) > MOST_WAITING:
             waiting.popleft()
-            self._log(Entry("announcement dropped", {"to": _named(place)}, journal.ATTENTION))
+            self._log(Entry(Event.ANNOUNCEMENT_DROPPED, {"to": _named(place)}))
         self._next(place)
 
     def _next(self, place: str) -> None:
@@ -89,11 +88,9 @@ class Announcements:
             self._busy.discard(place)
             if ended.reason is not None:
                 event = {} if told is None else {"told": json.loads(told)["document"]["event"]}
-                self._log(
-                    Entry(
-                        "announcement failed", {
-                            "to": _named(place), **event, "reason": ended.reason,
-                            "last_line": ended.last_line}, journal.ATTENTION))
+                self._log(Entry(Event.ANNOUNCEMENT_FAILED, {
+                    "to": _named(place), **event, "reason": ended.reason,
+                    "last_line": ended.last_line}))
             self._next(place)
 
         return done
@@ -102,10 +99,8 @@ class Announcements:
         """The master ends: say what nobody has heard."""
         for place in {*self._busy, *(place for place, waiting in self._waiting.items() if waiting)}:
             count = len(self._waiting.get(place, ())) + (place in self._busy)
-            self._log(
-                Entry("announcement failed",
-                      {"to": _named(place), "reason": "the master ends", "events": count},
-                      journal.ATTENTION))
+            self._log(Entry(Event.ANNOUNCEMENT_FAILED, {
+                "to": _named(place), "reason": "the master ends", "events": count}))
 
     def resume_errand(self, errand: Errand) -> Callable[[Ended], None] | None:
         """Take over one that the master before us sent."""
@@ -130,9 +125,9 @@ def _named(place: str) -> str:
 
 def event_of(entry: Entry) -> str | None:
     """What an entry means for whoever follows deploys."""
-    if entry.name == "upgrade started":
+    if entry.event is Event.UPGRADE_STARTED:
         return "started"
-    if entry.name == "upgrade ended":
+    if entry.event is Event.UPGRADE_ENDED:
         return {"done": "done", "rolled-back": "refused",
                 "aborted": "refused"}.get(entry.fields["outcome"])
     return None

@@ -17,7 +17,7 @@ from ..core.pool import Terms
 from ..logs import formats
 from ..logs.strangers import Strangers
 from ..reporting import report
-from ..reporting.journal import Entry
+from ..reporting.events import Entry, Event
 from ..settings.table import seconds, signal_name
 from ..sockets.notify_socket import Notice, from_command
 from . import einhorn
@@ -156,7 +156,7 @@ class Audience:
     def tell(self, entry: Entry, document: Mapping[str, Any],
              upgrade: Mapping[str, Any] | None) -> None:
         """Pass one event on. `upgrade`: the upgrade's document where the event ends one."""
-        if entry.remembered:
+        if entry.event.remembered:
             self.recent.append(document)
         for session, request_id in list(self._events.items()):
             self._send_event(session, request_id, entry, document)
@@ -173,7 +173,7 @@ class Audience:
 
     def _tell_of_upgrade(self, session: Session, request_id: Any, number: int, entry: Entry,
                          document: Mapping[str, Any], upgrade: Mapping[str, Any] | None) -> None:
-        if entry.name == "upgrade ended" and entry.fields["generation"] == number:
+        if entry.event is Event.UPGRADE_ENDED and entry.fields["generation"] == number:
             self.forget_upgrade(session, number)
             result = {
                 "upgrade": dict(upgrade or {}), "outcome": entry.fields["outcome"],
@@ -181,7 +181,7 @@ class Audience:
                 "by": entry.fields.get("by")}
             self._send(session, session.send,
                        protocol.reply(request_id, _how_it_ended(entry), result))
-        elif entry.name == "stopping":
+        elif entry.event is Event.STOPPING:
             self.forget_upgrade(session, number)
             self._send(session, session.send,
                        protocol.failure(request_id, "stopping", "the master stops"))
@@ -290,7 +290,7 @@ class Commands:
         if isinstance(notice, Notice):
             self._master.notice(notice)
         else:
-            self._strangers.tell(session.uid, "worker's word ignored",
+            self._strangers.tell(session.uid, Event.WORKERS_WORD_IGNORED,
                                  {"from_pid": session.pid, "reason": notice})
         session.finish()
 

@@ -21,7 +21,7 @@ ARROWS: dict[str, set[str]] = {
     "shared": set(),
     "supervisor/core": set(),
     "supervisor/programs": set(),
-    "supervisor/reporting": {"supervisor/core"},
+    "supervisor/reporting": {"shared", "supervisor/core"},
     "supervisor/system": {"shared", "supervisor/core", "supervisor/reporting"},
     "supervisor/settings": {
         "shared", "supervisor/core", "supervisor/reporting", "supervisor/system"},
