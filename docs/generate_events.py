@@ -4,31 +4,42 @@ it is new."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-from einhornpy.supervisor.reporting.events import Event
+from einhornpy.supervisor.reporting.events import PARTS, Event
 
-WORKER = "worker {index} (pid {pid}, generation {generation})"
-FIELD = re.compile(r"(\w+|\*)(?::(seconds|bytes))?(\??)(\+?)")
+FIELD = re.compile(r"\{(\w+)(?::([^}]*))?\}")
+UNITS = ("seconds", "bytes")
 
 
-def keys(event: Event) -> Iterator[str]:
+def fields_of(event: Event) -> dict[str, tuple[str, bool]]:
+    """Each field of an event: its unit, and whether it may be missing."""
+    fields: dict[str, tuple[str, bool]] = {}
+    for part in re.split(r"(\[[^]]*\])", event.words):
+        for name, unit in FIELD.findall(part):
+            for each in ("reason", "error") if name == "because" else (name,):
+                missing = part.startswith("[") or (name == "because" and each == "error")
+                fields[each] = (unit if unit in UNITS else "", missing)
+    for field in event.unsaid.split():
+        name, _, unit = field.rstrip("?+").partition(":")
+        fields[name] = (unit, "?" in field)
+    return fields
+
+
+def keys(event: Event) -> list[str]:
     """The keys of an event in its document."""
-    for field in event.fields.split():
-        found = FIELD.fullmatch(field)
-        assert found is not None, field
-        name, unit, missing, _ = found.groups()
-        for key in (name, f"{name}_{unit}") if unit else (name,):
-            yield "every label" if key == "*" else f"`{key}`{missing}"
+    if event.unsaid == "*":
+        return ["every label"]
+    return [f"`{key}`{'?' if missing else ''}" for name, (unit, missing) in fields_of(event).items()
+            for key in ((name, f"{name}_{unit}") if unit else (name,))]
 
 
 def said(event: Event) -> str:
     """Its words, as somebody reads them who knows no braces."""
-    words = event.words.replace(WORKER, "*worker*")
+    words = event.words.replace(PARTS["worker"], "*worker*")
     words = re.sub(r"\{\w+:(a [^}]*)\}", r"\1", words)
-    return re.sub(r"\{(\w+)(?::([^}]*))?\}",
-                  lambda found: f"*{found[1]}* {found[2]}s" if found[2] else f"*{found[1]}*", words)
+    return FIELD.sub(lambda found: f"*{found[1]}* {found[2]}s" if found[2] and
+                     found[2] not in UNITS else f"*{found[1]}*", words)
 
 
 def page() -> str:
@@ -48,8 +59,8 @@ def page() -> str:
         "that says it.", "",
         "`?`: missing or null where there is nothing to say; what stands in brackets then falls "
         "away. *worker* is",
-        f"`{re.sub('[{}]', '', WORKER)}`, *why* is reason and error. An `upgrade-ended` whose "
-        "release was refused is a warning.", "",
+        "`worker 2 (pid 4711, generation 7)`, *because* is reason and error. An "
+        "`upgrade-ended` whose release was refused is a warning.", "",
         "| event | level | keys | message |", "| --- | --- | --- | --- |", *rows, ""])
 
 

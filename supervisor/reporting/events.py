@@ -19,7 +19,9 @@ from ...shared.durations import duration
 class Weight(enum.IntEnum):
     """How much an event matters: details are logged on request and told to nobody."""
 
-    DETAIL, NORMAL, ATTENTION = range(3)
+    DETAIL = 0
+    NORMAL = 1
+    ATTENTION = 2
 
     @property
     def level(self) -> str:
@@ -58,203 +60,165 @@ class Bytes:
         return f"{self.number >> 20} MiB"
 
 
-_WORKER, _OF_WORKER = "worker {index} (pid {pid}, generation {generation})", "index pid generation"
-_LEFT, _OF_LEFT = "[ by worker {index} of generation {generation}]", "pid index? generation?"
+DETAIL, NORMAL, ATTENTION = Weight
+# What `{worker}` and `{left}` stand for in the words below.
+PARTS = {"worker": "worker {index} (pid {pid}, generation {generation})",
+         "left": "process {pid} left behind[ by worker {index} of generation {generation}]"}
 
 
 class Event(enum.StrEnum):
-    """Name, fields, words, weight; then whether it is among the last events that newcomers are
-    told.
+    """Name, weight, words for people, and which fields these leave out.
 
-    A field's `?`: it may be missing; `:seconds`, `:bytes`: its unit; `+`: in documents alone. Words
-    between brackets are left out where one of their fields is missing; `{workers:worker}` counts
-    (`2 workers`); `{why}` is reason and error together.
+    `[…]` falls away where a field in it is missing. `{took:seconds}`, `{available:bytes}`: with a
+    unit. `{workers:worker}` counts: `2 workers`. `{because}` is reason and error. Of the fields that
+    are left out, `?` may be missing, and `+` stands in documents alone.
     """
 
-    fields: str
-    words: str
     weight: Weight
-    remembered: bool
+    words: str
+    unsaid: str
 
-    def __new__(cls, name: str, fields: str, words: str, weight: Weight = Weight.NORMAL,
-                remembered: bool = True) -> Event:
+    def __new__(cls, name: str, weight: Weight, words: str, unsaid: str = "") -> Event:
         event = str.__new__(cls, name)
-        event._value_ = name
-        event.fields, event.words, event.weight = fields, words, weight
-        event.remembered = remembered
+        event._value_, event.weight, event.unsaid = name, weight, unsaid
+        event.words = re.sub(r"\{(worker|left)\}", lambda found: PARTS[found[1]], words)
         return event
 
+    @property
+    def remembered(self) -> bool:
+        """Whether newcomers are told of it: nobody need believe a stranger, nor remember him."""
+        return self not in (Event.WORKERS_WORD_IGNORED, Event.STRANGERS_WORDS_LEFT_OUT)
+
     # --- workers ---
-    WORKER_STARTING = "worker-starting", _OF_WORKER, f"{_WORKER} starting"
+    WORKER_STARTING = "worker-starting", NORMAL, "{worker} starting"
     WORKER_CANNOT_BE_STARTED = (
-        "worker-cannot-be-started", "index generation error",
-        "worker {index} of generation {generation} cannot be started: {error}", Weight.ATTENTION)
+        "worker-cannot-be-started", ATTENTION,
+        "worker {index} of generation {generation} cannot be started: {error}")
     WORKER_READY = (
-        "worker-ready", f"{_OF_WORKER} took:seconds guessed?",
-        f"{_WORKER} ready after {{took}}[ ({{guessed:a guess}})]")
-    LATE_ACK_IGNORED = (
-        "late-ack-ignored", _OF_WORKER, f"{_WORKER} said ready too late", Weight.DETAIL)
-    WORKER_FAILED = (
-        "worker-failed", f"{_OF_WORKER} error", f"{_WORKER} failed: {{error}}", Weight.ATTENTION)
-    WORKER_UNFIT = (
-        "worker-unfit", f"{_OF_WORKER} reason", f"{_WORKER} unfit: {{reason}}",
-        Weight.ATTENTION)
-    WORKER_DUE = (
-        "worker-due", f"{_OF_WORKER} reason", f"{_WORKER} due for recycling: it {{reason}}")
-    WORKER_HUNG = (
-        "worker-hung", f"{_OF_WORKER} reason", f"{_WORKER} hung: it {{reason}}", Weight.ATTENTION)
-    WORKER_RETIRING = (
-        "worker-retiring", f"{_OF_WORKER} reason", f"{_WORKER} retiring: {{reason}}")
-    WORKER_KILLED = (
-        "worker-killed", f"{_OF_WORKER} reason", f"{_WORKER} killed: it {{reason}}",
-        Weight.ATTENTION)
-    WORKER_GONE = (
-        "worker-gone", f"{_OF_WORKER} status age:seconds error?", f"{_WORKER} gone[: {{error}}]")
+        "worker-ready", NORMAL, "{worker} ready after {took:seconds}[ ({guessed:a guess})]")
+    LATE_ACK_IGNORED = "late-ack-ignored", DETAIL, "{worker} said ready too late"
+    WORKER_FAILED = "worker-failed", ATTENTION, "{worker} failed: {error}"
+    WORKER_UNFIT = "worker-unfit", ATTENTION, "{worker} unfit: {reason}"
+    WORKER_DUE = "worker-due", NORMAL, "{worker} due for recycling: it {reason}"
+    WORKER_HUNG = "worker-hung", ATTENTION, "{worker} hung: it {reason}"
+    WORKER_RETIRING = "worker-retiring", NORMAL, "{worker} retiring: {reason}"
+    WORKER_KILLED = "worker-killed", ATTENTION, "{worker} killed: it {reason}"
+    WORKER_GONE = "worker-gone", NORMAL, "{worker} gone[: {error}]", "status age:seconds"
     WORKER_DIED = (
-        "worker-died", f"{_OF_WORKER} status age:seconds error?",
-        f"{_WORKER} died with status {{status}}[: {{error}}]", Weight.ATTENTION)
+        "worker-died", ATTENTION, "{worker} died with status {status}[: {error}]", "age:seconds")
     START_FAILED = (
-        "start-failed", "generation in_a_row next_try_in:seconds? error?",
-        "start of generation {generation} failed, {in_a_row} in a row[, next try in {next_try_in}]"
-        "[: {error}]", Weight.ATTENTION)
-    PROCESS_LEFT_BEHIND = (
-        "process-left-behind", f"{_OF_LEFT} known_by?",
-        f"process {{pid}} left behind{_LEFT}[: {{known_by}}]")
+        "start-failed", ATTENTION, "start of generation {generation} failed, {in_a_row} in a row"
+        "[, next try in {next_try_in:seconds}][: {error}]")
+    PROCESS_LEFT_BEHIND = "process-left-behind", NORMAL, "{left}[: {known_by}]"
     PROCESS_LEFT_BEHIND_KILLED = (
-        "process-left-behind-killed", f"{_OF_LEFT} known_by?",
-        f"process {{pid}}, left behind{_LEFT}, killed", Weight.ATTENTION)
-    PROCESS_LEFT_BEHIND_GONE = (
-        "process-left-behind-gone", f"{_OF_LEFT} known_by?",
-        f"process {{pid}}, left behind{_LEFT}, gone")
+        "process-left-behind-killed", ATTENTION, "{left} was killed", "known_by?")
+    PROCESS_LEFT_BEHIND_GONE = "process-left-behind-gone", NORMAL, "{left} is gone", "known_by?"
 
     # --- upgrades ---
     UPGRADE_STARTED = (
-        "upgrade-started", "from to kind release? requested_by canary? recipe_of?",
-        "upgrade from generation {from} to {to} started ({kind}[, recipe of {recipe_of}]"
-        "[, release {release}]), asked for by {requested_by}")
+        "upgrade-started", NORMAL, "upgrade from generation {from} to {to} started ({kind}"
+        "[, recipe of {recipe_of}][, release {release}]), asked for by {requested_by}", "canary?")
     GENERATION_PREPARED = (
-        "generation-prepared", "generation directory",
-        "generation {generation} prepared in {directory}")
+        "generation-prepared", NORMAL, "generation {generation} prepared in {directory}")
     UPGRADE_REFUSED = (
-        "upgrade-refused", "generation back_to reason error?",
-        "generation {generation} refused, going back to {back_to}: {why}", Weight.ATTENTION)
-    # Attention, where the release was refused.
-    UPGRADE_ENDED = (
-        "upgrade-ended", "generation release? outcome by? took:seconds reason? error?",
-        "upgrade to generation {generation} {outcome}[ by generation {by}] after {took}[: {why}]")
-    UPGRADE_PAUSED = "upgrade-paused", "generation by", "upgrade paused by {by}"
-    UPGRADE_RESUMED = "upgrade-resumed", "generation by", "upgrade resumed by {by}"
-    UPGRADE_ABORTED = "upgrade-aborted", "generation by", "upgrade aborted by {by}"
+        "upgrade-refused", ATTENTION,
+        "generation {generation} refused, going back to {back_to}: {because}")
+    UPGRADE_ENDED = (  # attention, where the release was refused
+        "upgrade-ended", NORMAL, "upgrade to generation {generation} {outcome}"
+        "[ by generation {by}] after {took:seconds}[: {because}]", "release?")
+    UPGRADE_PAUSED = "upgrade-paused", NORMAL, "upgrade paused by {by}", "generation"
+    UPGRADE_RESUMED = "upgrade-resumed", NORMAL, "upgrade resumed by {by}", "generation"
+    UPGRADE_ABORTED = "upgrade-aborted", NORMAL, "upgrade aborted by {by}", "generation"
     HOLD_BEGUN = (
-        "hold-begun", "generation canaries hold:seconds check?",
-        "hold begun: {canaries:new worker} serving, {hold}[, check: {check}]")
-    HOLD_ENDED = "hold-ended", "generation", "hold ended, everybody follows"
-    CHECK_PASSED = "check-passed", "generation reason? error?", "check passed"
-    CHECK_FAILED = (
-        "check-failed", "generation reason error?", "check failed: {why}", Weight.ATTENTION)
+        "hold-begun", NORMAL, "hold begun: {canaries:new worker} serving, {hold:seconds}"
+        "[, check: {check}]", "generation")
+    HOLD_ENDED = "hold-ended", NORMAL, "hold ended, everybody follows", "generation"
+    CHECK_PASSED = "check-passed", NORMAL, "check passed", "generation reason? error?"
+    CHECK_FAILED = "check-failed", ATTENTION, "check failed: {because}", "generation"
     GENERATION_KEEPS_FAILING = (
-        "generation-keeps-failing", "generation times last?",
-        "generation {generation} keeps failing, {times} times[; the last: {last}]",
-        Weight.ATTENTION)
+        "generation-keeps-failing", ATTENTION,
+        "generation {generation} keeps failing, {times} times[; the last: {last}]")
     GENERATION_IS_CALM_AGAIN = (
-        "generation-is-calm-again", "generation", "generation {generation} is calm again")
+        "generation-is-calm-again", NORMAL, "generation {generation} is calm again")
     GUNICORN_SETTING_CANNOT_CHANGE = (
-        "gunicorn-setting-cannot-change", "setting wanted kept reason",
-        "gunicorn's {setting} stays {kept} and does not become {wanted}: {reason}",
-        Weight.ATTENTION)
-    HOOK_FAILED = (
-        "hook-failed", "hook reason last_line?", "hook {hook} failed: {reason}[: {last_line}]",
-        Weight.ATTENTION)
+        "gunicorn-setting-cannot-change", ATTENTION,
+        "gunicorn's {setting} stays {kept} and does not become {wanted}: {reason}")
+    HOOK_FAILED = "hook-failed", ATTENTION, "hook {hook} failed: {reason}[: {last_line}]"
 
     # --- the host ---
-    SCALED = "scaled", "from to", "number of workers: {from} -> {to}"
+    SCALED = "scaled", NORMAL, "number of workers: {from} -> {to}"
     LISTENER_SHUT_DOWN = (
-        "listener-shut-down", "address by so generations+",
-        "{address} was shut down by {by}; {so}", Weight.ATTENTION)
-    LISTENER_LOST = (
-        "listener-lost", "address reason so", "{address} is lost: {reason}; {so}",
-        Weight.ATTENTION)
-    LISTENER_IS_BACK = "listener-is-back", "address", "{address} can be connected to again"
+        "listener-shut-down", ATTENTION, "{address} was shut down by {by}; {so}", "generations+")
+    LISTENER_LOST = "listener-lost", ATTENTION, "{address} is lost: {reason}; {so}"
+    LISTENER_IS_BACK = "listener-is-back", NORMAL, "{address} can be connected to again"
     HOST_SHORT_OF_MEMORY = (
-        "host-short-of-memory", "available:bytes so",
-        "the host is short of memory, {available} available: {so}", Weight.ATTENTION)
+        "host-short-of-memory", ATTENTION,
+        "the host is short of memory, {available:bytes} available: {so}")
     HOST_HAS_MEMORY_AGAIN = (
-        "host-has-memory-again", "available:bytes so?",
-        "the host has memory again, {available} available", Weight.ATTENTION)
+        "host-has-memory-again", ATTENTION,
+        "the host has memory again, {available:bytes} available", "so?")
 
     # --- the master ---
     MASTER_STARTED = (
-        "master-started", "pid version workers listen? socket",
-        "master started: einhornpy {version}, pid {pid}, {workers:worker}[, listening on {listen}]")
+        "master-started", NORMAL, "master started: einhornpy {version}, pid {pid}, "
+        "{workers:worker}[, listening on {listen}]", "socket")
     MASTER_REPLACED = (
-        "master-replaced", "pid version before workers by?",
-        "master replaced: einhornpy {version} goes on after {before}[, asked for by {by}]")
-    MASTER_STOPPED = "master-stopped", "pid", "master stopped"
-    STOPPING = (
-        "stopping", "how workers", "stopping ({how}), {workers:worker} still there")
-    GIVING_UP = "giving-up", "reason error?", "giving up: {why}", Weight.ATTENTION
-    RELOAD_REQUESTED = "reload-requested", "by", "reload requested by {by}"
-    RELOAD_REFUSED = (
-        "reload-refused", "reason so", "reload refused: {reason}; {so}", Weight.ATTENTION)
+        "master-replaced", NORMAL, "master replaced: einhornpy {version} goes on after {before}"
+        "[, asked for by {by}]", "pid workers")
+    MASTER_STOPPED = "master-stopped", NORMAL, "master stopped", "pid"
+    STOPPING = "stopping", NORMAL, "stopping ({how}), {workers:worker} still there"
+    GIVING_UP = "giving-up", ATTENTION, "giving up: {because}"
+    RELOAD_REQUESTED = "reload-requested", NORMAL, "reload requested by {by}"
+    RELOAD_REFUSED = "reload-refused", ATTENTION, "reload refused: {reason}; {so}"
     SETTINGS_THAT_STAY = (
-        "settings-that-stay-as-they-were", "settings so",
-        "settings that stay as they were: {settings}; {so}", Weight.ATTENTION)
+        "settings-that-stay-as-they-were", ATTENTION,
+        "settings that stay as they were: {settings}; {so}")
     INHERITED_SOCKETS_UNUSED = (
-        "inherited-sockets-unused", "names so", "inherited sockets unused: {names}; {so}",
-        Weight.ATTENTION)
+        "inherited-sockets-unused", ATTENTION, "inherited sockets unused: {names}; {so}")
     GUNICORN_SETTINGS_OVERRULED = (
-        "gunicorn-settings-overruled", "settings", "gunicorn settings overruled: {settings}")
+        "gunicorn-settings-overruled", NORMAL, "gunicorn settings overruled: {settings}")
     READINESS_IS_A_GUESS = (
-        "readiness-is-a-guess", "reason so better",
-        "readiness is a guess: {reason}; {so}; better: {better}", Weight.ATTENTION)
+        "readiness-is-a-guess", ATTENTION,
+        "readiness is a guess: {reason}; {so}; better: {better}")
     NOTHING_IS_WARMED_UP = (
-        "nothing-is-warmed-up", "reason better",
-        "nothing is warmed up: {reason}; better: {better}")
-    LABELS_FOUND = "labels-found", "*", "labels found"
-    LABELS_NOT_FOUND = (
-        "labels-not-found", "reason", "labels not found: {reason}", Weight.ATTENTION)
-    SIGNAL_SENT = "signal-sent", "signal workers", "signal {signal} sent to {workers:worker}"
-    SIGNAL_IGNORED = "signal-ignored", "signal reason", "signal {signal} ignored: {reason}"
+        "nothing-is-warmed-up", NORMAL, "nothing is warmed up: {reason}; better: {better}")
+    LABELS_FOUND = "labels-found", NORMAL, "labels found", "*"
+    LABELS_NOT_FOUND = "labels-not-found", ATTENTION, "labels not found: {reason}"
+    SIGNAL_SENT = "signal-sent", NORMAL, "signal {signal} sent to {workers:worker}"
+    SIGNAL_IGNORED = "signal-ignored", NORMAL, "signal {signal} ignored: {reason}"
     INTERNAL_ERROR = (
-        "internal-error", "in error times? traceback so",
-        "internal error in {in}[, {times} times]: {error}; {so}", Weight.ATTENTION)
+        "internal-error", ATTENTION, "internal error in {in}[, {times} times]: {error}; {so}",
+        "traceback")
 
     # --- what stands beside it ---
-    WEB_STARTED = "web-started", "pid listen", "the page is served on {listen}"
+    WEB_STARTED = "web-started", NORMAL, "the page is served on {listen}", "pid"
     WEB_DIED = (
-        "web-died", "why next_try_in:seconds",
-        "the page's server died: {why}, next try in {next_try_in}", Weight.ATTENTION)
+        "web-died", ATTENTION,
+        "the page's server died: {why}, next try in {next_try_in:seconds}")
     WEB_OPEN_TO_EVERYBODY = (
-        "web-open-to-everybody", "listen so better",
-        "the page on {listen} is open to everybody: {so}; better: {better}", Weight.ATTENTION)
+        "web-open-to-everybody", ATTENTION,
+        "the page on {listen} is open to everybody: {so}; better: {better}")
     NO_APP_METRICS = (
-        "no-app-metrics", "generation? reason",
-        "no app metrics[ of generation {generation}]: {reason}", Weight.ATTENTION)
+        "no-app-metrics", ATTENTION, "no app metrics[ of generation {generation}]: {reason}")
     METRICS_NOT_FOLDED = (
-        "metrics-not-folded", "reason last_line?", "metrics not folded: {reason}[: {last_line}]",
-        Weight.ATTENTION)
+        "metrics-not-folded", ATTENTION, "metrics not folded: {reason}[: {last_line}]")
     ANNOUNCEMENT_FAILED = (
-        "announcement-failed", "to told? reason last_line? events?",
-        "{to} was not told[ of {told}][ of {events:event}]: {reason}[: {last_line}]",
-        Weight.ATTENTION)
+        "announcement-failed", ATTENTION,
+        "{to} was not told[ of {told}][ of {events:event}]: {reason}[: {last_line}]")
     ANNOUNCEMENT_DROPPED = (
-        "announcement-dropped", "to", "{to} is not told of an event, since too many wait",
-        Weight.ATTENTION)
+        "announcement-dropped", ATTENTION, "{to} is not told of an event, since too many wait")
     KEEPER_DIED = (
-        "keeper-died", "status next_try_in:seconds",
-        "the keeper died with status {status}, next try in {next_try_in}", Weight.ATTENTION)
+        "keeper-died", ATTENTION,
+        "the keeper died with status {status}, next try in {next_try_in:seconds}")
     LOG_FILE_NOT_OPENED_ANEW = (
-        "log-file-not-opened-anew", "reason", "log file not opened anew: {reason}",
-        Weight.ATTENTION)
-    LOG_LINES_DROPPED = (
-        "log-lines-dropped", "lines why", "{lines:log line} dropped: {why}", Weight.ATTENTION)
+        "log-file-not-opened-anew", ATTENTION, "log file not opened anew: {reason}")
+    LOG_LINES_DROPPED = "log-lines-dropped", ATTENTION, "{lines:log line} dropped: {why}"
     WORKERS_WORD_IGNORED = (
-        "worker's-word-ignored", "from_user from_pid reason",
-        "a word of process {from_pid} (user {from_user}) was ignored: {reason}", Weight.NORMAL,
-        False)
+        "worker's-word-ignored", NORMAL,
+        "a word of process {from_pid} (user {from_user}) was ignored: {reason}")
     STRANGERS_WORDS_LEFT_OUT = (
-        "strangers'-words-left-out", "from_user count in:seconds",
-        "{count:more word} of user {from_user} left out within {in}", Weight.NORMAL, False)
+        "strangers'-words-left-out", NORMAL,
+        "{count:more word} of user {from_user} left out within {in:seconds}")
 
 
 # What the log leaves out: it says the same in words.
@@ -298,7 +262,7 @@ class Entry:
 
 def message(entry: Entry) -> str:
     """The entry as a sentence: `worker 2 (pid 4711, generation 7) ready after 2.3 s`."""
-    fields = {"why": _why(entry.fields), **entry.fields}
+    fields = {**entry.fields, "because": _because(entry.fields)}
 
     def optional(found: re.Match[str]) -> str:
         values = [fields.get(name) for name, _ in _FIELD.findall(found[1])]
@@ -306,20 +270,20 @@ def message(entry: Entry) -> str:
         return "" if missing else found[1]
 
     def said(found: re.Match[str]) -> str:
-        return _said(fields.get(found[1]), found[2])
+        return _said(fields.get(found[1]), found[2] or "")
 
     return _FIELD.sub(said, _OPTIONAL.sub(optional, entry.event.words))
 
 
-def _said(value: Any, noun: str | None) -> str:
+def _said(value: Any, noun: str) -> str:
     if isinstance(value, Seconds | Bytes):
         return value.words
-    if noun is None:
+    if not noun or isinstance(value, str):
         return str(value)
     return noun if value is True else f"{value} {noun}{'' if value == 1 else 's'}"
 
 
-def _why(fields: Mapping[str, Any]) -> str | None:
+def _because(fields: Mapping[str, Any]) -> str | None:
     """Reason and error, each once; None where there was none that mattered."""
     reason, error = fields.get("reason"), fields.get("error")
     if fields.get("outcome") == "done":

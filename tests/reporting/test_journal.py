@@ -14,7 +14,7 @@ from einhornpy.supervisor.reporting import journal
 from einhornpy.supervisor.reporting.events import Entry, Weight
 
 from ..core.world import World, recipe
-from .test_events import fields_of
+from .test_events import check
 
 
 @dataclass
@@ -27,10 +27,8 @@ class Told(World):
         before = self.pool
         super().observe(event)
         for entry in journal.changes(before, event, self.pool, self.now):
-            fields = fields_of(entry.event)
-            assert entry.fields.keys() <= fields.keys()
-            assert {each for each, marks in fields.items() if "?" not in marks} <= {
-                key for key, value in entry.fields.items() if value is not None}
+            check(entry.event, entry.fields,
+                  [key for key, value in entry.fields.items() if value is not None])
             document = journal.event_document(entry, self.pool, 0.0)
             assert "None" not in document["message"]
             self.entries.append(entry)
