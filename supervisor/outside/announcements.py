@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..core.upgrade import Outcome
 from ..reporting.events import Entry, Event
 from ..settings.table import Settings
 from ..system.errands import Ended, Errand, Errands
@@ -128,8 +129,8 @@ def event_of(entry: Entry) -> str | None:
     if entry.event is Event.UPGRADE_STARTED:
         return "started"
     if entry.event is Event.UPGRADE_ENDED:
-        return {"done": "done", "rolled-back": "refused",
-                "aborted": "refused"}.get(entry.fields["outcome"])
+        outcome = Outcome(entry.fields["outcome"])
+        return "refused" if outcome.refused else "done" if outcome is Outcome.DONE else None
     return None
 
 

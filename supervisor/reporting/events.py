@@ -99,10 +99,10 @@ class Event(enum.StrEnum):
     LATE_ACK_IGNORED = "late-ack-ignored", DETAIL, "{worker} said ready too late"
     WORKER_FAILED = "worker-failed", ATTENTION, "{worker} failed: {error}"
     WORKER_UNFIT = "worker-unfit", ATTENTION, "{worker} unfit: {reason}"
-    WORKER_DUE = "worker-due", NORMAL, "{worker} due for recycling: it {reason}"
-    WORKER_HUNG = "worker-hung", ATTENTION, "{worker} hung: it {reason}"
-    WORKER_RETIRING = "worker-retiring", NORMAL, "{worker} retiring: {reason}"
-    WORKER_KILLED = "worker-killed", ATTENTION, "{worker} killed: it {reason}"
+    WORKER_DUE = "worker-due", NORMAL, "{worker} due for recycling: it {reason}", "cause+"
+    WORKER_HUNG = "worker-hung", ATTENTION, "{worker} hung: it {reason}", "cause+"
+    WORKER_RETIRING = "worker-retiring", NORMAL, "{worker} retiring: {reason}", "cause+"
+    WORKER_KILLED = "worker-killed", ATTENTION, "{worker} killed: it {reason}", "cause+"
     WORKER_GONE = "worker-gone", NORMAL, "{worker} gone[: {error}]", "status age:seconds"
     WORKER_DIED = (
         "worker-died", ATTENTION, "{worker} died with status {status}[: {error}]", "age:seconds")
@@ -122,10 +122,10 @@ class Event(enum.StrEnum):
         "generation-prepared", NORMAL, "generation {generation} prepared in {directory}")
     UPGRADE_REFUSED = (
         "upgrade-refused", ATTENTION,
-        "generation {generation} refused, going back to {back_to}: {because}")
+        "generation {generation} refused, going back to {back_to}: {because}", "cause+")
     UPGRADE_ENDED = (  # attention, where the release was refused
         "upgrade-ended", NORMAL, "upgrade to generation {generation} {outcome}"
-        "[ by generation {by}] after {took:seconds}[: {because}]", "release?")
+        "[ by generation {by}] after {took:seconds}[: {because}]", "release? cause?+")
     UPGRADE_PAUSED = "upgrade-paused", NORMAL, "upgrade paused by {by}", "generation"
     UPGRADE_RESUMED = "upgrade-resumed", NORMAL, "upgrade resumed by {by}", "generation"
     UPGRADE_ABORTED = "upgrade-aborted", NORMAL, "upgrade aborted by {by}", "generation"
@@ -222,7 +222,7 @@ class Event(enum.StrEnum):
 
 
 # What the log leaves out: it says the same in words.
-_NOT_LOGGED = {"generations"}
+_NOT_LOGGED = {"cause", "generations"}
 _OPTIONAL = re.compile(r"\[([^\]]*)\]")
 _FIELD = re.compile(r"\{(\w+)(?::([^}]*))?\}")
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, assert_never
 
-from ..core import pool as facts
+from ..core import facts
 from ..core.pool import Pool, State, Worker
 from .events import Bytes, Entry, Event, Seconds, Weight, message
 from .report import gate, keeps_failing, replaced, timestamp
@@ -14,29 +14,18 @@ from .report import gate, keeps_failing, replaced, timestamp
 # So many faults of a release in a row are told one by one.
 TOLD_FAULTS = 20
 
-OfWorker = (facts.Assumed | facts.SaidReady | facts.Stood | facts.FoundUnfit | facts.SaidFailed
-            | facts.Heartbeat | facts.Due | facts.Aborted | facts.Retired | facts.Killed
-            | facts.Exited)
-OfOrphan = facts.OrphanFound | facts.OrphanKilled | facts.OrphanGone
-OfBeginning = facts.UpgradeRequested | facts.UpgradePrepared | facts.UpgradeRefused
-OfCourse = (facts.Paused | facts.Resumed | facts.AbortRequested | facts.HoldBegun | facts.Checked
-            | facts.HoldEnded | facts.AcceptingAsked | facts.AcceptingChecked | facts.RolledBack
-            | facts.Finished)
-OfHost = (facts.Spawned | facts.SpawnFailed | facts.Measured | facts.HostMeasured | facts.Scaled
-          | facts.ListenerShut | facts.ListenerLost | facts.Calmed | facts.StopRequested)
-
 
 def changes(before: Pool, fact: facts.Event, after: Pool, now: float) -> Iterator[Entry]:
     """Yield what `fact` changed between two pools, in the order in which it is to be told."""
-    if isinstance(fact, OfWorker):
+    if isinstance(fact, facts.OfWorker):
         yield from _of_worker(before, fact, after, now)
-    elif isinstance(fact, OfOrphan):
+    elif isinstance(fact, facts.OfOrphan):
         yield _of_orphan(before, fact, after)
-    elif isinstance(fact, OfBeginning):
+    elif isinstance(fact, facts.OfBeginning):
         yield from _of_beginning(before, fact, after)
-    elif isinstance(fact, OfCourse):
+    elif isinstance(fact, facts.OfCourse):
         yield from _of_course(before, fact, after)
-    elif isinstance(fact, OfHost):
+    elif isinstance(fact, facts.OfHost):
         yield from _of_host(before, fact, after)
     else:
         assert_never(fact)
@@ -45,7 +34,7 @@ def changes(before: Pool, fact: facts.Event, after: Pool, now: float) -> Iterato
     yield from _upgrade(before, after, now)
 
 
-def _of_worker(before: Pool, fact: OfWorker, after: Pool, now: float) -> Iterator[Entry]:
+def _of_worker(before: Pool, fact: facts.OfWorker, after: Pool, now: float) -> Iterator[Entry]:
     old = before.workers[fact.worker]
     new = after.workers.get(fact.worker, old)
     match fact:
@@ -60,14 +49,14 @@ def _of_worker(before: Pool, fact: OfWorker, after: Pool, now: float) -> Iterato
                 yield Entry(Event.WORKER_UNFIT, _worker(new, reason=fact.reason))
         case facts.Due():
             if new != old:
-                yield Entry(Event.WORKER_DUE, _worker(new, reason=fact.reason))
+                yield Entry(Event.WORKER_DUE, _because(new, fact))
         case facts.Aborted():
-            yield Entry(Event.WORKER_HUNG, _worker(new, reason=fact.reason))
+            yield Entry(Event.WORKER_HUNG, _because(new, fact))
         case facts.Retired():
             if new != old:
-                yield Entry(Event.WORKER_RETIRING, _worker(new, reason=fact.reason))
+                yield Entry(Event.WORKER_RETIRING, _because(new, fact))
         case facts.Killed():
-            yield Entry(Event.WORKER_KILLED, _worker(new, reason=fact.reason))
+            yield Entry(Event.WORKER_KILLED, _because(new, fact))
         case facts.Exited():
             yield _exit(old, fact, now)
         case facts.Assumed() | facts.Stood() | facts.Heartbeat():
@@ -78,6 +67,11 @@ def _of_worker(before: Pool, fact: OfWorker, after: Pool, now: float) -> Iterato
 
 def _worker(worker: Worker, **more: Any) -> dict[str, Any]:
     return {"index": worker.index, "pid": worker.pid, "generation": worker.generation} | more
+
+
+def _because(worker: Worker, fact: facts.Due | facts.Aborted | facts.Retired | facts.Killed,
+             ) -> dict[str, Any]:
+    return _worker(worker, reason=fact.reason, cause=fact.cause)
 
 
 def _ready(old: Worker, new: Worker, now: float) -> Entry:
@@ -95,7 +89,7 @@ def _exit(worker: Worker, fact: facts.Exited, now: float) -> Entry:
     return Entry(Event.WORKER_GONE if expected else Event.WORKER_DIED, fields)
 
 
-def _of_orphan(before: Pool, fact: OfOrphan, after: Pool) -> Entry:
+def _of_orphan(before: Pool, fact: facts.OfOrphan, after: Pool) -> Entry:
     match fact:
         case facts.OrphanFound():
             event, orphan = Event.PROCESS_LEFT_BEHIND, after.left_behind[fact.pid]
@@ -110,7 +104,7 @@ def _of_orphan(before: Pool, fact: OfOrphan, after: Pool) -> Entry:
                          "generation": orphan.generation, "known_by": how})
 
 
-def _of_beginning(before: Pool, fact: OfBeginning, after: Pool) -> Iterator[Entry]:
+def _of_beginning(before: Pool, fact: facts.OfBeginning, after: Pool) -> Iterator[Entry]:
     match fact:
         case facts.UpgradeRequested():
             pass
@@ -119,9 +113,9 @@ def _of_beginning(before: Pool, fact: OfBeginning, after: Pool) -> Iterator[Entr
             yield Entry(Event.GENERATION_PREPARED,
                         {"generation": fact.number, "directory": fact.recipe.directory})
         case facts.UpgradeRefused():
-            if fact.aborted:
-                yield Entry(Event.UPGRADE_ABORTED, {
-                    "generation": fact.number, "by": fact.reason.removeprefix("aborted by ")})
+            if fact.aborted_by is not None:
+                yield Entry(Event.UPGRADE_ABORTED,
+                            {"generation": fact.number, "by": fact.aborted_by})
             yield _refused(fact, fact.number, after)
             yield from _scaled(before, after)
         case _:
@@ -129,9 +123,10 @@ def _of_beginning(before: Pool, fact: OfBeginning, after: Pool) -> Iterator[Entr
 
 
 def _refused(fact: facts.UpgradeRefused | facts.RolledBack, generation: int, after: Pool) -> Entry:
+    assert after.upgrade is not None
     return Entry(Event.UPGRADE_REFUSED, {
         "generation": generation, "back_to": after.current, "reason": fact.reason,
-        "error": fact.error})
+        "error": fact.error, "cause": after.upgrade.cause})
 
 
 def _scaled(before: Pool, after: Pool) -> Iterator[Entry]:
@@ -139,7 +134,7 @@ def _scaled(before: Pool, after: Pool) -> Iterator[Entry]:
         yield Entry(Event.SCALED, {"from": before.target, "to": after.target})
 
 
-def _of_course(before: Pool, fact: OfCourse, after: Pool) -> Iterator[Entry]:
+def _of_course(before: Pool, fact: facts.OfCourse, after: Pool) -> Iterator[Entry]:
     generation = {"generation": after.newest}
     match fact:
         case facts.Paused():
@@ -173,7 +168,7 @@ def _hold_begun(after: Pool) -> Entry:
         "check": terms.check})
 
 
-def _of_host(before: Pool, fact: OfHost, after: Pool) -> Iterator[Entry]:
+def _of_host(before: Pool, fact: facts.OfHost, after: Pool) -> Iterator[Entry]:
     match fact:
         case facts.Spawned():
             yield Entry(Event.WORKER_STARTING, _worker(after.workers[fact.worker]))
@@ -247,8 +242,9 @@ def _upgrade(before: Pool, after: Pool, now: float) -> Iterator[Entry]:
             "generation": ended.to_generation, "release": ended.terms.release,
             "outcome": ended.outcome,
             "by": new.to_generation if superseded and new is not None else None,
-            "took": Seconds(now - ended.started_at), "reason": ended.reason, "error": ended.error},
-            None if ended.outcome in ("done", "superseded") else Weight.ATTENTION)
+            "took": Seconds(now - ended.started_at), "reason": ended.reason, "error": ended.error,
+            "cause": ended.cause},
+            Weight.ATTENTION if ended.outcome is not None and ended.outcome.refused else None)
     if new is not None and (old is None or new.to_generation != old.to_generation):
         terms = new.terms
         yield Entry(Event.UPGRADE_STARTED, {

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
-from einhornpy.supervisor.core import pool as facts
-from einhornpy.supervisor.core.pool import Policy, Terms
+from einhornpy.supervisor.core import facts
+from einhornpy.supervisor.core.causes import Recycling
+from einhornpy.supervisor.core.pool import Policy, Stopping
+from einhornpy.supervisor.core.upgrade import Terms
 from einhornpy.supervisor.logs.formats import sentence
 from einhornpy.supervisor.reporting import journal
 from einhornpy.supervisor.reporting.events import Entry, Weight
@@ -103,9 +105,9 @@ def test_a_canary_that_is_held_paused_and_aborted() -> None:
 def test_a_generation_that_cannot_be_made() -> None:
     world = told()
     world.lines(facts.UpgradeRequested(Terms(), "root", 0.0))
-    lines = world.lines(facts.UpgradeRefused(2, "aborted by ann", None, 0.0, True))
+    lines = world.lines(facts.UpgradeRefused(2, "nobody wants it", None, 0.0, "ann"))
     assert lines[:2] == ["upgrade aborted generation=2 by=ann",
-                         'upgrade refused generation=2 back_to=1 reason="aborted by ann"']
+                         'upgrade refused generation=2 back_to=1 reason="nobody wants it"']
 
 
 def test_n_moves_with_an_upgrade_and_back() -> None:
@@ -131,10 +133,10 @@ def test_n_moves_with_an_upgrade_and_back() -> None:
     (facts.OrphanFound(7, None, None), ['process left behind pid=7 known_by="it holds a '
                                         'listening socket"']),
     (facts.OrphanFound(7, 0, 1), ["process left behind pid=7 index=0 generation=1"]),
-    (facts.Due(1, "has lived 5 s"), [
+    (facts.Due(1, "has lived 5 s", Recycling.LIFETIME), [
         'worker due index=0 pid=1001 generation=1 reason="has lived 5 s"',
         "worker starting index=0 pid=1002 generation=1"]),
-    (facts.StopRequested("graceful"), [
+    (facts.StopRequested(Stopping.GRACEFUL), [
         "stopping how=graceful workers=1",
         'worker retiring index=0 pid=1001 generation=1 reason="the master stops"']),
     (facts.SaidReady(1), ["late ack ignored index=0 pid=1001 generation=1"]),

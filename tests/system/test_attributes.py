@@ -105,11 +105,14 @@ def test_gunicorn_its_settings_and_its_hooks_are_that_user(start: Start, open_pl
     notes.touch()
     notes.chmod(0o666)
     (open_place / "app.py").write_text((EXAMPLE / "app.py").read_text())
-    for package in ("gunicorn", "packaging"):
+    # Nobody may be able to enter where ours are installed.
+    for package in ("gunicorn", "packaging", "einhornpy.supervisor", "einhornpy.shared",
+                    "einhornpy.worker"):
         found = importlib.util.find_spec(package)
         assert found is not None
         assert found.origin is not None
-        shutil.copytree(Path(found.origin).parent, open_place / "packages" / package)
+        shutil.copytree(Path(found.origin).parent,
+                        open_place / "packages" / package.replace(".", "/"))
     master = start(
         "-n", "1", "-b", "127.0.0.1:0", "--chdir", str(open_place), "-d", f"{open_place}/x.sock",
         "--user", "nobody", "--on-worker-ready", "echo hook $(id -u) >> $NOTES", "--", str(PYTHON),
@@ -250,9 +253,11 @@ def test_what_needs_root_is_refused_to_others(open_place: Path, flags: tuple[str
     """Tried as nobody, through the modules alone: this Python may be out of another user's
     reach."""
     code = (
-        "import ctypes, os, sys; from einhornpy.supervisor import attributes, settings\n"
+        "import ctypes, os, sys\n"
+        "from einhornpy.supervisor.settings.table import load\n"
+        "from einhornpy.supervisor.system import attributes\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        "wanted = settings.load(dict([sys.argv[1:]]), ['x'], {}, '/')\n"
+        "wanted = load(dict([sys.argv[1:]]), ['x'], {}, '/')\n"
         "try:\n"
         "    nice = wanted.nice\n"
         "    if nice is not None: attributes.renice(nice[0])\n"
