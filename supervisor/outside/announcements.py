@@ -5,6 +5,7 @@ beginning. Nobody waits for it, and it can hold nothing up.
 
 from __future__ import annotations
 
+import enum
 import json
 import re
 import signal
@@ -25,6 +26,14 @@ GRACE = 3.0
 # What a place that is slow or gone has not heard yet; beyond it the oldest goes.
 MOST_WAITING = 50
 NAME = "announce"
+
+
+class Deploy(enum.StrEnum):
+    """A deploy event, as others are told it."""
+
+    STARTED = "started"
+    DONE = "done"
+    REFUSED = "refused"
 
 
 class Announcements:
@@ -124,26 +133,26 @@ def _named(place: str) -> str:
     return place.split(" ", 2)[2]
 
 
-def event_of(entry: Entry) -> str | None:
+def event_of(entry: Entry) -> Deploy | None:
     """What an entry means for whoever follows deploys."""
     if entry.event is Event.UPGRADE_STARTED:
-        return "started"
-    if entry.event is Event.UPGRADE_ENDED:
-        outcome = Outcome(entry.fields["outcome"])
-        return "refused" if outcome.refused else "done" if outcome is Outcome.DONE else None
-    return None
+        return Deploy.STARTED
+    if entry.event is not Event.UPGRADE_ENDED or entry.fields["outcome"] == Outcome.SUPERSEDED:
+        return None
+    return Deploy.DONE if entry.fields["outcome"] == Outcome.DONE else Deploy.REFUSED
 
 
-def sentence(event: str, name: str, labels: Mapping[str, str], upgrade: Mapping[str, Any]) -> str:
+def sentence(event: Deploy, name: str, labels: Mapping[str, str],
+             upgrade: Mapping[str, Any]) -> str:
     """For people: `shop on web-3: upgrade to generation 7 (3f2c1ab) done after 12.3 s`."""
     where = f" on {labels['hostname']}" if "hostname" in labels else ""
     release = f" ({upgrade['release']})" if upgrade["release"] else ""
     text = f"{name}{where}: upgrade to generation {upgrade['to']}{release} {event}"
-    if event == "started":
+    if event is Deploy.STARTED:
         return f"{text} by {upgrade['requested_by']}"
     text += f" after {upgrade['took_seconds']:.1f} s"
     why = ": ".join(part for part in (upgrade["reason"], upgrade["error"]) if part)
-    return text if event == "done" or not why else f"{text}: {why}"
+    return text if event is Deploy.DONE or not why else f"{text}: {why}"
 
 
 def shown(kind: str, to: str) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...shared.durations import duration
+from ..core.upgrade import Outcome
 
 
 class Weight(enum.IntEnum):
@@ -286,7 +287,7 @@ def _said(value: Any, noun: str) -> str:
 def _because(fields: Mapping[str, Any]) -> str | None:
     """Reason and error, each once; None where there was none that mattered."""
     reason, error = fields.get("reason"), fields.get("error")
-    if fields.get("outcome") == "done":
+    if fields.get("outcome") == Outcome.DONE:
         return None
     if reason and error and error in reason:
         return str(reason)

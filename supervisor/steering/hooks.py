@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from ..core import pool
+from ..core.upgrade import Outcome
 from ..launch import recipes
 from ..reporting.events import Entry, Event
 from ..settings.table import Settings
@@ -63,7 +64,7 @@ class Hooks:
     def of_event(self, entry: Entry, document: Mapping[str, Any]) -> None:
         """Run the operator's hook for an event, if there is one. `on_upgrade_start` is no such one:
         it is waited for."""
-        well = entry.fields.get("outcome") in ("done", "superseded")
+        well = entry.fields.get("outcome") in (Outcome.DONE, Outcome.SUPERSEDED)
         name = {
             Event.WORKER_READY: "on_worker_ready", Event.WORKER_GONE: "on_worker_exit",
             Event.WORKER_DIED: "on_worker_exit",
