@@ -10,7 +10,7 @@ from typing import Any
 
 from ...shared import printable, protocol
 from ..logs import formats
-from ..reporting.journal import Entry
+from ..reporting.events import Entry, Event
 from ..sockets.session import Session
 
 # So many events are remembered: a quarter of a megabyte, a rolling upgrade of 60 workers.
@@ -102,7 +102,7 @@ class Audience:
     def tell(self, entry: Entry, document: Mapping[str, Any],
              upgrade: Mapping[str, Any] | None) -> None:
         """Pass one event on. `upgrade`: the upgrade's document where the event ends one."""
-        if entry.remembered:
+        if entry.event.remembered:
             self.recent.append(document)
         for session, request_id in list(self._events.items()):
             self._send_event(session, request_id, entry, document)
@@ -119,7 +119,7 @@ class Audience:
 
     def _tell_of_upgrade(self, session: Session, request_id: Any, number: int, entry: Entry,
                          document: Mapping[str, Any], upgrade: Mapping[str, Any] | None) -> None:
-        if entry.name == "upgrade ended" and entry.fields["generation"] == number:
+        if entry.event is Event.UPGRADE_ENDED and entry.fields["generation"] == number:
             self.forget_upgrade(session, number)
             result = {
                 "upgrade": dict(upgrade or {}), "outcome": entry.fields["outcome"],
@@ -127,7 +127,7 @@ class Audience:
                 "by": entry.fields.get("by")}
             self._send(session, session.send,
                        protocol.reply(request_id, _how_it_ended(entry), result))
-        elif entry.name == "stopping":
+        elif entry.event is Event.STOPPING:
             self.forget_upgrade(session, number)
             self._send(session, session.send,
                        protocol.failure(request_id, "stopping", "the master stops"))

@@ -16,6 +16,7 @@ from ...shared.protocol import BadRequest, Request
 from ..core.upgrade import Kind, Terms
 from ..logs.strangers import Strangers
 from ..reporting import report
+from ..reporting.events import Event
 from ..settings.parsers import seconds, signal_name
 from ..sockets.notify_socket import Notice, from_command
 from ..sockets.session import Session
@@ -108,7 +109,7 @@ class Commands:
         if isinstance(notice, Notice):
             self._master.notice(notice)
         else:
-            self._strangers.tell(session.uid, "worker's word ignored",
+            self._strangers.tell(session.uid, Event.WORKERS_WORD_IGNORED,
                                  {"from_pid": session.pid, "reason": notice})
         session.finish()
 

@@ -20,6 +20,7 @@ from ..core.pool import Policy, Pool
 from ..core.upgrade import Check, Phase, Upgrade
 from ..outside.announcements import NAME as ANNOUNCE
 from ..reporting import generations, journal, report
+from ..reporting.events import Weight
 from ..reporting.tally import Tally
 from ..settings.table import SETTINGS, Reload, Settings
 from ..sockets import systemd
@@ -81,7 +82,7 @@ def doubts(state: State) -> Iterator[str]:
     soft, hard = state.processes.limits
     if min(soft, hard) < -1 or (hard != -1 and not 0 <= soft <= hard) or max(soft, hard) >= 1 << 63:
         yield f"limits {state.processes.limits}"
-    if not 0 <= state.least_weight <= journal.ATTENTION or state.reloads < 0:
+    if not 0 <= state.least_weight <= Weight.ATTENTION or state.reloads < 0:
         yield f"least_weight {state.least_weight}, reloads {state.reloads}"
     yield from _of_words(state)
 
