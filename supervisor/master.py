@@ -20,7 +20,8 @@ from typing import Any
 
 from ..shared import printable
 from ..shared.protocol import BadRequest, Request, failure
-from .core import observe, planner, pool, worker_environment
+from .core import actions, facts, observe, planner, pool, upgrade, worker_environment
+from .core.causes import Recycling
 from .launch import recipes, shared_page
 from .launch.guesses import Guesses
 from .launch.lookups import Known
@@ -47,7 +48,7 @@ from .sockets.control_server import Session as ServerSession
 from .sockets.listener_repair import Listening
 from .sockets.notify_socket import Notice, NotifySocket
 from .sockets.runtime_directory import NoPlace, Place, claim, remove_pidfile, write_pidfile
-from .steering import first_start, reload_check
+from .steering import first_start, pool_state, reload_check
 from .steering.commands import Audience, Commands
 from .steering.hooks import Hooks
 from .steering.own_code import OwnCode
@@ -338,7 +339,7 @@ class Master:
             "version": VERSION, "given": self._given, "name": self._name,
             "started_at": self._started_at, "reloads": self._reloads.count,
             "next_worker": self._next_worker, "least_weight": self._least_weight,
-            "pool": plain(self.pool), "prepared": {
+            "pool": pool_state.written(self.pool), "prepared": {
                 str(number): {"gunicorn": plain(each.gunicorn), "guessed": each.guessed}
                 for number, each in self.prepared.items()
             }, "listeners": [listener_state(each) for each in self._listening.all], "place": {
@@ -601,7 +602,7 @@ class Master:
                     self._wake_at = until
                     return
 
-    def observe(self, event: pool.Event) -> None:
+    def observe(self, event: facts.Event) -> None:
         """Note a fact. Once it is noted, nothing that is told of it can undo that, nor stop whoever
         has seen it.
 
@@ -609,7 +610,7 @@ class Master:
             Impossible: it can't be true.
         """
         before, now = self.pool, time.monotonic()
-        if isinstance(event, pool.Heartbeat | pool.Measured):
+        if isinstance(event, facts.Heartbeat | facts.Measured):
             self.pool = observe.observe(before, event, now)
             return
         event = self._redaction.fact(event)
@@ -657,7 +658,7 @@ class Master:
         match number:
             case signal.SIGHUP | signal.SIGALRM:
                 if self.pool.stopping is None:
-                    self.upgrades.request(pool.Terms(), f"signal {number.name.removeprefix('SIG')}")
+                    self.upgrades.request(upgrade.Terms(), f"signal {number.name.removeprefix('SIG')}")
             case signal.SIGINT | signal.SIGTERM | signal.SIGUSR2 | signal.SIGQUIT:
                 # The second time somebody is in a hurry.
                 self.stop("now" if self.pool.stopping is not None else STOPS[number])
@@ -704,7 +705,7 @@ class Master:
         if worker is not None:
             self._on_worker_exit(self.pool.workers[worker], exit)
         elif exit.pid in self.pool.left_behind:
-            self.observe(pool.OrphanGone(exit.pid))
+            self.observe(facts.OrphanGone(exit.pid))
         elif self.upgrades.preparation is not None and exit.pid == self.upgrades.preparation.pid:
             self.upgrades.preparation.on_exit(exit)
         elif not self._keeper.on_exit(exit) and (self._web is None or not self._web.on_exit(exit)):
@@ -718,7 +719,7 @@ class Master:
             # gone.
             self._processes.adopt(orphan.pid)
             self._processes.signal(orphan.pid, signal.SIGTERM, group=True)
-            self.observe(pool.OrphanFound(orphan.pid, orphan.index, orphan.generation))
+            self.observe(facts.OrphanFound(orphan.pid, orphan.index, orphan.generation))
 
     def _on_worker_exit(self, worker: pool.Worker, exit: Exit) -> None:
         # While it still counts as leaving: what it did to the sockets on its way out is not the new
@@ -733,7 +734,7 @@ class Master:
         starting = worker.ready_at is None
         why = complaint(lines, or_last=starting
                         and exit.status > 0) if starting or exit.status > 0 else None
-        self.observe(pool.Exited(worker.id, exit.status, exit.error, lines[-LAST_LINES:], why))
+        self.observe(facts.Exited(worker.id, exit.status, exit.error, lines[-LAST_LINES:], why))
         self._workers.pop(exit.pid)
         tidy = partial(self._guard.run, "what a worker left")
         tidy(self._output.worker_is_gone, worker.id)
@@ -745,7 +746,7 @@ class Master:
              [[exit.pid, worker.index + 1]])
         if asks:
             asker = f"worker {worker.index} (pid {worker.pid}, exit code {exit.status})"
-            self.upgrades.request(pool.Terms(), asker, frozenset({worker.index}))
+            self.upgrades.request(upgrade.Terms(), asker, frozenset({worker.index}))
 
     def _last_lines(self, worker: int, most: int = LAST_LINES) -> tuple[str, ...]:
         """What a fact carries along; it is true without."""
@@ -763,20 +764,20 @@ class Master:
         match notice.said:
             case "ready":
                 if self.prepared[self.pool.workers[worker].generation].gunicorn is not None:
-                    self.observe(pool.SaidReady(worker))
-                    self.observe(pool.Heartbeat(worker, time.monotonic()))
+                    self.observe(facts.SaidReady(worker))
+                    self.observe(facts.Heartbeat(worker, time.monotonic()))
                     self._advise(notice.framework)
                 elif not self._guesses.is_unfit(worker):
-                    self.observe(pool.SaidReady(worker))
+                    self.observe(facts.SaidReady(worker))
             case "arbiter":
                 self._guesses.found_arbiter(worker)
             case "alive":
-                self.observe(pool.Heartbeat(worker, time.monotonic(), notice.request_id))
+                self.observe(facts.Heartbeat(worker, time.monotonic(), notice.request_id))
             case "due":
-                self.observe(pool.Due(worker, notice.error or ""))
+                self.observe(facts.Due(worker, notice.error or "", Recycling.REQUESTS))
                 self._measures.memory_at = time.monotonic()  # is there room for its replacement?
             case "failed":
-                self.observe(pool.SaidFailed(worker, notice.error or ""))
+                self.observe(facts.SaidFailed(worker, notice.error or ""))
 
     def worker_above(self, pid: int) -> int:
         """The worker in whose process tree a process is; 0 if it is in nobody's."""
@@ -795,33 +796,34 @@ class Master:
 
     # --- actions ---
 
-    def _carry_out(self, action: planner.Action) -> bool:
+    def _carry_out(self, action: actions.Action) -> bool:
         """Do it and observe that it was done; return whether the rest of the plan still holds."""
         match action:
-            case planner.Spawn():
+            case actions.Spawn():
                 return self._spawn(action)
-            case planner.AssumeReady():
+            case actions.AssumeReady():
                 self._guesses.assume(action.worker)
-            case planner.Trust():
+            case actions.Trust():
                 self._guesses.trust(action.worker)
-            case planner.CheckAccepting():
+            case actions.CheckAccepting():
                 self._guesses.check_accepting()
-            case planner.CalmDown():
-                self.observe(pool.Calmed(action.generation))
-            case planner.Recycle():
-                self.observe(pool.Due(action.worker, action.reason, action.memory))
+            case actions.CalmDown():
+                self.observe(facts.Calmed(action.generation))
+            case actions.Recycle():
+                self.observe(facts.Due(action.worker, action.reason, action.cause))
                 self._guard.run("measures", self._measures.look_at_host,
                                 [self.pool.workers[action.worker]], time.monotonic())
-            case planner.Abort():
+            case actions.Abort():
                 self._processes.signal(self.pool.workers[action.worker].pid, signal.SIGABRT)
                 self.observe(
-                    pool.Aborted(action.worker, action.reason, self._last_lines(action.worker)))
-            case planner.BeginHold():
-                self.observe(pool.HoldBegun())
+                    facts.Aborted(action.worker, action.reason, action.cause,
+                                  self._last_lines(action.worker)))
+            case actions.BeginHold():
+                self.observe(facts.HoldBegun())
                 self._guard.run("check", self.upgrades.begin_check)
-            case planner.EndHold():
-                self.observe(pool.HoldEnded())
-            case planner.Retire():
+            case actions.EndHold():
+                self.observe(facts.HoldEnded())
+            case actions.Retire():
                 # Before somebody is asked to go for new code: once old code leaves, nobody can tell
                 # who shuts a socket down.
                 if self._listening.mend():
@@ -832,27 +834,28 @@ class Master:
                     "stop_signal")
                 number = "SIGTERM" if by_rule else self.settings.stop_signal
                 self._processes.signal(self.pool.workers[action.worker].pid, signal.Signals[number])
-                self.observe(pool.Retired(action.worker, action.reason))
-            case planner.Kill():
+                self.observe(facts.Retired(action.worker, action.reason, action.cause))
+            case actions.Kill():
                 self._processes.signal(self.pool.workers[action.worker].pid, signal.SIGKILL,
                                        group=True)
                 self.observe(
-                    pool.Killed(action.worker, action.reason, self._last_lines(action.worker)))
-            case planner.KillOrphan():
+                    facts.Killed(action.worker, action.reason, action.cause,
+                                 self._last_lines(action.worker)))
+            case actions.KillOrphan():
                 self._processes.signal(action.pid, signal.SIGKILL, group=True)
-                self.observe(pool.OrphanKilled(action.pid))
-            case planner.RollBack():
-                self.observe(pool.RolledBack(action.reason, action.error))
-            case planner.Finish():
+                self.observe(facts.OrphanKilled(action.pid))
+            case actions.RollBack():
+                self.observe(facts.RolledBack(action.reason, action.error, action.cause))
+            case actions.Finish():
                 if self._hides_an_arbiter():
                     return False
-                self.observe(pool.Finished(time.time()))
-            case planner.GiveUp():
+                self.observe(facts.Finished(time.time()))
+            case actions.GiveUp():
                 self.log(
                     Entry("giving up", {"reason": action.reason, "error": action.error},
                           journal.ATTENTION))
                 self._exit_code = 3
-            case planner.Leave():
+            case actions.Leave():
                 self._guard.run(
                     "hooks", lambda: self._hooks.of_gunicorn(self.prepared[self.pool.current],
                                                              "on_exit", []))
@@ -872,7 +875,7 @@ class Master:
         return any(self._guesses.is_unfit(worker.id) for worker in list(self.pool.workers.values())
                    if worker.generation == self.pool.current and worker.state is pool.State.READY)
 
-    def _spawn(self, action: planner.Spawn) -> bool:
+    def _spawn(self, action: actions.Spawn) -> bool:
         worker, self._next_worker = self._next_worker, self._next_worker + 1
         if self._server is not None:
             # The new process may get the pid of one that has connected and gone: who connects after
@@ -882,7 +885,7 @@ class Master:
         try:
             started = self._spawner.spawn(action, worker)
             self.observe(
-                pool.Spawned(worker, action.index, action.generation, started.pid, started.jitter))
+                facts.Spawned(worker, action.index, action.generation, started.pid, started.jitter))
         # a start that fails is held back and counted, whatever it failed of
         except Exception as error:
             if started is not None:  # it must not live on unknown
@@ -891,7 +894,7 @@ class Master:
             if not isinstance(error, CannotStart | OSError):
                 self._guard.failed("spawn", error)
             self.observe(
-                pool.SpawnFailed(action.index, action.generation,
+                facts.SpawnFailed(action.index, action.generation,
                                  str(error) or type(error).__name__))
             return False
         self._workers[started.pid] = worker
@@ -988,7 +991,7 @@ class Master:
 
     def scale(self, target: int) -> None:
         old = self.pool.target
-        self.observe(pool.Scaled(target))
+        self.observe(facts.Scaled(target))
         self._hooks.of_gunicorn(self.prepared[self.pool.current], "nworkers_changed", [target, old])
 
     def recycle(self, index: int, by: str) -> int:
@@ -1007,7 +1010,7 @@ class Master:
             raise BadRequest(
                 "not-ready",
                 f"worker {index} (pid {ready[0].pid}) is due already: it {ready[0].recycled_for}")
-        self.observe(pool.Due(due[0].id, f"was asked to go by {by}"))
+        self.observe(facts.Due(due[0].id, f"was asked to go by {by}", Recycling.ASKED))
         self._measures.memory_at = time.monotonic()  # is there room for its replacement?
         return due[0].pid
 
@@ -1029,7 +1032,7 @@ class Master:
             return
         self.upgrades.stop_preparing()
         self.upgrades.drop_check()
-        self.observe(pool.StopRequested(how))
+        self.observe(facts.StopRequested(pool.Stopping(how)))
 
 
 def policy(settings: Settings) -> pool.Policy:

@@ -11,8 +11,8 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from ..core import pool as facts
-from ..core.pool import State
+from ..core import facts
+from ..core.pool import Pool, State
 from ..sockets.listeners import Listener
 from ..sockets.probes import Probes
 from ..system.processes import children, command_line
@@ -29,7 +29,7 @@ PART_OF_READY_TIMEOUT = 0.95
 class Host(Protocol):
     """What this module needs of the master."""
 
-    pool: facts.Pool
+    pool: Pool
 
     def observe(self, event: facts.Event) -> None: ...
 

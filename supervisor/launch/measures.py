@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ..core import pool as facts
+from ..core import facts
+from ..core.pool import Pool, State, Worker
 from . import shared_page
 
 # How often memory is looked at, where somebody limits it; nothing wakes the master for it
@@ -19,7 +20,7 @@ MEMORY_INTERVAL = 5.0
 class Host(Protocol):
     """What this module needs of the master."""
 
-    pool: facts.Pool
+    pool: Pool
 
     def observe(self, event: facts.Event) -> None: ...
 
@@ -39,7 +40,7 @@ class Measures:
         if self.memory_at is not None and now >= self.memory_at:
             self._look_at_memory(now)
 
-    def expect(self, worker: facts.Worker, now: float) -> None:
+    def expect(self, worker: Worker, now: float) -> None:
         """Look at memory from now on, if this worker's has a limit."""
         if self.memory_at is None and self._limit_of(worker):
             self.memory_at = now + MEMORY_INTERVAL
@@ -49,7 +50,7 @@ class Measures:
         at once."""
         pool = self._host.pool
         watched = [worker for worker in pool.workers.values()
-                   if worker.heartbeat_at is not None and worker.state is facts.State.READY]
+                   if worker.heartbeat_at is not None and worker.state is State.READY]
         if any(0 < pool.generations[worker.generation].recipe.timeout <= now -
                (worker.heartbeat_at or 0) for worker in watched):
             for worker in watched:
@@ -60,7 +61,7 @@ class Measures:
     def _look_at_memory(self, now: float) -> None:
         """Measure the workers where somebody limits them, and the host where a worker is due."""
         pool = self._host.pool
-        workers = [worker for worker in pool.workers.values() if worker.state is facts.State.READY]
+        workers = [worker for worker in pool.workers.values() if worker.state is State.READY]
         limits = {worker.id: self._limit_of(worker) for worker in workers if self._limit_of(worker)}
         if limits:
             used = shared_page.group_memory((worker.pid for worker in workers),
@@ -76,11 +77,11 @@ class Measures:
             self.look_at_host(due, now)
         self.memory_at = now + MEMORY_INTERVAL if limits or due else None
 
-    def _limit_of(self, worker: facts.Worker) -> int:
+    def _limit_of(self, worker: Worker) -> int:
         recipe = self._host.pool.generations[worker.generation].recipe
         return recipe.max_memory or recipe.max_memory_hard
 
-    def look_at_host(self, due: list[facts.Worker], now: float) -> None:
+    def look_at_host(self, due: list[Worker], now: float) -> None:
         """Look whether there is room for one worker more, and again a little later."""
         needed = self._min_available
         if needed is None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core import worker_environment
-from ..core.pool import Recipe
+from ..core.generation import Recipe
 from ..settings.table import Settings
 from ..system.attributes import Attributes
 from ..system.loop import READ, Loop

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..core import pool, worker_environment
-from ..core.planner import Spawn
+from ..core.actions import Spawn
 from ..logs.log import STANDARD_ERROR, Source
 from ..logs.output import Ends, Output
 from ..settings.table import Settings

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..core.pool import Generation, Pool, Recipe
+from ..core.generation import Generation, Recipe
+from ..core.pool import Pool
 from .redaction import MASK, Redaction, secrets_of
 
 # Different in every generation, or the same thing said twice.

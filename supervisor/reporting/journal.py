@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..core import pool as facts
-from ..core.pool import Pool, State, Worker
+from ..core import facts
+from ..core.pool import LeftBehind, Pool, State, Worker
 from .report import gate, keeps_failing, replaced, timestamp
 
 DETAIL, NORMAL, ATTENTION = 0, 1, 2
@@ -118,9 +118,9 @@ def changes(before: Pool, event: facts.Event, after: Pool, now: float) -> Iterat
             yield Entry("generation prepared",
                         {"generation": event.number, "directory": event.recipe.directory})
         case facts.UpgradeRefused():
-            if event.aborted:
+            if event.aborted_by is not None:
                 yield Entry("upgrade aborted", {
-                    "generation": event.number, "by": event.reason.removeprefix("aborted by ")})
+                    "generation": event.number, "by": event.aborted_by})
             yield Entry(
                 "upgrade refused", {
                     "generation": event.number, "back_to": after.current, "reason": event.reason,
@@ -157,7 +157,7 @@ def _worker(worker: Worker) -> dict[str, Any]:
     return {"index": worker.index, "pid": worker.pid, "generation": worker.generation}
 
 
-def _orphan(orphan: facts.LeftBehind) -> dict[str, Any]:
+def _orphan(orphan: LeftBehind) -> dict[str, Any]:
     how = "it holds a listening socket" if orphan.generation is None else None
     return {
         "pid": orphan.pid, "index": orphan.index, "generation": orphan.generation, "known_by": how}

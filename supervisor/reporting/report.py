@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..core.pool import Pool, State, Upgrade, Worker
+from ..core.pool import Pool, State, Worker
+from ..core.upgrade import Upgrade
 
 VERSION = 1
 

@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterable
 from typing import Protocol
 
-from ..core import pool as facts
+from ..core import facts
+from ..core.pool import Pool
 from ..system.loop import WRITE, Loop
 from . import listeners
 from .listeners import Listener
@@ -23,7 +24,7 @@ AGAIN = 1.0
 class Host(Protocol):
     """What this module needs of the master."""
 
-    pool: facts.Pool
+    pool: Pool
 
     def observe(self, event: facts.Event) -> None: ...
 

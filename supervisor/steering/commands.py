@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from ...shared import printable, protocol
 from ...shared.protocol import BadRequest, Request
-from ..core.pool import Terms
+from ..core.upgrade import Kind, Terms
 from ..logs import formats
 from ..logs.strangers import Strangers
 from ..reporting import report
@@ -322,7 +322,7 @@ class Commands:
 
     def _upgrade_fleet(self, session: Session, request: Request) -> None:
         self._begin(session, request,
-                    lambda: self._upgrades.request(Terms("fleet"), who(session.uid)))
+                    lambda: self._upgrades.request(Terms(Kind.FLEET), who(session.uid)))
 
     def _rollback(self, session: Session, request: Request) -> None:
         to = request.args.get("to")
@@ -454,7 +454,7 @@ def _terms(args: Mapping[str, Any]) -> Terms:
         hold = None if hold == UNTIL_RESUME else seconds(hold)
     except ValueError as error:
         raise ValueError(f"hold: got {hold!r}, expected {error}, or {UNTIL_RESUME}") from None
-    return Terms(kind, _label(args.get("release")), canary, hold if canary else 0.0, check,
+    return Terms(Kind(kind), _label(args.get("release")), canary, hold if canary else 0.0, check,
                  args.get("max_failures"))
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from ..core import pool
+from ..core import generation, pool, upgrade
 from ..launch import recipes
 from ..launch.recognition import Refused
 from ..reporting import report
@@ -38,10 +38,10 @@ class NotAllowed(RuntimeError):
     """The start hook has refused the first start; the message says why."""
 
 
-def placeholder(settings: Settings, environ: Mapping[str, str]) -> pool.Recipe:
+def placeholder(settings: Settings, environ: Mapping[str, str]) -> generation.Recipe:
     """The first generation's recipe as far as it is known before it is made."""
     blueprint = recipes.blueprint(settings, environ, settings.release)
-    return pool.Recipe(blueprint.command, blueprint.directory, blueprint.environment,
+    return generation.Recipe(blueprint.command, blueprint.directory, blueprint.environment,
                        blueprint.release)
 
 
@@ -93,8 +93,8 @@ class First:
         if command is None or not self._settings.on_upgrade_start_first:
             return True
         now, wall = time.monotonic(), time.time()
-        terms = pool.Terms("first", self._host.pool.generations[1].recipe.release)
-        start = pool.Upgrade(0, 1, terms, "the first start", now, wall, now)
+        terms = upgrade.Terms(upgrade.Kind.FIRST, self._host.pool.generations[1].recipe.release)
+        start = upgrade.Upgrade(0, 1, terms, "the first start", now, wall, now)
         document = {
             "event": "upgrade-start", "time": report.timestamp(wall),
             "name": self._host.identity()["name"],

@@ -18,6 +18,7 @@ from ..sockets.listeners import Address
 from ..sockets.systemd import Told
 from ..system.plain_data import made, plain
 from ..system.processes import Launch
+from . import pool_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,5 +237,6 @@ def normal(document: Mapping[str, Any]) -> tuple[State, dict[str, Any]]:
     Raises:
         Unreadable: a part is missing, or isn't what it should be.
     """
-    state: State = made(State, document)
+    pool = pool_state.adapted(document.get("pool"))
+    state: State = made(State, {**document, "pool": pool})
     return state, plain(state)

@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from ...shared.protocol import BadRequest
-from ..core import pool as facts
+from ..core import facts
+from ..core.pool import Pool
+from ..core.upgrade import Terms, Upgrade
 from ..launch import recipes
 from ..launch.recognition import Refused
 from ..reporting import generations, journal, report
@@ -35,7 +37,7 @@ LONGEST_STATUS = 100_000
 class Host(Protocol):
     """What this module needs of the master. `prepared`: generation → what it was made from."""
 
-    pool: facts.Pool
+    pool: Pool
     prepared: dict[int, recipes.Prepared]
 
     def observe(self, event: facts.Event) -> None: ...
@@ -66,7 +68,7 @@ class Upgrades:
     def next_generation(self) -> int:
         return self._host.pool.newest + 1
 
-    def request(self, terms: facts.Terms, requested_by: str,
+    def request(self, terms: Terms, requested_by: str,
                 vacant: frozenset[int] = frozenset()) -> int:
         """Begin an upgrade; return the number of its generation.
 
@@ -93,7 +95,7 @@ class Upgrades:
                                              document)
         return number
 
-    def _running(self, number: int) -> facts.Upgrade | None:
+    def _running(self, number: int) -> Upgrade | None:
         """The upgrade to this generation, if it runs and doesn't go back."""
         upgrade = self._host.pool.running_upgrade
         return upgrade if upgrade is not None and upgrade.to_generation == number and not upgrade.rolling_back else None
@@ -107,7 +109,7 @@ class Upgrades:
                 facts.UpgradeRefused(self.preparing, f"--on-upgrade-start {ended.reason}",
                                      ended.last_line, time.time()))
 
-    def _blueprint(self, terms: facts.Terms) -> recipes.Blueprint:
+    def _blueprint(self, terms: Terms) -> recipes.Blueprint:
         if terms.recipe_of is not None:
             return recipes.blueprint_of(generations.known(self._host.pool)[terms.recipe_of].recipe)
         return recipes.blueprint(self._settings, self._environ, terms.release)
@@ -206,7 +208,7 @@ class Upgrades:
         """
         source = generations.rollback_target(self._host.pool, to)
         recipe = generations.known(self._host.pool)[source].recipe
-        terms = facts.Terms(release=recipe.release, recipe_of=source)
+        terms = Terms(release=recipe.release, recipe_of=source)
         return self.request(terms, requested_by)
 
     def request_for_worker(self, number: int, pid: int, release: str | None) -> int:
@@ -221,7 +223,7 @@ class Upgrades:
             raise BadRequest("not-allowed", f"pid {pid} is not a worker of this master")
         upgrade = self._host.pool.running_upgrade
         if upgrade is None:
-            return self.request(facts.Terms(release=release), f"worker {worker.index} (pid {pid})")
+            return self.request(Terms(release=release), f"worker {worker.index} (pid {pid})")
         if upgrade.rolling_back or upgrade.to_generation == worker.generation:
             raise BadRequest("upgrading",
                              f"the upgrade to generation {upgrade.to_generation} is not over yet")
@@ -261,7 +263,7 @@ class Upgrades:
         if upgrade is not None and upgrade.preparing:
             self.stop_preparing()
             self._host.observe(
-                facts.UpgradeRefused(number, f"aborted by {by}", None, time.time(), aborted=True))
+                facts.UpgradeRefused(number, f"aborted by {by}", None, time.time(), aborted_by=by))
         else:
             self._host.observe(facts.AbortRequested(by))
 

@@ -252,9 +252,10 @@ def test_a_rollback_to_what_is_forgotten_meanwhile_is_refused(place: Path, start
     hook = f"test ! -e {place}/slow || cat {place}/gate"
     program = place / "forgetful"
     program.write_text(
-        f"#!{sys.executable} -P\nimport sys\nfrom einhornpy.supervisor import __main__, upgrades\n"
-        "import os\nknown = upgrades.lineage.known\n"
-        f"upgrades.lineage.known = lambda pool: {{}} if os.path.exists('{place}/forgets') else "
+        f"#!{sys.executable} -P\nimport sys\nfrom einhornpy.supervisor import __main__\n"
+        "from einhornpy.supervisor.steering import upgrades\n"
+        "import os\nknown = upgrades.generations.known\n"
+        f"upgrades.generations.known = lambda pool: {{}} if os.path.exists('{place}/forgets') else "
         "known(pool)\n"
         "sys.exit(__main__.main())\n")
     program.chmod(0o755)

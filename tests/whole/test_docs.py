@@ -18,7 +18,7 @@ import pytest
 from einhornpy.control import gate
 from einhornpy.control.cli.main import cli
 from einhornpy.supervisor.core import worker_environment
-from einhornpy.supervisor.core.pool import Generation, Recipe
+from einhornpy.supervisor.core.generation import Generation, Recipe
 from einhornpy.supervisor.settings import table
 from einhornpy.worker import gunicorn_adapter
 

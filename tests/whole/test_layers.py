@@ -123,10 +123,8 @@ def test_every_folder_is_a_room() -> None:
 
 
 def test_the_core() -> None:
-    core = ROOT / "supervisor" / "core"
-    assert imports(core / "pool.py")[0] == set()
-    for path in (core / "planner.py", core / "observe.py"):
-        assert imports(path)[0] == {"supervisor/core"}
+    for path in (ROOT / "supervisor" / "core").glob("*.py"):
+        assert imports(path)[0] <= {"supervisor/core"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "worker").glob("*.py")),
