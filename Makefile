@@ -48,6 +48,14 @@ types: $(VENV)/.installed
 	$(BIN)/mypy -p einhornpy.shared -p einhornpy.supervisor -p einhornpy.control -p einhornpy.worker
 	$(BIN)/mypy tests bench docs/make_pictures.py
 
+# What can be known at once: no masters, and neither the exhaustive search nor the planted bugs, a minute of computing.
+PURE := tests/core tests/reporting tests/settings tests/shared tests/sockets/test_listeners.py \
+	tests/steering/test_reload_check.py tests/whole/test_docs.py tests/whole/test_fuzz.py tests/whole/test_layers.py \
+	tests/whole/test_truth.py tests/worker/test_warm_up.py
+
+check: lint types
+	$(BIN)/pytest -q -n 2 --dist worksteal -m "not soak and not masters" -k "not every_order and not planted" $(PURE)
+
 $(BASEPLATE)/.installed:
 	test -x $(BASEPLATE)/bin/python || $(PYTHON) -m venv $(BASEPLATE)
 	$(BASEPLATE)/bin/pip install --quiet --disable-pip-version-check 'baseplate>=2.7,<3'
