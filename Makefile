@@ -1,13 +1,17 @@
-# Two targets do everything: `make run` shows it, `make test` proves it. Both set up what they need first.
+# `make run` shows it, `make check` is for every save, `make test` proves it. Each sets up first what it needs.
+#
+# The install is editable: an edit counts at once. It is the strict kind, a tree of links below build/, since mypy can't
+# see through the other kind, and since only what a real install would hold is there. A new file needs a new link: the
+# install step depends on the list of files, not on what they say, so any target here makes it.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(shell find shared supervisor control worker -type f -not -name '*.pyc') docs/man/einhornpy.1
+ROOMS := shared supervisor control worker
 
 # Its dependencies want versions of their own.
 BASEPLATE := .venv-baseplate
 
-.PHONY: run test lint types fuzz soak chaos bench pictures clean
+.PHONY: FORCE run check test lint types fuzz soak chaos bench pictures clean
 
 $(VENV)/.dependencies: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "expected Python 3.11 or newer: make PYTHON=...")'
@@ -16,10 +20,17 @@ $(VENV)/.dependencies: pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check -r $(VENV)/requirements.txt
 	touch $@
 
-$(VENV)/.installed: $(VENV)/.dependencies $(SOURCES)
+# Rewritten only if a file or this directory has got another name: a copied .venv would show the other tree's code.
+$(VENV)/.files: $(VENV)/.dependencies FORCE
+	@find $(ROOMS:%=$(CURDIR)/%) -type f -not -name '*.pyc' | sort > $@.new
+	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+
+$(VENV)/.installed: $(VENV)/.files pyproject.toml docs/man/einhornpy.1 Makefile
 	rm -rf build *.egg-info
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall .
-	rm -rf build *.egg-info
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall \
+		--config-settings editable_mode=strict -e .
+	rm -rf *.egg-info
+	install -D -m 644 docs/man/einhornpy.1 -t $(VENV)/share/man/man1
 	touch $@
 
 run: $(VENV)/.installed
@@ -36,6 +47,14 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/mypy -p einhornpy.shared -p einhornpy.supervisor -p einhornpy.control -p einhornpy.worker
 	$(BIN)/mypy tests bench docs/make_pictures.py
+
+# What can be known at once: no masters, and neither the exhaustive search nor the planted bugs, a minute of computing.
+PURE := tests/core tests/reporting tests/settings tests/shared tests/sockets/test_listeners.py \
+	tests/steering/test_reload_check.py tests/whole/test_docs.py tests/whole/test_fuzz.py tests/whole/test_layers.py \
+	tests/whole/test_truth.py tests/worker/test_warm_up.py
+
+check: lint types
+	$(BIN)/pytest -q -n 2 --dist worksteal -m "not soak and not masters" -k "not every_order and not planted" $(PURE)
 
 $(BASEPLATE)/.installed:
 	test -x $(BASEPLATE)/bin/python || $(PYTHON) -m venv $(BASEPLATE)

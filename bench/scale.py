@@ -12,9 +12,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from einhornpy.supervisor.core import planner
-from einhornpy.supervisor.core import pool as facts
+from einhornpy.supervisor.core import facts, generation, planner, upgrade
 from einhornpy.supervisor.core.observe import new_pool, observe
+from einhornpy.supervisor.core.pool import Policy
 
 from .servers import BIN
 
@@ -23,12 +23,12 @@ WORKERS = 1000
 
 def time_plans() -> tuple[float, float]:
     """Median and worst seconds of one plan in the middle of an upgrade."""
-    recipe = facts.Recipe(("sleep",), "/")
-    pool = new_pool(recipe, WORKERS, facts.Policy(max_surge=50))
+    recipe = generation.Recipe(("sleep",), "/")
+    pool = new_pool(recipe, WORKERS, Policy(max_surge=50))
     for number in range(WORKERS):
         pool = observe(pool, facts.Spawned(number, number, 1, 1000 + number), 0.0)
         pool = observe(pool, facts.SaidReady(number), 0.0)
-    pool = observe(pool, facts.UpgradeRequested(facts.Terms(), "bench", 0.0), 0.0)
+    pool = observe(pool, facts.UpgradeRequested(upgrade.Terms(), "bench", 0.0), 0.0)
     pool = observe(pool, facts.UpgradePrepared(2, recipe), 0.0)
     taken = []
     for _ in range(200):

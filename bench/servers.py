@@ -72,17 +72,17 @@ def commands(workers: int, port: int) -> dict[str, list[str]]:
 
 
 @contextlib.contextmanager
-def running(name: str, workers: int, import_seconds: float) -> Iterator[Server]:
+def running(name: str, workers: int, import_seconds: float, code: str = "") -> Iterator[Server]:
     """Run a contender on a copy of the example app until the block ends; everything it started is
-    gone afterwards."""
+    gone afterwards. `code`: a directory whose modules come before those that are installed."""
     directory = Path(tempfile.mkdtemp(prefix="bench", dir="/tmp"))
     for file in ("app.py", "asgi_app.py"):
         shutil.copy(ROOT / "examples" / "wsgi_app" / file, directory)
     port = free_port()
     environment = {
         "PATH": f"{BIN}:{os.environ['PATH']}", "XDG_RUNTIME_DIR": str(directory),
-        "IMPORT_SECONDS": str(import_seconds), "HOME": str(directory), "PYTHONPATH": str(directory),
-        "PWD": str(directory),}
+        "IMPORT_SECONDS": str(import_seconds), "HOME": str(directory), "PWD": str(directory),
+        "PYTHONPATH": f"{code}:{directory}" if code else str(directory)}
     with open(directory / "log", "wb") as log:
         process = subprocess.Popen(
             commands(workers, port)[name], cwd=directory, env=environment, stdout=log, stderr=log,

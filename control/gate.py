@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..shared.gate import Gate
+
 READY, USAGE, NOT_YET, DEGRADED, ROLLED_BACK, STOPPING, SUPERSEDED = 0, 2, 3, 4, 5, 6, 7
 NO_MASTER, TIMED_OUT, INTERRUPTED = 69, 124, 130
 
-CODES = {
-    "ready": READY, "starting": NOT_YET, "upgrading": NOT_YET, "paused": NOT_YET,
-    "degraded": DEGRADED, "rolled-back": ROLLED_BACK, "stopping": STOPPING,}
+CODES: Mapping[str, int] = {
+    Gate.READY: READY, Gate.STARTING: NOT_YET, Gate.UPGRADING: NOT_YET, Gate.PAUSED: NOT_YET,
+    Gate.DEGRADED: DEGRADED, Gate.ROLLED_BACK: ROLLED_BACK, Gate.STOPPING: STOPPING}
 OUTCOMES = {
     "done": READY, "rolled-back": ROLLED_BACK, "aborted": ROLLED_BACK, "superseded": SUPERSEDED}
 

@@ -9,8 +9,8 @@ import signal
 import time
 from typing import assert_never
 
-from .core import planner
-from .core import pool as facts
+from .core import actions, facts, planner
+from .core.pool import State
 from .exits import Exits
 from .launch.guesses import Guesses
 from .launch.measures import Measures
@@ -18,8 +18,7 @@ from .launch.prepared import Generations
 from .launch.spawning import Spawner, Started
 from .launch.workers import Workers
 from .logs.output import Output
-from .reporting import journal
-from .reporting.journal import Entry
+from .reporting.events import Entry, Event
 from .sockets.control_server import Server
 from .sockets.listener_repair import Listening
 from .steering.hooks import Hooks
@@ -89,29 +88,28 @@ class Plan(Part):
                     self.deadline = until
                     return
 
-    def _carry_out(self, action: planner.Action) -> bool:
+    def _carry_out(self, action: actions.Action) -> bool:
         """Do it and observe that it was done; return whether the rest of the plan still holds."""
         match action:
-            case planner.Spawn():
+            case actions.Spawn():
                 return self._spawn(action)
-            case planner.AssumeReady():
+            case actions.AssumeReady():
                 self._guesses.assume(action.worker)
-            case planner.Trust():
+            case actions.Trust():
                 self._guesses.trust(action.worker)
-            case planner.CheckAccepting():
+            case actions.CheckAccepting():
                 self._guesses.check_accepting()
-            case (planner.Recycle() | planner.Abort() | planner.Retire() | planner.Kill()
-                  | planner.KillOrphan()):
+            case (actions.Recycle() | actions.Abort() | actions.Retire() | actions.Kill()
+                  | actions.KillOrphan()):
                 return self._let_go(action)
-            case (planner.BeginHold() | planner.EndHold() | planner.RollBack() | planner.Finish()
-                  | planner.CalmDown()):
+            case (actions.BeginHold() | actions.EndHold() | actions.RollBack() | actions.Finish()
+                  | actions.CalmDown()):
                 return self._upgrade(action)
-            case planner.GiveUp():
+            case actions.GiveUp():
                 self._ledger.log(
-                    Entry("giving up", {"reason": action.reason, "error": action.error},
-                          journal.ATTENTION))
+                    Entry(Event.GIVING_UP, {"reason": action.reason, "error": action.error}))
                 self.exit_code = 3
-            case planner.Leave():
+            case actions.Leave():
                 self._guard.run("hooks", lambda: self._hooks.of_gunicorn(
                     self._generations.current, "on_exit", []))
                 self.exit_code = 0
@@ -119,55 +117,55 @@ class Plan(Part):
                 assert_never(action)
         return True
 
-    def _let_go(self, action: planner.Recycle | planner.Abort | planner.Retire | planner.Kill
-                | planner.KillOrphan) -> bool:
+    def _let_go(self, action: actions.Recycle | actions.Abort | actions.Retire | actions.Kill
+                | actions.KillOrphan) -> bool:
         """What ends a worker, or what one has left behind."""
-        if isinstance(action, planner.KillOrphan):
+        if isinstance(action, actions.KillOrphan):
             self._processes.signal(action.pid, signal.SIGKILL, group=True)
             self._ledger.observe(facts.OrphanKilled(action.pid))
             return True
         worker, pool = action.worker, self._ledger.pool
         pid = pool.workers[worker].pid
         match action:
-            case planner.Recycle():
-                self._ledger.observe(facts.Due(worker, action.reason, action.memory))
+            case actions.Recycle():
+                self._ledger.observe(facts.Due(worker, action.reason, action.cause))
                 self._guard.run("measures", self._measures.look_at_host,
                                 [self._ledger.pool.workers[worker]], time.monotonic())
-            case planner.Abort():
+            case actions.Abort():
                 self._processes.signal(pid, signal.SIGABRT)
-                self._ledger.observe(
-                    facts.Aborted(worker, action.reason, self._output.lines_of(worker)))
-            case planner.Retire():
+                self._ledger.observe(facts.Aborted(worker, action.reason, action.cause,
+                                                   self._output.lines_of(worker)))
+            case actions.Retire():
                 # Before somebody is asked to go for new code: once old code leaves, nobody can tell
                 # who shuts a socket down.
                 if self._listening.mend():
                     return False
                 self._processes.signal(pid, signal.Signals[planner.farewell(pool)])
-                self._ledger.observe(facts.Retired(worker, action.reason))
-            case planner.Kill():
+                self._ledger.observe(facts.Retired(worker, action.reason, action.cause))
+            case actions.Kill():
                 self._processes.signal(pid, signal.SIGKILL, group=True)
-                self._ledger.observe(
-                    facts.Killed(worker, action.reason, self._output.lines_of(worker)))
+                self._ledger.observe(facts.Killed(worker, action.reason, action.cause,
+                                                  self._output.lines_of(worker)))
             case _:
                 assert_never(action)
         return True
 
-    def _upgrade(self, action: planner.BeginHold | planner.EndHold | planner.RollBack
-                 | planner.Finish | planner.CalmDown) -> bool:
+    def _upgrade(self, action: actions.BeginHold | actions.EndHold | actions.RollBack
+                 | actions.Finish | actions.CalmDown) -> bool:
         """What takes an upgrade on its way, and a generation to rest."""
         match action:
-            case planner.BeginHold():
+            case actions.BeginHold():
                 self._ledger.observe(facts.HoldBegun())
                 self._guard.run("check", self._upgrades.begin_check)
-            case planner.EndHold():
+            case actions.EndHold():
                 self._ledger.observe(facts.HoldEnded())
-            case planner.RollBack():
-                self._ledger.observe(facts.RolledBack(action.reason, action.error))
-            case planner.Finish():
+            case actions.RollBack():
+                self._ledger.observe(facts.RolledBack(action.reason, action.error, action.cause))
+            case actions.Finish():
                 if self._hides_an_arbiter():
                     return False
                 self._ledger.observe(facts.Finished(time.time()))
-            case planner.CalmDown():
+            case actions.CalmDown():
                 self._ledger.observe(facts.Calmed(action.generation))
             case _:
                 assert_never(action)
@@ -182,9 +180,9 @@ class Plan(Part):
                 or self._generations.current.gunicorn is not None):
             return False
         return any(self._guesses.is_unfit(worker.id) for worker in list(pool.workers.values())
-                   if worker.generation == pool.current and worker.state is facts.State.READY)
+                   if worker.generation == pool.current and worker.state is State.READY)
 
-    def _spawn(self, action: planner.Spawn) -> bool:
+    def _spawn(self, action: actions.Spawn) -> bool:
         worker = self._workers.new_id()
         # The new process may get the pid of one that has connected and gone: who connects after
         # this is another one.

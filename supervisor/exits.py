@@ -11,8 +11,9 @@ import signal
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from .core import observe
-from .core import pool as facts
+from .core import facts, observe
+from .core.pool import Worker
+from .core.upgrade import Terms
 from .launch.prepared import Generations
 from .launch.shared_page import Page
 from .launch.workers import Workers
@@ -96,7 +97,7 @@ class Exits(Part):
             self._processes.signal(orphan.pid, signal.SIGTERM, group=True)
             self._ledger.observe(facts.OrphanFound(orphan.pid, orphan.index, orphan.generation))
 
-    def _on_worker_exit(self, worker: facts.Worker, exit: Exit) -> None:
+    def _on_worker_exit(self, worker: Worker, exit: Exit) -> None:
         # While it still counts as leaving: what it did to the sockets on its way out is not the new
         # code's doing.
         self._guard.run("listening", self._listening.mend)
@@ -120,4 +121,4 @@ class Exits(Part):
         tidy(self._hooks.of_gunicorn, self._generations.prepared[worker.generation], "child_exit",
              [[exit.pid, worker.index + 1]])
         if asker is not None:
-            self._upgrades.request(facts.Terms(), *asker)
+            self._upgrades.request(Terms(), *asker)

@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .core import observe
-from .core import pool as facts
+from .core.upgrade import Kind, Terms, Upgrade
 from .launch import recipes
 from .launch.lookups import Known
 from .launch.recognition import Refused
 from .parts import Parts, set_title
-from .reporting import journal, report
-from .reporting.journal import Entry
-from .settings.table import Settings
+from .reporting import report
+from .reporting.events import Entry, Event
+from .settings.table import GUESSED_ACK_SECONDS, Settings
 from .sockets import listeners, systemd
 from .sockets.listeners import Listener
 from .steering.hooks import START_HOOK
@@ -73,8 +73,8 @@ class FirstStart:
         parts.labels.ask_the_platform()
         if unused:
             parts.ledger.log(
-                Entry("inherited sockets unused",
-                      {"names": " ".join(unused), "so": "they are closed"}, journal.ATTENTION))
+                Entry(Event.INHERITED_SOCKETS_UNUSED,
+                      {"names": " ".join(unused), "so": "they are closed"}))
         parts.hooks.of_gunicorn(prepared, "when_ready", [])
         return True
 
@@ -90,7 +90,7 @@ class FirstStart:
         came, signals.came = signals.came, set()  # others are for workers, and there are none
         if not came & STOPS.keys() and self._parts.ledger.pool.stopping is None:
             return True
-        self._parts.ledger.log(Entry("master stopped", {"pid": os.getpid()}))
+        self._parts.ledger.log(Entry(Event.MASTER_STOPPED, {"pid": os.getpid()}))
         return False
 
     def _prepare(self) -> recipes.Prepared | None:
@@ -137,8 +137,8 @@ class FirstStart:
         if command is None or not self._settings.on_upgrade_start_first:
             return True
         now, wall = time.monotonic(), time.time()
-        terms = facts.Terms("first", pool.generations[1].recipe.release)
-        start = facts.Upgrade(0, 1, terms, "the first start", now, wall, now)
+        terms = Terms(Kind.FIRST, pool.generations[1].recipe.release)
+        start = Upgrade(0, 1, terms, "the first start", now, wall, now)
         document = {
             "event": "upgrade-start", "time": report.timestamp(wall),
             "name": self._parts.place.master,
@@ -185,16 +185,16 @@ class FirstStart:
     def _say_how(self, prepared: recipes.Prepared) -> None:
         settings, log = self._settings, self._parts.ledger.log
         pool, listening = self._parts.ledger.pool, self._parts.listening.all
-        log(Entry("master started", {
+        log(Entry(Event.MASTER_STARTED, {
             "pid": os.getpid(), "version": VERSION, "workers": pool.target,
             "listen": " ".join(listener.name for listener in listening) or None,
             "socket": self._parts.place.path}))
         if prepared.guessed:
-            log(Entry("readiness is a guess", {
+            log(Entry(Event.READINESS_IS_A_GUESS, {
                 "reason": f"nothing is known about how {settings.command[0]} says that it is ready",
-                "so": f"it counts as ready after {recipes.GUESSED_ACK_SECONDS:g} s, and for an old "
+                "so": f"it counts as ready after {GUESSED_ACK_SECONDS:g} s, and for an old "
                       f"one to go after {pool.policy.guessed_min_ready_seconds:g} s more",
-                "better": "-m notify or -m manual, or -m SECONDS"}, journal.ATTENTION))
+                "better": "-m notify or -m manual, or -m SECONDS"}))
         overruled = [
             f"{theirs} (--{ours.replace('_', '-')} wins)"
             for ours, theirs in (("bind", "bind"), ("number", "workers"), ("timeout", "timeout"),
@@ -202,4 +202,4 @@ class FirstStart:
                                  ("command_name", "proc_name")) if prepared.gunicorn is not None
             and prepared.gunicorn.given(theirs) and settings.given(ours)]
         if overruled:
-            log(Entry("gunicorn settings overruled", {"settings": ", ".join(overruled)}))
+            log(Entry(Event.GUNICORN_SETTINGS_OVERRULED, {"settings": ", ".join(overruled)}))

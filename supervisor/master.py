@@ -21,7 +21,7 @@ from .first_start import FirstStart, NotAllowed
 from .launch.lookups import Known
 from .launch.recognition import Refused
 from .parts import SCHEMA, Parts
-from .reporting.journal import Entry
+from .reporting.events import Entry, Event
 from .reporting.redaction import Redaction, secrets_of
 from .settings.table import Settings
 from .sockets import listeners
@@ -142,7 +142,7 @@ class Master:
         if plan.exit_code == 0:
             guard.run("errands", self._wait_for_errands)
             guard.run("announcements", self.parts.announcements.give_up)
-            self.parts.ledger.log(Entry("master stopped", {"pid": os.getpid()}))
+            self.parts.ledger.log(Entry(Event.MASTER_STOPPED, {"pid": os.getpid()}))
         return plan.exit_code
 
     def _clean_up(self) -> None:

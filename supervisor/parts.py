@@ -14,7 +14,8 @@ from typing import Any
 
 from .carrying_out import Plan
 from .core import observe, worker_environment
-from .core import pool as facts
+from .core.generation import Recipe
+from .core.pool import Pool
 from .exits import Exits
 from .launch import recipes
 from .launch.guesses import Guesses
@@ -32,6 +33,7 @@ from .logs.strangers import Strangers
 from .outside.announcements import Announcements
 from .outside.labels import Labels
 from .outside.web import Web
+from .settings.policy import policy_of
 from .settings.table import Settings
 from .sockets.control_server import Access, Server
 from .sockets.listener_repair import Listening
@@ -39,7 +41,8 @@ from .sockets.notify_socket import NotifySocket
 from .sockets.runtime_directory import Pidfile, RuntimeDirectory
 from .sockets.systemd import Notifier
 from .steering.answers import Answers
-from .steering.commands import Audience, Commands
+from .steering.audience import Audience
+from .steering.commands import Commands
 from .steering.hooks import Hooks
 from .steering.orders import Orders
 from .steering.own_code import OwnCode
@@ -189,22 +192,13 @@ class Parts:
             self.guard.run("cleaning up", part.close)
 
 
-def first_pool(settings: Settings, environ: Mapping[str, str]) -> facts.Pool:
+def first_pool(settings: Settings, environ: Mapping[str, str]) -> Pool:
     """What is there before anything is known: the first generation's recipe, as far as the settings
     say it."""
     blueprint = recipes.blueprint(settings, environ, settings.release)
-    recipe = facts.Recipe(blueprint.command, blueprint.directory, blueprint.environment,
+    recipe = Recipe(blueprint.command, blueprint.directory, blueprint.environment,
                           blueprint.release)
-    return observe.new_pool(recipe, settings.number, policy(settings))
-
-
-def policy(settings: Settings) -> facts.Policy:
-    """The operator's rules, as the planner knows them."""
-    return facts.Policy(
-        settings.max_surge, settings.ready_timeout, settings.min_ready_seconds,
-        settings.max_failures, settings.progress_timeout, settings.reload_exit_code,
-        settings.max_unacked, settings.seconds, recipes.guessed_min_ready_seconds(settings),
-        settings.stop_signal, settings.stop_signal if settings.given("stop_signal") else "SIGTERM")
+    return observe.new_pool(recipe, settings.number, policy_of(settings))
 
 
 def set_title(title: str) -> None:

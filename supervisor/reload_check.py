@@ -13,12 +13,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from .core import observe, planner
-from .core import pool as facts
-from .core.pool import Policy, Pool, Upgrade
+from .core import facts, observe, planner
+from .core.pool import Policy, Pool
+from .core.upgrade import Check, Phase, Upgrade
 from .outside.announcements import NAME as ANNOUNCE
 from .parts import SCHEMA
 from .reporting import generations, journal, report
+from .reporting.events import Weight
 from .reporting.tally import Tally
 from .sockets import systemd
 from .steering.state import as_plain, kepts
@@ -27,8 +28,6 @@ from .system.part import State
 from .system.plain_data import Unreadable, plain
 
 MOST_WORKERS = 10000
-_KINDS, _OUTCOMES = ("rolling", "fleet"), ("done", "rolled-back", "aborted", "superseded")
-_STOPS, _CHECKS = (None, "graceful", "terminate", "now"), (None, "waiting", "running", "passed")
 
 
 def readable(document: Mapping[str, Any], policy: Policy, now: float) -> dict[str, Any]:
@@ -65,7 +64,7 @@ def doubts(state: State) -> Iterator[str]:
     fds = SCHEMA.descriptors(state)
     if len({*fds}) < len(fds) or any(fd < 3 for fd in fds):
         yield f"descriptors {sorted(fds)}"
-    if not 0 <= state["least_weight"] <= journal.ATTENTION or state["reloads"] < 0:
+    if not 0 <= state["least_weight"] <= Weight.ATTENTION or state["reloads"] < 0:
         yield f"least_weight {state['least_weight']}, reloads {state['reloads']}"
     texts = [text for each in kepts(state) for text in each.texts()]
     if not all(text.isascii() or max(map(ord, text)) < 256 for text in texts):
@@ -77,38 +76,44 @@ def doubts(state: State) -> Iterator[str]:
 
 def _of_pool(pool: Pool) -> Iterator[str]:
     generations, upgrade = pool.generations, pool.running_upgrade
-    if not 1 <= pool.target <= MOST_WORKERS or pool.current not in generations or pool.stopping not in _STOPS:
-        yield f"target {pool.target}, current {pool.current} of {[*generations]}, stopping {pool.stopping}"
+    if not 1 <= pool.target <= MOST_WORKERS or pool.current not in generations:
+        yield f"target {pool.target}, current {pool.current} of {[*generations]}"
     for known in (generations, pool.remembered):
         if any(number != each.number or not 0 < number <= pool.newest
                for number, each in known.items()):
             yield f"generations {[*known]}, the newest is {pool.newest}"
     for number, worker in pool.workers.items():
-        if number != worker.id or number < 1 or worker.index < 0 or worker.generation not in generations:
-            yield f"worker {worker.id} has seat {worker.index} and generation {worker.generation} of {[*generations]}"
+        if (number != worker.id or number < 1 or worker.index < 0
+                or worker.generation not in generations):
+            yield (f"worker {worker.id} has seat {worker.index} and generation "
+                   f"{worker.generation} of {[*generations]}")
     if len(pool.workers) > 3 * MOST_WORKERS:
         yield f"{len(pool.workers)} workers"
     for each in pool.history:
-        if each.outcome not in _OUTCOMES:
-            yield f"an upgrade that is over has ended as {each.outcome}"
+        if each.outcome is None:
+            yield "an upgrade that is over has ended as None"
     for each in (*pool.history, *(() if pool.upgrade is None else (pool.upgrade,))):
-        terms = each.terms
-        if terms.kind not in _KINDS or terms.canary < 0 or each.check not in _CHECKS or each.outcome not in (
-                None, *_OUTCOMES):
-            yield f"an upgrade is {terms.kind}, with {terms.canary} canaries and the check {each.check}, outcome {each.outcome}"
+        if each.running != (each.outcome is None) or each.terms.canary < 0:
+            yield (f"an upgrade is {each.phase}, with {each.terms.canary} canaries, outcome "
+                   f"{each.outcome}")
     if upgrade is not None:
         yield from _of_upgrade(pool, upgrade)
 
 
 def _of_upgrade(pool: Pool, upgrade: Upgrade) -> Iterator[str]:
     if upgrade.from_generation not in pool.generations or upgrade.to_generation > pool.newest:
-        yield f"an upgrade from {upgrade.from_generation} to {upgrade.to_generation}, generations {[*pool.generations]}"
+        yield (f"an upgrade from {upgrade.from_generation} to {upgrade.to_generation}, generations "
+               f"{[*pool.generations]}")
     if not (upgrade.preparing or upgrade.rolling_back) and upgrade.to_generation != pool.current:
         yield f"an upgrade to {upgrade.to_generation}, while {pool.current} is wanted"
     if upgrade.target_before is not None and not 1 <= upgrade.target_before <= MOST_WORKERS:
         yield f"a target of {upgrade.target_before} before the upgrade"
-    if upgrade.check == "running" and upgrade.terms.check is None:
+    if upgrade.check is Check.RUNNING and upgrade.terms.check is None:
         yield "a check runs that there is not"
+    if upgrade.phase in (Phase.CANARY, Phase.HELD) and not upgrade.terms.canary:
+        yield f"an upgrade without canaries is {upgrade.phase}"
+    if (upgrade.phase is Phase.HELD) != (upgrade.held_since is not None):
+        yield f"an upgrade that is {upgrade.phase} has been held since {upgrade.held_since}"
 
 
 def _of_announcements(state: State) -> Iterator[str]:

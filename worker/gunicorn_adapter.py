@@ -22,9 +22,10 @@ import sys
 import traceback
 from typing import Any, Callable, Dict, List, Optional, Set, TextIO, Tuple
 
-# Python put this file's own directory first: nothing beside it may shadow a module of the app's.
-_HERE = os.path.dirname(os.path.abspath(__file__))
-if sys.path and os.path.abspath(sys.path[0]) == _HERE:
+# Python put this file's own directory first, links resolved: nothing beside it may shadow a module
+# of the app's.
+_HERE = os.path.dirname(os.path.realpath(__file__))
+if sys.path and os.path.realpath(sys.path[0]) == _HERE:
     del sys.path[0]
 
 BOOT_ERROR = 3
@@ -182,7 +183,8 @@ def describe(error: BaseException) -> str:
     frames = [
         frame for frame in traceback.extract_tb(error.__traceback__) if os.sep + "gunicorn" +
         os.sep not in frame.filename and not frame.filename.startswith("<frozen")
-        and os.path.dirname(frame.filename) != _HERE and "importlib" not in frame.filename]
+        and os.path.dirname(os.path.realpath(frame.filename)) != _HERE
+        and "importlib" not in frame.filename]
     if not frames:
         return last
     where = frames[-1]

@@ -1,5 +1,5 @@
-"""What is, and what can happen: workers, generations, upgrades and facts, as frozen data without
-any behaviour.
+"""What is: the policy, the workers, and the pool of everything, as frozen data without any
+behaviour.
 
 A `Pool` is only ever made by `observe.py`; whoever holds one may read it for as long as it likes.
 Times are seconds of one monotonic clock, handed in; wall-clock times are only carried along for
@@ -9,8 +9,7 @@ people to read.
     -              Spawned                  starting
     starting       SaidReady                ready
     starting|ready Retired, Aborted, Killed retiring
-    starting       Assumed                  starting    (old enough to be guessed ready; one look is
-    still due)
+    starting       Assumed                  starting    (old enough to be guessed ready)
     retiring       Retired, SaidReady       retiring    (said twice, or too late: nothing changes)
     any            Exited                   gone
 """
@@ -21,6 +20,10 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .causes import Recycling
+from .generation import Generation
+from .upgrade import Upgrade
+
 # A worker that says ready, and within this time dies or leaves for new code, holds the next start
 # back, as one does that never became ready; one that is due within this time is exchanged when it
 # is over. Otherwise one that always does so would be replaced in a hot loop.
@@ -30,10 +33,18 @@ SETTLE_SECONDS = 1.0
 FAULT_SECONDS, CALM_SECONDS = 60.0, 120.0
 
 
-class State(enum.Enum):
+class State(enum.StrEnum):
     STARTING = "starting"
     READY = "ready"
     RETIRING = "retiring"
+
+
+class Stopping(enum.StrEnum):
+    """How the master stops: workers are asked by their stop signal, by SIGTERM, or killed."""
+
+    GRACEFUL = "graceful"
+    TERMINATE = "terminate"
+    NOW = "now"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,90 +79,54 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """How a generation's workers are launched, frozen when it was made.
-
-    `ack_seconds`: count a worker as ready once it has lived that long (None: it says so itself).
-    `graceful_timeout`: seconds between being asked to go and SIGKILL. `timeout`: the oldest
-    heartbeat, in seconds, of a worker that has ever sent one (0: not watched).
-
-    When a worker is due for recycling: `max_requests` served, `max_lifetime` seconds since its
-    start, each plus a share of its jitter; `max_memory` bytes of its process group. Beyond
-    `max_memory_hard` it is killed. 0: never.
-    """
-
-    command: tuple[str, ...]
-    directory: str
-    environment: Mapping[str, str] = field(default_factory=dict)
-    release: str | None = None
-    ack_seconds: float | None = None
-    graceful_timeout: float = 30.0
-    timeout: float = 0.0
-    max_requests: int = 0
-    max_requests_jitter: int = 0
-    max_lifetime: float = 0.0
-    max_lifetime_jitter: float = 0.0
-    max_memory: int = 0
-    max_memory_hard: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """`error`: why its last start failed, `lines`: the last lines of standard error of that start.
-    `unfit`: why none of its workers can ever be trusted, if so. `faults`: how often, since it was
-    last calm, a worker of it died soon after it was ready or did what no worker may do; `fault`:
-    what was the last one, at `fault_at`."""
-
-    number: int
-    recipe: Recipe
-    proven: bool = False
-    failures_in_a_row: int = 0
-    failed_at: float = 0.0
-    not_before: float = 0.0
-    error: str | None = None
-    lines: tuple[str, ...] = ()
-    unfit: str | None = None
-    faults: int = 0
-    fault: str | None = None
-    fault_at: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class Worker:
-    """One process. `expires_at`: when it is due for recycling by age. `recycled_for`: why it is
-    due, if it is; `over_memory`: because it uses too much. `assumed_at`: when it had lived for long
-    enough to be guessed ready; `guessed`: its readiness is such a guess; `stood`: it has been ready
-    for the min ready seconds of a guess. `unfit`: why it must go at once. `sockets`: which of the
-    listening sockets it was born with, as `Pool.sockets` counts them."""
+    """One process. Times in seconds, of the monotonic clock."""
 
     id: int
-    index: int
+    index: int  # its seat
     generation: int
     pid: int
     spawned_at: float
     state: State = State.STARTING
+    # When it is due for recycling by age.
     expires_at: float | None = None
     ready_at: float | None = None
     retired_at: float | None = None
+    # SIGABRT, SIGKILL.
     aborted_at: float | None = None
     killed_at: float | None = None
+    # When it last said that it lives, and with what it is busy, where it says so.
     heartbeat_at: float | None = None
     pinged_request_id: str | None = None
+    # Bytes of its process group.
     memory: int | None = None
+    # It is due: why, in words, and as one of a few.
     recycled_for: str | None = None
-    over_memory: bool = False
+    recycling: Recycling | None = None
+    # Its own word on why it will not become ready.
     error: str | None = None
+    # How often its seat had lost a worker when it came.
     restarts: int = 0
+    # When it had lived for long enough to be guessed ready; its readiness is such a guess; it has
+    # been ready for the min ready seconds of a guess.
     assumed_at: float | None = None
     guessed: bool = False
     stood: bool = False
+    # Why it must go at once.
     unfit: str | None = None
+    # Which of the listening sockets it was born with, as `Pool.sockets` counts them.
     sockets: int = 0
+
+    @property
+    def over_memory(self) -> bool:
+        """Whether it is due because it uses too much."""
+        return self.recycling is Recycling.MEMORY
 
     def available(self, now: float, policy: Policy) -> bool:
         """Whether it has been ready for long enough to let another one go."""
-        return self.state is State.READY and self.ready_at is not None and now >= self.ready_at + policy.min_ready(
-            self)
+        if self.state is not State.READY or self.ready_at is None:
+            return False
+        return now >= self.ready_at + policy.min_ready(self)
 
     @property
     def convincing(self) -> bool:
@@ -174,96 +149,37 @@ class LeftBehind:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """How an upgrade is to go. `kind`: rolling or fleet. `canary`: so many new workers serve first,
-    for `hold` seconds (None: until somebody says resume) and until `check`, a shell command, has
-    passed. `max_failures`: instead of the policy's. `recipe_of`: the remembered generation whose
-    recipe it takes, where it is a rollback."""
-
-    kind: str = "rolling"
-    release: str | None = None
-    canary: int = 0
-    hold: float | None = 0.0
-    check: str | None = None
-    max_failures: int | None = None
-    recipe_of: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Upgrade:
-    """One change of generation. `outcome`: None while it runs, then done, rolled-back, aborted or
-    superseded.
-
-    `on_canary`: the exchange waits for the canary's hold to end; `held_since`: since when all
-    canaries are there. `lines`: the last lines of standard error of the start that failed last.
-    `check`: None, waiting, running or passed. `refusal`: why it has to go back now. `vacant`: seats
-    whose workers left in order to be replaced by the new code. `replaced`: how many ready workers
-    its generation had in the end. `accepting`: whether somebody accepts connections once only
-    workers whose readiness is a guess are left: None (not asked), asked or yes. `suspicious`: a
-    listening socket was shut down while old and new code were about: from now on they are kept
-    apart, so that the next time shows whose doing it is.
-    """
-
-    from_generation: int
-    to_generation: int
-    terms: Terms
-    requested_by: str
-    started_at: float
-    started_wall: float
-    progress_at: float
-    preparing: bool = True
-    target_before: int | None = None
-    on_canary: bool = False
-    held_since: float | None = None
-    hold_over: bool = False
-    check: str | None = None
-    paused_by: str | None = None
-    accepting: str | None = None
-    suspicious: bool = False
-    vacant: frozenset[int] = frozenset()
-    refusal: str | None = None
-    aborted: bool = False
-    rolling_back: bool = False
-    failures: int = 0
-    reason: str | None = None
-    error: str | None = None
-    lines: tuple[str, ...] = ()
-    outcome: str | None = None
-    replaced: int = 0
-    ended_at: float | None = None
-    ended_wall: float | None = None
-
-    @property
-    def running(self) -> bool:
-        return self.outcome is None
-
-
-@dataclass(frozen=True, slots=True)
 class Pool:
-    """Everything. `history`: upgrades that have ended, the newest last. `remembered`: generations
-    that nothing runs any more. `sockets`: how often a listening socket had to be made anew; a
-    worker that has an older one is *deaf*: no new connection reaches it. `lost`: addresses to which
-    nobody can connect, and why. `short_of_memory`: the host has no room for a surge. `hasty`: how
-    many workers in a row have left for new code before they had settled. `left_behind`: by pid,
-    processes that outlive their workers."""
+    """Everything. Mappings: by the number of a generation, the id of a worker, a seat, a pid."""
 
     policy: Policy
-    target: int
-    current: int
+    target: int  # N: how many workers are wanted
+    current: int  # the generation that is wanted
     generations: Mapping[int, Generation]
     workers: Mapping[int, Worker] = field(default_factory=dict)
+    # The one that runs, or the last one.
     upgrade: Upgrade | None = None
     newest: int = 1
+    # A worker has been ready; as many as wanted have been, since that number last changed.
     ever_ready: bool = False
     settled: bool = False
-    stopping: str | None = None
+    stopping: Stopping | None = None
+    # How often each seat has lost a worker.
     restarts: Mapping[int, int] = field(default_factory=dict)
+    # Upgrades that have ended, the newest last.
     history: tuple[Upgrade, ...] = ()
+    # Generations that nothing runs any more.
     remembered: Mapping[int, Generation] = field(default_factory=dict)
+    # The host has no room for a surge.
     short_of_memory: bool = False
+    # How many workers in a row have left for new code before they had settled.
     hasty: int = 0
+    # How often a listening socket had to be made anew; a worker that has an older one is *deaf*: no
+    # new connection reaches it.
     sockets: int = 0
+    # Addresses to which nobody can connect, and why.
     lost: Mapping[str, str] = field(default_factory=dict)
+    # Processes that outlive their workers.
     left_behind: Mapping[int, LeftBehind] = field(default_factory=dict)
 
     @property
@@ -290,317 +206,3 @@ class Pool:
     def live(self) -> int:
         """How many workers there are that are not retiring."""
         return sum(worker.state is not State.RETIRING for worker in self.workers.values())
-
-
-# --- facts -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Spawned:
-    """`jitter`: 0 to 1, drawn for this worker."""
-
-    worker: int
-    index: int
-    generation: int
-    pid: int
-    jitter: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class SpawnFailed:
-    index: int
-    generation: int
-    error: str
-
-
-@dataclass(frozen=True, slots=True)
-class Assumed:
-    """It says nothing by itself and has lived for long enough: it is ready as soon as somebody
-    accepts connections."""
-
-    worker: int
-
-
-@dataclass(frozen=True, slots=True)
-class SaidReady:
-    """`guessed`: it said nothing; it was assumed."""
-
-    worker: int
-    guessed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Stood:
-    """The guess that it is ready has stood for the min ready seconds of guesses."""
-
-    worker: int
-
-
-@dataclass(frozen=True, slots=True)
-class FoundUnfit:
-    """Whatever this worker says, it can't be trusted, nor any other of its generation."""
-
-    worker: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class SaidFailed:
-    """The worker's own word on why it will not become ready; its exit follows."""
-
-    worker: int
-    error: str
-
-
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """`request_id`: what the worker says it is busy with, where it says so."""
-
-    worker: int
-    at: float
-    request_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Bytes of each worker's process group."""
-
-    memory: Mapping[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class HostMeasured:
-    """Whether the host has no room for one worker more; `available` bytes were found."""
-
-    short: bool
-    available: int
-
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """It is to be recycled. `memory`: because it uses too much."""
-
-    worker: int
-    reason: str
-    memory: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Aborted:
-    """SIGABRT went to it: it hangs, and is to say where. `lines` as in `Killed`."""
-
-    worker: int
-    reason: str
-    lines: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Retired:
-    """It was asked to finish and leave."""
-
-    worker: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Killed:
-    """SIGKILL went to its process group. `lines`: the last ones of its standard error."""
-
-    worker: int
-    reason: str
-    lines: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Exited:
-    """`status`: the exit code, or minus the number of the signal that ended it. `error`: why it
-    never ran, if so. `lines` as in `Killed`; `complaint`: what they say of the reason."""
-
-    worker: int
-    status: int
-    error: str | None = None
-    lines: tuple[str, ...] = ()
-    complaint: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class OrphanFound:
-    """A worker that is gone, known or not, has left a process behind, which was asked to go."""
-
-    pid: int
-    index: int | None
-    generation: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class OrphanKilled:
-    pid: int
-
-
-@dataclass(frozen=True, slots=True)
-class OrphanGone:
-    pid: int
-
-
-@dataclass(frozen=True, slots=True)
-class UpgradeRequested:
-    """`vacant`: seats whose workers have left for its sake."""
-
-    terms: Terms
-    requested_by: str
-    wall: float
-    vacant: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class UpgradePrepared:
-    number: int
-    recipe: Recipe
-    target: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class UpgradeRefused:
-    """The new generation could not even be made: its settings can't be read, its directory is gone
-    …"""
-
-    number: int
-    reason: str
-    error: str | None
-    wall: float
-    aborted: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Paused:
-    by: str
-
-
-@dataclass(frozen=True, slots=True)
-class Resumed:
-    by: str
-
-
-@dataclass(frozen=True, slots=True)
-class AbortRequested:
-    by: str
-
-
-@dataclass(frozen=True, slots=True)
-class HoldBegun:
-    """All canaries serve."""
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """The check of the hold has ended; `reason`: why it refuses the release, if it does."""
-
-    reason: str | None
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class HoldEnded:
-    """The canaries have done well: everybody follows."""
-
-
-@dataclass(frozen=True, slots=True)
-class AcceptingAsked:
-    """Only guessed workers are left, and somebody looks whether they accept connections."""
-
-
-@dataclass(frozen=True, slots=True)
-class AcceptingChecked:
-    """`reason`: why the release is refused (nobody accepts on …), None where somebody does."""
-
-    reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class ListenerShut:
-    """Some worker has shut a listening socket down for everybody; it listens again. `anew`: on a
-    new socket, which the workers that there are don't have. `blamed`: it was just now, so that it
-    can be told who may have done it."""
-
-    address: str
-    anew: bool = False
-    blamed: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class ListenerLost:
-    """Nobody can connect to this address any more, and that can't be mended; None as a reason: it
-    is there again."""
-
-    address: str
-    reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Calmed:
-    """A generation with faults has had none for long enough."""
-
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class RolledBack:
-    reason: str
-    error: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    wall: float
-
-
-@dataclass(frozen=True, slots=True)
-class Scaled:
-    target: int
-
-
-@dataclass(frozen=True, slots=True)
-class StopRequested:
-    """`how`: `graceful` (the stop signal), `terminate` (SIGTERM), `now` (SIGKILL)."""
-
-    how: str
-
-
-Event = (
-    Spawned
-    | SpawnFailed
-    | Assumed
-    | SaidReady
-    | Stood
-    | FoundUnfit
-    | SaidFailed
-    | Heartbeat
-    | Measured
-    | HostMeasured
-    | Due
-    | Aborted
-    | Retired
-    | Killed
-    | Exited
-    | OrphanFound
-    | OrphanKilled
-    | OrphanGone
-    | UpgradeRequested
-    | UpgradePrepared
-    | UpgradeRefused
-    | Paused
-    | Resumed
-    | AbortRequested
-    | HoldBegun
-    | Checked
-    | HoldEnded
-    | AcceptingAsked
-    | AcceptingChecked
-    | ListenerShut
-    | ListenerLost
-    | Calmed
-    | RolledBack
-    | Finished
-    | Scaled
-    | StopRequested
-)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .pool import Generation
+from .generation import Generation
 
 FIRST_FD = 3
 # By these a process that a worker has left behind is known, see orphans.py.
-MASTER, SEAT, GENERATION, WORKER = "EINHORN_MASTER_PID", "EINHORN_CHILD_INDEX", "EINHORNPY_GENERATION", "EINHORNPY_WORKER"
+MASTER, SEAT = "EINHORN_MASTER_PID", "EINHORN_CHILD_INDEX"
+GENERATION, WORKER = "EINHORNPY_GENERATION", "EINHORNPY_WORKER"
 # What the master was itself given in these words is its own business.
 _NOT_INHERITED = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC",
                   "WATCHDOG_PID", "EINHORNPY_", "EINHORN_",

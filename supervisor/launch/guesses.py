@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from ..core import pool as facts
+from ..core import facts
 from ..core.pool import State
 from ..sockets.listeners import Listener
 from ..sockets.probes import Probes

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 
-from ..core import pool as facts
+from ..core import facts
+from ..core.pool import State, Worker
+from ..system import part
 from ..system.ledger import Ledger
-from ..system.part import Part, State
 from . import shared_page
 
 # How often memory is looked at, where somebody limits it; nothing wakes the master for it
@@ -18,7 +19,7 @@ from . import shared_page
 MEMORY_INTERVAL = 5.0
 
 
-class Measures(Part):
+class Measures(part.Part):
     """`deadline`: when memory is looked at next. `min_available`: bytes that
     the host must have for a surge, None for what the due worker uses."""
 
@@ -35,11 +36,11 @@ class Measures(Part):
         if self.deadline is not None and now >= self.deadline:
             self._look_at_memory(now)
 
-    def take_over(self, state: State) -> None:
+    def take_over(self, state: part.State) -> None:
         for worker in self._ledger.pool.workers.values():
             self.expect(worker, time.monotonic())
 
-    def expect(self, worker: facts.Worker, now: float) -> None:
+    def expect(self, worker: Worker, now: float) -> None:
         """Look at memory from now on, if this worker's has a limit."""
         if self.deadline is None and self._limit_of(worker):
             self.deadline = now + MEMORY_INTERVAL
@@ -53,7 +54,7 @@ class Measures(Part):
         at once."""
         pool = self._ledger.pool
         watched = [worker for worker in pool.workers.values()
-                   if worker.heartbeat_at is not None and worker.state is facts.State.READY]
+                   if worker.heartbeat_at is not None and worker.state is State.READY]
         if any(0 < pool.generations[worker.generation].recipe.timeout <= now -
                (worker.heartbeat_at or 0) for worker in watched):
             for worker in watched:
@@ -64,7 +65,7 @@ class Measures(Part):
     def _look_at_memory(self, now: float) -> None:
         """Measure the workers where somebody limits them, and the host where a worker is due."""
         pool = self._ledger.pool
-        workers = [worker for worker in pool.workers.values() if worker.state is facts.State.READY]
+        workers = [worker for worker in pool.workers.values() if worker.state is State.READY]
         limits = {worker.id: self._limit_of(worker) for worker in workers if self._limit_of(worker)}
         if limits:
             used = shared_page.group_memory((worker.pid for worker in workers),
@@ -80,11 +81,11 @@ class Measures(Part):
             self.look_at_host(due, now)
         self.deadline = now + MEMORY_INTERVAL if limits or due else None
 
-    def _limit_of(self, worker: facts.Worker) -> int:
+    def _limit_of(self, worker: Worker) -> int:
         recipe = self._ledger.pool.generations[worker.generation].recipe
         return recipe.max_memory or recipe.max_memory_hard
 
-    def look_at_host(self, due: list[facts.Worker], now: float) -> None:
+    def look_at_host(self, due: list[Worker], now: float) -> None:
         """Look whether there is room for one worker more, and again a little later."""
         needed = self._min_available
         if needed is None:

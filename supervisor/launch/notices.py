@@ -6,7 +6,8 @@ from __future__ import annotations
 import time
 from typing import assert_never
 
-from ..core import pool as facts
+from ..core import facts
+from ..core.causes import Recycling
 from ..reporting import hints
 from ..settings.table import Settings
 from ..sockets.notify_socket import Notice
@@ -60,7 +61,7 @@ class Notices(Part):
             case "alive":
                 self._ledger.observe(facts.Heartbeat(worker, time.monotonic(), notice.request_id))
             case "due":
-                self._ledger.observe(facts.Due(worker, notice.error or ""))
+                self._ledger.observe(facts.Due(worker, notice.error or "", Recycling.REQUESTS))
                 self._measures.look_soon()  # is there room for its replacement?
             case "failed":
                 self._ledger.observe(facts.SaidFailed(worker, notice.error or ""))

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..core import worker_environment
-from ..core.planner import Spawn
+from ..core.actions import Spawn
 from ..logs.log import STANDARD_ERROR, Source
 from ..logs.output import Ends, Output
+from ..settings.parsers import WorkerOutput
 from ..settings.table import Settings
 from ..sockets.listeners import Listener
 from ..sockets.runtime_directory import RuntimeDirectory
@@ -96,7 +97,7 @@ class Spawner:
             page = (worker_environment.FIRST_FD + len(descriptors), self._page.take(worker))
             descriptors.append(self._page.fd)
             stderr = None
-            if settings.worker_output == "inherit":
+            if settings.worker_output is WorkerOutput.INHERIT:
                 stderr = worker_environment.FIRST_FD + len(descriptors)
                 descriptors.append(STANDARD_ERROR)
             adapter = recipes.adapter_instructions(prepared, settings, pool.target, page, jitter,

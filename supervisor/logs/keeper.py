@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..programs import keeper_process
-from ..reporting import journal
-from ..reporting.journal import Entry
+from ..reporting.events import Entry, Event, Seconds
 from ..system.part import Keep, Kept, Part, State
 from ..system.processes import CannotStart, Exit, Launch, Processes
 from .output import Output
@@ -124,8 +123,8 @@ class Keeper(Part):
         self._forget()
         self.deadline = time.monotonic() + DELAY
         self._log(
-            Entry("keeper died", {"status": exit.status, "next_try_in": f"{DELAY:g}s"},
-                  journal.ATTENTION))
+            Entry(Event.KEEPER_DIED,
+                  {"status": exit.status, "next_try_in": Seconds(DELAY, "g")}))
         return True
 
     def hand_over(self) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..outside import labels
-from ..reporting.journal import ATTENTION, DETAIL, NORMAL, Entry
+from ..reporting.events import Entry, Event, Weight
+from ..settings.parsers import LogTo
 from ..settings.table import Settings
 from ..system.part import Keep, Kept, Part, State
 from . import formats
@@ -55,7 +56,7 @@ def opened(settings: Settings, loop: Loop, environ: Mapping[str, str]) -> Log:
     except CannotLog:
         # It could be written when it was looked at (`check`): a master that takes over must not
         # fail for it now.
-        return Log(replace(settings, log_file=None, log_to="stderr"), loop, found)
+        return Log(replace(settings, log_file=None, log_to=LogTo.STDERR), loop, found)
 
 
 class _Nowhere:
@@ -97,8 +98,8 @@ class Log(Part):
         self._given = dict(settings.labels)
         self.found = dict(found)
         self.counts = Counts()
-        self._least_weight = (ATTENTION if settings.quiet else
-                              DETAIL if settings.verbose else NORMAL)
+        self._least_weight: int = (Weight.ATTENTION if settings.quiet else
+                                   Weight.DETAIL if settings.verbose else Weight.NORMAL)
         self._format = settings.log_format
         self._output_format = settings.worker_output
         self.standard_error = Descriptor(STANDARD_ERROR, loop, self.counts, self._note)
@@ -126,15 +127,14 @@ class Log(Part):
 
     def change_verbosity(self, by: int) -> str:
         """Log less (+1) or more (-1); return what is logged from now on."""
-        self._least_weight = min(ATTENTION, max(DETAIL, self._least_weight + by))
+        self._least_weight = min(Weight.ATTENTION, max(Weight.DETAIL, self._least_weight + by))
         logged = ("details too", "what happens", "only what needs attention")
         return f"logging {logged[self._least_weight]}"
 
     def _formatted(self, entry: Entry, wall: float) -> bytes:
         if self._to == "journal":
             fields = {
-                **self.labels, **entry.fields, "event": entry.name.replace(" ", "-"),
-                "name": self.master}
+                **self.labels, **entry.logged, "event": entry.event.value, "name": self.master}
             return formats.journal_datagram(formats.sentence(entry), formats.severity(entry.weight),
                                             self.master, fields)
         if self._format == "json":
@@ -151,8 +151,8 @@ class Log(Part):
         return line.encode(errors="backslashreplace") + b"\n"
 
     def _note(self, dropped: int) -> bytes:
-        entry = Entry("log lines dropped", {"lines": dropped, "why": "nobody took them in time"},
-                      ATTENTION)
+        entry = Entry(Event.LOG_LINES_DROPPED,
+                      {"lines": dropped, "why": "nobody took them in time"})
         return self._formatted(entry, time.time())
 
     def output(self, source: Source, pieces: Iterable[tuple[bytes, bool, bool]],
@@ -164,26 +164,26 @@ class Log(Part):
             "release": source.release}
         if self._to in ("journal", "syslog"):
             for text, _, _ in pieces:
-                message = text.decode(errors="backslashreplace")
-                if self._to == "syslog":
-                    message = formats.output_line(text).decode(errors="backslashreplace")
-                    message = f"worker {source.index} (pid {source.pid}) {source.stream}: {message}"
-                    self._sink.put(
-                        formats.syslog_datagram(message, formats.severity(NORMAL), self.master,
-                                                os.getpid(), wall))
-                else:
-                    told = {
-                        **self.labels, **fields, "stream": source.stream, "name": self.master,
-                        "event": "worker-output"}
-                    self._sink.put(
-                        formats.journal_datagram(message, formats.severity(NORMAL), self.master,
-                                                 told))
+                self._sink.put(self._datagram(source, fields, text, wall))
             return
         if self._output_format == "json":
             written = _json_lines(self.master, fields, self.labels, source.stream, pieces, wall)
         else:  # for people, who know on which host they are
             written = _prefixed_lines(self.master, fields, self._given, source.stream, pieces)
         self._sink.put(b"".join(written), len(written))
+
+    def _datagram(self, source: Source, fields: Mapping[str, Any], text: bytes,
+                  wall: float) -> bytes:
+        """A piece of a worker's output for journald or syslog."""
+        severity = formats.severity(Weight.NORMAL)
+        if self._to == "syslog":
+            said = formats.output_line(text).decode(errors="backslashreplace")
+            message = f"worker {source.index} (pid {source.pid}) {source.stream}: {said}"
+            return formats.syslog_datagram(message, severity, self.master, os.getpid(), wall)
+        told = {**self.labels, **fields, "stream": source.stream, "name": self.master,
+                "event": "worker-output"}
+        return formats.journal_datagram(text.decode(errors="backslashreplace"), severity,
+                                        self.master, told)
 
     def reopen(self) -> None:
         """Follow a log file that was moved away.
@@ -220,7 +220,7 @@ def _prefixed_lines(name: str, fields: Mapping[str, Any], labels: Mapping[str, s
                     pieces: Iterable[tuple[bytes, bool, bool]]) -> list[bytes]:
     """`shop index=2 pid=4711 generation=7 region=eu stderr| text`; with `stderr+|` what goes on the
     line before."""
-    head = formats.sentence(Entry(name, {**labels, **fields})).encode(errors="backslashreplace")
+    head = formats.line(name, {**labels, **fields}).encode(errors="backslashreplace")
     first, further = head + b" %s| " % stream.encode(), head + b" %s+| " % stream.encode()
     return [(further if continues else first) + formats.output_line(text) + b"\n"
             for text, continues, _ in pieces]
@@ -234,5 +234,5 @@ def _json_lines(name: str, fields: Mapping[str, Any], labels: Mapping[str, str],
         **fields, "labels": dict(labels)})[:-1]
     encode = json.encoder.encode_basestring_ascii
     return [
-        f"""{head}, "message": {encode(text.decode("utf-8", "backslashreplace"))}{_PARTIAL if goes_on else ""}}}\n"""
-        .encode() for text, _, goes_on in pieces]
+        f'{head}, "message": {encode(text.decode("utf-8", "backslashreplace"))}'
+        f'{_PARTIAL if goes_on else ""}}}\n'.encode() for text, _, goes_on in pieces]

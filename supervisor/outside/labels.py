@@ -8,8 +8,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 
-from ..reporting import journal
-from ..reporting.journal import Entry
+from ..reporting.events import Entry, Event
 from ..system.errands import Ended, Errand, Errands
 from ..system.ledger import Ledger
 from ..system.part import Part
@@ -68,8 +67,8 @@ class Labels(Part):
             found = {str(key): str(value) for key, value in labels.items()}
         except (ValueError, AttributeError, RecursionError):
             why = ": ".join(part for part in (ended.reason, ended.last_line) if part)
-            self._ledger.log(Entry("labels not found", {"reason": why}, journal.ATTENTION))
+            self._ledger.log(Entry(Event.LABELS_NOT_FOUND, {"reason": why}))
             return
         self._add(found)
         self._ledger.changed = True
-        self._ledger.log(Entry("labels found", found))
+        self._ledger.log(Entry(Event.LABELS_FOUND, found))

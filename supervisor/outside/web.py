@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..core import worker_environment
-from ..core.pool import Event, Pool
-from ..reporting import journal
-from ..reporting.journal import Entry
+from ..core import facts, worker_environment
+from ..core.pool import Pool
+from ..reporting.events import Entry, Event
 from ..sockets.listener_repair import KeptListener, plain_listener
 from ..sockets.listeners import Listener, close_all
 from ..sockets.runtime_directory import RuntimeDirectory
@@ -75,17 +74,16 @@ class Web(Part):
         if listener.socket.family != socket.AF_UNIX and listener.socket.getsockname(
         )[0] in EVERYWHERE:
             self._ledger.log(
-                Entry(
-                    "web open to everybody", {
+                Entry(Event.WEB_OPEN_TO_EVERYBODY, {
                         "listen": listener.name, "so": "whoever reaches this host may look",
-                        "better": "127.0.0.1, [::1] or unix:PATH",}, journal.ATTENTION))
+                        "better": "127.0.0.1, [::1] or unix:PATH",}))
 
     def _begin(self, listener: Listener, fresh: bool) -> Sidecar:
         try:
             self._metrics = AppMetrics(self._place.path.removesuffix(".sock") + ".metrics",
                                        self._owner, fresh)
         except OSError as error:
-            self._ledger.log(Entry("no app metrics", {"reason": str(error)}, journal.ATTENTION))
+            self._ledger.log(Entry(Event.NO_APP_METRICS, {"reason": str(error)}))
         self._sidecar = Sidecar(self._processes, listener, self._environ, self._place.master,
                                 self._user, None if self._metrics is None else self._metrics.path,
                                 self._hosts, self._admit, self._ledger.log)
@@ -122,8 +120,7 @@ class Web(Part):
             return {VARIABLE: self._metrics.directory(generation)}
         except OSError as error:
             self._ledger.log(
-                Entry("no app metrics", {"generation": generation, "reason": str(error)},
-                      journal.ATTENTION))
+                Entry(Event.NO_APP_METRICS, {"generation": generation, "reason": str(error)}))
             return {}
 
     def worker_is_gone(self, generation: int, pid: int) -> None:
@@ -139,10 +136,9 @@ class Web(Part):
     def _folded(self, ended: Ended) -> None:
         if ended.reason is not None:
             self._ledger.log(
-                Entry("metrics not folded", {"reason": ended.reason, "last_line": ended.last_line},
-                      journal.ATTENTION))
+                Entry(Event.METRICS_NOT_FOLDED, {"reason": ended.reason, "last_line": ended.last_line}))
 
-    def observe(self, before: Pool, event: Event, after: Pool, now: float) -> None:
+    def observe(self, before: Pool, event: facts.Event, after: Pool, now: float) -> None:
         """Some generations may be over, or there are new ones."""
         if self._metrics is not None and after.generations.keys() != before.generations.keys():
             self._metrics.generations_left([after.newest, *after.generations])

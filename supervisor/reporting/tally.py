@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..core import pool as facts
+from ..core import facts
 from ..core.pool import Pool, State, Worker
+from ..core.upgrade import Outcome
 
 UPGRADE_SECONDS = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 READY_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0, 120.0)
@@ -21,9 +22,6 @@ LAG_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 # Why a worker left its seat.
 REASONS = ("died", "failed-start", "hung", "killed", "memory", "requests", "lifetime", "asked",
            "upgrade", "scaled", "stopped")
-# How the reasons of recycled workers begin, in the words of the planner and of
-# worker/gunicorn_counters.py.
-_RECYCLED = (("served", "requests"), ("has lived", "lifetime"))
 
 
 @dataclass(slots=True)
@@ -51,8 +49,7 @@ class Tally:
 
     def __init__(self, inherited: Mapping[str, Any] | None = None) -> None:
         old = inherited or {}
-        self.upgrades: dict[str, int] = {
-            "done": 0, "rolled-back": 0, "aborted": 0, "superseded": 0} | old.get("upgrades", {})
+        self.upgrades: dict[str, int] = dict.fromkeys(Outcome, 0) | old.get("upgrades", {})
         self.exits: dict[str, int] = dict.fromkeys(REASONS, 0) | old.get("exits", {})
         self.upgrade_seconds = _histogram(UPGRADE_SECONDS, old.get("upgrade_seconds"))
         self.ready_seconds = _histogram(READY_SECONDS, old.get("ready_seconds"))
@@ -112,11 +109,8 @@ def _why_it_left(pool: Pool, worker: Worker) -> str:
         return "failed-start"
     if worker.aborted_at is not None:
         return "hung"
-    if worker.recycled_for is not None:
-        if worker.over_memory:
-            return "memory"
-        return next((why for words, why in _RECYCLED if worker.recycled_for.startswith(words)),
-                    "asked")
+    if worker.recycling is not None:
+        return worker.recycling
     if worker.killed_at is not None and worker.killed_at == worker.retired_at:
         return "killed"  # at once, for using far too much memory
     return "upgrade" if worker.generation != pool.current else "scaled"

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ..core import pool as facts
+from ..core import facts
 from ..system.ledger import Ledger
 from ..system.loop import WRITE, Loop
 from ..system.part import Keep, Kept, Part, State

@@ -6,10 +6,12 @@ from __future__ import annotations
 import signal
 
 from ...shared.protocol import BadRequest
-from ..core import pool as facts
+from ..core import facts
+from ..core.causes import Recycling
+from ..core.pool import State, Stopping
 from ..launch.measures import Measures
 from ..launch.prepared import Generations
-from ..reporting.journal import Entry
+from ..reporting.events import Entry, Event
 from ..system.ledger import Ledger
 from ..system.processes import Processes
 from .hooks import Hooks
@@ -42,7 +44,7 @@ class Orders:
         """
         ready = [
             worker for worker in self._ledger.pool.workers.values()
-            if worker.index == index and worker.state is facts.State.READY]
+            if worker.index == index and worker.state is State.READY]
         if not ready:
             raise BadRequest("not-ready", f"no worker with index {index} is ready")
         due = [worker for worker in ready if worker.recycled_for is None]
@@ -50,7 +52,7 @@ class Orders:
             raise BadRequest(
                 "not-ready",
                 f"worker {index} (pid {ready[0].pid}) is due already: it {ready[0].recycled_for}")
-        self._ledger.observe(facts.Due(due[0].id, f"was asked to go by {by}"))
+        self._ledger.observe(facts.Due(due[0].id, f"was asked to go by {by}", Recycling.ASKED))
         self._measures.look_soon()  # is there room for its replacement?
         return due[0].pid
 
@@ -59,7 +61,7 @@ class Orders:
         count = sum(
             self._processes.signal(worker.pid, signal.Signals[name])
             for worker in self._ledger.pool.workers.values())
-        self._ledger.log(Entry("signal sent", {"signal": name, "workers": count}))
+        self._ledger.log(Entry(Event.SIGNAL_SENT, {"signal": name, "workers": count}))
         return count
 
     def stop(self, how: str) -> None:
@@ -68,4 +70,4 @@ class Orders:
             return
         self._upgrades.stop_preparing()
         self._upgrades.drop_check()
-        self._ledger.observe(facts.StopRequested(how))
+        self._ledger.observe(facts.StopRequested(Stopping(how)))

@@ -21,9 +21,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...shared.protocol import BadRequest
-from ..reporting import journal
-from ..reporting.journal import Entry
-from ..settings.table import Settings
+from ..reporting.events import Entry, Event
+from ..settings.table import SETTINGS, Reload, Settings
 from ..system import plain_data
 from ..system.errands import Ended, Errand, Errands
 from ..system.ledger import Ledger
@@ -35,9 +34,6 @@ from .state import VERSION
 from .trial import Trial
 from .upgrades import Upgrades
 
-# What a reload can't change, or scaling has changed since.
-KEPT = ("number", "bind", "backlog", "command_name", "socket_path", "socket_mode", "socket_group",
-        "lockfile", "pidfile", "web")
 CHECK_STATE, TAKE_OVER = "--check-state", "--take-over"
 # What the next program says if it can: any program can exit with 0.
 CAN_TAKE_OVER = "einhornpy {} can take over"
@@ -141,16 +137,14 @@ class Reloads(Part):
         if way_back is not None:
             os.close(way_back.copy)
         self._ledger.log(
-            Entry(
-                "master replaced", {
+            Entry(Event.MASTER_REPLACED, {
                     "pid": os.getpid(), "version": VERSION, "before": self._before["version"],
                     "workers": self._ledger.pool.target, "by": self._before["reloaded_by"]}))
         stays = ignored(self._settings, self._before["kept"])
         if stays:
             why = "restart the master to change them"
             self._ledger.log(
-                Entry("settings that stay as they were", {"settings": " ".join(stays), "so": why},
-                      journal.ATTENTION))
+                Entry(Event.SETTINGS_THAT_STAY, {"settings": " ".join(stays), "so": why}))
         self._tell(f"einhornpy {VERSION} goes on, pid {os.getpid()}", True)
 
     def request(self, by: str) -> None:
@@ -163,7 +157,7 @@ class Reloads(Part):
             raise BadRequest("stopping", "the master stops")
         if self._wanted_by is None:
             self._wanted_by, self._answers = by, 0
-            self._ledger.log(Entry("reload requested", {"by": by}))
+            self._ledger.log(Entry(Event.RELOAD_REQUESTED, {"by": by}))
 
     @property
     def deadline(self) -> float | None:
@@ -260,8 +254,7 @@ class Reloads(Part):
         self._wanted_by, self._answer = None, None
         self.refused = reason
         self._ledger.log(
-            Entry("reload refused", {"reason": reason, "so": "this master goes on"},
-                  journal.ATTENTION))
+            Entry(Event.RELOAD_REFUSED, {"reason": reason, "so": "this master goes on"}))
         self._tell(f"reload refused: {self._ledger.redaction.text(reason)}", False)
 
 
@@ -285,11 +278,11 @@ def answer_in(line: str | None) -> Answer:
 
 def kept(settings: Settings) -> dict[str, Any]:
     """The settings that a reload keeps, as plain data."""
-    return {name: plain_data.plain(getattr(settings, name)) for name in KEPT}
+    return {name: plain_data.plain(getattr(settings, name)) for name, setting in SETTINGS.items()
+            if setting.reload is Reload.RESTART}
 
 
 def ignored(settings: Settings, kept_before: Mapping[str, Any]) -> list[str]:
     """The names of those that have been changed since, for nothing."""
-    now = kept(settings)
-    return [name.replace("_", "-") for name in KEPT
-            if name in kept_before and now[name] != kept_before[name]]
+    return [SETTINGS[name].key for name, value in kept(settings).items()
+            if name in kept_before and value != kept_before[name]]

@@ -6,12 +6,11 @@ from __future__ import annotations
 import signal
 from functools import partial
 
-from ..core import pool as facts
+from ..core.upgrade import Terms
 from ..launch import shared_page
 from ..logs.log import Log
 from ..logs.sinks import CannotLog
-from ..reporting import journal
-from ..reporting.journal import Entry
+from ..reporting.events import Entry, Event
 from ..system.guard import Guard
 from ..system.ledger import Ledger
 from ..system.loop import Loop
@@ -68,7 +67,7 @@ class Signals(Part):
         match number:
             case signal.SIGHUP | signal.SIGALRM:
                 if pool.stopping is None:
-                    self._upgrades.request(facts.Terms(),
+                    self._upgrades.request(Terms(),
                                            f"signal {number.name.removeprefix('SIG')}")
             case signal.SIGINT | signal.SIGTERM | signal.SIGUSR2 | signal.SIGQUIT:
                 # The second time somebody is in a hurry.
@@ -82,7 +81,7 @@ class Signals(Part):
                     self._orders.scale(pool.target - 1)
                 else:
                     self._ledger.log(
-                        Entry("signal ignored",
+                        Entry(Event.SIGNAL_IGNORED,
                               {"signal": "TTOU", "reason": "one worker is the least"}))
 
     def _open_log_anew(self) -> None:
@@ -90,7 +89,7 @@ class Signals(Part):
             self._log.reopen()
         except CannotLog as error:
             self._ledger.log(
-                Entry("log file not opened anew", {"reason": str(error)}, journal.ATTENTION))
+                Entry(Event.LOG_FILE_NOT_OPENED_ANEW, {"reason": str(error)}))
         for worker in self._ledger.pool.workers.values():
             # One that has no handler for it, or not yet, would die of it.
             if shared_page.catches(worker.pid, signal.SIGUSR1):

@@ -55,7 +55,7 @@ class Schema:
 
 def _made(key: str, keep: Keep, value: Any) -> Any:
     try:
-        return made(keep.kind, value)
+        return made(keep.kind, keep.adapt(value))
     except Unreadable as error:
         raise Unreadable(f"{key}: {error}") from None
 

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ...shared.protocol import BadRequest
-from ..core import pool as facts
+from ..core import facts
+from ..core.upgrade import Terms, Upgrade
 from ..launch import recipes
 from ..launch.prepared import Generations
 from ..launch.recognition import Refused
-from ..reporting import generations, journal, report
-from ..reporting.journal import Entry
+from ..reporting import generations, report
+from ..reporting.events import Entry, Event
 from ..settings.table import Settings
 from ..sockets.runtime_directory import RuntimeDirectory
 from ..system.attributes import Attributes
@@ -81,7 +82,7 @@ class Upgrades(Part):
     def next_generation(self) -> int:
         return self._ledger.pool.newest + 1
 
-    def request(self, terms: facts.Terms, requested_by: str,
+    def request(self, terms: Terms, requested_by: str,
                 vacant: frozenset[int] = frozenset()) -> int:
         """Begin an upgrade; return the number of its generation.
 
@@ -108,7 +109,7 @@ class Upgrades(Part):
                                              document)
         return number
 
-    def _running(self, number: int) -> facts.Upgrade | None:
+    def _running(self, number: int) -> Upgrade | None:
         """The upgrade to this generation, if it runs and doesn't go back."""
         upgrade = self._ledger.pool.running_upgrade
         if upgrade is None or upgrade.to_generation != number or upgrade.rolling_back:
@@ -124,7 +125,7 @@ class Upgrades(Part):
                 facts.UpgradeRefused(self.preparing, f"--on-upgrade-start {ended.reason}",
                                      ended.last_line, time.time()))
 
-    def _blueprint(self, terms: facts.Terms) -> recipes.Blueprint:
+    def _blueprint(self, terms: Terms) -> recipes.Blueprint:
         if terms.recipe_of is not None:
             known = generations.known(self._ledger.pool)
             return recipes.blueprint_of(known[terms.recipe_of].recipe)
@@ -223,7 +224,7 @@ class Upgrades(Part):
         """
         source = generations.rollback_target(self._ledger.pool, to)
         recipe = generations.known(self._ledger.pool)[source].recipe
-        terms = facts.Terms(release=recipe.release, recipe_of=source)
+        terms = Terms(release=recipe.release, recipe_of=source)
         return self.request(terms, requested_by)
 
     def request_for_worker(self, number: int, pid: int, release: str | None) -> int:
@@ -238,7 +239,7 @@ class Upgrades(Part):
             raise BadRequest("not-allowed", f"pid {pid} is not a worker of this master")
         upgrade = self._ledger.pool.running_upgrade
         if upgrade is None:
-            return self.request(facts.Terms(release=release), f"worker {worker.index} (pid {pid})")
+            return self.request(Terms(release=release), f"worker {worker.index} (pid {pid})")
         if upgrade.rolling_back or upgrade.to_generation == worker.generation:
             raise BadRequest("upgrading",
                              f"the upgrade to generation {upgrade.to_generation} is not over yet")
@@ -278,7 +279,7 @@ class Upgrades(Part):
         if upgrade is not None and upgrade.preparing:
             self.stop_preparing()
             self._ledger.observe(
-                facts.UpgradeRefused(number, f"aborted by {by}", None, time.time(), aborted=True))
+                facts.UpgradeRefused(number, f"aborted by {by}", None, time.time(), aborted_by=by))
         else:
             self._ledger.observe(facts.AbortRequested(by))
 
@@ -305,12 +306,11 @@ class Upgrades(Part):
         before, after = old.gunicorn.settings["bind"], new.gunicorn.settings["bind"]
         if before != after:
             self._ledger.log(
-                Entry(
-                    "gunicorn setting cannot change", {
+                Entry(Event.GUNICORN_SETTING_CANNOT_CHANGE, {
                         "setting": "bind", "wanted": " ".join(after), "kept": " ".join(before),
                         "reason": "the sockets stay open through an upgrade: restart the master to "
                                   "change them",
-                    }, journal.ATTENTION))
+                    }))
 
     def begin_check(self) -> None:
         """Run the check of the hold that has just begun, unless it ran already."""

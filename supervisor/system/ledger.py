@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..core import observe
-from ..core import pool as facts
+from ..core import facts, observe
 from ..core.pool import Pool
 from ..reporting import generations, journal, report
-from ..reporting.journal import Entry
+from ..reporting.events import Entry, Event, Weight
 from ..reporting.tally import Tally
+from . import pool_state
 from .guard import Guard
 from .part import Keep, Kept, Part, State
 from .plain_data import plain
@@ -60,7 +60,7 @@ class Ledger(Part):
     everything that they need."""
 
     name = "ledger"
-    keeps = {"pool": Keep(Pool, needed=True), "tally": Keep(KeptTally, KeptTally())}
+    keeps = {"pool": Keep(Pool, needed=True, adapt=pool_state.adapted), "tally": Keep(KeptTally, KeptTally())}
 
     def __init__(self, guard: Guard, pool: Pool, *secrets: Mapping[str, str]) -> None:
         """`secrets`: environments that hold secrets; the next generation's are among them."""
@@ -82,7 +82,7 @@ class Ledger(Part):
         self.redaction = generations.redaction(pool, *self._secrets)
 
     def hand_over(self) -> dict[str, Any]:
-        return {"pool": plain(self.pool), "tally": self.tally.document()}
+        return {"pool": pool_state.written(self.pool), "tally": self.tally.document()}
 
     def take_over(self, state: State) -> None:
         kept: Pool | None = state["pool"]
@@ -129,12 +129,12 @@ class Ledger(Part):
         wall, entry = time.time(), replace(entry, fields=self.redaction.fields(entry.fields))
         for name, told in self._on_entry:
             self._guard.run(name, told, entry, wall)
-        if entry.weight > journal.DETAIL:
+        if entry.weight > Weight.DETAIL:
             self._guard.run("event", self._tell, entry, wall)
 
     def _tell(self, entry: Entry, wall: float) -> None:
         ended = None
-        if entry.name == "upgrade ended":
+        if entry.event is Event.UPGRADE_ENDED:
             ended = report.upgrade_document(self.pool, self.pool.history[-1], time.monotonic())
         document = journal.event_document(entry, self.pool, wall)
         for name, told in self._on_event:

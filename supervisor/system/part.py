@@ -7,7 +7,7 @@ and end in reverse. This is the base, which has nothing to do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,7 +25,8 @@ class Kept:
     __slots__ = ()
 
     def descriptors(self) -> Iterable[int]:
-        """Those that must stay open through exec."""
+        """Those that must stay open through exec. `adapt`: makes of what an earlier version wrote what this one
+    reads."""
         return ()
 
     def process_ids(self) -> Iterable[int]:
@@ -45,12 +46,14 @@ class Kept:
 class Keep:
     """One key of the state. `kind`: the type of its value. `empty`: what it is on a fresh start, and
     where a state doesn't have it. `needed`: a state without it is refused. `descriptor`: it is one
-    that must stay open through exec."""
+    that must stay open through exec. `adapt`: makes of what an earlier version wrote what this one
+    reads."""
 
     kind: Any
     empty: Any = None
     needed: bool = False
     descriptor: bool = False
+    adapt: Callable[[Any], Any] = lambda value: value
 
 
 class Part:

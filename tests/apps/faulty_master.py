@@ -11,23 +11,24 @@ import functools
 import importlib
 import inspect
 import os
+import pkgutil
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from einhornpy.supervisor import __main__ as program
 
-ROOMS = {
-    "shared": ["protocol", "peer", "einhorn"], "supervisor": ["carrying_out", "exits", "master"],
-    "supervisor.core": ["planner", "observe", "worker_environment"],
-    "supervisor.reporting": ["report", "journal", "tally", "generations"],
-    "supervisor.system": ["loop", "errands", "processes", "ledger"],
-    "supervisor.sockets": ["control_server", "listeners", "notify_socket", "systemd"],
-    "supervisor.logs": ["formats", "keeper", "log", "output", "sinks"],
-    "supervisor.outside": ["announcements", "app_metrics", "labels", "sidecar", "web"],
-    "supervisor.launch": ["measures", "notices", "recipes", "shared_page", "spawning"],
-    "supervisor.steering": [
-        "answers", "commands", "einhorn", "hooks", "orders", "reloads", "signals", "upgrades"],}
+# Rooms whose every module is meant, and modules of others. Not: what runs before there are
+# workers, or in other processes.
+ROOMS = ("core", "reporting", "logs", "outside")
+MODULES = (
+    "carrying_out", "exits", "master", "system.ledger", "system.loop", "system.errands",
+    "system.processes", "launch.measures", "launch.notices", "launch.spawning",
+    "launch.shared_page", "launch.recipes", "steering.hooks", "steering.answers",
+    "steering.orders", "steering.signals", "steering.upgrades", "steering.commands",
+    "steering.reloads", "steering.einhorn", "sockets.notify_socket", "sockets.systemd",
+    "sockets.listeners", "sockets.control_server")
+SHARED = ("protocol", "peer", "einhorn")
 # What the guard itself stands on, and what runs before there is a master or in the child's side of
 # a fork.
 SPARED = {
@@ -63,18 +64,24 @@ def owners(module: Any) -> Iterator[Any]:
             yield found
 
 
+def modules() -> Iterator[str]:
+    for room in ROOMS:
+        folder = importlib.import_module(f"einhornpy.supervisor.{room}").__path__
+        yield from (f"supervisor.{room}.{found.name}" for found in pkgutil.iter_modules(folder))
+    yield from (f"supervisor.{name}" for name in MODULES)
+    yield from (f"shared.{name}" for name in SHARED)
+
+
 def plant() -> None:
-    for room, names in ROOMS.items():
-        for name in names:
-            module = importlib.import_module(f"einhornpy.{room}.{name}")
-            for owner in owners(module):
-                for attribute, value in list(vars(owner).items()):
-                    own = inspect.isfunction(
-                        value
-                    ) and value.__module__ == module.__name__ and not attribute.startswith("__")
-                    if own and value.__qualname__ not in SPARED and not inspect.isgeneratorfunction(
-                            inspect.unwrap(value)):
-                        setattr(owner, attribute, faulty(f"{name}.{value.__qualname__}", value))
+    for name in modules():
+        module = importlib.import_module(f"einhornpy.{name}")
+        for owner in owners(module):
+            for attribute, value in list(vars(owner).items()):
+                own = (inspect.isfunction(value) and value.__module__ == module.__name__
+                       and not attribute.startswith("__"))
+                if own and value.__qualname__ not in SPARED and not inspect.isgeneratorfunction(
+                        inspect.unwrap(value)):
+                    setattr(owner, attribute, faulty(f"{name}.{value.__qualname__}", value))
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ EVENTS = [
 SCRIPT = """
 import sys
 from einhornpy.control import show
-from tests import test_show
+from tests.control import test_show
 print({expression})
 """
 

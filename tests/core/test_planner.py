@@ -10,10 +10,22 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from einhornpy.supervisor.core import planner
-from einhornpy.supervisor.core import pool as facts
-from einhornpy.supervisor.core.observe import Impossible, delay_after, observe
-from einhornpy.supervisor.core.pool import Policy, Pool, Recipe, State, Terms, Worker
+from einhornpy.supervisor.core import actions, facts, generation, planner, view
+from einhornpy.supervisor.core.bookkeeping import delay_after
+from einhornpy.supervisor.core.causes import Leaving, Recycling, Refusal
+from einhornpy.supervisor.core.generation import Recipe
+from einhornpy.supervisor.core.observe import observe
+from einhornpy.supervisor.core.pool import (
+    CALM_SECONDS,
+    SETTLE_SECONDS,
+    Policy,
+    Pool,
+    State,
+    Stopping,
+    Worker,
+)
+from einhornpy.supervisor.core.upgrade import Accepting, Impossible, Kind, Outcome, Terms
+from einhornpy.supervisor.core.upgrade import Phase as UpgradePhase
 from einhornpy.supervisor.reporting.generations import rollback_target
 from einhornpy.supervisor.reporting.report import gate
 from hypothesis import HealthCheck, Phase, settings
@@ -145,7 +157,7 @@ class PlannerMachine(RuleBasedStateMachine):
           check=st.sampled_from([None, "check"]), failures=st.sampled_from([None, 0]))
     def upgrade_is_asked_for(self, kind: str, at_once: bool, canary: int, hold: float | None,
                              check: str | None, failures: int | None) -> None:
-        terms = Terms(kind, None, canary, hold if canary else 0.0, check if canary else None,
+        terms = Terms(Kind(kind), None, canary, hold if canary else 0.0, check if canary else None,
                       failures)
         self.world.fact(facts.UpgradeRequested(terms, "test", 0.0))
         if at_once:
@@ -210,7 +222,7 @@ class PlannerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def has_served_enough(self, data: st.DataObject) -> None:
         worker = data.draw(st.sampled_from(self.workers(State.READY)))
-        self.world.fact(facts.Due(worker.id, "served 500 requests"))
+        self.world.fact(facts.Due(worker.id, "served 500 requests", Recycling.REQUESTS))
 
     @precondition(lambda self: self.alive())
     @rule()
@@ -230,7 +242,7 @@ class PlannerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.alive() and self.world.steps > 25)
     @rule(how=st.sampled_from(["graceful", "terminate", "now"]))
     def stops(self, how: str) -> None:
-        self.world.fact(facts.StopRequested(how))
+        self.world.fact(facts.StopRequested(Stopping(how)))
 
     def teardown(self) -> None:
         global steps_taken
@@ -243,7 +255,7 @@ class PlannerMachine(RuleBasedStateMachine):
         trusted = upgrade is not None and bad_newest.pool.generations[
             upgrade.from_generation].proven
         if trusted and upgrade is not None and not bad_newest.pool.generations.get(
-                upgrade.to_generation, facts.Generation(0, self.recipe)).proven:
+                upgrade.to_generation, generation.Generation(0, self.recipe)).proven:
             bad = upgrade.to_generation
             fresh = all(worker.generation != bad for worker in bad_newest.pool.workers.values())
             bad_newest.come_to_rest(lambda generation: generation != bad)
@@ -277,7 +289,7 @@ def canonical(world: World, deaths: int) -> Any:
     """The state without what makes no difference: absolute time, ids, words."""
     pool, now = world.pool, world.now
 
-    settled = max(facts.SETTLE_SECONDS, pool.policy.min_ready_seconds)
+    settled = max(SETTLE_SECONDS, pool.policy.min_ready_seconds)
 
     def ago(at: float | None, most: float = 70.0) -> float | None:
         return None if at is None else round(min(now - at, most), 3)
@@ -314,7 +326,7 @@ def next_worlds(world: World, deaths: int) -> list[tuple[World, int]]:
 
     upgrade = world.pool.upgrade
     if upgrade is None and world.pool.ever_ready:
-        then(facts.UpgradeRequested(Terms(world_kind), "test", 0.0), deaths)
+        then(facts.UpgradeRequested(Terms(Kind(world_kind)), "test", 0.0), deaths)
     if upgrade is not None and upgrade.running and upgrade.preparing:
         then(facts.UpgradePrepared(upgrade.to_generation, recipe()), deaths)
         then(facts.UpgradeRefused(upgrade.to_generation, "no", None, 0.0), deaths)
@@ -386,22 +398,22 @@ def test_every_order_of_events(target: int, kind: str, deaths: int, min_ready: f
 Rule = Callable[[Pool, Any, float], Any]
 
 
-def no_airbag(pool: Pool, view: Any, now: float, candidates: list[Worker]) -> list[planner.Action]:
+def no_airbag(pool: Pool, view: Any, now: float, candidates: list[Worker]) -> list[actions.Action]:
     return [
-        planner.Retire(worker.id, "bug") for worker in candidates[:max(0, view.live - pool.target)]]
+        actions.Retire(worker.id, "bug", Leaving.REPLACED) for worker in candidates[:max(0, view.live - pool.target)]]
 
 
 def impatient_airbag(pool: Pool, view: Any, now: float,
-                     candidates: list[Worker]) -> list[planner.Action]:
+                     candidates: list[Worker]) -> list[actions.Action]:
     return [
-        planner.Retire(worker.id, "bug")
+        actions.Retire(worker.id, "bug", Leaving.REPLACED)
         for worker in candidates[:max(0, view.ready - pool.target)]]
 
 
-def greedy_spawn(pool: Pool, view: Any, now: float) -> list[planner.Action]:
+def greedy_spawn(pool: Pool, view: Any, now: float) -> list[actions.Action]:
     missing = pool.target - view.wanted
     seats = planner._free_seats(pool, view, pool.generations[pool.current], max(0, missing))
-    return [planner.Spawn(index, pool.current) for index in seats]
+    return [actions.Spawn(index, pool.current) for index in seats]
 
 
 def hot_spawn(pool: Pool, view: Any, now: float) -> Any:
@@ -409,24 +421,24 @@ def hot_spawn(pool: Pool, view: Any, now: float) -> Any:
     return original_spawn(replace(pool, generations=cold), view, now)
 
 
-def early_finish(pool: Pool, view: Any, now: float) -> list[planner.Action]:
+def early_finish(pool: Pool, view: Any, now: float) -> list[actions.Action]:
     upgrade = pool.running_upgrade
-    return [planner.Finish()
+    return [actions.Finish()
             ] if upgrade is not None and not upgrade.preparing and view.wanted_ready else []
 
 
 def blind_finish(pool: Pool, view: Any, now: float) -> Any:
     upgrade = pool.upgrade
     return original_finish(
-        replace(pool, upgrade=None if upgrade is None else replace(upgrade, accepting="yes")), view,
+        replace(pool, upgrade=None if upgrade is None else replace(upgrade, accepting=Accepting.YES)), view,
         now)
 
 
 def credulous_look(pool: Pool, now: float) -> Any:
-    view, overdue = original_look(pool, now)
-    return view, [
-        *overdue, *(planner.Trust(worker.id)
-                    for worker in pool.workers.values() if worker.guessed and not worker.stood)]
+    view = original_look(pool, now)
+    view.overdue += [actions.Trust(worker.id) for worker in pool.workers.values()
+                     if worker.guessed and not worker.stood]
+    return view
 
 
 def same_seat(pool: Pool, view: Any, generation: Any, count: int) -> list[int]:
@@ -436,7 +448,7 @@ def same_seat(pool: Pool, view: Any, generation: Any, count: int) -> list[int]:
 def impatient_hold(pool: Pool, view: Any, now: float) -> Any:
     upgrade = pool.running_upgrade
     held = upgrade is not None and upgrade.on_canary and upgrade.held_since is not None
-    return [planner.EndHold()] if held else original_hold(pool, view, now)
+    return [actions.EndHold()] if held else original_hold(pool, view, now)
 
 
 def deaf_to_aborts(pool: Pool, view: Any, now: float) -> Any:
@@ -451,7 +463,7 @@ def always_short(pool: Pool, view: Any, now: float) -> Any:
 
 
 original_spawn, original_hold, original_roll_back = planner._spawn, planner._hold, planner._roll_back
-original_break, original_finish, original_look = planner._break_before_make, planner._finish, planner._look
+original_break, original_finish, original_look = planner._break_before_make, planner._finish, view.look
 BUGS: dict[str, tuple[str, Any]] = {
     "retires without looking at who is ready": ("_spare", no_airbag),
     "retires without min ready seconds": ("_spare", impatient_airbag),
@@ -461,7 +473,7 @@ BUGS: dict[str, tuple[str, Any]] = {
                        lambda pool, view, now: []), "says done too early": ("_finish",
                                                                             early_finish),
     "says done though nobody has looked who answers": ("_finish", blind_finish),
-    "trusts a guess at once": ("_look", credulous_look),
+    "trusts a guess at once": ("look", credulous_look),
     "fills gaps with unproven code": ("_on_trial", lambda pool: False),
     "puts everybody on seat 0": ("_free_seats", same_seat),
     "exchanges while it is paused or held": ("_while_standing_still",
@@ -503,7 +515,7 @@ def ready_pool(target: int, policy: Policy | None = None) -> World:
 
 
 def upgrade(world: World, kind: str = "rolling") -> None:
-    world.fact(facts.UpgradeRequested(Terms(kind), "test", 0.0))
+    world.fact(facts.UpgradeRequested(Terms(Kind(kind)), "test", 0.0))
     world.fact(facts.UpgradePrepared(world.pool.newest, recipe()))
 
 
@@ -585,7 +597,7 @@ def test_impossible_facts_are_refused() -> None:
         facts.Spawned(50, 0, 9, 5),
         facts.UpgradePrepared(2, Recipe(("x",), "/")),
         facts.Finished(0.0),
-        facts.RolledBack("x", None),
+        facts.RolledBack("x", None, Refusal.NO_PROGRESS),
         facts.Scaled(0),
         facts.SpawnFailed(0, 9, "x"),]
     for event in impossible:
@@ -671,7 +683,7 @@ def test_workers_that_leave_for_new_code_or_are_due_as_soon_as_they_are_ready_ar
                 if end == "code" and (world.pool.running_upgrade is None):
                     world.exit(worker.id, 75)
                 elif end == "due":
-                    world.fact(facts.Due(worker.id, "asked for it"))
+                    world.fact(facts.Due(worker.id, "asked for it", Recycling.ASKED))
             elif worker.state is State.RETIRING:
                 world.fact(facts.Exited(worker.id, 0))
             elif end == "code" and world.pool.running_upgrade is None:
@@ -733,8 +745,8 @@ def test_a_release_where_nobody_accepts_goes_back() -> None:
                   facts.AcceptingAsked(),
                   facts.AcceptingChecked("nobody accepts connections on 127.0.0.1:80")):
         pool = observe(pool, event, 10.0)
-    assert planner.plan(pool, 10.0).actions == (planner.RollBack(
-        "nobody accepts connections on 127.0.0.1:80", None),)
+    assert planner.plan(pool, 10.0).actions == (actions.RollBack(
+        "nobody accepts connections on 127.0.0.1:80", None, Refusal.NOBODY_ACCEPTS),)
 
 
 def test_an_unfit_release_is_refused_at_once_and_an_unfit_first_start_given_up() -> None:
@@ -775,7 +787,7 @@ def test_who_shuts_a_listener_down_is_blamed_only_where_it_is_certain() -> None:
     world.fact(facts.SaidReady(only(world, State.STARTING).id))
     world.fact(facts.Exited(only(world, State.RETIRING).id, 0))
     assert all(worker.state is State.READY for worker in world.pool.workers.values())
-    world.copy().pass_time(facts.SETTLE_SECONDS)
+    world.copy().pass_time(SETTLE_SECONDS)
     world.fact(facts.ListenerShut("127.0.0.1:80"))
     assert world.pool.running_upgrade is not None
     assert world.pool.running_upgrade.rolling_back
@@ -838,7 +850,7 @@ def test_workers_that_die_soon_after_ready_over_and_over_degrade_the_gate_until_
         world.pass_time(50.0)
     assert "keeps failing: 3 times, the last: worker 0 exited with code 1 50.0 s after it was ready" in gate(
         world.pool)[1]
-    world.pass_time(facts.CALM_SECONDS)
+    world.pass_time(CALM_SECONDS)
     assert gate(world.pool)[0] == "ready"
 
 
@@ -851,8 +863,8 @@ def test_the_gate_says_what_is_missing_and_who_still_serves() -> None:
     pool = observe(world.pool, facts.Exited(old.id, 1), world.now)
     assert gate(pool) == ("upgrading", "1 of 2 workers on generation 2; 1 of 2 workers ready")
     assert pool.upgrade is not None
-    back = replace(pool, current=1, upgrade=replace(pool.upgrade, outcome="rolled-back",
-                                                    reason="it failed"))
+    back = replace(pool, current=1, upgrade=replace(
+        pool.upgrade, phase=UpgradePhase.ENDED, outcome=Outcome.ROLLED_BACK, reason="it failed"))
     assert gate(back) == (
         "rolled-back",
         "generation 2 was refused: it failed; 1 worker of it still serves, until its "
@@ -877,7 +889,7 @@ def test_recycling_keeps_the_seats_and_one_at_a_time() -> None:
 def test_a_due_worker_stays_while_its_replacement_cannot_be_started() -> None:
     world = ready_pool(1)
     world.spawn_fails = True
-    world.fact(facts.Due(1, "served 500 requests"))
+    world.fact(facts.Due(1, "served 500 requests", Recycling.REQUESTS))
     for _ in range(5):
         world.pass_time(1.0)
         assert world.pool.ready == 1
@@ -886,9 +898,9 @@ def test_a_due_worker_stays_while_its_replacement_cannot_be_started() -> None:
 def test_going_back_takes_the_number_of_workers_along() -> None:
     for operator_scales in (False, True):
         world = ready_pool(2)
-        world.fact(facts.UpgradeRequested(Terms("rolling"), "test", 0.0))
+        world.fact(facts.UpgradeRequested(Terms(Kind.ROLLING), "test", 0.0))
         world.fact(facts.UpgradePrepared(2, recipe(), target=4))
-        world.fact(facts.UpgradeRequested(Terms("rolling"), "test", 0.0))
+        world.fact(facts.UpgradeRequested(Terms(Kind.ROLLING), "test", 0.0))
         if operator_scales:
             world.fact(facts.Scaled(3))
         world.fact(facts.UpgradeRefused(3, "its settings cannot be read", None, 0.0))

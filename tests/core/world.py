@@ -7,13 +7,13 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from einhornpy.supervisor.core import actions, facts, planner, upgrade
 from einhornpy.supervisor.core import observe as observing
-from einhornpy.supervisor.core import planner
-from einhornpy.supervisor.core import pool as facts
-from einhornpy.supervisor.core.pool import Policy, Pool, Recipe, State, Worker
+from einhornpy.supervisor.core.generation import Recipe
+from einhornpy.supervisor.core.pool import CALM_SECONDS, Policy, Pool, State, Worker
 
 Now = float
-PlanFunction = Callable[[Pool, Now], planner.Plan]
+PlanFunction = Callable[[Pool, Now], actions.Plan]
 
 
 def recipe(ack_seconds: float | None = None, timeout: float = 0.0, max_lifetime: float = 0.0,
@@ -60,7 +60,7 @@ class World:
         self.observe(facts.Exited(worker, status))
         if asked and not running:
             self.observe(
-                facts.UpgradeRequested(facts.Terms(), "a worker", 0.0, frozenset({before.index})))
+                facts.UpgradeRequested(upgrade.Terms(), "a worker", 0.0, frozenset({before.index})))
         self.steps += 1
         self.settle()
 
@@ -85,7 +85,7 @@ class World:
                 self.carry_out(action)
                 if self.ended is not None:
                     return
-                if isinstance(action, planner.Spawn) and self.spawn_fails:
+                if isinstance(action, actions.Spawn) and self.spawn_fails:
                     assert self.pool.generations != before
                     break
         raise AssertionError(f"it never comes to rest: {plan}")
@@ -96,9 +96,9 @@ class World:
 
     # --- acting, as the master does ---
 
-    def carry_out(self, action: planner.Action) -> None:
+    def carry_out(self, action: actions.Action) -> None:
         match action:
-            case planner.Spawn():
+            case actions.Spawn():
                 self.check_spawn(action)
                 self.spawned.append((self.now, action.generation))
                 if self.spawn_fails:
@@ -109,54 +109,54 @@ class World:
                         facts.Spawned(self.next_id, action.index, action.generation,
                                       1000 + self.next_id, jitter=self.next_id % 5 / 4))
                     self.next_id += 1
-            case planner.AssumeReady():
+            case actions.AssumeReady():
                 self.observe(facts.Assumed(action.worker))
                 self.observe(facts.SaidReady(action.worker, guessed=True))
-            case planner.Trust():
+            case actions.Trust():
                 self.check_trust(self.pool.workers[action.worker])
                 self.observe(facts.Stood(action.worker))
-            case planner.CheckAccepting():
+            case actions.CheckAccepting():
                 self.check_finish(asked=False)
                 self.observe(facts.AcceptingAsked())
                 self.observe(facts.AcceptingChecked(None))
-            case planner.CalmDown():
+            case actions.CalmDown():
                 assert self.now >= self.pool.generations[
-                    action.generation].fault_at + facts.CALM_SECONDS
+                    action.generation].fault_at + CALM_SECONDS
                 self.observe(facts.Calmed(action.generation))
-            case planner.Recycle():
+            case actions.Recycle():
                 worker = self.pool.workers[action.worker]
                 assert worker.state is State.READY
                 assert worker.recycled_for is None, "marked twice"
-                self.observe(facts.Due(action.worker, action.reason, action.memory))
-            case planner.Abort():
+                self.observe(facts.Due(action.worker, action.reason, action.cause))
+            case actions.Abort():
                 self.check_kill(self.pool.workers[action.worker])
-                self.observe(facts.Aborted(action.worker, action.reason))
-            case planner.BeginHold():
+                self.observe(facts.Aborted(action.worker, action.reason, action.cause))
+            case actions.BeginHold():
                 self.check_hold(0.0)
                 self.observe(facts.HoldBegun())
-            case planner.EndHold():
+            case actions.EndHold():
                 self.check_hold(None)
                 self.observe(facts.HoldEnded())
-            case planner.Retire():
+            case actions.Retire():
                 self.check_retire(self.pool.workers[action.worker])
-                self.observe(facts.Retired(action.worker, action.reason))
-            case planner.Kill():
+                self.observe(facts.Retired(action.worker, action.reason, action.cause))
+            case actions.Kill():
                 self.check_kill(self.pool.workers[action.worker])
-                self.observe(facts.Killed(action.worker, action.reason))
-            case planner.KillOrphan():
+                self.observe(facts.Killed(action.worker, action.reason, action.cause))
+            case actions.KillOrphan():
                 orphan = self.pool.left_behind[action.pid]
                 assert self.pool.stopping == "now" or self.now >= orphan.found_at + 30, f"{orphan} had more time"
                 self.observe(facts.OrphanKilled(action.pid))
                 self.observe(facts.OrphanGone(action.pid))
-            case planner.RollBack():
-                self.observe(facts.RolledBack(action.reason, action.error))
-            case planner.Finish():
+            case actions.RollBack():
+                self.observe(facts.RolledBack(action.reason, action.error, action.cause))
+            case actions.Finish():
                 self.check_finish()
                 self.observe(facts.Finished(0.0))
-            case planner.GiveUp():
+            case actions.GiveUp():
                 assert not self.pool.ever_ready, "it gives up an app that has served"
                 self.ended = "gave up"
-            case planner.Leave():
+            case actions.Leave():
                 assert self.pool.stopping is not None
                 assert not self.pool.workers
                 assert not self.pool.left_behind
@@ -246,7 +246,7 @@ class World:
             assert timeout > 0
             assert self.now >= worker.heartbeat_at + timeout, f"{worker} is killed though it is well"
 
-    def check_spawn(self, action: planner.Spawn) -> None:
+    def check_spawn(self, action: actions.Spawn) -> None:
         pool, upgrade = self.pool, self.pool.running_upgrade
         assert pool.stopping is None, "a start while the master stops"
         assert pool.live + 1 <= pool.target + self.surge(), f"more than N + surge: {action}"

@@ -225,8 +225,8 @@ def test_one_that_was_stopped_amid_its_turn_hears_first_too(
     os.mkfifo(place / "gate")
     program = place / "stopping"
     program.write_text(
-        f"#!{sys.executable} -P\nimport os, signal, sys\nfrom einhornpy.supervisor import "
-        "__main__\nfrom einhornpy.supervisor.logs import strangers\n"
+        f"#!{sys.executable} -P\nimport os, signal, sys\nfrom einhornpy.supervisor import __main__\n"
+        "from einhornpy.supervisor.logs import strangers\n"
         "def stop(self, now):\n"
         f"    if os.path.exists('{place}/stop'):\n"
         f"        os.unlink('{place}/stop')\n"

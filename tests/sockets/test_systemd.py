@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from einhornpy.supervisor.core.facts import SaidReady, Spawned, StopRequested
+from einhornpy.supervisor.core.generation import Recipe
 from einhornpy.supervisor.core.observe import new_pool, observe
-from einhornpy.supervisor.core.pool import Policy, Recipe, SaidReady, Spawned, StopRequested
+from einhornpy.supervisor.core.pool import Policy, Stopping
 from einhornpy.supervisor.sockets import systemd
 
 from ..harness import (
@@ -191,7 +193,7 @@ def test_what_is_said_is_a_pure_function_of_the_pool() -> None:
     pool = observe(pool, SaidReady(1), 3.0)
     lines, told = systemd.messages(pool, told, 3.0)
     assert lines == ["READY=1", "STATUS=ready: 1 of 1 workers ready on generation 1"]
-    pool = observe(pool, StopRequested("graceful"), 4.0)
+    pool = observe(pool, StopRequested(Stopping.GRACEFUL), 4.0)
     lines, told = systemd.messages(pool, told, 4.0)
     assert lines[0] == "STOPPING=1"
 

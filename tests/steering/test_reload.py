@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from einhornpy.supervisor.core import pool as facts
+from einhornpy.supervisor.core.generation import Generation, Recipe
+from einhornpy.supervisor.core.pool import LeftBehind, Policy, Pool, State, Worker
+from einhornpy.supervisor.core.upgrade import Terms, Upgrade
 from einhornpy.supervisor.system import plain_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -347,27 +349,27 @@ def test_a_state_that_cannot_be_read_is_one_line(place: Path, change: Callable[[
 
 
 def test_what_a_neighbouring_version_adds_or_lacks_is_no_obstacle() -> None:
-    plain = plain_data.plain(facts.Worker(1, 0, 1, 100, 5.0))
+    plain = plain_data.plain(Worker(1, 0, 1, 100, 5.0))
     plain["invented_later"] = 3
     del plain["memory"]
-    assert plain_data.made(facts.Worker, plain) == facts.Worker(1, 0, 1, 100, 5.0)
+    assert plain_data.made(Worker, plain) == Worker(1, 0, 1, 100, 5.0)
 
 
-workers = st.builds(facts.Worker, id=st.integers(1, 9), index=st.integers(0, 3),
+workers = st.builds(Worker, id=st.integers(1, 9), index=st.integers(0, 3),
                     generation=st.integers(1, 3), pid=st.just(7), spawned_at=st.floats(0, 1e6),
-                    state=st.sampled_from(facts.State), recycled_for=st.none() | st.text())
+                    state=st.sampled_from(State), recycled_for=st.none() | st.text())
 recipes = st.builds(
-    facts.Recipe, command=st.tuples(st.text()), directory=st.text(),
+    Recipe, command=st.tuples(st.text()), directory=st.text(),
     environment=st.dictionaries(st.text(), st.text(st.characters(exclude_categories=[]))))
-generations = st.builds(facts.Generation, number=st.integers(1, 9), recipe=recipes)
-upgrades = st.builds(facts.Upgrade, from_generation=st.just(1), to_generation=st.just(2),
-                     terms=st.builds(facts.Terms), requested_by=st.text(), started_at=st.just(0.0),
+generations = st.builds(Generation, number=st.integers(1, 9), recipe=recipes)
+upgrades = st.builds(Upgrade, from_generation=st.just(1), to_generation=st.just(2),
+                     terms=st.builds(Terms), requested_by=st.text(), started_at=st.just(0.0),
                      started_wall=st.just(0.0), progress_at=st.just(0.0),
                      vacant=st.frozensets(st.integers(0, 5)), reason=st.none() | st.text())
-orphans = st.builds(facts.LeftBehind, pid=st.integers(2, 9), index=st.just(0),
+orphans = st.builds(LeftBehind, pid=st.integers(2, 9), index=st.just(0),
                     generation=st.integers(1, 3), found_at=st.floats(0, 1e6),
                     kill_at=st.floats(0, 1e6), killed=st.booleans())
-pools = st.builds(facts.Pool, policy=st.builds(facts.Policy), target=st.integers(1, 9),
+pools = st.builds(Pool, policy=st.builds(Policy), target=st.integers(1, 9),
                   current=st.just(1), generations=st.dictionaries(st.integers(1, 9), generations),
                   workers=st.dictionaries(st.integers(1, 9), workers), upgrade=st.none() | upgrades,
                   stopping=st.none(), restarts=st.dictionaries(st.integers(0, 3), st.integers(0,
@@ -378,12 +380,12 @@ pools = st.builds(facts.Pool, policy=st.builds(facts.Policy), target=st.integers
 
 @settings(deadline=None)  # a loaded machine takes its time
 @given(pools)
-def test_every_pool_survives_the_way_through_a_sealed_file(pool: facts.Pool) -> None:
+def test_every_pool_survives_the_way_through_a_sealed_file(pool: Pool) -> None:
     fd = plain_data.sealed({"pool": plain_data.plain(pool)})
     try:
         with pytest.raises(OSError):
             os.write(fd, b"x")
-        assert plain_data.made(facts.Pool, plain_data.read(fd)["pool"]) == pool
+        assert plain_data.made(Pool, plain_data.read(fd)["pool"]) == pool
     finally:
         os.close(fd)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from einhornpy.supervisor.system import attributes
+from einhornpy.supervisor.settings import parsers
 
 from ..harness import DEADLINE, EINHORNPY, EXAMPLE, Master, get, wait_listening, wait_until
 from ..launch.test_run import attempt, reports
@@ -105,11 +105,14 @@ def test_gunicorn_its_settings_and_its_hooks_are_that_user(start: Start, open_pl
     notes.touch()
     notes.chmod(0o666)
     (open_place / "app.py").write_text((EXAMPLE / "app.py").read_text())
-    for package in ("gunicorn", "packaging"):
+    # Nobody may be able to enter where ours are installed.
+    for package in ("gunicorn", "packaging", "einhornpy.supervisor", "einhornpy.shared",
+                    "einhornpy.worker"):
         found = importlib.util.find_spec(package)
         assert found is not None
         assert found.origin is not None
-        shutil.copytree(Path(found.origin).parent, open_place / "packages" / package)
+        shutil.copytree(Path(found.origin).parent,
+                        open_place / "packages" / package.replace(".", "/"))
     master = start(
         "-n", "1", "-b", "127.0.0.1:0", "--chdir", str(open_place), "-d", f"{open_place}/x.sock",
         "--user", "nobody", "--on-worker-ready", "echo hook $(id -u) >> $NOTES", "--", str(PYTHON),
@@ -250,10 +253,11 @@ def test_what_needs_root_is_refused_to_others(open_place: Path, flags: tuple[str
     """Tried as nobody, through the modules alone: this Python may be out of another user's
     reach."""
     code = (
-        "import ctypes, os, sys; from einhornpy.supervisor.system import attributes\n"
-        "from einhornpy.supervisor.settings import table as settings\n"
+        "import ctypes, os, sys\n"
+        "from einhornpy.supervisor.settings.sources import load\n"
+        "from einhornpy.supervisor.system import attributes\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        "wanted = settings.load(dict([sys.argv[1:]]), ['x'], {}, '/')\n"
+        "wanted = load(dict([sys.argv[1:]]), ['x'], {}, '/')\n"
         "try:\n"
         "    nice = wanted.nice\n"
         "    if nice is not None: attributes.renice(nice[0])\n"
@@ -268,11 +272,11 @@ def test_what_needs_root_is_refused_to_others(open_place: Path, flags: tuple[str
 
 
 def test_parsing() -> None:
-    assert attributes.limit("core=0:unlimited") == ("core", 0, resource.RLIM_INFINITY)
-    assert attributes.niceness("5") == (5, None)
-    assert attributes.core_list("3,0-1") == (3, 0, 1)
-    for parse, text in ((attributes.limit, "x=1"), (attributes.niceness, "5:6:7"),
-                        (attributes.core_list, ""), (attributes.core_list, "1-")):
+    assert parsers.limit("core=0:unlimited") == ("core", 0, resource.RLIM_INFINITY)
+    assert parsers.niceness("5") == (5, None)
+    assert parsers.core_list("3,0-1") == (3, 0, 1)
+    for parse, text in ((parsers.limit, "x=1"), (parsers.niceness, "5:6:7"),
+                        (parsers.core_list, ""), (parsers.core_list, "1-")):
         with pytest.raises(ValueError):
             parse(text)
 

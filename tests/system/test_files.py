@@ -401,7 +401,8 @@ def test_a_file_in_the_place_of_the_notify_socket_stays(start: Start, theirs: Pa
 def test_the_shells_history_is_not_written_into_the_home_of_another_user(
         theirs: Path, victim: Path) -> None:
     """`sudo` may leave HOME as it is."""
-    code = "from einhornpy.control import shell; import readline\nwith shell.line_editing([]): readline.add_history('x')"
+    code = ("from einhornpy.control.cli import shell; import readline\n"
+            "with shell.line_editing([]): readline.add_history('x')")
     environment = {"XDG_STATE_HOME": str(theirs), "PATH": "/usr/bin:/bin"}
 
     def run() -> None:

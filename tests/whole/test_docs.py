@@ -18,14 +18,14 @@ import pytest
 from einhornpy.control import gate
 from einhornpy.control.cli.main import cli
 from einhornpy.supervisor.core import worker_environment
-from einhornpy.supervisor.core.pool import Generation, Recipe
+from einhornpy.supervisor.core.generation import Generation, Recipe
 from einhornpy.supervisor.settings import table
 from einhornpy.worker import gunicorn_adapter
 
 from ..harness import BIN, DEADLINE, ROOT, Master
 
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")),
-         *sorted((ROOT / "examples").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md",
+         *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
@@ -57,8 +57,8 @@ def test_the_man_page_is_up_to_date_well_formed_and_installed() -> None:
     shown = re.sub(".\b", "", shown)
     for name in cli.list_commands(click.Context(cli)):
         assert f"       einhornpy {name}" in shown, name
-    for option in table.OPTIONS:
-        assert option.flags[-1] in shown
+    for setting in table.SETTINGS.values():
+        assert setting.flags[-1] in shown
     installed = Path(sys.prefix) / "share" / "man" / "man1" / "einhornpy.1"
     assert installed.read_text() == page.read_text()
     environment = {"PATH": f"{BIN}:/usr/bin:/bin", "HOME": "/nonexistent", "LANG": "C.UTF-8"}
@@ -129,7 +129,7 @@ def test_fenced_blocks_parse() -> None:
                 json.loads(block)
             case "toml":
                 given = tomllib.loads(block)
-                assert {key.replace("-", "_") for key in given} <= {*table.BY_NAME, "command"}
+                assert {key.replace("-", "_") for key in given} <= {*table.SETTINGS, "command"}
             case _:
                 compile(block, "docs", "exec")
 

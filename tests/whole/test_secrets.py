@@ -15,7 +15,8 @@ from typing import Any
 
 from einhornpy.control import show
 from einhornpy.supervisor.core import observe
-from einhornpy.supervisor.core.pool import Policy, Pool, Recipe
+from einhornpy.supervisor.core.generation import Recipe
+from einhornpy.supervisor.core.pool import Policy, Pool
 from einhornpy.supervisor.reporting import generations
 
 from ..harness import APPS, DEADLINE, EINHORNPY, EXAMPLE, Master, get

@@ -326,9 +326,10 @@ def test_it_runs_in_gunicorns_own_python(start: Start, site: Path) -> None:
     script.chmod(0o755)
     (site / "app.py").write_text(
         "import sys\n\ndef wsgi(environ, start_response):\n    start_response('200 OK', [])\n"
-        "    try:\n        import einhornpy.worker\n        found = 'ours'\n"
-        "    except ImportError:\n        found = 'alone'\n    return [f'{sys.prefix} "
-        "{found}'.encode()]\n"
+        "    found = 'alone'\n    for name in ('einhornpy.worker', 'accepting'):\n"
+        "        try:\n            __import__(name)\n            found = name\n"
+        "        except ImportError:\n            pass\n"
+        "    return [f'{sys.prefix} {found}'.encode()]\n"
     )
     # A module of the app's that has the name of one of ours, or of the standard library's, is the
     # app's.

@@ -1,0 +1,56 @@
+"""A generation: one frozen launch recipe, and what has become of it so far. Data without any
+behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a generation's workers are launched, frozen when it was made.
+
+    `ack_seconds`: count a worker as ready once it has lived that long (None: it says so itself).
+    `graceful_timeout`: seconds between being asked to go and SIGKILL. `timeout`: the oldest
+    heartbeat, in seconds, of a worker that has ever sent one (0: not watched).
+
+    When a worker is due for recycling: `max_requests` served, `max_lifetime` seconds since its
+    start, each plus a share of its jitter; `max_memory` bytes of its process group. Beyond
+    `max_memory_hard` it is killed. 0: never.
+    """
+
+    command: tuple[str, ...]
+    directory: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+    release: str | None = None
+    ack_seconds: float | None = None
+    graceful_timeout: float = 30.0
+    timeout: float = 0.0
+    max_requests: int = 0
+    max_requests_jitter: int = 0
+    max_lifetime: float = 0.0
+    max_lifetime_jitter: float = 0.0
+    max_memory: int = 0
+    max_memory_hard: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """`error`: why its last start failed, `lines`: the last lines of standard error of that start.
+    `unfit`: why none of its workers can ever be trusted, if so. `faults`: how often, since it was
+    last calm, a worker of it died soon after it was ready or did what no worker may do; `fault`:
+    what was the last one, at `fault_at`."""
+
+    number: int
+    recipe: Recipe
+    proven: bool = False
+    failures_in_a_row: int = 0
+    failed_at: float = 0.0
+    not_before: float = 0.0
+    error: str | None = None
+    lines: tuple[str, ...] = ()
+    unfit: str | None = None
+    faults: int = 0
+    fault: str | None = None
+    fault_at: float = 0.0

@@ -1,0 +1,147 @@
+"""An upgrade: one change of generation, as frozen data. `upgrading.py` alone makes the next one of
+a fact; its table says which fact may come in which phase.
+
+    preparing ─► canary ◄─► held ─► exchanging ─► ended     (done)
+        │           └─────────┴─────────┴──► going back ─► ended     (rolled-back, aborted)
+        └──► ended, or going back where an upgrade before it was half way
+
+Beside the phase, and in any phase before `going back`, an upgrade may be paused. A newer one that
+is asked for ends it whatever its phase (superseded).
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from .causes import Refusal
+
+
+class Impossible(ValueError):
+    """A fact that can't be true of this pool: a mistake of the caller, never of a worker or a
+    client."""
+
+
+class Kind(enum.StrEnum):
+    ROLLING = "rolling"  # one worker after the other
+    FLEET = "fleet"  # all new ones first, then all old ones go
+    FIRST = "first"  # no upgrade: the first start, as hooks are told of it
+
+
+class Phase(enum.StrEnum):
+    PREPARING = "preparing"  # its generation is being made; nobody has been started
+    CANARY = "canary"  # the first few are started, and not all of them serve yet
+    HELD = "held"  # they serve, and everybody else waits for the hold and the check to end
+    EXCHANGING = "exchanging"  # the others follow
+    GOING_BACK = "going-back"  # it was refused, and what was replaced goes back
+    ENDED = "ended"
+
+
+class Outcome(enum.StrEnum):
+    DONE = "done"
+    ROLLED_BACK = "rolled-back"
+    ABORTED = "aborted"
+    SUPERSEDED = "superseded"
+
+    @property
+    def refused(self) -> bool:
+        """Whether the release was not wanted in the end, by us or by somebody."""
+        return self in (Outcome.ROLLED_BACK, Outcome.ABORTED)
+
+
+class Check(enum.StrEnum):
+    """How far the check of the hold is."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    PASSED = "passed"
+
+
+class Accepting(enum.StrEnum):
+    """Whether somebody accepts connections once only workers whose readiness is a guess are
+    left."""
+
+    ASKED = "asked"
+    YES = "yes"
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How an upgrade is to go."""
+
+    kind: Kind = Kind.ROLLING
+    release: str | None = None
+    # So many new workers serve first …
+    canary: int = 0
+    # … for so many seconds (None: until somebody says resume) …
+    hold: float | None = 0.0
+    # … and until this shell command has passed.
+    check: str | None = None
+    # Instead of the policy's.
+    max_failures: int | None = None
+    # The remembered generation whose recipe it takes, where it is a rollback.
+    recipe_of: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """One change of generation. Times in seconds, of the monotonic clock if they end in `_at`."""
+
+    from_generation: int  # where it goes back to
+    to_generation: int
+    terms: Terms
+    requested_by: str  # for people
+    started_at: float
+    started_wall: float
+    progress_at: float  # when it last came nearer to its end: what progress_timeout counts from
+    phase: Phase = Phase.PREPARING
+    # The number of workers before the new generation asked for another one, if it did.
+    target_before: int | None = None
+    # Since when all canaries serve.
+    held_since: float | None = None
+    # Somebody has said resume: the hold is over, whatever its time.
+    hold_over: bool = False
+    # None: there is no check.
+    check: Check | None = None
+    # By whom it is paused, if it is.
+    paused_by: str | None = None
+    # None: nobody has asked.
+    accepting: Accepting | None = None
+    # A listening socket was shut down while old and new code were about: from now on they are kept
+    # apart, so that the next time shows whose doing it is.
+    suspicious: bool = False
+    # Seats whose workers left in order to be replaced by the new code.
+    vacant: frozenset[int] = frozenset()
+    # It has to go back now: why, in words, and `cause` as one of a few.
+    refusal: str | None = None
+    cause: Refusal | None = None
+    # Failed starts of its generation.
+    failures: int = 0
+    # The last thing that went wrong, or why it went back; what the app said of it; the last lines
+    # of standard error of that start.
+    reason: str | None = None
+    error: str | None = None
+    lines: tuple[str, ...] = ()
+    # None while it runs.
+    outcome: Outcome | None = None
+    # How many ready workers its generation had in the end.
+    replaced: int = 0
+    ended_at: float | None = None
+    ended_wall: float | None = None
+
+    @property
+    def running(self) -> bool:
+        return self.phase is not Phase.ENDED
+
+    @property
+    def preparing(self) -> bool:
+        return self.phase is Phase.PREPARING
+
+    @property
+    def rolling_back(self) -> bool:
+        return self.phase is Phase.GOING_BACK
+
+    @property
+    def on_canary(self) -> bool:
+        """Whether the exchange waits, or will wait, for the canary's hold to end."""
+        return self.terms.canary > 0 and self.phase in (Phase.PREPARING, Phase.CANARY, Phase.HELD)

@@ -1,0 +1,169 @@
+"""The pool as the planner looks at it: its workers sorted once, since a plan over a thousand
+workers must stay far below the time of one fork; and who has overstayed. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .actions import Abort, Action, AssumeReady, Kill, KillOrphan, Recycle, Retire, Trust
+from .causes import Force, Leaving, Recycling
+from .generation import Recipe
+from .pool import SETTLE_SECONDS, Policy, Pool, State, Stopping, Worker
+from .upgrade import Phase
+
+# How long a hung worker has to say where it hangs, between SIGABRT and SIGKILL.
+ABORT_SECONDS = 2.0
+_DEAF = "a listening socket of it is no more what clients connect to"
+
+
+@dataclass(slots=True)
+class View:
+    """wanted: of the current generation and not due. outdated: the others, of which `due` are of
+    the current generation."""
+
+    wanted_ready: list[Worker] = field(default_factory=list)
+    wanted_starting: list[Worker] = field(default_factory=list)
+    outdated_ready: list[Worker] = field(default_factory=list)
+    outdated_starting: list[Worker] = field(default_factory=list)
+    due: int = 0
+    retiring: int = 0
+    # Of another generation: processes that are leaving, or that such workers have left behind.
+    old_retiring: int = 0
+    # Ready for long enough to let another one go: all, of those wanted, of the current generation.
+    available: int = 0
+    wanted_available: int = 0
+    current_available: int = 0
+    # Rule 1: what is due whatever else is to be done.
+    overdue: list[Action] = field(default_factory=list)
+    # When something may be due without anything happening before.
+    deadlines: set[float] = field(default_factory=set)
+
+    @property
+    def wanted(self) -> int:
+        return len(self.wanted_ready) + len(self.wanted_starting)
+
+    @property
+    def outdated(self) -> int:
+        return len(self.outdated_ready) + len(self.outdated_starting)
+
+    @property
+    def ready(self) -> int:
+        return len(self.wanted_ready) + len(self.outdated_ready)
+
+    @property
+    def live(self) -> int:
+        return self.wanted + self.outdated
+
+    def past(self, deadline: float, now: float) -> bool:
+        """Whether a deadline is over; one that isn't is remembered."""
+        if now < deadline:
+            self.deadlines.add(deadline)
+        return now >= deadline
+
+
+def look(pool: Pool, now: float) -> View:
+    """Sort the workers, and collect rule 1: whoever has overstayed is killed, whoever hangs is
+    aborted, whoever is too old or too big is due, whoever has lived long enough is ready.
+
+    While the master stops, nobody is expected to become ready any more.
+    """
+    view = View()
+    current, policy, generations = pool.current, pool.policy, pool.generations
+    upgrade, stopping, sockets = pool.running_upgrade, pool.stopping is not None, pool.sockets
+    # A canary is watched until its hold is over, whatever its age; but too much memory is what it
+    # is watched for.
+    watched = upgrade is not None and upgrade.phase in (Phase.CANARY, Phase.HELD)
+    for worker in pool.workers.values():
+        recipe = generations[worker.generation].recipe
+        old = worker.generation != current
+        if worker.state is State.RETIRING:
+            view.retiring += 1
+            view.old_retiring += old
+            _look_at_retiring(view, worker, recipe, now)
+        elif worker.unfit is not None:
+            view.overdue.append(Kill(worker.id, worker.unfit, Force.UNFIT))
+        elif worker.sockets != sockets:
+            view.overdue.append(Retire(worker.id, _DEAF, Leaving.DEAF))
+        elif worker.state is State.STARTING:
+            (view.outdated_starting if old else view.wanted_starting).append(worker)
+            if not stopping:
+                _look_at_starting(view, worker, recipe, policy, now)
+        else:
+            _sort_ready(view, worker, old, _due(view, worker, watched, now), policy, now)
+            _look_at_ready(view, worker, recipe, now)
+    for orphan in pool.left_behind.values():
+        view.old_retiring += orphan.generation != current
+        if not orphan.killed and (view.past(orphan.kill_at, now)
+                                  or pool.stopping is Stopping.NOW):
+            view.overdue.append(KillOrphan(orphan.pid))
+    return view
+
+
+def _look_at_retiring(view: View, worker: Worker, recipe: Recipe, now: float) -> None:
+    if worker.killed_at is not None or worker.retired_at is None:
+        return
+    if worker.aborted_at is not None:
+        if view.past(worker.aborted_at + ABORT_SECONDS, now):
+            view.overdue.append(Kill(worker.id, "did not leave after SIGABRT", Force.HUNG))
+    elif view.past(worker.retired_at + recipe.graceful_timeout, now):
+        reason = f"did not leave within {recipe.graceful_timeout:g} s"
+        view.overdue.append(Kill(worker.id, reason, Force.OVERSTAYED))
+
+
+def _look_at_starting(view: View, worker: Worker, recipe: Recipe, policy: Policy,
+                      now: float) -> None:
+    assumed_from = None if recipe.ack_seconds is None else worker.spawned_at + recipe.ack_seconds
+    if assumed_from is not None and worker.assumed_at is None and view.past(assumed_from, now):
+        view.overdue.append(AssumeReady(worker.id))
+    elif view.past(worker.spawned_at + policy.ready_timeout, now):
+        reason = f"was not ready within {policy.ready_timeout:g} s"
+        view.overdue.append(Kill(worker.id, reason, Force.NOT_READY))
+
+
+def _due(view: View, worker: Worker, watched: bool, now: float) -> bool:
+    """Whether a ready worker is to be exchanged by now."""
+    if worker.recycled_for is None or (watched and not worker.over_memory):
+        return False
+    # One that is due as soon as it is ready, like its successor, must not be exchanged in a hot
+    # loop.
+    return worker.ready_at is None or view.past(worker.ready_at + SETTLE_SECONDS, now)
+
+
+def _sort_ready(view: View, worker: Worker, old: bool, due: bool, policy: Policy,
+                now: float) -> None:
+    outdated = old or due
+    (view.outdated_ready if outdated else view.wanted_ready).append(worker)
+    view.due += outdated and not old
+    if worker.available(now, policy):
+        view.available += 1
+        view.wanted_available += not outdated
+        view.current_available += not old
+        if worker.guessed and not worker.stood:
+            view.overdue.append(Trust(worker.id))
+    elif worker.ready_at is not None:
+        view.deadlines.add(worker.ready_at + policy.min_ready(worker))
+
+
+def _look_at_ready(view: View, worker: Worker, recipe: Recipe, now: float) -> None:
+    if worker.heartbeat_at is not None and recipe.timeout > 0 and view.past(
+            worker.heartbeat_at + recipe.timeout, now):
+        reason = f"gave no heartbeat for {recipe.timeout:g} s"
+        view.overdue.append(Abort(worker.id, reason, Force.HUNG))
+        return
+    if worker.memory is not None and 0 < recipe.max_memory_hard <= worker.memory:
+        most = _mebibytes(recipe.max_memory_hard)
+        view.overdue.append(Kill(worker.id, f"used {_mebibytes(worker.memory)}, the most is {most}",
+                                 Force.MEMORY))
+    elif worker.recycled_for is not None:
+        return
+    elif worker.memory is not None and 0 < recipe.max_memory <= worker.memory:
+        used, most = _mebibytes(worker.memory), _mebibytes(recipe.max_memory)
+        view.overdue.append(Recycle(worker.id, f"used {used}, and is due from {most} on",
+                                    Recycling.MEMORY))
+    elif worker.expires_at is not None and view.past(worker.expires_at, now):
+        age = f"has lived for {worker.expires_at - worker.spawned_at:.0f} s"
+        view.overdue.append(Recycle(worker.id, age, Recycling.LIFETIME))
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / (1 << 20):.0f} MiB"
