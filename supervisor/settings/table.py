@@ -2,7 +2,8 @@
 where it counts, what a reload makes of it.
 
 Flags, environment, file, completion, docs, the planner's policy, the rules of a recipe and the list
-of what a reload keeps are made from it. It reads nothing: see sources.py.
+of what a reload keeps are made from it. It reads nothing: see sources.py. One that the planner
+needs is declared with `counts_in=Counts.POLICY`, and is a field of that name in core's `Policy`.
 """
 
 from __future__ import annotations
