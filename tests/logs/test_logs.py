@@ -85,7 +85,7 @@ def let_it_print_alone(master: Master) -> None:
     wait_gone(worker["pid"])
 
 
-# --- formats ---------------------------------------------------------------------------------------------------------
+# --- formats --------------------------------------------------------------------------------------
 
 
 def test_json_and_logfmt(start: Start) -> None:
@@ -151,7 +151,7 @@ def test_journald_datagrams_keep_newlines() -> None:
         "EINHORNPY_INDEX": "3"}
 
 
-# --- places ----------------------------------------------------------------------------------------------------------
+# --- places ---------------------------------------------------------------------------------------
 
 
 def test_a_file_that_is_moved_away_is_opened_anew(start: Start, place: Path) -> None:
@@ -267,7 +267,7 @@ def test_the_journal_gets_native_fields(start: Start) -> None:
         assert master.stop() == 0
 
 
-# --- workers' output -------------------------------------------------------------------------------------------------
+# --- workers' output ------------------------------------------------------------------------------
 
 
 def test_prefix_says_who(start: Start) -> None:
@@ -475,7 +475,7 @@ os.close(2)
         f"pid={worker['pid']} generation=1")
 
 
-# --- slow, full, gone ------------------------------------------------------------------------------------------------
+# --- slow, full, gone -----------------------------------------------------------------------------
 
 FLOOD = "import threading\nthreading.Thread(target=lambda: [print('flood', i, 'x' * 80) for i in range(200000)] and print('over', " \
         "flush=True), daemon=True).start()"
