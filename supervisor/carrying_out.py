@@ -1,4 +1,5 @@
-"""The plan, carried out: each action is done, and that it was done is observed before the next plan.
+"""The plan, carried out: each action is done, and that it was done is observed before the next
+plan.
 
 It decides nothing: what is done is something that `plan` asked for.
 """
@@ -140,7 +141,7 @@ class Plan(Part):
                 # who shuts a socket down.
                 if self._listening.mend():
                     return False
-                self._processes.signal(pid, signal.Signals[planner.farewell(pool)])
+                self._processes.signal(pid, signal.Signals[pool.farewell])
                 self._ledger.observe(facts.Retired(worker, action.reason, action.cause))
             case actions.Kill():
                 self._processes.signal(pid, signal.SIGKILL, group=True)

@@ -1,5 +1,5 @@
-"""Who has exited, and what follows: each part is asked whether it was its own, and what a worker has
-left behind is put in order. The one place that reaps.
+"""Who has exited, and what follows: each part is asked whether it was its own, and what a worker
+has left behind is put in order. The one place that reaps.
 
 Whether a worker's exit begins an upgrade is the core's to say (observe.py).
 """

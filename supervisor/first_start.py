@@ -22,6 +22,7 @@ from .reporting import report
 from .reporting.events import Entry, Event
 from .settings.table import GUESSED_ACK_SECONDS, Settings
 from .sockets import listeners, systemd
+from .sockets.addresses import parse_address
 from .sockets.listeners import Listener
 from .steering.hooks import START_HOOK
 from .steering.signals import STOPS
@@ -161,11 +162,11 @@ class FirstStart:
         binds = list(settings.bind)
         if not binds and gunicorn and not given:
             binds = [recipes.bind_of(bind, gunicorn) for bind in gunicorn["bind"]]
-        addresses = [listeners.parse_address(bind, settings.backlog) for bind in binds]
+        addresses = [parse_address(bind, settings.backlog) for bind in binds]
         parts.listening.begin(listeners.open_all(addresses, given))
         of_web: list[Listener] = []
         if settings.web is not None:
-            of_web = listeners.open_all([listeners.parse_address(settings.web)], given)
+            of_web = listeners.open_all([parse_address(settings.web)], given)
         try:
             unused = given.close_rest()
             pidfile = settings.pidfile or gunicorn.get("pidfile")

@@ -1,5 +1,5 @@
-"""The master: it lets each part have its turn, as soon as something happens or is due, and ends them
-when the plan says so. It decides nothing, and does nothing in between that could wait.
+"""The master: it lets each part have its turn, as soon as something happens or is due, and ends
+them when the plan says so. It decides nothing, and does nothing in between that could wait.
 
 Whatever happens reaches the ledger as a fact (system/ledger.py); whatever is done is something that
 the plan asked for (carrying_out.py). Which parts there are, and in which order, stands in parts.py.
@@ -24,7 +24,8 @@ from .parts import SCHEMA, Parts
 from .reporting.events import Entry, Event
 from .reporting.redaction import Redaction, secrets_of
 from .settings.table import Settings
-from .sockets import listeners
+from .sockets.addresses import BadAddress
+from .sockets.listeners import CannotListen
 from .sockets.runtime_directory import NoPlace
 from .steering.own_code import OwnCode
 from .steering.signals import STOPS
@@ -83,7 +84,7 @@ class Master:
             return self._go_on()
         except NotAllowed as error:
             raise CannotRun(self.parts.ledger.redaction.text(str(error)), 3) from None
-        except (listeners.CannotListen, listeners.BadAddress, NoPlace, Refused,
+        except (CannotListen, BadAddress, NoPlace, Refused,
                 attributes.Refused) as error:
             detail = getattr(error, "error", None)
             code = 2 if getattr(error, "bad_input", False) or isinstance(error,

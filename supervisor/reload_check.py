@@ -23,7 +23,7 @@ from .reporting.events import Weight
 from .reporting.tally import Tally
 from .sockets import systemd
 from .steering.state import as_plain, kepts
-from .system.errands import KeptErrands, KeptRunning, KeptWaiting
+from .system.errands import KeptErrand, KeptErrands
 from .system.part import State
 from .system.plain_data import Unreadable, plain
 
@@ -44,7 +44,8 @@ def readable(document: Mapping[str, Any], policy: Policy, now: float) -> dict[st
         rehearse(state, replace(state["pool"], policy=policy), now)
     # whatever it is, the program that would take over now would fail of it
     except Exception as error:
-        raise Unreadable(f"cannot go on from the state: {type(error).__name__}: {error}") from error
+        why = f"{type(error).__name__}: {error}"
+        raise Unreadable(f"cannot go on from the state: {why}") from error
     return as_plain(state)
 
 
@@ -56,14 +57,7 @@ def doubts(state: State) -> Iterator[str]:
         yield f"generations {[*pool.generations]} are in use, {[*state['prepared']]} are prepared"
     if state["next_worker"] <= max(pool.workers, default=0):
         yield f"the next worker is {state['next_worker']}, there are {[*pool.workers]}"
-    ours = {*state["processes"].pids}
-    pids = [worker.pid for worker in pool.workers.values()]
-    pids += [pid for each in kepts(state) for pid in each.process_ids()]
-    if len({*pids}) < len(pids) or not ours.issuperset(pids) or any(pid < 2 for pid in ours):
-        yield f"processes {sorted(pids)} are in use, {sorted(ours)} are ours"
-    fds = SCHEMA.descriptors(state)
-    if len({*fds}) < len(fds) or any(fd < 3 for fd in fds):
-        yield f"descriptors {sorted(fds)}"
+    yield from _of_processes(state)
     if not 0 <= state["least_weight"] <= Weight.ATTENTION or state["reloads"] < 0:
         yield f"least_weight {state['least_weight']}, reloads {state['reloads']}"
     texts = [text for each in kepts(state) for text in each.texts()]
@@ -74,6 +68,17 @@ def doubts(state: State) -> Iterator[str]:
     yield from _of_announcements(state)
 
 
+def _of_processes(state: State) -> Iterator[str]:
+    ours = {*state["processes"].pids}
+    pids = [worker.pid for worker in state["pool"].workers.values()]
+    pids += [pid for each in kepts(state) for pid in each.process_ids()]
+    if len({*pids}) < len(pids) or not ours.issuperset(pids) or any(pid < 2 for pid in ours):
+        yield f"processes {sorted(pids)} are in use, {sorted(ours)} are ours"
+    fds = SCHEMA.descriptors(state)
+    if len({*fds}) < len(fds) or any(fd < 3 for fd in fds):
+        yield f"descriptors {sorted(fds)}"
+
+
 def _of_pool(pool: Pool) -> Iterator[str]:
     generations, upgrade = pool.generations, pool.running_upgrade
     if not 1 <= pool.target <= MOST_WORKERS or pool.current not in generations:
@@ -82,13 +87,7 @@ def _of_pool(pool: Pool) -> Iterator[str]:
         if any(number != each.number or not 0 < number <= pool.newest
                for number, each in known.items()):
             yield f"generations {[*known]}, the newest is {pool.newest}"
-    for number, worker in pool.workers.items():
-        if (number != worker.id or number < 1 or worker.index < 0
-                or worker.generation not in generations):
-            yield (f"worker {worker.id} has seat {worker.index} and generation "
-                   f"{worker.generation} of {[*generations]}")
-    if len(pool.workers) > 3 * MOST_WORKERS:
-        yield f"{len(pool.workers)} workers"
+    yield from _of_workers(pool)
     for each in pool.history:
         if each.outcome is None:
             yield "an upgrade that is over has ended as None"
@@ -98,6 +97,17 @@ def _of_pool(pool: Pool) -> Iterator[str]:
                    f"{each.outcome}")
     if upgrade is not None:
         yield from _of_upgrade(pool, upgrade)
+
+
+def _of_workers(pool: Pool) -> Iterator[str]:
+    generations = pool.generations
+    for number, worker in pool.workers.items():
+        if (number != worker.id or number < 1 or worker.index < 0
+                or worker.generation not in generations):
+            yield (f"worker {worker.id} has seat {worker.index} and generation "
+                   f"{worker.generation} of {[*generations]}")
+    if len(pool.workers) > 3 * MOST_WORKERS:
+        yield f"{len(pool.workers)} workers"
 
 
 def _of_upgrade(pool: Pool, upgrade: Upgrade) -> Iterator[str]:
@@ -118,7 +128,7 @@ def _of_upgrade(pool: Pool, upgrade: Upgrade) -> Iterator[str]:
 
 def _of_announcements(state: State) -> Iterator[str]:
     errands: KeptErrands = state["errands"]
-    sent: list[KeptRunning | KeptWaiting] = [*errands.running, *errands.waiting]
+    sent: list[KeptErrand] = [*errands.running, *errands.waiting]
     told = [(each.name, each.stdin) for each in sent if each.name.startswith(f"{ANNOUNCE} ")]
     told += [(place, text) for place, several in state["announcements"].items() for text in several]
     for place, text in told:

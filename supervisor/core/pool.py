@@ -183,6 +183,13 @@ class Pool:
     left_behind: Mapping[int, LeftBehind] = field(default_factory=dict)
 
     @property
+    def farewell(self) -> str:
+        """The signal that asks a worker to leave. SIGTERM to the master is SIGTERM to its workers,
+        as in Einhorn, unless somebody named another one for them."""
+        by_rule = self.stopping is Stopping.TERMINATE
+        return self.policy.terminate_signal if by_rule else self.policy.stop_signal
+
+    @property
     def running_upgrade(self) -> Upgrade | None:
         return self.upgrade if self.upgrade is not None and self.upgrade.running else None
 

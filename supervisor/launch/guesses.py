@@ -82,8 +82,8 @@ class Guesses(part.Part):
         return True
 
     def found_arbiter(self, worker: int) -> None:
-        reason = ("gunicorn's own arbiter runs in it, and calls itself ready before it has imported "
-                  f"the app: {WHAT_TO_TYPE}")
+        reason = ("gunicorn's own arbiter runs in it, and calls itself ready before it has "
+                  f"imported the app: {WHAT_TO_TYPE}")
         self._ledger.observe(facts.FoundUnfit(worker, reason))
 
     def _ask_for(self, worker: int) -> None:

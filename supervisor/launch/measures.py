@@ -66,20 +66,18 @@ class Measures(part.Part):
         """Measure the workers where somebody limits them, and the host where a worker is due."""
         pool = self._ledger.pool
         workers = [worker for worker in pool.workers.values() if worker.state is State.READY]
-        limits = {worker.id: self._limit_of(worker) for worker in workers if self._limit_of(worker)}
+        limits = [limit for limit in map(self._limit_of, workers) if limit]
         if limits:
-            used = shared_page.group_memory((worker.pid for worker in workers),
-                                            min(limits.values()))
-            self._ledger.observe(
-                facts.Measured({
-                    worker.id: used[worker.pid] for worker in workers if worker.pid in used}))
-        due = [
-            worker for worker in workers
-            if worker.recycled_for is not None or 0 < self._limit_of(worker) <= (worker.memory or 0)
-        ]
+            used = shared_page.group_memory((worker.pid for worker in workers), min(limits))
+            self._ledger.observe(facts.Measured({
+                worker.id: used[worker.pid] for worker in workers if worker.pid in used}))
+        due = [worker for worker in workers if self._is_due(worker)]
         if due or pool.short_of_memory:
             self.look_at_host(due, now)
         self.deadline = now + MEMORY_INTERVAL if limits or due else None
+
+    def _is_due(self, worker: Worker) -> bool:
+        return worker.recycled_for is not None or 0 < self._limit_of(worker) <= (worker.memory or 0)
 
     def _limit_of(self, worker: Worker) -> int:
         recipe = self._ledger.pool.generations[worker.generation].recipe

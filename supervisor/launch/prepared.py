@@ -1,5 +1,5 @@
-"""What each generation that is in use was made from, beside its recipe: gunicorn's settings, where it
-is gunicorn's."""
+"""What each generation that is in use was made from, beside its recipe: gunicorn's settings, where
+it is gunicorn's."""
 
 from __future__ import annotations
 

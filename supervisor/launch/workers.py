@@ -1,4 +1,4 @@
-"""Which worker a process is: our own ids of workers, which are never given twice, and their pids."""
+"""Which worker a process is: our own ids of workers, never given twice, and their pids."""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ from ..system.loop import WRITE, Loop
 from ..system.part import Keep, Kept, Part, State
 from ..system.plain_data import plain
 from . import listeners
-from .listeners import Address, Listener
+from .addresses import Address
+from .listeners import Listener
 
 # A socket that can't be listened on again is tried again after so many seconds.
 AGAIN = 1.0

@@ -1,5 +1,4 @@
-"""Listening sockets: parse addresses, bind or adopt them, open again what a worker has shut, remove
-what was made.
+"""Listening sockets: bind or adopt them, open again what a worker has shut, remove what was made.
 
 It opens sockets and touches the file system; it decides nothing about workers. Sockets made here
 outlive every worker; a worker only ever gets duplicates of their descriptors.
@@ -10,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import select
 import socket
 import stat
@@ -19,33 +17,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..system import files
-
-DEFAULT_BACKLOG = 2048
-
-
-class BadAddress(ValueError):
-    """The text is no address; the message says what was expected."""
+from .addresses import Address
 
 
 class CannotListen(RuntimeError):
     """The address is fine, but it can't be listened on; the message says why and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """`kind`: tcp4, tcp6, unix, fd or name. `name`: of a socket that systemd gives. `backlog`:
-    connections. `mode`: permission bits of a UNIX socket."""
-
-    text: str
-    kind: str
-    host: str = ""
-    port: int = 0
-    path: str = ""
-    fd: int = -1
-    name: str = ""
-    nonblocking: bool = False
-    backlog: int = DEFAULT_BACKLOG
-    mode: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,55 +45,6 @@ class Listener:
                 return f"[{bound[0]}]:{bound[1]}"
             case _:
                 return f"{bound[0]}:{bound[1]}"
-
-
-def parse_address(text: str, usual_backlog: int = DEFAULT_BACKLOG) -> Address:
-    """Parse `HOST:PORT`, `[V6]:PORT`, `:PORT`, `unix:PATH`, `fd://N` or `fd://NAME`, with options
-    after commas.
-
-    `usual_backlog`: where the address doesn't say.
-
-    Raises:
-        BadAddress: it is none of these, or an option is unknown or out of range.
-    """
-    base, *options = text.split(",")
-    if "\0" in base:
-        raise BadAddress(f"{text!r} is no address: no name holds a zero byte")
-    fields: dict[str, bool | int] = {}
-    for option in options:
-        key, _, value = option.partition("=")
-        if option.lower() in ("r", "so_reuseaddr", ""):
-            continue
-        if option.lower() in ("n", "o_nonblock"):
-            fields["nonblocking"] = True
-        elif key == "backlog" and re.fullmatch("[0-9]{1,5}", value) and 1 <= int(value) <= 65535:
-            fields["backlog"] = int(value)
-        elif key == "mode" and re.fullmatch("0?[0-7]{3}", value) and base.startswith("unix:"):
-            fields["mode"] = int(value, 8)
-        else:
-            raise BadAddress(
-                f"{text!r}: {option!r} is none of the options r, n, backlog=1…65535, mode=OCTAL "
-                "(for "
-                "UNIX sockets)")
-    nonblocking, backlog = bool(fields.get("nonblocking")), int(fields.get(
-        "backlog", usual_backlog))
-    if base.startswith("unix:") and len(base) > 5:
-        mode = int(fields["mode"]) if "mode" in fields else None
-        return Address(text, "unix", path=base[5:], nonblocking=nonblocking, backlog=backlog,
-                       mode=mode)
-    if match := re.fullmatch(r"fd://([0-9]{1,6})", base):
-        return Address(text, "fd", fd=int(match[1]), nonblocking=nonblocking, backlog=backlog)
-    if match := re.fullmatch(r"fd://([A-Za-z][A-Za-z0-9_.@-]*)", base):
-        return Address(text, "name", name=match[1], nonblocking=nonblocking, backlog=backlog)
-    if (match := re.fullmatch(r"(?:\[([0-9A-Fa-f:.%a-z]+)\]|([^\s:\[\]/]*)):([0-9]{1,5})",
-                              base)) and int(match[3]) < 65536:
-        kind = "tcp6" if match[1] else "tcp4"
-        return Address(text, kind, host=match[1] or match[2], port=int(match[3]),
-                       nonblocking=nonblocking, backlog=backlog)
-    raise BadAddress(
-        f"{text!r} is no address: expected HOST:PORT, [V6]:PORT, :PORT, unix:PATH, fd://N or "
-        "fd://NAME"
-    )
 
 
 class Given:

@@ -62,12 +62,9 @@ class Errand:
     cancelled: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class KeptWaiting:
-    """An errand that has yet to begin."""
-
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptErrand:
     name: str
-    launch: Launch
     limit: float
     deadline: float
     timed_out: bool
@@ -77,21 +74,20 @@ class KeptWaiting:
     urgent: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class KeptRunning:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptWaiting(KeptErrand):
+    """An errand that has yet to begin."""
+
+    launch: Launch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptRunning(KeptErrand):
     """An errand that runs."""
 
-    name: str
     pid: int
     output: int | None
     tail: str
-    limit: float
-    deadline: float
-    timed_out: bool
-    cancelled: bool
-    stdin: str | None = None
-    grace: float = 30.0
-    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +270,7 @@ class Errands(Part):
         for waits in kept.waiting:
             self._waiting.append(self._retold(waits, waits.launch))
 
-    def _retold(self, told: KeptRunning | KeptWaiting, launch: Launch) -> Errand:
+    def _retold(self, told: KeptErrand, launch: Launch) -> Errand:
         errand = Errand(told.name, launch, told.limit, partial(self.unclaimed, told.name),
                         told.stdin, told.grace, told.urgent, deadline=told.deadline,
                         timed_out=told.timed_out, cancelled=told.cancelled)

@@ -47,6 +47,27 @@ def _guarded(directory: os.stat_result) -> bool:
                                                      or directory.st_uid in _trusted())
 
 
+def _steps(path: str) -> list[str]:
+    """The names in a path, the last one first."""
+    return [part for part in reversed(path.split("/")) if part]
+
+
+def _target(link: int, name: str, kind: os.stat_result, above: os.stat_result, links: int) -> str:
+    """Where a symbolic link leads, the so many on the way.
+
+    Raises:
+        OSError: somebody else could have laid it, or there are too many.
+    """
+    if not _guarded(above) or kind.st_uid not in _trusted() | {above.st_uid}:
+        raise OSError(
+            errno.EPERM,
+            f"the symbolic link {name} on the way is not followed: it is user {kind.st_uid}'s, its "
+            f"directory user {above.st_uid}'s, with mode {above.st_mode & 0o7777:o}")
+    if links > MOST_LINKS:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return os.readlink("", dir_fd=link)
+
+
 @contextlib.contextmanager
 def spot(path: str, follow: bool) -> Iterator[Spot]:
     """Find where a path leads, without following links that somebody else could have laid.
@@ -55,7 +76,7 @@ def spot(path: str, follow: bool) -> Iterator[Spot]:
     Raises:
         OSError: there is no such directory, or such a link lies on the way.
     """
-    parts = [part for part in reversed(path.split("/")) if part]
+    parts = _steps(path)
     here, links = os.open("/" if path.startswith("/") else ".", _LOOK), 0
     try:
         while True:
@@ -73,18 +94,9 @@ def spot(path: str, follow: bool) -> Iterator[Spot]:
                 if stat.S_ISLNK(kind.st_mode):
                     if not parts and above.st_dev == os.stat("/proc").st_dev:
                         break
-                    if not _guarded(above) or kind.st_uid not in _trusted() | {above.st_uid}:
-                        raise OSError(
-                            errno.EPERM,
-                            f"the symbolic link {name} on the way is not followed: it is user "
-                            f"{kind.st_uid}'s, its directory user {above.st_uid}'s, with mode "
-                            f"{above.st_mode & 0o7777:o}"
-                        )
                     links += 1
-                    if links > MOST_LINKS:
-                        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-                    target = os.readlink("", dir_fd=found)
-                    parts += [part for part in reversed(target.split("/")) if part]
+                    target = _target(found, name, kind, above, links)
+                    parts += _steps(target)
                     if target.startswith("/"):
                         root = os.open("/", _LOOK)
                         os.close(here)

@@ -46,11 +46,14 @@ class Orphans:
             each for each in self._seen.values() if each is not None and each.worker not in living]
         unmarked = [
             pid for pid, orphan in self._seen.items() if orphan is None and _holds(pid, sockets)]
-        births = [started(pid) or 0 for pid in living.values()] if unmarked else []
-        return left + [
-            Orphan(pid, None, None, None)
-            for pid in unmarked if (born := started(pid)) is not None and all(birth > born
-                                                                              for birth in births)]
+        return left + _older(unmarked, living) if unmarked else left
+
+
+def _older(pids: list[int], living: Mapping[int, int]) -> list[Orphan]:
+    """Those among these processes that were there before every living worker."""
+    births = [started(pid) or 0 for pid in living.values()]
+    return [Orphan(pid, None, None, None) for pid in pids
+            if (born := started(pid)) is not None and all(birth > born for birth in births)]
 
 
 def _marked(pid: int) -> Orphan | None:

@@ -8,14 +8,8 @@ import socket
 from pathlib import Path
 
 import pytest
-from einhornpy.supervisor.sockets.listeners import (
-    Address,
-    BadAddress,
-    CannotListen,
-    close_all,
-    open_all,
-    parse_address,
-)
+from einhornpy.supervisor.sockets.addresses import Address, BadAddress, parse_address
+from einhornpy.supervisor.sockets.listeners import CannotListen, close_all, open_all
 from einhornpy.supervisor.sockets.queues import queue
 from hypothesis import given
 from hypothesis import strategies as st

@@ -33,9 +33,9 @@ from einhornpy.supervisor.launch import shared_page
 from einhornpy.supervisor.logs.strangers import Strangers
 from einhornpy.supervisor.outside import labels
 from einhornpy.supervisor.settings import sources, table
-from einhornpy.supervisor.sockets import listeners, notify_socket, systemd
+from einhornpy.supervisor.sockets import addresses, notify_socket, systemd
+from einhornpy.supervisor.sockets.addresses import Address
 from einhornpy.supervisor.sockets.control_server import Access, Server
-from einhornpy.supervisor.sockets.listeners import Address
 from einhornpy.supervisor.steering import audience, commands
 from einhornpy.supervisor.system import errands, plain_data
 from einhornpy.supervisor.system.guard import Guard
@@ -484,8 +484,8 @@ def test_addresses(seed: int) -> None:
 
     def attempt(text: str) -> None:
         try:
-            found = listeners.parse_address(text)
-        except listeners.BadAddress as error:
+            found = addresses.parse_address(text)
+        except addresses.BadAddress as error:
             assert str(error)
             return
         assert 0 <= found.port < 65536

@@ -71,7 +71,8 @@ PURE = {"__future__", "bisect", "collections", "dataclasses", "enum", "functools
 # A date is a sum: of the time it is given, not of the clock.
 CALENDAR = {"supervisor/reporting/report.py", "supervisor/logs/formats.py"}
 PURE_ROOMS = {"supervisor/core", "supervisor/reporting"}
-PURE_FILES = {"supervisor/logs/formats.py", "shared/commands.py", "shared/protocol.py",
+PURE_FILES = {"supervisor/logs/formats.py", "supervisor/sockets/addresses.py",
+              "shared/commands.py", "shared/protocol.py",
               "shared/einhorn.py", "shared/printable.py", "control/gate.py"}
 FILES = sorted(path for room in ARROWS for path in (ROOT / room).glob("*.py"))
 
