@@ -95,13 +95,7 @@ class Parts:
         self.commands = Commands(
             self.ledger, self.answers, self.orders, self.notices, self.upgrades, self.reloads,
             self.audience, self.strangers, self.log, settings, self.guard)
-        self.exits = Exits(
-            lambda: self, self.guard, self.ledger, self.processes, self.workers, self.generations,
-            self.listening, self.page, self.output, self.web, self.hooks, self.upgrades)
-        self.plan = Plan(
-            self.guard, self.loop, self.ledger, self.processes, self.workers, self.generations,
-            self.spawner, self.server, self.listening, self.output, self.guesses, self.measures,
-            self.hooks, self.upgrades, self.exits)
+        self.exits, self.plan = Exits(self), Plan(self)
         self._follow()
         self._all = sorted((each for each in vars(self).values() if isinstance(each, Part)),
                            key=lambda part: ORDER.index(type(part)))
