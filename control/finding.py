@@ -13,7 +13,7 @@ import select
 import socket
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,17 +68,21 @@ def find(name: str | None, path: str | None) -> str:
         chosen = [master for master in chosen if not master.elsewhere] or chosen
     if len(chosen) == 1:
         return chosen[0].path
-    known = ", ".join(f"{master.name} (pid {master.pid})" for master in masters)
+    if chosen:
+        where = "".join(f"; {master.name} at {master.path}" for master in chosen)
+        raise SeveralMasters(f"several masters run here: choose one with -c NAME or -d PATH{where}")
+    raise NoMaster(_none_of(name, masters, passed_over))
+
+
+def _none_of(name: str | None, masters: Sequence[Found], passed_over: Sequence[str]) -> str:
+    """What to say where nobody is the one that is meant."""
     beside = f" (passed over {'; '.join(passed_over)})" if passed_over else ""
-    if not masters:
-        places = ", ".join(_places())
-        raise NoMaster(
-            f"no master{f' named {name}' if name else ''} runs here: looked in {places}{beside}; "
+    if masters:
+        known = ", ".join(f"{master.name} (pid {master.pid})" for master in masters)
+        return f"no master named {name} runs here: found {known}{beside}"
+    named = f" named {name}" if name else ""
+    return (f"no master{named} runs here: looked in {', '.join(_places())}{beside}; "
             "-d PATH names a control socket elsewhere")
-    if not chosen:
-        raise NoMaster(f"no master named {name} runs here: found {known}{beside}")
-    where = "".join(f"; {master.name} at {master.path}" for master in chosen)
-    raise SeveralMasters(f"several masters run here: choose one with -c NAME or -d PATH{where}")
 
 
 def running(passed_over: list[str] | None = None) -> list[Found]:
@@ -154,7 +158,8 @@ def doubt(connection: socket.socket, path: str) -> str | None:
             return None
     except OSError:
         pass
-    return f"user {uid} listens there, who is neither you nor root, nor surely the owner of {directory}"
+    return (f"user {uid} listens there, who is neither you nor root, nor surely the owner of "
+            f"{directory}")
 
 
 def _anybody_could_have_made(directory: str) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, TextIO
 
+from ..shared import durations
 from . import terminal
 
 _COLOURS = {
@@ -32,20 +33,11 @@ def coloured(word: str, width: int = 0) -> str:
 
 # Where the release begins in a line of the history.
 _HISTORY_WIDTH = 68
-_UNITS = ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
 
 
 def duration(seconds: float | None) -> str:
-    """`2.3 s`, `12 s`, `5 min 3 s`, `2 h 5 min`, `3 d 4 h`."""
-    if seconds is None:
-        return "-"
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    for size, unit, smaller, small in _UNITS:
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // smaller} {small}"
-    return f"{whole} s"
+    """In words; `-` where it isn't known."""
+    return "-" if seconds is None else durations.duration(seconds)
 
 
 def compact(seconds: float | None) -> str:
@@ -104,37 +96,48 @@ def status(document: Mapping[str, Any]) -> str:
             " ".join(f"{key}={quoted(value)}" for key, value in document["labels"].items()))
     for listener in document["listeners"]:
         lines += _entry("listening", listening(listener))
-    upgrade = document["upgrade"]
-    if upgrade is not None:
-        lines += _entry("upgrade", upgrade_line(upgrade))
-        if upgrade["hold_left_seconds"] is not None:
-            lines += _entry("hold", f"ends in {duration(upgrade['hold_left_seconds'])}")
-        if upgrade["error"] and upgrade["outcome"] != "done":
-            lines += _entry("error", upgrade["error"])
+    lines += _upgrade(document["upgrade"])
     lines += ["", " INDEX     PID  GEN STATE       AGE READY IN RESTARTS   MEMORY    REQUESTS BUSY"]
     for worker in document["workers"]:
-        lines.append(
-            f" {worker['index']:>5} {worker['pid']:>7} {number(worker['generation'], 4):>4} "
-            f"{coloured(worker['state'], 8)} "
-            f"{compact(worker['age_seconds']):>6} {compact(worker['ready_after_seconds']):>8} "
-            f"{number(worker['restarts'], 8):>8} {size(worker['memory_bytes']):>8} "
-            f"{requests(worker):>11} "
-            f"{share(worker['busy_share']):>4}")
-        note = worker_note(worker)
-        if note is not None:
-            lines += wrapped(note, 8)
+        lines += _worker(worker)
     if not document["workers"]:
         lines.append("  no workers")
     for orphan in document.get("left_behind", []):  # a master of an older version knows of none
-        until = "killed" if orphan[
-            "killed_in_seconds"] is None else f"killed in {orphan['killed_in_seconds']:.0f} s"
-        whose = "a worker that isn't known, and holds a listening socket" if orphan["index"] is None else \
-            f"worker {orphan['index']} of generation {orphan['generation']}"
-        lines += wrapped(f"pid {orphan['pid']} was left behind by {whose}: asked to go, {until}", 8)
+        lines += _left_behind(orphan)
     failed = document.get("failed_start")
     if failed is not None and failed["last_lines"]:
         lines += ["", *last_lines(failed["last_lines"], failed["generation"])]
     return "\n".join(lines)
+
+
+def _upgrade(upgrade: Mapping[str, Any] | None) -> list[str]:
+    if upgrade is None:
+        return []
+    lines = _entry("upgrade", upgrade_line(upgrade))
+    if upgrade["hold_left_seconds"] is not None:
+        lines += _entry("hold", f"ends in {duration(upgrade['hold_left_seconds'])}")
+    if upgrade["error"] and upgrade["outcome"] != "done":
+        lines += _entry("error", upgrade["error"])
+    return lines
+
+
+def _worker(worker: Mapping[str, Any]) -> list[str]:
+    note = worker_note(worker)
+    return [
+        f" {worker['index']:>5} {worker['pid']:>7} {number(worker['generation'], 4):>4} "
+        f"{coloured(worker['state'], 8)} "
+        f"{compact(worker['age_seconds']):>6} {compact(worker['ready_after_seconds']):>8} "
+        f"{number(worker['restarts'], 8):>8} {size(worker['memory_bytes']):>8} "
+        f"{requests(worker):>11} "
+        f"{share(worker['busy_share']):>4}", *(() if note is None else wrapped(note, 8))]
+
+
+def _left_behind(orphan: Mapping[str, Any]) -> list[str]:
+    killed = orphan["killed_in_seconds"]
+    until = "killed" if killed is None else f"killed in {killed:.0f} s"
+    whose = ("a worker that isn't known, and holds a listening socket" if orphan["index"] is None
+             else f"worker {orphan['index']} of generation {orphan['generation']}")
+    return wrapped(f"pid {orphan['pid']} was left behind by {whose}: asked to go, {until}", 8)
 
 
 def last_lines(said: list[str], generation: int, stream: TextIO | None = None) -> list[str]:
@@ -266,43 +269,34 @@ def upgrade_line(upgrade: Mapping[str, Any], plain: bool = False) -> str:
 
 
 # What every event says, beside what happened.
-_HIDDEN = {
+_COMMON = {
     "event", "level", "time", "unix_time", "ready", "live", "target", "gate", "gate_reason",
     "replaced"}
+# What means something for somebody who waits for an upgrade.
+OF_UPGRADES = {
+    "upgrade-started", "upgrade-paused", "upgrade-resumed", "upgrade-aborted", "upgrade-refused",
+    "hold-begun", "hold-ended", "check-passed", "check-failed", "start-failed", "worker-starting",
+    "worker-ready", "worker-retiring", "worker-gone", "worker-failed", "worker-died",
+    "worker-killed", "worker-hung"}
 
 
 def event(document: Mapping[str, Any]) -> str:
     """One event as a line."""
-    fields = " ".join(f"{key}={value}" for key, value in document.items()
-                      if key not in _HIDDEN and value is not None)
     counts = f"[{document['ready']}/{document['target']} ready]"
-    return f"{document['time']} {document['event']:<18} {counts} {fields}".rstrip()
+    return f"{document['time']} {document['event']:<18} {counts} {_sentence(document)}"
 
 
 def happened(document: Mapping[str, Any]) -> str:
-    """One event in words, with the time of day (UTC): for people who look on, in most cases short
-    enough for 80 columns."""
-    text = progress_line(document) or _other_event(document)
-    number = document.get("generation")
-    return f"{document['time'][11:19]} " + text.replace(f", generation {number})",
-                                                        f", gen {number})", 1)
+    """One event with the time of day (UTC): for people who look on."""
+    return f"{document['time'][11:19]} {_sentence(document)}"
 
 
-def _other_event(document: Mapping[str, Any]) -> str:
-    match document["event"]:
-        case "upgrade-ended":
-            why = ": ".join(text for text in (document["reason"], document["error"]) if text)
-            because = f": {why}" if why and document["outcome"] != "done" else ""
-            ended = f"{document['outcome'].replace('-', ' ')} after {document['took']}{because}"
-            return f"upgrade to generation {document['generation']} {ended}"
-        case "worker-due":
-            return f"worker {document['index']} (pid {document['pid']}) is due for recycling: it {document['reason']}"
-        case "scaled":
-            return f"number of workers: {document['from']} -> {document['to']}"
-        case "generation-prepared":
-            return f"generation {document['generation']} prepared in {document['directory']}"
+def _sentence(document: Mapping[str, Any]) -> str:
+    """An event in the words of its master; one of an older version has none."""
+    if "message" in document:
+        return str(document["message"])
     fields = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in document.items()
-                       if key not in _HIDDEN and value is not None)
+                       if key not in _COMMON and value is not None)
     return str(document["event"]).replace("-", " ") + (f": {fields}" if fields else "")
 
 
@@ -361,49 +355,12 @@ class MovingProgress:
 
 
 def progress_line(document: Mapping[str, Any]) -> str | None:
-    """What an event means for somebody who waits for an upgrade; None if it means nothing."""
-    done = f" - {document['replaced']} of {document['target']} replaced" if "replaced" in document else ""
-    who = f"worker {document.get('index')} (pid {document.get('pid')}, generation {document.get('generation')})"
-    match document["event"]:
-        case "upgrade-started":
-            if document.get("recipe_of") is not None:
-                release = f", release {document['release']}" if document["release"] else ""
-                return f"rollback from generation {document['from']} to {document['to']}: recipe of {document['recipe_of']}{release}"
-            return f"upgrade from generation {document['from']} to {document['to']} ({document['kind']})"
-        case "worker-starting":
-            return f"{who} starting"
-        case "worker-ready":
-            return f"{who} ready after {document['took']}{done}"
-        case "worker-retiring":
-            return f"{who} retiring: {document['reason']}"
-        case "worker-gone":
-            return f"{who} gone"
-        case "worker-failed":
-            return f"{who} failed: {document['error']}"
-        case "worker-died":
-            return f"{who} died: status {document['status']}"
-        case "worker-killed":
-            return f"{who} killed: it {document['reason']}"
-        case "start-failed":
-            again = f", next try in {document['next_try_in']}" if document["next_try_in"] else ""
-            return f"start failed ({document['in_a_row']} in a row){again}"
-        case "hold-begun":
-            check = f", check: {document['check']}" if document["check"] else ""
-            serve = "1 new worker serves" if document[
-                "canaries"] == 1 else f"{document['canaries']} new workers serve"
-            return f"hold begun: {serve}, {document['hold']}{check}"
-        case "check-passed" | "hold-ended":
-            return str(document["event"]).replace("-", " ")
-        case "check-failed":
-            return f"check failed: {document['reason']}"
-        case "upgrade-paused" | "upgrade-resumed" | "upgrade-aborted":
-            return f"{document['event'].replace('-', ' ')} by {document['by']}"
-        case "worker-hung":
-            return f"{who} hung: it {document['reason']}"
-        case "upgrade-refused":
-            return f"generation {document['generation']} refused, going back to {document['back_to']}"
-        case _:
-            return None
+    """An event for somebody who waits for an upgrade; None where it means nothing to them."""
+    if document["event"] not in OF_UPGRADES:
+        return None
+    counts = document["event"] == "worker-ready" and "replaced" in document
+    done = f" - {document['replaced']} of {document['target']} replaced" if counts else ""
+    return f"{_sentence(document)}{done}"
 
 
 def progress() -> PlainProgress | MovingProgress:

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 from einhornpy.control.cli.main import cli
-from einhornpy.supervisor.settings.table import ENVIRONMENT_PREFIX, OPTIONS, Option
+from einhornpy.shared import commands
+from einhornpy.supervisor.settings.table import ENVIRONMENT_PREFIX, SETTINGS, Reload
 
 WIDTH = 80
 
@@ -26,31 +27,48 @@ def help_of(name: str | None) -> str:
                       **{**command.context_settings, **width}))
 
 
-def default_of(option: Option) -> str:
-    """The default as somebody would type it; where it is computed, what the help says of it."""
-    if "Default: " in option.help:
-        return option.help.rpartition("Default: ")[2].rstrip(".").replace("|", "\\|")
-    if option.default in (None, ()):
-        return "none"
-    if isinstance(option.default, bool):
-        return str(option.default).lower()
-    return f"{option.default:g}" if isinstance(option.default, float) else str(option.default)
-
-
 def settings_table() -> str:
     """Every setting with its three names and its default."""
-    rows = ["| flag | environment | TOML key | default |", "| --- | --- | --- | --- |",
-            f"| `--config` | `{ENVIRONMENT_PREFIX}CONFIG` | | none |"]
-    for option in OPTIONS:
-        flags = ", ".join(f"`{flag}`" for flag in option.flags)
-        key = option.name.replace("_", "-")
-        rows.append(
-            f"| {flags} | `{ENVIRONMENT_PREFIX}{option.name.upper()}` | `{key}` | "
-            f"{default_of(option)} |"
-        )
+    rows = ["| flag | environment | TOML key | default | after a reload |",
+            "| --- | --- | --- | --- | --- |",
+            f"| `--config` | `{ENVIRONMENT_PREFIX}CONFIG` | | none | read anew |"]
+    for setting in SETTINGS.values():
+        flags = ", ".join(f"`{flag}`" for flag in setting.flags)
+        default = (setting.shown_default or "none").replace("|", "\\|")
+        rows.append(f"| {flags} | `{setting.variable}` | `{setting.key}` | {default} | "
+                    f"{setting.reload.value} |")
     rows.append(
-        f"| after `--` | `{ENVIRONMENT_PREFIX}COMMAND` | `command` | must be given somewhere |")
+        f"| after `--` | `{ENVIRONMENT_PREFIX}COMMAND` | `command` | must be given somewhere | "
+        f"{Reload.NEXT_GENERATION.value} |")
     return "\n".join(rows)
+
+
+def commands_table(declared: tuple[commands.Command, ...]) -> str:
+    """Commands of the control socket, with their arguments and answers."""
+    rows = ["| command | what it does | arguments | who may | answers |",
+            "| --- | --- | --- | --- | --- |"]
+    for command in declared:
+        waits = f". Waits {command.waits}" if command.waits else ""
+        arguments = [argument_of(each) for each in command.arguments]
+        if command.words is not None:
+            arguments.append(command.words.expected)
+        given = (" or " if command.one_of else "; ").join(arguments)
+        rows.append(f"| `{command.name}` | {command.about} | {given or 'none'} | {command.who} | "
+                    f"{command.answers}{waits} |")
+    return "\n".join(rows)
+
+
+def argument_of(argument: commands.Argument) -> str:
+    """One argument: what may be given, and what counts where nothing is."""
+    default = argument.default
+    if isinstance(default, bool):
+        default = str(default).lower()
+    notes = [f"by default {default:g}" if isinstance(default, float) else f"by default {default}"
+             ] if default is not None else []
+    notes += ["required"] if argument.required else []
+    notes += [f"with `{argument.needs}`"] if argument.needs else []
+    beside = f" ({', '.join(notes)})" if notes else ""
+    return f"`{argument.name}`: {argument.expected}{beside}"
 
 
 def reference() -> str:
@@ -61,11 +79,24 @@ def reference() -> str:
         "## Settings of `run`",
         settings_table(),
         "Times are seconds. Settings that may be given several times are lists in TOML and words, "
-        "as a shell reads them, in "
-        "the\nenvironment; `env` may be a table in TOML. More on each in [running](running.md) and "
-        "[readiness](readiness.md).", "## einhornpy", f"```\n{help_of(None)}\n```"]
+        "as a shell reads them, in the\nenvironment; `env` may be a table in TOML. A value that "
+        "has changed when `einhornpy reload` reads the file anew\ncounts at once (for what workers "
+        "are given: for workers started from then on), with the next generation, or only\nafter a "
+        "restart of the master. More on each in [running](running.md) and "
+        "[readiness](readiness.md).",
+        "## einhornpy", f"```\n{help_of(None)}\n```"]
     for name in cli.list_commands(click.Context(cli)):
         parts += [f"## einhornpy {name}", f"```\n{help_of(name)}\n```"]
+    parts += [
+        "## Commands of the control socket",
+        'One JSON object a line: `{"id": 7, "command": "upgrade", "args": {"release": "x"}}`; more '
+        "on the wire in [architecture](architecture.md#the-control-socket). The owner of the "
+        "master and root may give every command, observers those that only look, and a worker "
+        "speaks of itself.",
+        commands_table(commands.OURS),
+        "Einhorn's, which take words ([einhorn](einhorn.md#commands)); `signal` is one of theirs "
+        "where it has words:", commands_table(commands.EINHORNS),
+        "What a worker says of itself:", commands_table(commands.WORKERS)]
     return "\n\n".join(parts) + "\n"
 
 

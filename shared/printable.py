@@ -8,9 +8,11 @@ their escapes, `\\x1b`. JSON needs none of this: it has escapes of its own.
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, TypeGuard
 
 LONGEST_LABEL = 200
+# What a release may be called, for whoever called it something else.
+LABEL = f"a label of 1 to {LONGEST_LABEL} printable characters"
 _SHORT = {9: "\\t", 10: "\\n", 13: "\\r"}
 
 
@@ -27,7 +29,9 @@ def _escape(character: str) -> str:
     number = ord(character)
     if number in _SHORT:
         return _SHORT[number]
-    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+    if number < 0x100:
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
 def document(value: Any) -> Any:
@@ -44,6 +48,6 @@ def as_json(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")
 
 
-def is_label(text: str) -> bool:
+def is_label(text: Any) -> TypeGuard[str]:
     """Whether it can name a release: printable, since it is shown everywhere."""
-    return 0 < len(text) <= LONGEST_LABEL and text.isprintable()
+    return isinstance(text, str) and 0 < len(text) <= LONGEST_LABEL and text.isprintable()

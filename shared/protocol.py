@@ -22,12 +22,6 @@ from . import einhorn, printable
 
 LONGEST_LINE = 1 << 20
 LARGEST_ID = 1 << 63
-# What a worker says about itself; answered by closing the connection, as Einhorn does.
-# worker:upgrade alone has a reply.
-WORKER_COMMANDS = frozenset({"worker:ack", "worker:ping", "worker:failed", "worker:upgrade"})
-# What changes nothing.
-LOOKING_COMMANDS = frozenset({
-    "ping", "help", "status", "history", "show", "tally", "events", "ehlo", "state"})
 # What a text in a reply may not hold as it is: YAML 1.1 refuses or folds some of these, clients
 # decode % and +, and not every reader expects more than ASCII. Beyond 16 bits YAML knows no escape
 # that JSON knows too. (No number here has an exponent.)
@@ -95,12 +89,7 @@ def parse_request(line: bytes) -> Request:
     Raises:
         BadRequest: it is neither JSON nor Einhorn's YAML, or not a request.
     """
-    try:
-        message = json.loads(line)
-    except (ValueError, RecursionError):
-        message = _from_einhorn(line)
-    if not isinstance(message, dict):
-        raise BadRequest("bad-request", "cannot read the request: expected a JSON object")
+    message = _message(line)
     request_id = message.get("id")
     if not isinstance(request_id, int | str | None) or (isinstance(request_id, int)
                                                         and abs(request_id) >= LARGEST_ID):
@@ -110,17 +99,29 @@ def parse_request(line: bytes) -> Request:
         raise BadRequest("bad-request", "command: expected the name of a command", request_id)
     beside = {
         str(key): value for key, value in message.items() if key not in ("id", "command", "args")}
-    args = message.get("args")
-    if isinstance(args, list | None):
-        words = args or []
-        if not all(isinstance(word, str) for word in words):
+    match message.get("args"):
+        case dict() as args:
+            return Request(request_id, command, {str(key): value for key, value in args.items()},
+                           None, beside)
+        case None:
+            return Request(request_id, command, {}, (), beside)
+        case list() as words if all(isinstance(word, str) for word in words):
+            return Request(request_id, command, {}, tuple(words), beside)
+        case list():
             raise BadRequest("bad-request", "args: expected a list of texts, or an object",
                              request_id)
-        return Request(request_id, command, {}, tuple(words), beside)
-    if not isinstance(args, dict):
-        raise BadRequest("bad-request", "args: expected an object", request_id)
-    return Request(request_id, command, {str(key): value for key, value in args.items()}, None,
-                   beside)
+        case _:
+            raise BadRequest("bad-request", "args: expected an object", request_id)
+
+
+def _message(line: bytes) -> dict[Any, Any]:
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        message = _from_einhorn(line)
+    if not isinstance(message, dict):
+        raise BadRequest("bad-request", "cannot read the request: expected a JSON object")
+    return message
 
 
 def _from_einhorn(line: bytes) -> Any:

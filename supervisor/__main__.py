@@ -21,8 +21,11 @@ from typing import Any
 from .launch.lookups import look_up
 from .logs import log
 from .logs.sinks import CannotLog
-from .master import VERSION, CannotRun, Master, fail, policy
-from .settings import table
+from .master import VERSION, CannotRun, Master, fail
+from .settings import sources
+from .settings.policy import policy_of
+from .settings.sources import BadSetting
+from .settings.table import Settings
 from .sockets.listeners import BadAddress, parse_address
 from .steering.own_code import OwnCode
 from .steering.reload_check import check_descriptors, readable
@@ -57,7 +60,7 @@ def main() -> int:
         if wanted.nice is not None:
             renice(wanted.nice[0])  # first, since what workers may have depends on it
         return Master(wanted, os.environ, given, look_up(wanted), _own_code()).run()
-    except table.BadSetting as error:
+    except BadSetting as error:
         return fail(str(error), 2, as_it_is=True)
     except (BadAddress, Refused, CannotLog) as error:
         return fail(str(error), 2)
@@ -91,7 +94,7 @@ def take_over(fd: int, failed: str | None) -> int:
             os.set_inheritable(copy, False)
         master = Master(wanted, os.environ, inherited["given"], look_up(wanted), own_code,
                         inherited)
-    except (table.BadSetting, BadAddress, Refused, plain_data.Unreadable) as error:
+    except (BadSetting, BadAddress, Refused, plain_data.Unreadable) as error:
         raise SystemExit(f"cannot take over: {error}") from None
     return master.take_over(fd, failed)
 
@@ -104,7 +107,7 @@ def _own_code(inherited: int | None = None) -> OwnCode | None:
 
 
 def understand(document: Mapping[str, Any],
-               configuration: str | None = None) -> tuple[table.Settings, dict[str, Any]]:
+               configuration: str | None = None) -> tuple[Settings, dict[str, Any]]:
     """Read a state and try it. `configuration`: the text of the TOML file, where it was read
     before.
 
@@ -114,12 +117,12 @@ def understand(document: Mapping[str, Any],
     given = plain_data.plain(plain_data.made(Given, document.get("given", {})))
     try:
         wanted = load(given, configuration)
-    except (table.BadSetting, BadAddress):
+    except (BadSetting, BadAddress):
         raise
     except Exception as error:  # no command line of ours, then
         raise plain_data.Unreadable(
             f"the command line of the state: {type(error).__name__}: {error}") from error
-    return wanted, readable(document, policy(wanted), time.monotonic())
+    return wanted, readable(document, policy_of(wanted), time.monotonic())
 
 
 def fill_standard_descriptors() -> None:
@@ -133,14 +136,14 @@ def fill_standard_descriptors() -> None:
             os.set_inheritable(fd, True)
 
 
-def load(given: Mapping[str, Any], configuration: str | None = None) -> table.Settings:
+def load(given: Mapping[str, Any], configuration: str | None = None) -> Settings:
     """The settings that these flags, this command and the environment give, and `configuration`, or
     the TOML file as it is now.
 
     Raises:
         BadSetting, BadAddress: one of them is wrong.
     """
-    wanted = table.load(given["flags"], given["command"], os.environ, given["directory"],
+    wanted = sources.load(given["flags"], given["command"], os.environ, given["directory"],
                         configuration)
     for setting, addresses in (("bind", wanted.bind), ("web", [wanted.web] if wanted.web else [])):
         for address in addresses:

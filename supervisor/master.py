@@ -38,18 +38,20 @@ from .outside.announcements import Announcements
 from .outside.web import Web
 from .reporting import generations, hints, journal, report
 from .reporting.complaints import complaint
-from .reporting.journal import Entry
+from .reporting.events import Entry, Event, Weight
 from .reporting.redaction import Redaction, secrets_of
 from .reporting.tally import Tally
-from .settings.table import Settings
+from .settings.policy import policy_of
+from .settings.table import GUESSED_ACK_SECONDS, Settings
 from .sockets import listeners, queues, systemd
 from .sockets.control_server import Access, Server
-from .sockets.control_server import Session as ServerSession
 from .sockets.listener_repair import Listening
 from .sockets.notify_socket import Notice, NotifySocket
 from .sockets.runtime_directory import NoPlace, Place, claim, remove_pidfile, write_pidfile
+from .sockets.session import Session as ServerSession
 from .steering import first_start, pool_state, reload_check
-from .steering.commands import Audience, Commands
+from .steering.audience import Audience
+from .steering.commands import Commands
 from .steering.hooks import Hooks
 from .steering.own_code import OwnCode
 from .steering.reload_check import listener_of, listener_state
@@ -158,7 +160,8 @@ class Master:
         # there are no workers yet, and not everything that they need
         self._early = inherited is None
         self._name = settings.command_name
-        self._least_weight = journal.ATTENTION if settings.quiet else journal.DETAIL if settings.verbose else journal.NORMAL
+        self._least_weight: int = (Weight.ATTENTION if settings.quiet else
+                                   Weight.DETAIL if settings.verbose else Weight.NORMAL)
         self._place: Place | None = None
         self._notify: NotifySocket | None = None
         self._server: Server | None = None
@@ -242,7 +245,7 @@ class Master:
         settings = self.settings
         given = listeners.Given(systemd.given_sockets(self._environ))
         self.pool = observe.new_pool(first_start.placeholder(settings, self._environ),
-                                     settings.number, policy(settings))
+                                     settings.number, policy_of(settings))
         start = first_start.First(self, self._processes, self._loop, self._hooks, settings,
                                   self._environ, self._attributes)
         # Whoever asks is to find us from the first moment on; but a gunicorn's settings may hold
@@ -257,7 +260,7 @@ class Master:
             self._name = "".join(letter if letter.isalnum() else "_"
                                  for letter in gunicorn["proc_name"])[:64]
         target = self.upgrades.target_of(prepared) or settings.number
-        self.pool = observe.new_pool(prepared.recipe, target, policy(settings))
+        self.pool = observe.new_pool(prepared.recipe, target, policy_of(settings))
         self._redaction = generations.redaction(self.pool, *self._secrets)
         self.prepared[1] = prepared
         if self._place is None:
@@ -293,9 +296,8 @@ class Master:
         labels.ask_the_platform(self._errands, self._environ, self._labels_found,
                                 self._labels_not_found)
         if unused:
-            self.log(
-                Entry("inherited sockets unused",
-                      {"names": " ".join(unused), "so": "they are closed"}, journal.ATTENTION))
+            self.log(Entry(Event.INHERITED_SOCKETS_UNUSED,
+                           {"names": " ".join(unused), "so": "they are closed"}))
         self._hooks.of_gunicorn(prepared, "when_ready", [])
         return True
 
@@ -365,7 +367,7 @@ class Master:
         self._output.take_over(state.get("output", []))
         self._log.take_over(state.get("log", {}))
         self._log.found = state.get("labels", {}) | self._log.found
-        self.pool = replace(made(pool.Pool, state["pool"]), policy=policy(self.settings))
+        self.pool = replace(made(pool.Pool, state["pool"]), policy=policy_of(self.settings))
         self._redaction = generations.redaction(self.pool, *self._secrets)
         kept = self.pool.generations
         for number, each in state["prepared"].items():
@@ -407,17 +409,13 @@ class Master:
             return
         if state["way_back"] is not None:
             os.close(state["way_back"]["copy"])
-        self.log(
-            Entry(
-                "master replaced", {
-                    "pid": os.getpid(), "version": VERSION, "before": state["version"],
-                    "workers": self.pool.target, "by": state["reloaded_by"]}))
+        self.log(Entry(Event.MASTER_REPLACED, {
+            "pid": os.getpid(), "version": VERSION, "before": state["version"],
+            "workers": self.pool.target, "by": state["reloaded_by"]}))
         stays = reload_check.ignored(self.settings, state.get("kept", {}))
         if stays:
             why = "restart the master to change them"
-            self.log(
-                Entry("settings that stay as they were", {"settings": " ".join(stays), "so": why},
-                      journal.ATTENTION))
+            self.log(Entry(Event.SETTINGS_THAT_STAY, {"settings": " ".join(stays), "so": why}))
         self._audience.reload_ended(f"einhornpy {VERSION} goes on, pid {os.getpid()}", True,
                                     self.identity())
 
@@ -461,27 +459,22 @@ class Master:
             self._errands.on_exit(exit)
         if not came & STOPS.keys() and self.pool.stopping is None:
             return exits
-        self.log(Entry("master stopped", {"pid": os.getpid()}))
+        self.log(Entry(Event.MASTER_STOPPED, {"pid": os.getpid()}))
         return None
 
     def _say_how_it_started(self, prepared: recipes.Prepared, gunicorn: Mapping[str, Any]) -> None:
         assert self._place is not None
-        self.log(
-            Entry(
-                "master started", {
-                    "pid": os.getpid(), "version": VERSION, "workers": self.pool.target,
-                    "listen": " ".join(listener.name for listener in self._listening.all) or None,
-                    "socket": self._place.path,}))
+        self.log(Entry(Event.MASTER_STARTED, {
+            "pid": os.getpid(), "version": VERSION, "workers": self.pool.target,
+            "listen": " ".join(listener.name for listener in self._listening.all) or None,
+            "socket": self._place.path}))
         if prepared.guessed:
-            self.log(
-                Entry(
-                    "readiness is a guess", {
-                        "reason": f"nothing is known about how {self.settings.command[0]} says "
-                                  "that it is ready",
-                        "so": f"it counts as ready after {recipes.GUESSED_ACK_SECONDS:g} s, and "
-                              "for an old one to go after "
-                        f"{self.pool.policy.guessed_min_ready_seconds:g} s more",
-                        "better": "-m notify or -m manual, or -m SECONDS",}, journal.ATTENTION))
+            self.log(Entry(Event.READINESS_IS_A_GUESS, {
+                "reason": f"nothing is known about how {self.settings.command[0]} says that it is "
+                          "ready",
+                "so": f"it counts as ready after {GUESSED_ACK_SECONDS:g} s, and for an old "
+                      f"one to go after {self.pool.policy.guessed_min_ready_seconds:g} s more",
+                "better": "-m notify or -m manual, or -m SECONDS"}))
         overruled = [
             f"{theirs} (--{ours.replace('_', '-')} wins)"
             for ours, theirs in (("bind", "bind"), ("number", "workers"), ("timeout", "timeout"),
@@ -489,15 +482,15 @@ class Master:
                                  ("command_name", "proc_name")) if prepared.gunicorn is not None
             and prepared.gunicorn.given(theirs) and self.settings.given(ours)]
         if overruled:
-            self.log(Entry("gunicorn settings overruled", {"settings": ", ".join(overruled)}))
+            self.log(Entry(Event.GUNICORN_SETTINGS_OVERRULED, {"settings": ", ".join(overruled)}))
 
     def _labels_found(self, found: dict[str, str]) -> None:
         self._log.found |= found
         self._changed = True
-        self.log(Entry("labels found", found))
+        self.log(Entry(Event.LABELS_FOUND, found))
 
     def _labels_not_found(self, reason: str) -> None:
-        self.log(Entry("labels not found", {"reason": reason}, journal.ATTENTION))
+        self.log(Entry(Event.LABELS_NOT_FOUND, {"reason": reason}))
 
     def _clean_up(self) -> None:
         """Everything, whatever of it fails."""
@@ -631,12 +624,12 @@ class Master:
         wall, entry = time.time(), replace(entry, fields=self._redaction.fields(entry.fields))
         if entry.weight >= self._least_weight:
             self._guard.run("log", self._log.entry, entry, wall)
-        if entry.weight > journal.DETAIL:
+        if entry.weight > Weight.DETAIL:
             self._guard.run("event", self._tell, entry, wall)
 
     def _tell(self, entry: Entry, wall: float) -> None:
         ended = None
-        if entry.name == "upgrade ended":
+        if entry.event is Event.UPGRADE_ENDED:
             ended = report.upgrade_document(self.pool, self.pool.history[-1], time.monotonic())
         document = journal.event_document(entry, self.pool, wall)
         self._guard.run("audience", self._audience.tell, entry, document, ended)
@@ -666,9 +659,7 @@ class Master:
                 try:
                     self._log.reopen()
                 except CannotLog as error:
-                    self.log(
-                        Entry("log file not opened anew", {"reason": str(error)},
-                              journal.ATTENTION))
+                    self.log(Entry(Event.LOG_FILE_NOT_OPENED_ANEW, {"reason": str(error)}))
                 for worker in self.pool.workers.values():
                     # One that has no handler for it, or not yet, would die of it.
                     if shared_page.catches(worker.pid, signal.SIGUSR1):
@@ -680,7 +671,7 @@ class Master:
                     self.scale(self.pool.target - 1)
                 else:
                     self.log(
-                        Entry("signal ignored",
+                        Entry(Event.SIGNAL_IGNORED,
                               {"signal": "TTOU", "reason": "one worker is the least"}))
 
     def _reap(self) -> None:
@@ -852,8 +843,7 @@ class Master:
                 self.observe(facts.Finished(time.time()))
             case actions.GiveUp():
                 self.log(
-                    Entry("giving up", {"reason": action.reason, "error": action.error},
-                          journal.ATTENTION))
+                    Entry(Event.GIVING_UP, {"reason": action.reason, "error": action.error}))
                 self._exit_code = 3
             case actions.Leave():
                 self._guard.run(
@@ -861,7 +851,7 @@ class Master:
                                                              "on_exit", []))
                 self._guard.run("errands", self._wait_for_errands)
                 self._guard.run("announcements", self._announcements.give_up)
-                self.log(Entry("master stopped", {"pid": os.getpid()}))
+                self.log(Entry(Event.MASTER_STOPPED, {"pid": os.getpid()}))
                 self._exit_code = 0
         return True
 
@@ -1018,12 +1008,12 @@ class Master:
         count = sum(
             self._processes.signal(worker.pid, signal.Signals[name])
             for worker in self.pool.workers.values())
-        self.log(Entry("signal sent", {"signal": name, "workers": count}))
+        self.log(Entry(Event.SIGNAL_SENT, {"signal": name, "workers": count}))
         return count
 
     def change_verbosity(self, by: int) -> str:
         """Log less (+1) or more (-1); return what is logged from now on."""
-        self._least_weight = min(journal.ATTENTION, max(journal.DETAIL, self._least_weight + by))
+        self._least_weight = min(Weight.ATTENTION, max(Weight.DETAIL, self._least_weight + by))
         return f"logging {('details too', 'what happens', 'only what needs attention')[self._least_weight]}"
 
     def stop(self, how: str) -> None:
@@ -1033,14 +1023,6 @@ class Master:
         self.upgrades.stop_preparing()
         self.upgrades.drop_check()
         self.observe(facts.StopRequested(pool.Stopping(how)))
-
-
-def policy(settings: Settings) -> pool.Policy:
-    """The operator's rules, as the planner knows them."""
-    return pool.Policy(settings.max_surge, settings.ready_timeout, settings.min_ready_seconds,
-                       settings.max_failures, settings.progress_timeout, settings.reload_exit_code,
-                       settings.max_unacked, settings.seconds,
-                       recipes.guessed_min_ready_seconds(settings))
 
 
 def _set_title(title: str) -> None:

@@ -23,15 +23,25 @@ from click.shell_completion import (
 )
 
 from .. import client, finding
+from ..terminal import say_block
+from .group import cli
 
 PATIENCE = 1.0
 
 
-def script(cli: click.Command, shell: str) -> str:
-    """What such a shell must read to complete `einhornpy`."""
+@click.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def print_completion(shell: str) -> None:
+    """Print what makes a shell complete einhornpy's commands, options and masters with the Tab key.
+
+    \b
+      eval "$(einhornpy completion bash)"                 in ~/.bashrc
+      eval "$(einhornpy completion zsh)"                  in ~/.zshrc, after compinit
+      einhornpy completion fish | source                  in ~/.config/fish/config.fish
+    """
     made_by = get_completion_class(shell)
     assert made_by is not None
-    return made_by(cli, {}, "einhornpy", "_EINHORNPY_COMPLETE").source()
+    say_block(made_by(cli, {}, "einhornpy", "_EINHORNPY_COMPLETE").source())
 
 
 @add_completion_class
@@ -43,14 +53,15 @@ class Fish(FishComplete):
             CompletionItem(item.value, item.type, item.help and item.help.replace(",", ";")))
 
 
-def suggestions(what: str, context: click.Context, incomplete: str) -> list[CompletionItem[str]]:
-    """The words of a kind that begin with `incomplete`."""
+def suggestions(what: str | tuple[str, ...], context: click.Context,
+                incomplete: str) -> list[CompletionItem[str]]:
+    """The words of a kind, or out of these, that begin with `incomplete`."""
     if what in ("file", "dir"):  # the shell knows these itself
         return [CompletionItem(incomplete, type=what)]
     if what == "program" and (context.params.get("command") or "/" in incomplete):
         return [CompletionItem(incomplete, type="file")]
     try:
-        words = [(word, None) for word in what.split("|")] if "|" in what else _KINDS[what](context)
+        words = _KINDS[what](context) if isinstance(what, str) else [(word, None) for word in what]
         found = [
             CompletionItem(word, help=about) for word, about in words
             if word.startswith(incomplete)]
@@ -123,6 +134,4 @@ _KINDS: dict[str, Callable[[click.Context], Iterable[tuple[str, str | None]]]] =
     "recipe": _recipes, "signal": _signals, "program": _programs, "user": lambda context: [
         (each.pw_name, None) for each in pwd.getpwall()], "group": lambda context: [
             (each.gr_name, None) for each in grp.getgrall()],
-    "hold": lambda context: [("until-resume", None)], "mode": lambda context: [
-        (word, None) for word in ("auto", "manual", "notify")], "cores": lambda context: [
-            ("spread", None)],}
+    "hold": lambda context: [("until-resume", None)]}

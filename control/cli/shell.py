@@ -16,13 +16,30 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import click
+
+from ...shared import commands
 from .. import client
 from ..terminal import say, say_block, say_json
+from .options import Connect, Exit, which_master
 
 HISTORY_LENGTH = 1000
-# Commands whose message says less than their result.
-TOLD_BY_RESULT = ("history", "show")
 _numbers = itertools.count(1)
+
+
+@click.command()
+@which_master
+@click.option("-e", "--execute", "lines", metavar="COMMANDS", multiple=True,
+              help="Give these commands, then leave.")
+def shell(connect: Connect, lines: tuple[str, ...]) -> None:
+    """Give commands of the control socket by hand, as einhornsh does; help lists them.
+
+    Words after a command are its arguments, NAME=VALUE ones by name; a semicolon ends one. On a
+    terminal there is history and completion. Exit codes: 0 all of them were carried out, 1 the last
+    one that wasn't, 69 no master there.
+    """
+    with connect(None, verbatim=True) as master:
+        raise Exit(run(master, lines))
 
 
 def run(master: client.Client, lines: Sequence[str]) -> int:
@@ -32,16 +49,21 @@ def run(master: client.Client, lines: Sequence[str]) -> int:
     Raises:
         MasterGone: the master hung up.
     """
-    if lines or not sys.stdin.isatty():
-        well = True
-        for line in lines or sys.stdin:
-            for command in commands_of(line):
-                if command[:1] in (["exit"], ["quit"]):
-                    return 0 if well else 1
-                well = bool(command) and give(master, command) and well
-                if lines and not well:
-                    return 1
-        return 0 if well else 1
+    if not lines and sys.stdin.isatty():
+        return converse(master)
+    well = True
+    for line in lines or sys.stdin:
+        for command in commands_of(line):
+            if command[:1] in (["exit"], ["quit"]):
+                return 0 if well else 1
+            well = bool(command) and give(master, command) and well
+            if lines and not well:
+                return 1
+    return 0 if well else 1
+
+
+def converse(master: client.Client) -> int:
+    """Give what somebody types on a terminal, until he leaves; return 0. Raises as `run` does."""
     say(ask(master, "ehlo", {}, user=os.environ.get("USER", ""))["message"])
     say('Type "help" for the commands, "exit" to leave.')
     with line_editing(list(ask(master, "help", {})["result"]["commands"])):
@@ -93,7 +115,7 @@ def give(master: client.Client, words: Sequence[str]) -> bool:
     except client.Failed as error:
         say(f"einhornpy: {error}", sys.stderr)
         return False
-    if words[0] in TOLD_BY_RESULT:
+    if is_told_by_result(words[0]):
         say_json(last["result"], indent=2)
     # An upgrade that went back was carried out, but not as it was meant.
     return last["result"].get("outcome") in (None, "done")
@@ -106,9 +128,15 @@ def ask(master: client.Client, command: str, args: Any, tell: bool = False,
     for reply in master.converse({"id": number, "command": command, "args": args, **beside},
                                  number):
         last = reply
-        if tell and command not in TOLD_BY_RESULT:
+        if tell and not is_told_by_result(command):
             say_block(last["message"])
     return last
+
+
+def is_told_by_result(command: str) -> bool:
+    """Whether the message of its answer says less than its result."""
+    declared = commands.BY_NAME.get(command)
+    return declared is not None and declared.by_result
 
 
 def value_of(text: str) -> Any:
@@ -119,14 +147,16 @@ def value_of(text: str) -> Any:
 
 
 @contextlib.contextmanager
-def line_editing(commands: Sequence[str]) -> Iterator[None]:
-    """Completion of commands, and a history that is kept in the user's state directory."""
+def line_editing(known: Sequence[str]) -> Iterator[None]:
+    """Completion of commands and their arguments, and a history that is kept in the user's state
+    directory. `known`: the commands that the master knows."""
     import readline
 
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     path = f"{state}/einhornpy_history"
     readline.set_completer(lambda text, number: ([
-        *filter(lambda each: each.startswith(text), commands), None][number:] or [None])[0])
+        *offered(readline.get_line_buffer()[:readline.get_begidx()], text, known), None][number:]
+                                                 or [None])[0])
     readline.set_completer_delims(" ;")
     readline.parse_and_bind("tab: complete")
     with contextlib.suppress(OSError):
@@ -143,6 +173,16 @@ def line_editing(commands: Sequence[str]) -> Iterator[None]:
             if _is_ours(there) and (not os.path.lexists(path) or _is_ours(path)):
                 os.makedirs(state, mode=0o700, exist_ok=True)
                 readline.write_history_file(path)
+
+
+def offered(before: str, text: str, known: Sequence[str]) -> list[str]:
+    """What could be typed on from `text`, which follows `before` on its line: a command, or an
+    argument of one."""
+    words = before.rpartition(";")[2].split()
+    declared = commands.BY_NAME.get(words[0]) if words else None
+    candidates: Sequence[str] = known if not words else () if declared is None else [
+        f"{each.name}=" for each in declared.arguments]
+    return [each for each in candidates if each.startswith(text)]
 
 
 def _is_ours(path: str) -> bool:

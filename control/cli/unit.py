@@ -113,4 +113,6 @@ def _quoted(word: str) -> str:
 
 def _escape(number: int) -> str:
     """As systemd.syntax(7) reads it: `\\x` means a byte, the other two a character."""
-    return f"\\x{number:02x}" if number < 0x80 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+    if number < 0x80:
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"

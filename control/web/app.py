@@ -48,9 +48,9 @@ class App:
         self._metrics = metrics
         self._files = files
         self._answers: dict[str, Callable[[Environ], Answer]] = {
-            **{
-                "/" if name == "page.html" else f"/{name}": self._serving(name) for name in self.FILES}, "/status": self
-            ._status, "/healthz": self._health, "/readyz": self._readiness,}
+            f"/{name.removesuffix('page.html')}": self._serving(name) for name in self.FILES}
+        self._answers |= {
+            "/status": self._status, "/healthz": self._health, "/readyz": self._readiness}
 
     @staticmethod
     def read_file(name: str) -> bytes:

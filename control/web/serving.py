@@ -78,6 +78,19 @@ def parse(head: bytes) -> Request:
     found = re.fullmatch(r"([A-Z]{1,20}) (/[!-~]*) HTTP/1\.([01])", first)
     if not found:
         raise Refused("400 Bad Request", "no request line of HTTP/1.1: expected GET /PATH HTTP/1.1")
+    headers = _headers(lines)
+    if found[3] == "1" and "host" not in headers:
+        raise Refused("400 Bad Request", "no Host")
+    wishes = {each.strip().lower() for each in headers.get("connection", "").split(",")}
+    kept = "close" not in wishes if found[3] == "1" else "keep-alive" in wishes
+    # Nobody needs a body here, so none is read, and what follows it can't be found.
+    has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+    path, _, query = found[2].partition("?")
+    return Request(found[1], path, query, headers, has_body or not kept)
+
+
+def _headers(lines: list[str]) -> dict[str, str]:
+    """The headers by their names in lower case. Raises as `parse` does."""
     if len(lines) > MOST_LINES:
         raise Refused("431 Request Header Fields Too Large",
                       f"too many headers: expected at most {MOST_LINES}")
@@ -90,14 +103,7 @@ def parse(head: bytes) -> Request:
         if name.lower() == "host" and "host" in headers:
             raise Refused("400 Bad Request", "more than one Host")
         headers[name.lower()] = value.strip(" \t")
-    if found[3] == "1" and "host" not in headers:
-        raise Refused("400 Bad Request", "no Host")
-    wishes = {each.strip().lower() for each in headers.get("connection", "").split(",")}
-    kept = "close" not in wishes if found[3] == "1" else "keep-alive" in wishes
-    # Nobody needs a body here, so none is read, and what follows it can't be found.
-    has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-    path, _, query = found[2].partition("?")
-    return Request(found[1], path, query, headers, has_body or not kept)
+    return headers
 
 
 def is_loopback(host: str) -> bool:
@@ -301,9 +307,10 @@ class Server:
     def _answer(self, request: Request) -> Answer:
         environ = {
             "REQUEST_METHOD": request.method, "PATH_INFO": request.path,
-            "QUERY_STRING": request.query, **{
-                f"HTTP_{each.upper().replace('-', '_')}": request.headers[each] for each in NEGOTIATED if each in request.headers}
-        }
+            "QUERY_STRING": request.query}
+        environ |= {
+            f"HTTP_{each.upper().replace('-', '_')}": request.headers[each]
+            for each in NEGOTIATED if each in request.headers}
         began: list[tuple[str, list[tuple[str, str]]]] = []
         try:
             body = self._app(environ, lambda status, headers: began.append((status, headers)))

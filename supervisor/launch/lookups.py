@@ -27,15 +27,18 @@ def look_up(settings: Settings) -> Known:
     Raises:
         Refused: somebody doesn't exist, or this process may not set something.
     """
-    made = attributes.look_up(settings.user, settings.group,
-                              None if settings.nice is None else settings.nice[1], settings.rlimit,
-                              settings.cpu_affinity, settings.umask, settings.oom_score_adj)
-    observers = None if settings.observers is None else attributes.group_id(
-        settings.observers, "--observers")
-    group = None if settings.socket_group is None else attributes.group_id(
-        settings.socket_group, "--socket-group")
+    of_workers = attributes.look_up(
+        settings.user, settings.group, None if settings.nice is None else settings.nice[1],
+        settings.rlimit, settings.cpu_affinity, settings.umask, settings.oom_score_adj)
+    observers = _group(settings.observers, "--observers")
+    group = _group(settings.socket_group, "--socket-group")
     mode = settings.socket_mode
     if mode is None:
-        mode = 0o666 if made.other_user or observers is not None else 0o600 if group is None else 0o660
-    web_user = attributes.web_user(settings.web_user)
-    return Known(made, observers, Rights(mode, group, enterable=bool(mode & 0o077)), web_user)
+        strangers = of_workers.other_user or observers is not None
+        mode = 0o666 if strangers else 0o600 if group is None else 0o660
+    return Known(of_workers, observers, Rights(mode, group, enterable=bool(mode & 0o077)),
+                 attributes.web_user(settings.web_user))
+
+
+def _group(name: str | None, flag: str) -> int | None:
+    return None if name is None else attributes.group_id(name, flag)

@@ -17,16 +17,15 @@ from typing import Any
 
 from ..core import worker_environment
 from ..core.generation import Recipe
-from ..settings.table import Settings
+from ..settings.contradictions import without_gunicorn
+from ..settings.parsers import AckMode
+from ..settings.policy import rules_of_recipe
+from ..settings.table import GUESSED_ACK_SECONDS, Settings
 from ..system.attributes import Attributes
 from ..system.loop import READ, Loop
 from ..system.processes import CannotStart, Exit, Launch, Processes
 from .recognition import Gunicorn, Refused, recognise
 
-GUESSED_ACK_SECONDS = 1.0
-# How long a guess must stand before an old worker goes for it, where nobody says
-# --min-ready-seconds.
-GUESSED_MIN_READY_SECONDS = 5.0
 SETTINGS_TIMEOUT = 30.0
 
 
@@ -49,12 +48,6 @@ class Blueprint:
     directory: str
     environment: Mapping[str, str]
     release: str | None
-
-
-def guessed_min_ready_seconds(settings: Settings) -> float:
-    """For how many seconds the guess that a worker is ready must stand."""
-    return settings.min_ready_seconds if settings.given(
-        "min_ready_seconds") else GUESSED_MIN_READY_SECONDS
 
 
 def blueprint(settings: Settings, environ: Mapping[str, str], release: str | None) -> Blueprint:
@@ -100,7 +93,7 @@ class Preparation:
             self._environment["PWD"] = self._directory
             found = recognise(self._command, self._directory, self._environment)
             if found is None:
-                self._end(self._plain())
+                self._end(self._without_gunicorn())
                 return
             self._gunicorn, self._environment = found.gunicorn, dict(found.environment)
             self._ask_gunicorn(found.gunicorn, hook)
@@ -108,55 +101,18 @@ class Preparation:
         except Refused as refused:
             self._end(refused)
 
-    def _plain(self) -> Prepared:
+    def _without_gunicorn(self) -> Prepared:
+        for line in without_gunicorn(self._settings):
+            raise Refused(line, bad_input=True)
+        guessed = self._settings.ack_mode is AckMode.AUTO
+        return Prepared(self._recipe({}, GUESSED_ACK_SECONDS if guessed else None), guessed=guessed)
+
+    def _recipe(self, gunicorn: Mapping[str, Any], ack_seconds: float | None) -> Recipe:
+        """`gunicorn`: its settings, which count where nobody gave ours; `ack_seconds` likewise."""
         mode = self._settings.ack_mode
-        guessed = mode == "auto"
-        if guessed and self._settings.ready_timeout <= GUESSED_ACK_SECONDS:
-            raise Refused(
-                f"--ready-timeout: {self._settings.ready_timeout:g} s is not longer than the "
-                f"{GUESSED_ACK_SECONDS:g} s "
-                "after which a worker is guessed to be ready: expected more, or -m notify, manual "
-                "or SECONDS",
-                bad_input=True)
-        if self._settings.warm_up:
-            raise Refused("--warm-up: only gunicorn's workers can be warmed up from inside, and "
-                          f"{self._settings.command[0]} is not gunicorn", bad_input=True)
-        if self._settings.max_requests:
-            raise Refused("--max-requests: only gunicorn's workers count their requests, and "
-                          f"{self._settings.command[0]} is not gunicorn", bad_input=True)
-        seconds = GUESSED_ACK_SECONDS if guessed else mode if isinstance(mode, float) else None
-        if seconds is not None:
-            self._check_room_for_a_guess()
-        return Prepared(self._recipe(seconds, {}), guessed=guessed)
-
-    def _check_room_for_a_guess(self) -> None:
-        stands = guessed_min_ready_seconds(self._settings)
-        for name in ("progress_timeout", "max_lifetime"):
-            given = getattr(self._settings, name)
-            if 0 < given <= stands:
-                raise Refused(
-                    f"--{name.replace('_', '-')}: {given:g} s is not longer than the {stands:g} s "
-                    "for which a guess that a "
-                    "worker is ready must stand: expected more, or fewer --min-ready-seconds",
-                    bad_input=True)
-
-    def _recipe(self, ack_seconds: float | None, gunicorn: Mapping[str, Any]) -> Recipe:
-        """`gunicorn`: the settings that count where nobody gave ours."""
-
-        def choose(name: str) -> Any:
-            ours = getattr(self._settings, name)
-            return ours if self._settings.given(name) or name not in gunicorn else gunicorn[name]
-
-        settings, requests = self._settings, int(choose("max_requests"))
-        jitter, longer = choose("max_requests_jitter"), settings.max_lifetime_jitter
-        return Recipe(self._command, self._directory, self._environment, self._release, ack_seconds,
-                      graceful_timeout=float(choose("graceful_timeout")),
-                      timeout=float(choose("timeout")), max_requests=requests,
-                      max_requests_jitter=requests // 10 if jitter is None else int(jitter),
-                      max_lifetime=settings.max_lifetime,
-                      max_lifetime_jitter=settings.max_lifetime / 10 if longer is None else longer,
-                      max_memory=settings.max_memory, max_memory_hard=settings.max_memory_hard,
-                      )
+        return Recipe(self._command, self._directory, self._environment, self._release,
+                      mode if isinstance(mode, float) else ack_seconds,
+                      **rules_of_recipe(self._settings, gunicorn))
 
     def _ask_gunicorn(self, gunicorn: Gunicorn, hook: str) -> None:
         try:
@@ -201,6 +157,15 @@ class Preparation:
             self._read(READ)
             if len(self._output) == before:
                 break
+        result: Prepared | Refused
+        try:
+            result = self._understood(exit)
+        except Refused as refused:
+            result = refused
+        self._end(result)
+
+    def _understood(self, exit: Exit) -> Prepared:
+        """What gunicorn's answer comes to, or Refused."""
         try:
             answer = json.loads(self._output)
         except (ValueError, RecursionError):
@@ -209,26 +174,20 @@ class Preparation:
         answer = answer if isinstance(answer, dict) else {}
         if exit.status != 0 or "settings" not in answer:
             how = f"signal {-exit.status}" if exit.status < 0 else f"exit code {exit.status}"
-            error = answer.get("error") or exit.error or how
-            self._end(Refused("gunicorn's settings cannot be read", error))
-            return
+            raise Refused("gunicorn's settings cannot be read",
+                          answer.get("error") or exit.error or how)
         assert self._gunicorn is not None
         read = replace(self._gunicorn, settings=answer["settings"])
         theirs = dict(read.settings)
         if not read.given("max_requests_jitter"):
-            theirs["max_requests_jitter"] = None
-        mode = self._settings.ack_mode
-        recipe = self._recipe(mode if isinstance(mode, float) else None, theirs)
+            theirs.pop("max_requests_jitter", None)
+        recipe = self._recipe(theirs, None)
         if recipe.max_requests and not theirs.get("counts_requests", True):
-            self._end(
-                Refused(
-                    "--max-requests (gunicorn's max_requests): nothing counts the requests of its "
-                    "worker class "
-                    f"{theirs['worker_class']}: expected 0, or another class; --max-lifetime and "
-                    "--max-memory work",
-                    bad_input=True))
-            return
-        self._end(Prepared(recipe, read))
+            raise Refused(
+                "--max-requests (gunicorn's max_requests): nothing counts the requests of its "
+                f"worker class {theirs['worker_class']}: expected 0, or another class; "
+                "--max-lifetime and --max-memory work", bad_input=True)
+        return Prepared(recipe, read)
 
     def on_time(self, now: float) -> None:
         """Give up if the deadline has passed."""

@@ -3,7 +3,7 @@ script; starts nothing.
 
 What it doesn't recognise, but what plainly ends in gunicorn, is refused: gunicorn's own arbiter
 would say that it is ready before it has imported the app, and the master could tell a good release
-from a bad one no more.
+from a bad one no longer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ _PYTHON = re.compile(r"(python|pypy)[0-9.]*$")
 # Options of the interpreter (python(1)): a cluster of those that take no value; those that take
 # one, in the same word or the next.
 _CLUSTER, _WITH_VALUE = re.compile(r"-[bBdEIOPqsSuvx]+"), ("-W", "-X", "--check-hash-based-pycs")
-WHAT_TO_TYPE = "name gunicorn itself as the command (einhornpy -- gunicorn app:wsgi); docs/servers.md says how with tracers"
+WHAT_TO_TYPE = ("name gunicorn itself as the command (einhornpy -- gunicorn app:wsgi); "
+                "docs/servers.md says how with tracers")
 
 
 class Refused(RuntimeError):
@@ -71,8 +72,9 @@ def recognise(command: Sequence[str], directory: str,
     and `PYTHON [OPTIONS] PATH/gunicorn …` say it themselves; `env [-i] [-u NAME] [NAME=VALUE]
     COMMAND` stands for its command.
 
-    Raises: Refused: there is no such program; it is gunicorn, but its Python can't be told; or
-        gunicorn stands behind a word that isn't known here.
+    Raises:
+        Refused: there is no such program; it is gunicorn, but its Python can't be told; or gunicorn
+            stands behind a word that isn't known here.
     """
     whole = tuple(command)
     program = _find(whole[0], directory, environment)
@@ -107,9 +109,8 @@ def _find(name: str, directory: str, environment: Mapping[str, str]) -> str:
         raise Refused(f"cannot run {name!r}: {error.strerror}{where}") from None
 
 
-def _without_env(
-        command: tuple[str, ...],
-        environment: Mapping[str, str]) -> tuple[tuple[str, ...], Mapping[str, str]] | None:
+def _without_env(command: tuple[str, ...], environment: Mapping[str, str],
+                 ) -> tuple[tuple[str, ...], Mapping[str, str]] | None:
     """What env(1) would run, and where; None where it is asked for more than a changed
     environment."""
     changed = dict(environment)
@@ -154,8 +155,8 @@ def _in_python(command: tuple[str, ...], program: str) -> Gunicorn | None:
     return None
 
 
-def _script(command: tuple[str, ...], program: str, environment: Mapping[str,
-                                                                         str]) -> Gunicorn | None:
+def _script(command: tuple[str, ...], program: str,
+            environment: Mapping[str, str]) -> Gunicorn | None:
     """`gunicorn …`, a script that an installer made."""
     if os.path.basename(command[0]) != "gunicorn":
         return None
@@ -173,27 +174,33 @@ def _script(command: tuple[str, ...], program: str, environment: Mapping[str,
     return Gunicorn(python[0], command[1:], options=python[1])
 
 
-def _python_of(head: list[str], environment: Mapping[str,
-                                                     str]) -> tuple[str, tuple[str, ...]] | None:
+def _python_of(head: list[str],
+               environment: Mapping[str, str]) -> tuple[str, tuple[str, ...]] | None:
     """The interpreter that a script's first lines name, and its options."""
-    if not head or not head[0].startswith("#!"):
-        return None
-    words = head[0][2:].split()
-    # Where the path is too long or has blanks, installers write a shell line that execs the Python.
-    if words and os.path.basename(words[0]) == "sh" and len(head) > 1:
-        match = re.match(r"""'''exec'\s+(?:"([^"]+)"|(\S+))\s""", head[1])
-        words = [match[1] or match[2]] if match else []
+    words = _interpreter(head)
     if words and os.path.basename(words[0]) == "env":
         words = [word for word in words[1:] if not word.startswith("-")]
         try:
-            words[:1] = [find_program(words[0], environment.get("PATH", os.defpath), "/")
-                         ] if words else []
+            words[:1] = [find_program(each, environment.get("PATH", os.defpath), "/")
+                         for each in words[:1]]
         except OSError:
             return None
     if not words or not _PYTHON.match(os.path.basename(words[0])) or not all(
             map(_CLUSTER.fullmatch, words[1:])):
         return None
     return words[0], tuple(words[1:])
+
+
+def _interpreter(head: list[str]) -> list[str]:
+    """What a script's first lines tell the kernel to run."""
+    if not head or not head[0].startswith("#!"):
+        return []
+    words = head[0][2:].split()
+    # Where the path is too long or has blanks, installers write a shell line that execs the Python.
+    if words and os.path.basename(words[0]) == "sh" and len(head) > 1:
+        match = re.match(r"""'''exec'\s+(?:"([^"]+)"|(\S+))\s""", head[1])
+        words = [match[1] or match[2]] if match else []
+    return words
 
 
 def _names_gunicorn(words: Sequence[str]) -> bool:

@@ -15,6 +15,7 @@ from ..core import pool, worker_environment
 from ..core.actions import Spawn
 from ..logs.log import STANDARD_ERROR, Source
 from ..logs.output import Ends, Output
+from ..settings.parsers import WorkerOutput
 from ..settings.table import Settings
 from ..sockets.listeners import Listener
 from ..system.attributes import Attributes
@@ -101,7 +102,7 @@ class Spawner:
             page = (worker_environment.FIRST_FD + len(descriptors), self._page.take(worker))
             descriptors.append(self._page.fd)
             stderr = None
-            if settings.worker_output == "inherit":
+            if settings.worker_output is WorkerOutput.INHERIT:
                 stderr = worker_environment.FIRST_FD + len(descriptors)
                 descriptors.append(STANDARD_ERROR)
             adapter = recipes.adapter_instructions(prepared, settings, self._host.pool.target, page,

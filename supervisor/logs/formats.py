@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...shared import printable
-from ..reporting.journal import ATTENTION, NORMAL, Entry
+from ..reporting.events import Entry, Weight
 from ..reporting.report import timestamp
 
 # syslog(3) severities, as journald and syslog want them.
@@ -26,7 +26,12 @@ _UNPRINTABLE = re.compile(rb"[^\t -~]")
 
 def sentence(entry: Entry) -> str:
     """The entry and its fields: `worker ready index=2 pid=4711 generation=7 took=2.31s`."""
-    return " ".join([entry.name, *_pairs(entry.fields)])
+    return line(entry.name, entry.logged)
+
+
+def line(begin: str, fields: Mapping[str, Any]) -> str:
+    """Some words, then the fields that have a value."""
+    return " ".join([begin, *_pairs(fields)])
 
 
 def _pairs(fields: Mapping[str, Any]) -> Iterable[str]:
@@ -56,21 +61,19 @@ def text_line(entry: Entry, name: str, wall: float) -> str:
 
 def json_line(entry: Entry, name: str, labels: Mapping[str, str], wall: float) -> str:
     """One JSON object, with the event's name as `einhornpy events --json` has it."""
-    return json.dumps({
-        "time": precise(wall), "name": name, "level": entry.level,
-        "event": entry.name.replace(" ", "-"),
-        **{key: value for key, value in entry.fields.items() if value is not None}, "labels": dict(
-            labels)})
+    fields = {key: value for key, value in entry.logged.items() if value is not None}
+    return json.dumps(_head(entry, name, wall) | fields | {"labels": dict(labels)}, default=str)
 
 
 def logfmt_line(entry: Entry, name: str, labels: Mapping[str, str], wall: float) -> str:
     """Pairs alone, labels at the end."""
-    first = {
-        "time": precise(wall), "name": name, "level": entry.level,
-        "event": entry.name.replace(" ", "-")}
-    own = {**first, **entry.fields}
-    return " ".join(_pairs({**own,
-                            **{key: text for key, text in labels.items() if key not in own}}))
+    own = _head(entry, name, wall) | entry.logged
+    return " ".join(_pairs(own | {key: text for key, text in labels.items() if key not in own}))
+
+
+def _head(entry: Entry, name: str, wall: float) -> dict[str, Any]:
+    return {"time": precise(wall), "name": name, "level": entry.weight.level,
+            "event": entry.event.value}
 
 
 def output_line(text: bytes) -> bytes:
@@ -88,9 +91,9 @@ def precise(wall: float) -> str:
         thousandths // 1000)) + f".{thousandths % 1000:03d}Z"
 
 
-def severity(weight: int) -> int:
+def severity(weight: Weight) -> int:
     """The syslog severity of an entry."""
-    return WARNING if weight >= ATTENTION else INFORMATION if weight == NORMAL else DEBUG
+    return (DEBUG, INFORMATION, WARNING)[weight]
 
 
 def journal_datagram(message: str, priority: int, name: str, fields: Mapping[str, Any]) -> bytes:
@@ -116,5 +119,5 @@ def syslog_datagram(message: str, priority: int, name: str, pid: int, wall: floa
     """A record for /dev/log: the form that syslog(3) of the C library writes (RFC 3164, without a
     host)."""
     month, day, clock = time.strftime("%b %d %H:%M:%S", time.localtime(wall)).split()
-    return f"<{FACILITY * 8 + priority}>{month} {day.lstrip('0'):>2} {clock} {name}[{pid}]: {message}".encode(
-        errors="replace")
+    head = f"<{FACILITY * 8 + priority}>{month} {day.lstrip('0'):>2} {clock} {name}[{pid}]"
+    return f"{head}: {message}".encode(errors="replace")

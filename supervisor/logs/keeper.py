@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..programs import keeper_process
-from ..reporting import journal
-from ..reporting.journal import Entry
+from ..reporting.events import Entry, Event, Seconds
 from ..system.processes import CannotStart, Exit, Launch, Processes
 
 DELAY, MOMENT = 1.0, 0.05
@@ -110,8 +109,8 @@ class Keeper:
         self._forget()
         self.deadline = time.monotonic() + DELAY
         self._log(
-            Entry("keeper died", {"status": exit.status, "next_try_in": f"{DELAY:g}s"},
-                  journal.ATTENTION))
+            Entry(Event.KEEPER_DIED,
+                  {"status": exit.status, "next_try_in": Seconds(DELAY, "g")}))
         return True
 
     def hand_over(self) -> dict[str, Any] | None:

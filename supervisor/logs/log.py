@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..outside import labels
-from ..reporting.journal import ATTENTION, NORMAL, Entry
+from ..reporting.events import Entry, Event, Weight
+from ..settings.parsers import LogTo
 from ..settings.table import Settings
 from . import formats
 from .sinks import CannotLog, Counts, Datagrams, Descriptor, File, Loop, Sink
@@ -56,7 +57,7 @@ def opened(settings: Settings, loop: Loop, environ: Mapping[str, str],
     except CannotLog:
         # It could be written when it was looked at (`check`): a master that takes over must not
         # fail for it now.
-        return Log(replace(settings, log_file=None, log_to="stderr"), loop, found, counts)
+        return Log(replace(settings, log_file=None, log_to=LogTo.STDERR), loop, found, counts)
 
 
 class _Nowhere:
@@ -104,8 +105,7 @@ class Log:
     def _formatted(self, entry: Entry, wall: float) -> bytes:
         if self._to == "journal":
             fields = {
-                **self.labels, **entry.fields, "event": entry.name.replace(" ", "-"),
-                "name": self.name}
+                **self.labels, **entry.logged, "event": entry.event.value, "name": self.name}
             return formats.journal_datagram(formats.sentence(entry), formats.severity(entry.weight),
                                             self.name, fields)
         if self._format == "json":
@@ -122,8 +122,7 @@ class Log:
         return line.encode(errors="backslashreplace") + b"\n"
 
     def _note(self, dropped: int) -> bytes:
-        entry = Entry("log lines dropped", {"lines": dropped, "why": "nobody took them in time"},
-                      ATTENTION)
+        entry = Entry(Event.LOG_LINES_DROPPED, {"lines": dropped, "why": "nobody took them in time"})
         return self._formatted(entry, time.time())
 
     def output(self, source: Source, pieces: Iterable[tuple[bytes, bool, bool]],
@@ -140,14 +139,14 @@ class Log:
                     message = formats.output_line(text).decode(errors="backslashreplace")
                     message = f"worker {source.index} (pid {source.pid}) {source.stream}: {message}"
                     self._sink.put(
-                        formats.syslog_datagram(message, formats.severity(NORMAL), self.name,
+                        formats.syslog_datagram(message, formats.severity(Weight.NORMAL), self.name,
                                                 os.getpid(), wall))
                 else:
                     told = {
                         **self.labels, **fields, "stream": source.stream, "name": self.name,
                         "event": "worker-output"}
                     self._sink.put(
-                        formats.journal_datagram(message, formats.severity(NORMAL), self.name,
+                        formats.journal_datagram(message, formats.severity(Weight.NORMAL), self.name,
                                                  told))
             return
         if self._output_format == "json":
@@ -187,7 +186,7 @@ def _prefixed_lines(name: str, fields: Mapping[str, Any], labels: Mapping[str, s
                     pieces: Iterable[tuple[bytes, bool, bool]]) -> list[bytes]:
     """`shop index=2 pid=4711 generation=7 region=eu stderr| text`; with `stderr+|` what goes on the
     line before."""
-    head = formats.sentence(Entry(name, {**labels, **fields})).encode(errors="backslashreplace")
+    head = formats.line(name, {**labels, **fields}).encode(errors="backslashreplace")
     first, further = head + b" %s| " % stream.encode(), head + b" %s+| " % stream.encode()
     return [(further if continues else first) + formats.output_line(text) + b"\n"
             for text, continues, _ in pieces]
@@ -201,5 +200,5 @@ def _json_lines(name: str, fields: Mapping[str, Any], labels: Mapping[str, str],
         **fields, "labels": dict(labels)})[:-1]
     encode = json.encoder.encode_basestring_ascii
     return [
-        f"""{head}, "message": {encode(text.decode("utf-8", "backslashreplace"))}{_PARTIAL if goes_on else ""}}}\n"""
-        .encode() for text, _, goes_on in pieces]
+        f'{head}, "message": {encode(text.decode("utf-8", "backslashreplace"))}'
+        f'{_PARTIAL if goes_on else ""}}}\n'.encode() for text, _, goes_on in pieces]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..reporting.journal import Entry
+from ..reporting.events import Entry, Event, Seconds
 
 # So many lines of one user in so many seconds, of so many users; all others share the lines of one
 # more.
@@ -35,13 +35,13 @@ class Strangers:
         """When `on_time` is due."""
         return min((window.ends for window in self._windows.values()), default=None)
 
-    def tell(self, uid: int, name: str, fields: dict[str, Any]) -> None:
+    def tell(self, uid: int, event: Event, fields: dict[str, Any]) -> None:
         """Log this of a user, or count it."""
         user = uid if uid in self._windows or len(self._windows) < MOST_USERS else None
         window = self._windows.setdefault(user, _Window(time.monotonic() + WINDOW))
         if window.told < MOST_LINES:
             window.told += 1
-            self._log(Entry(name, {"from_user": uid, **fields}, remembered=False))
+            self._log(Entry(event, {"from_user": uid, **fields}))
         else:
             window.left_out += 1
 
@@ -52,5 +52,5 @@ class Strangers:
             if window.left_out:
                 fields = {
                     "from_user": "others" if user is None else user, "count": window.left_out,
-                    "in": f"{WINDOW:g}s"}
-                self._log(Entry("strangers' words left out", fields, remembered=False))
+                    "in": Seconds(WINDOW, "g")}
+                self._log(Entry(Event.STRANGERS_WORDS_LEFT_OUT, fields))

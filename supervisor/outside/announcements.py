@@ -5,6 +5,7 @@ beginning. Nobody waits for it, and it can hold nothing up.
 
 from __future__ import annotations
 
+import enum
 import json
 import re
 import signal
@@ -12,8 +13,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..reporting import journal
-from ..reporting.journal import Entry
+from ..core.upgrade import Outcome
+from ..reporting.events import Entry, Event
 from ..settings.table import Settings
 from ..system.errands import Ended, Errand, Errands
 from ..system.processes import Launch, own_program
@@ -25,6 +26,14 @@ GRACE = 3.0
 # What a place that is slow or gone has not heard yet; beyond it the oldest goes.
 MOST_WAITING = 50
 NAME = "announce"
+
+
+class Deploy(enum.StrEnum):
+    """A deploy event, as others are told it."""
+
+    STARTED = "started"
+    DONE = "done"
+    REFUSED = "refused"
 
 
 class Announcements:
@@ -69,7 +78,7 @@ class Announcements:
         waiting.append(told)
         if len(waiting) > MOST_WAITING:
             waiting.popleft()
-            self._log(Entry("announcement dropped", {"to": _named(place)}, journal.ATTENTION))
+            self._log(Entry(Event.ANNOUNCEMENT_DROPPED, {"to": _named(place)}))
         self._next(place)
 
     def _next(self, place: str) -> None:
@@ -89,11 +98,9 @@ class Announcements:
             self._busy.discard(place)
             if ended.reason is not None:
                 event = {} if told is None else {"told": json.loads(told)["document"]["event"]}
-                self._log(
-                    Entry(
-                        "announcement failed", {
-                            "to": _named(place), **event, "reason": ended.reason,
-                            "last_line": ended.last_line}, journal.ATTENTION))
+                self._log(Entry(Event.ANNOUNCEMENT_FAILED, {
+                    "to": _named(place), **event, "reason": ended.reason,
+                    "last_line": ended.last_line}))
             self._next(place)
 
         return done
@@ -102,10 +109,8 @@ class Announcements:
         """The master ends: say what nobody has heard."""
         for place in {*self._busy, *(place for place, waiting in self._waiting.items() if waiting)}:
             count = len(self._waiting.get(place, ())) + (place in self._busy)
-            self._log(
-                Entry("announcement failed",
-                      {"to": _named(place), "reason": "the master ends", "events": count},
-                      journal.ATTENTION))
+            self._log(Entry(Event.ANNOUNCEMENT_FAILED, {
+                "to": _named(place), "reason": "the master ends", "events": count}))
 
     def resume_errand(self, errand: Errand) -> Callable[[Ended], None] | None:
         """Take over one that the master before us sent."""
@@ -128,26 +133,26 @@ def _named(place: str) -> str:
     return place.split(" ", 2)[2]
 
 
-def event_of(entry: Entry) -> str | None:
+def event_of(entry: Entry) -> Deploy | None:
     """What an entry means for whoever follows deploys."""
-    if entry.name == "upgrade started":
-        return "started"
-    if entry.name == "upgrade ended":
-        return {"done": "done", "rolled-back": "refused",
-                "aborted": "refused"}.get(entry.fields["outcome"])
-    return None
+    if entry.event is Event.UPGRADE_STARTED:
+        return Deploy.STARTED
+    if entry.event is not Event.UPGRADE_ENDED or entry.fields["outcome"] == Outcome.SUPERSEDED:
+        return None
+    return Deploy.DONE if entry.fields["outcome"] == Outcome.DONE else Deploy.REFUSED
 
 
-def sentence(event: str, name: str, labels: Mapping[str, str], upgrade: Mapping[str, Any]) -> str:
+def sentence(event: Deploy, name: str, labels: Mapping[str, str],
+             upgrade: Mapping[str, Any]) -> str:
     """For people: `shop on web-3: upgrade to generation 7 (3f2c1ab) done after 12.3 s`."""
     where = f" on {labels['hostname']}" if "hostname" in labels else ""
     release = f" ({upgrade['release']})" if upgrade["release"] else ""
     text = f"{name}{where}: upgrade to generation {upgrade['to']}{release} {event}"
-    if event == "started":
+    if event is Deploy.STARTED:
         return f"{text} by {upgrade['requested_by']}"
     text += f" after {upgrade['took_seconds']:.1f} s"
     why = ": ".join(part for part in (upgrade["reason"], upgrade["error"]) if part)
-    return text if event == "done" or not why else f"{text}: {why}"
+    return text if event is Deploy.DONE or not why else f"{text}: {why}"
 
 
 def shown(kind: str, to: str) -> str:

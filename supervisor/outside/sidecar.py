@@ -12,8 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..reporting import journal
-from ..reporting.journal import Entry
+from ..reporting.events import Entry, Event, Seconds
 from ..sockets.listeners import Listener
 from ..system.processes import CannotStart, Exit, Launch, Processes, own_program
 
@@ -68,7 +67,7 @@ class Sidecar:
         self._started_at = now
         for ours, _ in pairs:
             self._admit(ours)
-        self._log(Entry("web started", {"pid": self._pid, "listen": self.listener.name}))
+        self._log(Entry(Event.WEB_STARTED, {"pid": self._pid, "listen": self.listener.name}))
 
     def on_exit(self, exit: Exit) -> bool:
         """Note that a child has exited; return whether it was this one."""
@@ -85,7 +84,7 @@ class Sidecar:
         delay = min(LONGEST_DELAY, FIRST_DELAY * 2**self._failures)
         self._failures = min(self._failures + 1, 10)
         self.deadline = now + delay
-        self._log(Entry("web died", {"why": why, "next_try_in": f"{delay:g}s"}, journal.ATTENTION))
+        self._log(Entry(Event.WEB_DIED, {"why": why, "next_try_in": Seconds(delay, "g")}))
 
     def hand_over(self) -> dict[str, Any]:
         """What the next master needs to know."""

@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from ..core import pool, worker_environment
-from ..reporting import journal
-from ..reporting.journal import Entry
+from ..reporting.events import Entry, Event
 from ..sockets.listeners import Listener
 from ..system.attributes import Attributes
 from ..system.errands import Ended, Errand, Errands
@@ -58,7 +57,7 @@ class Web:
             self._metrics = AppMetrics(identity["socket"].removesuffix(".sock") + ".metrics",
                                        self._owner, inherited is None)
         except OSError as error:
-            host.log(Entry("no app metrics", {"reason": str(error)}, journal.ATTENTION))
+            host.log(Entry(Event.NO_APP_METRICS, {"reason": str(error)}))
         self._sidecar = Sidecar(processes, listener, self._environ, identity["name"], user,
                                 None if self._metrics is None else self._metrics.path, hosts, admit,
                                 host.log)
@@ -66,11 +65,9 @@ class Web:
             self._sidecar.take_over(inherited)
         elif listener.socket.family != socket.AF_UNIX and listener.socket.getsockname(
         )[0] in EVERYWHERE:
-            host.log(
-                Entry(
-                    "web open to everybody", {
-                        "listen": listener.name, "so": "whoever reaches this host may look",
-                        "better": "127.0.0.1, [::1] or unix:PATH",}, journal.ATTENTION))
+            host.log(Entry(Event.WEB_OPEN_TO_EVERYBODY, {
+                "listen": listener.name, "so": "whoever reaches this host may look",
+                "better": "127.0.0.1, [::1] or unix:PATH"}))
 
     @property
     def deadline(self) -> float | None:
@@ -93,8 +90,7 @@ class Web:
             return {VARIABLE: self._metrics.directory(generation)}
         except OSError as error:
             self._host.log(
-                Entry("no app metrics", {"generation": generation, "reason": str(error)},
-                      journal.ATTENTION))
+                Entry(Event.NO_APP_METRICS, {"generation": generation, "reason": str(error)}))
             return {}
 
     def worker_is_gone(self, generation: int, pid: int) -> None:
@@ -110,8 +106,8 @@ class Web:
     def _folded(self, ended: Ended) -> None:
         if ended.reason is not None:
             self._host.log(
-                Entry("metrics not folded", {"reason": ended.reason, "last_line": ended.last_line},
-                      journal.ATTENTION))
+                Entry(Event.METRICS_NOT_FOLDED,
+                      {"reason": ended.reason, "last_line": ended.last_line}))
 
     def generations_changed(self) -> None:
         """Some are over, or there are new ones."""

@@ -4,6 +4,7 @@ told (redaction.py). Pure."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from ..core.generation import Generation, Recipe
@@ -29,34 +30,33 @@ def rollback_target(pool: Pool, wanted: int | str | None) -> int:
         ValueError: there is none such, or it has never proven itself.
     """
     # What was thrown out once is not what anybody wants back, however well it seemed to start.
-    refused = {
-        upgrade.to_generation for upgrade in pool.history
-        if upgrade.outcome in ("rolled-back", "aborted")}
-    proven = [
-        number for number, each in known(pool).items() if each.proven and number not in refused]
+    refused = {upgrade.to_generation for upgrade in pool.history
+               if upgrade.outcome is not None and upgrade.outcome.refused}
+    every = known(pool)
+    proven = [number for number, each in every.items() if each.proven and number not in refused]
     if isinstance(wanted, int):
         if wanted in proven:
             return wanted
-        why = "it is not remembered" if wanted not in known(pool) else (
-            "it was refused or aborted" if wanted in refused else "it has never proven itself")
-        raise ValueError(
-            f"cannot go back to generation {wanted}: {why}; expected one of {_listed(proven)}")
+        raise ValueError(f"cannot go back to generation {wanted}: "
+                         f"{_why_not(wanted, every, refused)}; expected one of {_listed(proven)}")
     if wanted is None:
         found = [number for number in proven if number < pool.current]
         if not found:
             raise ValueError(
                 f"cannot go back: no proven generation before {pool.current} is remembered")
         return found[-1]
-    found = [number for number in proven if known(pool)[number].recipe.release == wanted]
+    found = [number for number in proven if every[number].recipe.release == wanted]
     if not found:
-        releases = sorted({
-            str(known(pool)[number].recipe.release) for number in proven
-            if known(pool)[number].recipe.release})
-        raise ValueError(
-            f"cannot go back to release {wanted}: no proven generation has it; expected one of "
-            f"{_listed(releases)}"
-        )
+        releases = sorted({each for number in proven if (each := every[number].recipe.release)})
+        raise ValueError(f"cannot go back to release {wanted}: no proven generation has it; "
+                         f"expected one of {_listed(releases)}")
     return found[-1]
+
+
+def _why_not(number: int, every: Mapping[int, Generation], refused: set[int]) -> str:
+    if number not in every:
+        return "it is not remembered"
+    return "it was refused or aborted" if number in refused else "it has never proven itself"
 
 
 def _listed(names: list[Any]) -> str:
@@ -64,7 +64,9 @@ def _listed(names: list[Any]) -> str:
     *most, last = [repr(name) for name in names[-10:]] or ["none, since none is remembered"]
     listed = f"{', '.join(most)} or {last}" if most else last
     older = len(names) - 10
-    return listed if older <= 0 else f"{listed}, or {'an older one' if older == 1 else f'one of {older} older ones'}"
+    if older <= 0:
+        return listed
+    return f"{listed}, or {'an older one' if older == 1 else f'one of {older} older ones'}"
 
 
 def redaction(pool: Pool, *environments: Mapping[str, str]) -> Redaction:
@@ -106,8 +108,8 @@ def changes(before: Recipe, after: Recipe, told: Redaction, values: bool) -> lis
     """Each thing that differs: `what`, and its value `before` and `after`, None where it wasn't
     there; `secret` where that isn't all, so that the two may look the same."""
     found = []
-    for what in ("release", "command", "directory", "ack_seconds", "graceful_timeout", "timeout",
-                 "max_requests", "max_lifetime", "max_memory", "max_memory_hard"):
+    names = [each.name for each in fields(Recipe) if each.name not in ("release", "environment")]
+    for what in ("release", *names):
         one, other = getattr(before, what), getattr(after, what)
         if one != other:
             shown = [told.command(each)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .journal import Entry
+from .events import Entry, Event
 
 # What an app is made with → what it has not done yet when its worker serves, and what shows whether
 # it can.
@@ -22,4 +22,4 @@ _OF_ANY = ("what an app loads lazily fails at the first request, when it counts 
 def about_warm_up(framework: str | None) -> Entry:
     """What to warm up, for an app made with `framework`; None: nobody knows with what."""
     reason, better = _UNTRIED.get(framework or "", _OF_ANY)
-    return Entry("nothing is warmed up", {"reason": reason, "better": better})
+    return Entry(Event.NOTHING_IS_WARMED_UP, {"reason": reason, "better": better})

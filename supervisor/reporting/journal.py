@@ -1,175 +1,213 @@
-"""What happened, as events with fields: computed from the pool before and after a fact, for the log
-and for listeners. Pure."""
+"""What happened, as entries: computed from the pool before and after a fact, for the log and for
+listeners. How each is worded stands in events.py. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, assert_never
 
 from ..core import facts
-from ..core.pool import LeftBehind, Pool, State, Worker
+from ..core.pool import Pool, State, Worker
+from .events import Bytes, Entry, Event, Seconds, Weight, message
 from .report import gate, keeps_failing, replaced, timestamp
 
-DETAIL, NORMAL, ATTENTION = 0, 1, 2
 # So many faults of a release in a row are told one by one.
 TOLD_FAULTS = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One thing that happened. `name` in words (`worker ready`); `weight`: DETAIL, NORMAL or
-    ATTENTION. `remembered`: among the last events, for those who come later."""
-
-    name: str
-    fields: dict[str, Any] = field(default_factory=dict)
-    weight: int = NORMAL
-    remembered: bool = True
-
-    @property
-    def level(self) -> str:
-        """The weight as logs call it: debug, info or warning."""
-        return ("debug", "info", "warning")[self.weight]
-
-
-def changes(before: Pool, event: facts.Event, after: Pool, now: float) -> Iterator[Entry]:
-    """Yield what `event` changed between two pools, in the order in which it is to be told."""
-    match event:
-        case facts.Spawned():
-            yield Entry("worker starting", _worker(after.workers[event.worker]))
-        case facts.SpawnFailed():
-            yield Entry("worker cannot be started", {
-                "index": event.index, "generation": event.generation, "error": event.error},
-                        ATTENTION)
-        case facts.SaidReady():
-            if after.workers[event.worker] != before.workers[event.worker]:
-                worker = after.workers[event.worker]
-                took: dict[str, Any] = {"took": f"{now - worker.spawned_at:.2f}s"}
-                yield Entry("worker ready",
-                            _worker(worker) | took | ({"guessed": True} if worker.guessed else {}))
-            else:
-                yield Entry("late ack ignored", _worker(after.workers[event.worker]), DETAIL)
-        case facts.SaidFailed():
-            # The first time alone: it may say so as often as it likes.
-            if before.workers[event.worker].error is None:
-                yield Entry("worker failed",
-                            _worker(after.workers[event.worker]) | {"error": event.error},
-                            ATTENTION)
-        case facts.ListenerLost():
-            yield (Entry("listener is back", {"address": event.address})
-                   if event.reason is None else Entry(
-                       "listener lost", {
-                           "address": event.address, "reason": event.reason,
-                           "so": "nobody can connect to it"}, ATTENTION))
-        case facts.FoundUnfit(
-        ) if after.workers != before.workers or after.upgrade != before.upgrade:
-            yield Entry("worker unfit",
-                        _worker(after.workers[event.worker]) | {"reason": event.reason}, ATTENTION)
-        case facts.ListenerShut():
-            yield _listener_shut(event, after)
-        case facts.Due():
-            if after.workers[event.worker] != before.workers[event.worker]:
-                yield Entry("worker due",
-                            _worker(after.workers[event.worker]) | {"reason": event.reason})
-        case facts.HostMeasured():
-            yield Entry(
-                "host short of memory" if event.short else "host has memory again", {
-                    "available": f"{event.available >> 20}MiB",
-                    "so": "due workers leave before they are replaced" if event.short else None},
-                ATTENTION)
-        case facts.Aborted():
-            yield Entry("worker hung",
-                        _worker(after.workers[event.worker]) | {"reason": event.reason}, ATTENTION)
-        case facts.Retired():
-            if after.workers[event.worker] != before.workers[event.worker]:
-                yield Entry("worker retiring",
-                            _worker(after.workers[event.worker]) | {"reason": event.reason})
-        case facts.Killed():
-            yield Entry("worker killed",
-                        _worker(after.workers[event.worker]) | {"reason": event.reason}, ATTENTION)
-        case facts.Exited():
-            yield _exit(before.workers[event.worker], event, now)
-        case facts.OrphanFound():
-            yield Entry("process left behind", _orphan(after.left_behind[event.pid]))
-        case facts.OrphanKilled():
-            yield Entry("process left behind killed", _orphan(after.left_behind[event.pid]),
-                        ATTENTION)
-        case facts.OrphanGone():
-            yield Entry("process left behind gone", _orphan(before.left_behind[event.pid]))
-        case facts.Paused():
-            yield Entry("upgrade paused", {"generation": after.newest, "by": event.by})
-        case facts.Resumed():
-            yield Entry("upgrade resumed", {"generation": after.newest, "by": event.by})
-        case facts.AbortRequested():
-            yield Entry("upgrade aborted", {"generation": after.newest, "by": event.by})
-        case facts.HoldBegun() | facts.HoldEnded():
-            yield from _hold(event, after)
-        case facts.Checked():
-            yield Entry("check passed" if event.reason is None else "check failed", {
-                "generation": after.newest, "reason": event.reason, "error": event.error},
-                NORMAL if event.reason is None else ATTENTION)
-        case facts.Scaled():
-            yield Entry("scaled", {"from": before.target, "to": after.target})
-        case facts.StopRequested():
-            yield Entry("stopping", {"how": event.how, "workers": len(after.workers)})
-        case facts.UpgradePrepared():
-            if after.target != before.target:
-                yield Entry("scaled", {"from": before.target, "to": after.target})
-            yield Entry("generation prepared",
-                        {"generation": event.number, "directory": event.recipe.directory})
-        case facts.UpgradeRefused():
-            if event.aborted_by is not None:
-                yield Entry("upgrade aborted", {
-                    "generation": event.number, "by": event.aborted_by})
-            yield Entry(
-                "upgrade refused", {
-                    "generation": event.number, "back_to": after.current, "reason": event.reason,
-                    "error": event.error}, ATTENTION)
-            if after.target != before.target:
-                yield Entry("scaled", {"from": before.target, "to": after.target})
-        case facts.RolledBack():
-            yield Entry(
-                "upgrade refused", {
-                    "generation": before.current, "back_to": after.current, "reason": event.reason,
-                    "error": event.error}, ATTENTION)
-            if after.target != before.target:
-                yield Entry("scaled", {"from": before.target, "to": after.target})
+def changes(before: Pool, fact: facts.Event, after: Pool, now: float) -> Iterator[Entry]:
+    """Yield what `fact` changed between two pools, in the order in which it is to be told."""
+    if isinstance(fact, facts.OfWorker):
+        yield from _of_worker(before, fact, after, now)
+    elif isinstance(fact, facts.OfOrphan):
+        yield _of_orphan(before, fact, after)
+    elif isinstance(fact, facts.OfBeginning):
+        yield from _of_beginning(before, fact, after)
+    elif isinstance(fact, facts.OfCourse):
+        yield from _of_course(before, fact, after)
+    elif isinstance(fact, facts.OfHost):
+        yield from _of_host(before, fact, after)
+    else:
+        assert_never(fact)
     yield from _failures(before, after, now)
     yield from _faults(before, after)
     yield from _upgrade(before, after, now)
 
 
-def _hold(event: facts.HoldBegun | facts.HoldEnded, after: Pool) -> Iterator[Entry]:
-    upgrade = after.upgrade
-    assert upgrade is not None
-    if isinstance(event, facts.HoldEnded):
-        yield Entry("hold ended", {"generation": upgrade.to_generation})
-        return
-    hold = upgrade.terms.hold
-    canaries = min(upgrade.terms.canary, after.target)
-    yield Entry(
-        "hold begun", {
-            "generation": upgrade.to_generation, "canaries": canaries,
-            "hold": "until resume" if hold is None else f"{hold:g}s", "check": upgrade.terms.check})
+def _of_worker(before: Pool, fact: facts.OfWorker, after: Pool, now: float) -> Iterator[Entry]:
+    old = before.workers[fact.worker]
+    new = after.workers.get(fact.worker, old)
+    match fact:
+        case facts.SaidReady():
+            yield _ready(old, new, now)
+        case facts.SaidFailed():
+            # The first time alone: it may say so as often as it likes.
+            if old.error is None:
+                yield Entry(Event.WORKER_FAILED, _worker(new, error=fact.error))
+        case facts.FoundUnfit():
+            if after.workers != before.workers or after.upgrade != before.upgrade:
+                yield Entry(Event.WORKER_UNFIT, _worker(new, reason=fact.reason))
+        case facts.Due():
+            if new != old:
+                yield Entry(Event.WORKER_DUE, _because(new, fact))
+        case facts.Aborted():
+            yield Entry(Event.WORKER_HUNG, _because(new, fact))
+        case facts.Retired():
+            if new != old:
+                yield Entry(Event.WORKER_RETIRING, _because(new, fact))
+        case facts.Killed():
+            yield Entry(Event.WORKER_KILLED, _because(new, fact))
+        case facts.Exited():
+            yield _exit(old, fact, now)
+        case facts.Assumed() | facts.Stood() | facts.Heartbeat():
+            pass
+        case _:
+            assert_never(fact)
 
 
-def _worker(worker: Worker) -> dict[str, Any]:
-    return {"index": worker.index, "pid": worker.pid, "generation": worker.generation}
+def _worker(worker: Worker, **more: Any) -> dict[str, Any]:
+    return {"index": worker.index, "pid": worker.pid, "generation": worker.generation} | more
 
 
-def _orphan(orphan: LeftBehind) -> dict[str, Any]:
-    how = "it holds a listening socket" if orphan.generation is None else None
-    return {
-        "pid": orphan.pid, "index": orphan.index, "generation": orphan.generation, "known_by": how}
+def _because(worker: Worker, fact: facts.Due | facts.Aborted | facts.Retired | facts.Killed,
+             ) -> dict[str, Any]:
+    return _worker(worker, reason=fact.reason, cause=fact.cause)
 
 
-def _exit(worker: Worker, event: facts.Exited, now: float) -> Entry:
-    fields = _worker(worker) | {"status": event.status, "age": f"{now - worker.spawned_at:.2f}s"}
-    if worker.error or event.error:
-        fields["error"] = worker.error or event.error
+def _ready(old: Worker, new: Worker, now: float) -> Entry:
+    if new == old:
+        return Entry(Event.LATE_ACK_IGNORED, _worker(new))
+    fields = _worker(new, took=Seconds(now - new.spawned_at))
+    return Entry(Event.WORKER_READY, fields | ({"guessed": True} if new.guessed else {}))
+
+
+def _exit(worker: Worker, fact: facts.Exited, now: float) -> Entry:
+    fields = _worker(worker, status=fact.status, age=Seconds(now - worker.spawned_at))
+    if worker.error or fact.error:
+        fields["error"] = worker.error or fact.error
     expected = worker.state is State.RETIRING
-    return Entry("worker gone" if expected else "worker died", fields,
-                 NORMAL if expected else ATTENTION)
+    return Entry(Event.WORKER_GONE if expected else Event.WORKER_DIED, fields)
+
+
+def _of_orphan(before: Pool, fact: facts.OfOrphan, after: Pool) -> Entry:
+    match fact:
+        case facts.OrphanFound():
+            event, orphan = Event.PROCESS_LEFT_BEHIND, after.left_behind[fact.pid]
+        case facts.OrphanKilled():
+            event, orphan = Event.PROCESS_LEFT_BEHIND_KILLED, after.left_behind[fact.pid]
+        case facts.OrphanGone():
+            event, orphan = Event.PROCESS_LEFT_BEHIND_GONE, before.left_behind[fact.pid]
+        case _:
+            assert_never(fact)
+    how = "it holds a listening socket" if orphan.generation is None else None
+    return Entry(event, {"pid": orphan.pid, "index": orphan.index,
+                         "generation": orphan.generation, "known_by": how})
+
+
+def _of_beginning(before: Pool, fact: facts.OfBeginning, after: Pool) -> Iterator[Entry]:
+    match fact:
+        case facts.UpgradeRequested():
+            pass
+        case facts.UpgradePrepared():
+            yield from _scaled(before, after)
+            yield Entry(Event.GENERATION_PREPARED,
+                        {"generation": fact.number, "directory": fact.recipe.directory})
+        case facts.UpgradeRefused():
+            if fact.aborted_by is not None:
+                yield Entry(Event.UPGRADE_ABORTED,
+                            {"generation": fact.number, "by": fact.aborted_by})
+            yield _refused(fact, fact.number, after)
+            yield from _scaled(before, after)
+        case _:
+            assert_never(fact)
+
+
+def _refused(fact: facts.UpgradeRefused | facts.RolledBack, generation: int, after: Pool) -> Entry:
+    assert after.upgrade is not None
+    return Entry(Event.UPGRADE_REFUSED, {
+        "generation": generation, "back_to": after.current, "reason": fact.reason,
+        "error": fact.error, "cause": after.upgrade.cause})
+
+
+def _scaled(before: Pool, after: Pool) -> Iterator[Entry]:
+    if after.target != before.target:
+        yield Entry(Event.SCALED, {"from": before.target, "to": after.target})
+
+
+def _of_course(before: Pool, fact: facts.OfCourse, after: Pool) -> Iterator[Entry]:
+    generation = {"generation": after.newest}
+    match fact:
+        case facts.Paused():
+            yield Entry(Event.UPGRADE_PAUSED, generation | {"by": fact.by})
+        case facts.Resumed():
+            yield Entry(Event.UPGRADE_RESUMED, generation | {"by": fact.by})
+        case facts.AbortRequested():
+            yield Entry(Event.UPGRADE_ABORTED, generation | {"by": fact.by})
+        case facts.HoldBegun():
+            yield _hold_begun(after)
+        case facts.HoldEnded():
+            yield Entry(Event.HOLD_ENDED, generation)
+        case facts.Checked():
+            yield Entry(Event.CHECK_PASSED if fact.reason is None else Event.CHECK_FAILED,
+                        generation | {"reason": fact.reason, "error": fact.error})
+        case facts.RolledBack():
+            yield _refused(fact, before.current, after)
+            yield from _scaled(before, after)
+        case facts.AcceptingAsked() | facts.AcceptingChecked() | facts.Finished():
+            pass
+        case _:
+            assert_never(fact)
+
+
+def _hold_begun(after: Pool) -> Entry:
+    assert after.upgrade is not None
+    terms = after.upgrade.terms
+    return Entry(Event.HOLD_BEGUN, {
+        "generation": after.newest, "canaries": min(terms.canary, after.target),
+        "hold": "until resume" if terms.hold is None else Seconds(terms.hold, "g"),
+        "check": terms.check})
+
+
+def _of_host(before: Pool, fact: facts.OfHost, after: Pool) -> Iterator[Entry]:
+    match fact:
+        case facts.Spawned():
+            yield Entry(Event.WORKER_STARTING, _worker(after.workers[fact.worker]))
+        case facts.SpawnFailed():
+            yield Entry(Event.WORKER_CANNOT_BE_STARTED, {
+                "index": fact.index, "generation": fact.generation, "error": fact.error})
+        case facts.HostMeasured():
+            so = "due workers leave before they are replaced" if fact.short else None
+            yield Entry(Event.HOST_SHORT_OF_MEMORY if fact.short else Event.HOST_HAS_MEMORY_AGAIN,
+                        {"available": Bytes(fact.available), "so": so})
+        case facts.Scaled():
+            yield Entry(Event.SCALED, {"from": before.target, "to": after.target})
+        case facts.ListenerShut():
+            yield _listener_shut(fact, after)
+        case facts.ListenerLost():
+            yield _listener_lost(fact)
+        case facts.StopRequested():
+            yield Entry(Event.STOPPING, {"how": fact.how, "workers": len(after.workers)})
+        case facts.Measured() | facts.Calmed():
+            pass
+        case _:
+            assert_never(fact)
+
+
+def _listener_shut(fact: facts.ListenerShut, after: Pool) -> Entry:
+    suspects = sorted({worker.generation for worker in after.workers.values()} | {after.current})
+    # A release that does nothing else must not fill the log.
+    often = after.generations[after.current].faults > TOLD_FAULTS
+    return Entry(Event.LISTENER_SHUT_DOWN, {
+        "address": fact.address, "by": f"a worker of generation {' or '.join(map(str, suspects))}",
+        "so": "it listens again; connections that came meanwhile were refused",
+        "generations": suspects}, Weight.DETAIL if often else None)
+
+
+def _listener_lost(fact: facts.ListenerLost) -> Entry:
+    if fact.reason is None:
+        return Entry(Event.LISTENER_IS_BACK, {"address": fact.address})
+    return Entry(Event.LISTENER_LOST, {
+        "address": fact.address, "reason": fact.reason, "so": "nobody can connect to it"})
 
 
 def _failures(before: Pool, after: Pool, now: float) -> Iterator[Entry]:
@@ -179,20 +217,10 @@ def _failures(before: Pool, after: Pool, now: float) -> Iterator[Entry]:
             tried_again = generation.failures_in_a_row < after.failures_allowed or after.ever_ready
             if after.running_upgrade is not None and after.running_upgrade.to_generation == number:
                 tried_again = after.running_upgrade.failures < after.failures_allowed
-            yield Entry(
-                "start failed", {
-                    "generation": number, "in_a_row": generation.failures_in_a_row,
-                    "next_try_in": f"{generation.not_before - now:.1f}s" if tried_again else None,
-                    "error": generation.error}, ATTENTION)
-
-
-def _listener_shut(event: facts.ListenerShut, after: Pool) -> Entry:
-    suspects = sorted({worker.generation for worker in after.workers.values()} | {after.current})
-    return Entry("listener shut down", {
-        "address": event.address, "by": f"a worker of generation {' or '.join(map(str, suspects))}",
-        "so": "it listens again; connections that came meanwhile were refused"},
-        # A release that does nothing else must not fill the log.
-        ATTENTION if after.generations[after.current].faults <= TOLD_FAULTS else DETAIL)
+            delay = Seconds(generation.not_before - now, ".1f")
+            yield Entry(Event.START_FAILED, {
+                "generation": number, "in_a_row": generation.failures_in_a_row,
+                "next_try_in": delay if tried_again else None, "error": generation.error})
 
 
 def _faults(before: Pool, after: Pool) -> Iterator[Entry]:
@@ -200,44 +228,40 @@ def _faults(before: Pool, after: Pool) -> Iterator[Entry]:
         return
     current = after.generations[after.current]
     if keeps_failing(after):
-        yield Entry("generation keeps failing",
-                    {"generation": current.number, "times": current.faults, "last": current.fault},
-                    ATTENTION)
+        yield Entry(Event.GENERATION_KEEPS_FAILING, {
+            "generation": current.number, "times": current.faults, "last": current.fault})
     else:
-        yield Entry("generation is calm again", {"generation": current.number})
+        yield Entry(Event.GENERATION_IS_CALM_AGAIN, {"generation": current.number})
 
 
 def _upgrade(before: Pool, after: Pool, now: float) -> Iterator[Entry]:
     old, new = before.upgrade, after.upgrade
     for ended in after.history[-1:] if after.history != before.history else ():
         superseded = new is not None and new.to_generation != ended.to_generation
-        yield Entry(
-            "upgrade ended", {
-                "generation": ended.to_generation, "release": ended.terms.release,
-                "outcome": ended.outcome,
-                "by": new.to_generation if superseded and new is not None else None,
-                "took": f"{now - ended.started_at:.2f}s", "reason": ended.reason,
-                "error": ended.error},
-            NORMAL if ended.outcome in ("done", "superseded") else ATTENTION,
-        )
+        yield Entry(Event.UPGRADE_ENDED, {
+            "generation": ended.to_generation, "release": ended.terms.release,
+            "outcome": ended.outcome,
+            "by": new.to_generation if superseded and new is not None else None,
+            "took": Seconds(now - ended.started_at), "reason": ended.reason, "error": ended.error,
+            "cause": ended.cause},
+            Weight.ATTENTION if ended.outcome is not None and ended.outcome.refused else None)
     if new is not None and (old is None or new.to_generation != old.to_generation):
         terms = new.terms
-        yield Entry(
-            "upgrade started", {
-                "from": new.from_generation, "to": new.to_generation, "kind": terms.kind,
-                "release": terms.release, "requested_by": new.requested_by, "canary": terms.canary
-                or None, "recipe_of": terms.recipe_of})
+        yield Entry(Event.UPGRADE_STARTED, {
+            "from": new.from_generation, "to": new.to_generation, "kind": terms.kind,
+            "release": terms.release, "requested_by": new.requested_by,
+            "canary": terms.canary or None, "recipe_of": terms.recipe_of})
 
 
 def event_document(entry: Entry, pool: Pool, wall: float) -> dict[str, Any]:
     """What listeners get: the entry, and the pool's counts right after it."""
     verdict, reason = gate(pool)
     names = {
-        "event": entry.name.replace(" ", "-"), "level": entry.level, "time": timestamp(wall),
-        "unix_time": round(wall, 3)}
-    document = names | entry.fields | {
+        "event": entry.event.value, "level": entry.weight.level, "time": timestamp(wall),
+        "unix_time": round(wall, 3), "message": message(entry)}
+    document = names | entry.document() | {
         "ready": pool.ready, "live": pool.live, "target": pool.target, "gate": verdict,
-        "gate_reason": reason,}
+        "gate_reason": reason}
     if pool.running_upgrade is not None and not pool.running_upgrade.rolling_back:
         document["replaced"] = replaced(pool, pool.running_upgrade)
     return document

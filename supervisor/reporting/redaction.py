@@ -118,6 +118,8 @@ _RUN = re.compile(r"[A-Za-z0-9]+")
 _PLAIN = re.compile(r"[A-Za-z]?[a-z]+|[A-Z]+|[0-9]+")
 _HEX = re.compile(r"(?=[a-f]*[0-9])(?=[0-9]*[a-f])[0-9a-f]+"
                   r"|(?=[A-F]*[0-9])(?=[0-9]*[A-F])[0-9A-F]+")
+# Words, a number or the name of a file: what may stand beside a secret in a path.
+_BESIDE = re.compile(r"[A-Za-z]?[a-z_.-]+|[A-Z_]+|[0-9.]+")
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 _WORDS = re.compile(r"(?:[A-Za-z]?[a-z]+|[A-Z]+)"
                     r"(?:[-_.()'\[\],]+(?:[A-Za-z]?[a-z]+|[A-Z]+))*[-_.()'\[\],]*")
@@ -295,10 +297,19 @@ class Redaction:
         if not hidden:
             return token
         if is_path or in_url or "=" in token.rstrip("="):
-            # Of a path or a list the part is hidden that is no word.
-            return re.sub(r"[^/=]+(?:=+$)?", lambda part: MASK if any(
-                run in part[0] for run in hidden) else part[0], token)
+            return self._in_parts(token, hidden)
         return MASK
+
+    def _in_parts(self, token: str, hidden: list[str]) -> str:
+        """A path or a list, without the parts that are no word. What stands beside a secret belongs
+        to it as like as not, since base 64 has slashes."""
+        parts = re.split(r"([/=]+(?!$))", token)
+        gone = {at for at, part in enumerate(parts) if any(run in part for run in hidden)}
+        doubtful = {at for at, part in enumerate(parts) if len(part) >= _SHORT
+                    and not _BESIDE.fullmatch(part) and not self._is_release(part)}
+        while beside := {at for at in doubtful - gone if at - 2 in gone or at + 2 in gone}:
+            gone |= beside
+        return "".join(MASK if at in gone else part for at, part in enumerate(parts))
 
     def _is_release(self, text: str) -> bool:
         return any(text in release or (len(release) > 6 and release in text)

@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..core.pool import Pool, State, Worker
-from ..core.upgrade import Upgrade
+from ...shared.gate import Gate
+from ..core.pool import LeftBehind, Pool, State, Worker
+from ..core.upgrade import Check, Outcome, Phase, Upgrade
 
 VERSION = 1
 
@@ -27,48 +28,88 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def gate(pool: Pool) -> tuple[str, str]:
+def gate(pool: Pool) -> tuple[Gate, str]:
     """Return the one-word verdict on this host and the sentence that explains it.
 
     starting, upgrading, stopping: not final. ready, degraded, rolled-back: final until something
     else happens.
     """
-    upgrade, ready, target = pool.upgrade, pool.ready, pool.target
-    have = f"{ready} of {target} workers ready"
+    upgrade = pool.upgrade
     if pool.stopping is not None:
-        return "stopping", f"{counted(len(pool.workers), 'worker')} still there{_left_behind(pool)}"
+        still = counted(len(pool.workers), "worker")
+        return Gate.STOPPING, f"{still} still there{_left_behind(pool)}"
     if upgrade is not None and upgrade.running:
-        word, course = _gate_of_upgrade(pool, upgrade)
+        word, course = _of_running(pool, upgrade)
         return word, f"{course}{_short(pool)}"
-    if upgrade is not None and upgrade.outcome in ("rolled-back", "aborted"):
-        refused = upgrade.to_generation
-        still = sum(worker.generation == refused and worker.state is State.READY
-                    for worker in pool.workers.values())
-        serve = "" if not still else "; 1 worker of it still serves, until its replacement is ready" if still == 1 else \
-            f"; {still} workers of it still serve, until their replacements are ready"
-        return "rolled-back", f"generation {refused} was refused: {_why(upgrade)}{serve}{_short(pool)}"
-    current = pool.generations[pool.current]
-    guessed = " (guessed)" if any(worker.guessed and worker.state is State.READY
-                                  for worker in pool.workers.values()) else ""
+    if upgrade is not None and upgrade.outcome is not None and upgrade.outcome.refused:
+        return Gate.ROLLED_BACK, (f"generation {upgrade.to_generation} was refused: "
+                                  f"{_why(upgrade)}{_still_serving(pool, upgrade)}{_short(pool)}")
     if pool.lost:
-        return "degraded", "; ".join(f"nobody can connect to {address}: {why}"
-                                     for address, why in pool.lost.items())
-    if ready >= target and guessed and not pool.settled:
-        return "starting", f"{have}, by a guess that has yet to stand for {pool.policy.guessed_min_ready_seconds:g} s"
-    if ready >= target and keeps_failing(pool):
-        return "degraded", f"{have}, but generation {pool.current} keeps failing: {current.faults} times, the last: {current.fault}"
-    if ready >= target:
-        return "ready", f"{have} on generation {pool.current}{guessed}"
-    failing = current.failures_in_a_row >= pool.failures_allowed
-    if not pool.settled and not failing:
-        return "starting", have
+        return Gate.DEGRADED, "; ".join(f"nobody can connect to {address}: {why}"
+                                        for address, why in pool.lost.items())
+    have = f"{pool.ready} of {pool.target} workers ready"
+    if pool.ready >= pool.target:
+        return _of_enough(pool, have)
+    return _of_too_few(pool, have)
+
+
+def _of_running(pool: Pool, upgrade: Upgrade) -> tuple[Gate, str]:
+    if upgrade.phase is Phase.GOING_BACK:
+        back = upgrade.from_generation
+        return Gate.UPGRADING, f"going back to generation {back}: {_why(upgrade)}"
+    number = upgrade.to_generation
+    if upgrade.phase is Phase.PREPARING:
+        course = f"generation {number} is being prepared"
+    else:
+        course = (f"{replaced(pool, upgrade)} of {pool.target} workers on generation {number}"
+                  f"{_left_behind(pool, number)}")
+    if upgrade.paused_by is not None:
+        return Gate.PAUSED, f"{course}; paused by {upgrade.paused_by}"
+    if upgrade.phase is not Phase.HELD:
+        return Gate.UPGRADING, course
+    if upgrade.check is Check.RUNNING:
+        return Gate.UPGRADING, f"{course}; the check runs"
+    if upgrade.terms.hold is None:
+        return Gate.PAUSED, f"{course}; held until somebody says resume or abort"
+    return Gate.UPGRADING, f"{course}; held for {upgrade.terms.hold:g} s"
+
+
+def _of_enough(pool: Pool, have: str) -> tuple[Gate, str]:
+    current = pool.generations[pool.current]
+    guessed = any(worker.guessed and worker.state is State.READY
+                  for worker in pool.workers.values())
+    if guessed and not pool.settled:
+        stands = pool.policy.guessed_min_ready_seconds
+        return Gate.STARTING, f"{have}, by a guess that has yet to stand for {stands:g} s"
+    if keeps_failing(pool):
+        return Gate.DEGRADED, (f"{have}, but generation {pool.current} keeps failing: "
+                               f"{current.faults} times, the last: {current.fault}")
+    return Gate.READY, f"{have} on generation {pool.current}{' (guessed)' if guessed else ''}"
+
+
+def _of_too_few(pool: Pool, have: str) -> tuple[Gate, str]:
+    current = pool.generations[pool.current]
+    if not pool.settled and current.failures_in_a_row < pool.failures_allowed:
+        return Gate.STARTING, have
     if pool.short_of_memory:
         have += "; the host is short of memory, so due workers leave before they are replaced"
-    return "degraded", f"{have}: {current.error}" if current.error and current.failures_in_a_row else have
+    failed = current.error and current.failures_in_a_row
+    return Gate.DEGRADED, f"{have}: {current.error}" if failed else have
 
 
 def _short(pool: Pool) -> str:
-    return "" if pool.ready >= pool.target else f"; {pool.ready} of {pool.target} workers ready"
+    if pool.ready >= pool.target:
+        return ""
+    return f"; {pool.ready} of {pool.target} workers ready"
+
+
+def _still_serving(pool: Pool, refused: Upgrade) -> str:
+    still = sum(worker.generation == refused.to_generation and worker.state is State.READY
+                for worker in pool.workers.values())
+    if not still:
+        return ""
+    return ("; 1 worker of it still serves, until its replacement is ready" if still == 1 else
+            f"; {still} workers of it still serve, until their replacements are ready")
 
 
 def keeps_failing(pool: Pool) -> bool:
@@ -76,33 +117,14 @@ def keeps_failing(pool: Pool) -> bool:
     return pool.generations[pool.current].faults > pool.policy.max_failures
 
 
-def _gate_of_upgrade(pool: Pool, upgrade: Upgrade) -> tuple[str, str]:
-    if upgrade.rolling_back:
-        return "upgrading", f"going back to generation {upgrade.from_generation}: {_why(upgrade)}"
-    if upgrade.preparing:
-        course = f"generation {upgrade.to_generation} is being prepared"
-    else:
-        course = (
-            f"{replaced(pool, upgrade)} of {pool.target} workers on generation "
-            f"{upgrade.to_generation}"
-            f"{_left_behind(pool, upgrade.to_generation)}")
-    if upgrade.paused_by is not None:
-        return "paused", f"{course}; paused by {upgrade.paused_by}"
-    if upgrade.held_since is None:
-        return "upgrading", course
-    if upgrade.check == "running":
-        return "upgrading", f"{course}; the check runs"
-    if upgrade.terms.hold is None:
-        return "paused", f"{course}; held until somebody says resume or abort"
-    return "upgrading", f"{course}; held for {upgrade.terms.hold:g} s"
-
-
 def _left_behind(pool: Pool, but_of: int | None = None) -> str:
     """Which processes, but those of one generation, are waited for though their workers are
     gone."""
     pids = [str(each.pid) for each in pool.left_behind.values() if each.generation != but_of]
     more = f" and {len(pids) - 3} more" if len(pids) > 3 else ""
-    return f"; what workers have left behind is still there: pid {', '.join(pids[:3])}{more}" if pids else ""
+    if not pids:
+        return ""
+    return f"; what workers have left behind is still there: pid {', '.join(pids[:3])}{more}"
 
 
 def _why(upgrade: Upgrade) -> str:
@@ -122,61 +144,72 @@ def replaced(pool: Pool, upgrade: Upgrade) -> int:
 
 def upgrade_document(pool: Pool, upgrade: Upgrade, now: float) -> dict[str, Any]:
     """The `upgrade` part of the status document."""
+    ended_at = now if upgrade.ended_at is None else upgrade.ended_at
     return {
-        "from": upgrade.from_generation, "to": upgrade.to_generation, "kind": upgrade.terms.kind,
-        "release": upgrade.terms.release, "outcome": upgrade.outcome,
-        "replaced": replaced(pool, upgrade), "failures": upgrade.failures, "reason": upgrade.reason,
-        "error": upgrade.error, "last_lines": list(upgrade.lines),
-        "requested_by": upgrade.requested_by, "canary": upgrade.terms.canary or None,
-        "check": upgrade.check, "hold_left_seconds": _hold_left(upgrade, now),
-        "paused_by": upgrade.paused_by, "recipe_of": upgrade.terms.recipe_of,
-        "started_at": timestamp(upgrade.started_wall), "ended_at": timestamp(upgrade.ended_wall),
-        "took_seconds": round(
-            (now if upgrade.ended_at is None else upgrade.ended_at) - upgrade.started_at, 3),}
+        "from": upgrade.from_generation,
+        "to": upgrade.to_generation,
+        "kind": upgrade.terms.kind,
+        "phase": upgrade.phase,
+        "release": upgrade.terms.release,
+        "outcome": upgrade.outcome,
+        "replaced": replaced(pool, upgrade),
+        "failures": upgrade.failures,
+        "cause": upgrade.cause,
+        "reason": upgrade.reason,
+        "error": upgrade.error,
+        "last_lines": list(upgrade.lines),
+        "requested_by": upgrade.requested_by,
+        "canary": upgrade.terms.canary or None,
+        "check": upgrade.check,
+        "hold_left_seconds": _hold_left(upgrade, now),
+        "paused_by": upgrade.paused_by,
+        "recipe_of": upgrade.terms.recipe_of,
+        "started_at": timestamp(upgrade.started_wall),
+        "ended_at": timestamp(upgrade.ended_wall),
+        "took_seconds": round(ended_at - upgrade.started_at, 3),
+    }
 
 
 def _failed_start(pool: Pool) -> dict[str, Any] | None:
     """The last start that failed and has not been made good since: why, and the end of its standard
     error."""
-    generation = pool.generations[pool.current]
-    if pool.upgrade is not None and pool.upgrade.failures and pool.upgrade.outcome != "done":
-        upgrade = pool.upgrade
-        return {
-            "generation": upgrade.to_generation, "error": upgrade.error or upgrade.reason,
-            "last_lines": list(upgrade.lines)}
+    generation, upgrade = pool.generations[pool.current], pool.upgrade
+    if upgrade is not None and upgrade.failures and upgrade.outcome is not Outcome.DONE:
+        return {"generation": upgrade.to_generation, "error": upgrade.error or upgrade.reason,
+                "last_lines": list(upgrade.lines)}
     if generation.failures_in_a_row and pool.ready < pool.target:
-        return {
-            "generation": generation.number, "error": generation.error,
-            "last_lines": list(generation.lines)}
+        return {"generation": generation.number, "error": generation.error,
+                "last_lines": list(generation.lines)}
     return None
 
 
 def _hold_left(upgrade: Upgrade, now: float) -> float | None:
-    if not upgrade.running or upgrade.held_since is None or upgrade.terms.hold is None:
+    if upgrade.phase is not Phase.HELD or upgrade.held_since is None or upgrade.terms.hold is None:
         return None
     return round(max(0.0, upgrade.held_since + upgrade.terms.hold - now), 3)
 
 
-def worker_documents(pool: Pool, now: float, memory: Mapping[int, int | None],
-                     usage: Mapping[int, Mapping[str, Any]], last_lines: Mapping[int, list[str]],
-                     ) -> list[dict[str, Any]]:
-    """The `workers` part of the status document. `memory`: pid → resident bytes. `usage`: worker →
-    what the shared page says of it: `requests`, `in_flight`, `busy_share`. `last_lines`: worker →
-    the end of its standard error."""
-    return [{
-        "index": worker.index, "pid": worker.pid, "generation": worker.generation,
-        "state": worker.state.value, "guessed": worker.guessed,
-        "age_seconds": round(now - worker.spawned_at, 3), "ready_after_seconds": None
-        if worker.ready_at is None else round(worker.ready_at - worker.spawned_at, 3),
-        "restarts": pool.restarts.get(worker.index, 0), "memory_bytes": memory.get(worker.pid),
-        "requests": usage.get(worker.id, {}).get("requests"),
-        "in_flight": usage.get(worker.id,
-                               {}).get("in_flight"), "busy_share": usage.get(worker.id,
-                                                                             {}).get("busy_share"),
-        "recycled_for": worker.recycled_for, "last_lines": last_lines.get(worker.id, []),
-        "waits_for": _waits_for(pool, worker, now,
-                                usage.get(worker.id, {}).get("in_flight")),
-    } for worker in sorted(pool.workers.values(), key=lambda worker: (worker.index, worker.id))]
+def _worker_document(pool: Pool, worker: Worker, now: float, memory: int | None,
+                     usage: Mapping[str, Any], last_lines: list[str]) -> dict[str, Any]:
+    ready_after = None if worker.ready_at is None else worker.ready_at - worker.spawned_at
+    return {
+        "index": worker.index,
+        "pid": worker.pid,
+        "generation": worker.generation,
+        "state": worker.state,
+        "guessed": worker.guessed,
+        "age_seconds": round(now - worker.spawned_at, 3),
+        "ready_after_seconds": None if ready_after is None else round(ready_after, 3),
+        "restarts": pool.restarts.get(worker.index, 0),
+        "memory_bytes": memory,
+        "requests": usage.get("requests"),
+        "in_flight": usage.get("in_flight"),
+        "busy_share": usage.get("busy_share"),
+        "recycling": worker.recycling,
+        "recycled_for": worker.recycled_for,
+        "last_lines": last_lines,
+        "waits_for": _waits_for(pool, worker, now, usage.get("in_flight")),
+    }
 
 
 def _waits_for(pool: Pool, worker: Worker, now: float, in_flight: int | None) -> str | None:
@@ -188,8 +221,14 @@ def _waits_for(pool: Pool, worker: Worker, now: float, in_flight: int | None) ->
     if worker.aborted_at is not None:
         return "the end of its process, after SIGABRT"
     left = worker.retired_at + pool.generations[worker.generation].recipe.graceful_timeout - now
-    until = f"killed in {max(0.0, left):.0f} s"
-    return f"{counted(in_flight, 'request')} in flight, {until}" if in_flight else f"the end of its process, {until}"
+    waits = f"{counted(in_flight, 'request')} in flight" if in_flight else "the end of its process"
+    return f"{waits}, killed in {max(0.0, left):.0f} s"
+
+
+def _left_behind_document(process: LeftBehind, now: float) -> dict[str, Any]:
+    left = None if process.killed else round(max(0.0, process.kill_at - now), 3)
+    return {"pid": process.pid, "index": process.index, "generation": process.generation,
+            "age_seconds": round(now - process.found_at, 3), "killed_in_seconds": left}
 
 
 def status_document(pool: Pool, now: float, *, name: str, started_at: float,
@@ -197,17 +236,33 @@ def status_document(pool: Pool, now: float, *, name: str, started_at: float,
                     memory: Mapping[int, int | None], usage: Mapping[int, Mapping[str, Any]],
                     labels: Mapping[str, str], last_lines: Mapping[int, list[str]],
                     ) -> dict[str, Any]:
-    """The whole status document."""
-    verdict, reason = gate(pool)
+    """The whole status document.
+
+    Args:
+        memory: pid → resident bytes.
+        usage: worker → what the shared page says of it: `requests`, `in_flight`, `busy_share`.
+        last_lines: worker → the end of its standard error.
+    """
+    word, reason = gate(pool)
+    workers = sorted(pool.workers.values(), key=lambda worker: (worker.index, worker.id))
     return {
-        "version": VERSION, "gate": verdict, "reason": reason, "name": name,
-        "generation": pool.current, "newest_generation": pool.newest,
-        "release": pool.generations[pool.current].recipe.release, "target": pool.target,
-        "ready": pool.ready, "labels": dict(labels), "uptime_seconds": round(now - started_at, 3),
-        "master": dict(master), "workers": worker_documents(pool, now, memory, usage, last_lines),
-        "listeners": [dict(each) for each in listeners], "left_behind": [{
-            "pid": each.pid, "index": each.index, "generation": each.generation,
-            "age_seconds": round(now - each.found_at, 3),
-            "killed_in_seconds": None if each.killed else round(max(0.0, each.kill_at - now), 3)
-        } for each in pool.left_behind.values()], "failed_start": _failed_start(pool),
-        "upgrade": None if pool.upgrade is None else upgrade_document(pool, pool.upgrade, now),}
+        "version": VERSION,
+        "gate": word,
+        "reason": reason,
+        "name": name,
+        "generation": pool.current,
+        "newest_generation": pool.newest,
+        "release": pool.generations[pool.current].recipe.release,
+        "target": pool.target,
+        "ready": pool.ready,
+        "labels": dict(labels),
+        "uptime_seconds": round(now - started_at, 3),
+        "master": dict(master),
+        "workers": [
+            _worker_document(pool, worker, now, memory.get(worker.pid), usage.get(worker.id, {}),
+                             last_lines.get(worker.id, [])) for worker in workers],
+        "listeners": [dict(each) for each in listeners],
+        "left_behind": [_left_behind_document(each, now) for each in pool.left_behind.values()],
+        "failed_start": _failed_start(pool),
+        "upgrade": None if pool.upgrade is None else upgrade_document(pool, pool.upgrade, now),
+    }

@@ -1,572 +1,373 @@
-"""Settings: one frozen `Settings` from the command line, `EINHORNPY_*`, a TOML file and defaults,
-in that order.
+"""The settings. Each is declared once, as a field of `Settings`: flags, parser, default, help,
+where it counts, what a reload makes of it.
 
-The table `OPTIONS` is the one place that knows every setting: flags, parser, default and help. It
-only reads; nothing is bound, opened for writing or started here. Every value remembers the place it
-came from.
+Flags, environment, file, completion, docs, the planner's policy, the rules of a recipe and the list
+of what a reload keeps are made from it. It reads nothing: see sources.py.
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
+import enum
 import os
 import re
-import shlex
-import signal
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
-from ...shared import printable
-from ..core.worker_environment import FOR_WORKERS
-from ..system.attributes import core_list, limit, niceness
+from . import parsers
+from .parsers import AckMode, LogFormat, LogTo, Word, WorkerOutput
 
-RESERVED_LABELS = {
-    "time", "name", "level", "event", "version", "release", "index", "pid", "generation", "stream",
-    "message", "partial", "labels"}
 ENVIRONMENT_PREFIX = "EINHORNPY_"
-LARGEST_FILE = 1 << 20
-LARGEST_SIZE = 1 << 60
-# Of a wrong value, in a message.
-LONGEST_SHOWN = 200
-_UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
-# Given to workers by a master; a master started by a worker must not take them for settings.
-NOT_SETTINGS = {
-    "EINHORNPY_GENERATION", "EINHORNPY_WORKER", "EINHORNPY_ADAPTER", "EINHORNPY_RETIRE_SIGNAL",
-    "EINHORNPY_STATUS", *FOR_WORKERS}
+# Where nothing is known about how a worker says that it is ready, it counts as ready after so many
+# seconds, and an old one goes for it when that guess has stood for so many.
+GUESSED_ACK_SECONDS, GUESSED_MIN_READY_SECONDS = 1.0, 5.0
+T = TypeVar("T")
 
 
-class BadSetting(ValueError):
-    """One line: where the value stands, what it is, what was expected."""
+class Counts(enum.Enum):
+    """Where a setting counts: as a field of the planner's `Policy`, of a generation's `Recipe`, or
+    wherever somebody reads it."""
+
+    POLICY = "policy"
+    RECIPE = "recipe"
+    ELSEWHERE = "elsewhere"
+
+
+class Reload(enum.Enum):
+    """When a value counts that has changed before a reload. At once: what workers are given, for
+    workers started from then on."""
+
+    AT_ONCE = "at once"
+    NEXT_GENERATION = "next generation"
+    RESTART = "restart"
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
-    """One setting. `parse` takes the text (or, from TOML, the value) and returns the value or
-    raises ValueError with what was expected. `many`: may be given several times, each parsed alone.
-    `switch`: takes no value. `secret`: is not to stand in a message."""
+class Setting:
+    """All that is known of one setting. `parse` takes the text (or, from TOML, the value) and
+    returns the value or raises ValueError with what was expected. `default`: the value, or what
+    makes it from the command and the settings declared before. `choices`: words that it may be, for
+    completion. `many`: may be given several times, each parsed alone. `switch`: takes no value;
+    `off`: the flag that says no to it. `secret`: is not to stand in a message. `counts_as`: the
+    field of the policy or recipe."""
 
-    name: str
     flags: tuple[str, ...]
     parse: Callable[[Any], Any]
     default: Any
     help: str
     metavar: str = "TEXT"
+    choices: tuple[str, ...] = ()
     many: bool = False
     switch: bool = False
+    off: str | None = None
     secret: bool = False
+    counts_in: Counts = Counts.ELSEWHERE
+    counts_as: str = ""
+    reload: Reload = Reload.AT_ONCE
+    name: str = ""
+
+    @property
+    def key(self) -> str:
+        """Its name in a file."""
+        return self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """Its name in the environment."""
+        return ENVIRONMENT_PREFIX + self.name.upper()
+
+    @property
+    def shown_default(self) -> str | None:
+        """The default as somebody would type it, or what the help says of it; None: there is
+        none."""
+        if "Default: " in self.help:
+            return self.help.rpartition("Default: ")[2].rstrip(".")
+        if self.default in (None, ()):
+            return None
+        if self.switch:
+            return str(self.default).lower()
+        return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
+
+    def default_after(self, values: Mapping[str, Any]) -> Any:
+        """The default. `values`: the command, and every setting that was declared before."""
+        return self.default(values) if callable(self.default) else self.default
 
 
-def word(value: Any) -> str:
-    """A text or a number as a text without blanks around it; anything else, as TOML may hold it, as
-    one that is nothing."""
-    try:
-        return str(value).strip() if isinstance(value, str | int
-                                                | float) and not isinstance(value, bool) else ""
-    except ValueError:
-        return ""  # a number with more digits than Python prints
+def setting(default: T | Callable[[Mapping[str, Any]], T], *flags: str,
+            parse: Callable[[Any], T], **about: Any) -> T:
+    """Declare a setting: the default of a field of `Settings`. `about`: see `Setting`."""
+    declared: T = _declared(Setting(flags, parse, default, **about))
+    return declared
 
 
-def whole(least: int) -> Callable[[Any], int]:
-    """A parser of whole numbers of at least `least`."""
-
-    def parse(value: Any) -> int:
-        text = word(value)
-        if not re.fullmatch(r"[+-]?[0-9]{1,9}", text) or int(text) < least:
-            raise ValueError(f"a whole number of at least {least}")
-        return int(text)
-
-    return parse
+def several(*flags: str, parse: Callable[[Any], T], **about: Any) -> tuple[T, ...]:
+    """Declare a setting that may be given several times, each parsed alone; by default never."""
+    declared: tuple[T, ...] = _declared(Setting(flags, parse, (), many=True, **about))
+    return declared
 
 
-def seconds(value: Any) -> float:
-    """Parse a time: a number of seconds, not negative, or one with a unit: `90s`, `10min`, `6h`,
-    `1d`."""
-    found = re.fullmatch(r"([0-9.eE+-]+)\s*(s|min|m|h|d)?", word(value))
-    try:
-        number = float(found[1]) * _UNITS[found[2] or "s"] if found else math.nan
-    except ValueError:
-        number = math.nan
-    if not 0 <= number < 1e9:
-        raise ValueError("a number of seconds, 0 or more, or 90s, 10min, 6h, 1d")
-    return number
+def switch(default: bool, *flags: str, **about: Any) -> bool:
+    """Declare a setting that takes no value as a flag."""
+    declared: bool = _declared(Setting(flags, parsers.yes_or_no, default, switch=True, **about))
+    return declared
 
 
-def some_seconds(value: Any) -> float:
-    """Parse a time that is more than none at all."""
-    number = seconds(value)
-    if number == 0:
-        raise ValueError("a number of seconds above 0")
-    return number
+def choice(default: Word, *flags: str, **about: Any) -> Word:
+    """Declare a setting that is one word out of a closed set."""
+    words = type(default)
+    return setting(default, *flags, parse=parsers.one_of(words), metavar="|".join(words),
+                   choices=(*words,), **about)
 
 
-def size(value: Any) -> int:
-    """Parse a size in bytes: a whole number, or one with a binary unit: `400M`, `1.5G`."""
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:i?B)?", word(value), re.IGNORECASE)
-    number = float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ") if found else math.inf
-    if number >= LARGEST_SIZE:
-        raise ValueError("a size such as 400M or 1.5G")
-    return int(number)
+def _declared(about: Setting) -> Any:
+    if about.counts_in is Counts.RECIPE:
+        about = replace(about, reload=Reload.NEXT_GENERATION)
+    without = {} if callable(about.default) else {"default": about.default}
+    return field(**without, metadata={"setting": about})
 
 
-def exit_code(value: Any) -> int:
-    """Parse an exit code that isn't success."""
-    try:
-        code = whole(1)(value)
-    except ValueError:
-        code = 256
-    if code > 255:
-        raise ValueError("an exit code from 1 to 255")
-    return code
+def _stop_signal(values: Mapping[str, Any]) -> str:
+    return "SIGUSR2" if values["ack_mode"] is AckMode.MANUAL else "SIGTERM"
 
 
-def words(value: Any) -> tuple[str, ...]:
-    """Parse a command line, as a shell reads it."""
-    try:
-        found = tuple(shlex.split(value)) if isinstance(value, str) else ()
-    except ValueError:
-        found = ()
-    if not found or any("\0" in word for word in found):
-        raise ValueError("a command line, as a shell would read it")
-    return found
+def _command_name(values: Mapping[str, Any]) -> str:
+    basename = os.path.basename(values["command"][0])
+    return re.sub(r"[^A-Za-z0-9_.@-]", "_", basename).lstrip(".@-")[:64] or "worker"
 
 
-def octal(value: Any) -> int:
-    """Parse permission bits, such as 0660 or 027."""
-    if not isinstance(value, str) or not re.fullmatch(r"(0o)?0?[0-7]{1,3}", value.strip()):
-        raise ValueError("permission bits in octal, such as 0660 (in TOML as a text)")
-    return int(value.strip().removeprefix("0o"), 8)
-
-
-def score(value: Any) -> int:
-    """Parse a score from -1000 to 1000 (proc(5), oom_score_adj)."""
-    text = word(value)
-    if not re.fullmatch(r"[+-]?[0-9]{1,4}", text) or abs(int(text)) > 1000:
-        raise ValueError("a whole number from -1000 to 1000")
-    return int(text)
-
-
-def backlog(value: Any) -> int:
-    """Parse how many connections may wait to be accepted."""
-    number = whole(1)(value)
-    if number > 65535:
-        raise ValueError("a whole number from 1 to 65535")
-    return number
-
-
-def ack_mode(value: Any) -> str | float:
-    """Parse an ack mode: `auto`, `manual`, `notify` or a number of seconds."""
-    if isinstance(value, str) and value in ("auto", "manual", "notify"):
-        return value
-    try:
-        return seconds(value)
-    except ValueError:
-        raise ValueError("auto, manual, notify or a number of seconds") from None
-
-
-def signal_name(value: Any) -> str:
-    """Parse a signal: `USR2`, `SIGUSR2` or `12` all give `SIGUSR2`."""
-    text = word(value).upper()
-    try:
-        if re.fullmatch("[0-9]{1,3}", text):
-            return signal.Signals(int(text)).name
-        return signal.Signals[text if text.startswith("SIG") else f"SIG{text}"].name
-    except (KeyError, ValueError):
-        raise ValueError("a signal such as TERM, SIGUSR2 or 15") from None
-
-
-def text(value: Any) -> str:
-    """Parse a text that isn't empty."""
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise ValueError("a text that is not empty")
-    return value
-
-
-def name(value: Any) -> str:
-    """Parse a master's name: it becomes a file name."""
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}", value):
-        raise ValueError("up to 64 letters, digits and _.@-, not starting with one of .@-")
-    return value
-
-
-def path(value: Any) -> str:
-    """Parse a path; relative ones are made absolute later, against the directory of whoever gave
-    it."""
-    return os.path.expanduser(text(value))
-
-
-# The host of a URL, and its port.
-_AUTHORITY = r"(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?"
-
-
-def request(value: Any) -> str:
-    """Parse the path or the whole URL of a warm-up request."""
-    found = re.fullmatch(rf'(?:https?://{_AUTHORITY})?/[!"$-~]*', value) if isinstance(
-        value, str) else None
-    if found is None or not 0 < int(found[1] or 443) < 65536:
-        raise ValueError("a path such as /health, or a URL such as https://HOST/health")
-    return found[0]
-
-
-def pair(value: Any) -> tuple[str, str]:
-    """Parse `K=V`."""
-    key, equals, rest = value.partition("=") if isinstance(value, str) else ("", "", "")
-    if not equals or not key or "\0" in value:
-        raise ValueError("KEY=VALUE")
-    return key, rest
-
-
-def label(value: Any) -> tuple[str, str]:
-    """Parse a label, `KEY=VALUE`, with a key that every place which shows labels can take."""
-    key, equals, rest = value.partition("=") if isinstance(value, str) else ("", "", "")
-    if not equals or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}",
-                                      key) or not rest.isprintable() or len(rest) > 500:
-        raise ValueError(
-            "KEY=VALUE, where KEY is a letter and letters, digits and _, and VALUE printable")
-    if key in RESERVED_LABELS:
-        raise ValueError(f"another KEY: log lines and metrics have a {key} of their own")
-    return key, rest
-
-
-def release_label(value: Any) -> str:
-    """Parse the name of a release."""
-    if not isinstance(value, str) or not printable.is_label(value):
-        raise ValueError("a label of 1 to 200 printable characters")
-    return value
-
-
-def endpoint(value: Any) -> str:
-    """Parse `HOST:PORT`, with an IPv6 address in brackets."""
-    found = re.fullmatch(r"(\[[0-9A-Fa-f:.%a-z]+\]|[^\s:\[\]/]+):([0-9]{1,5})",
-                         value) if isinstance(value, str) else None
-    if not found or not 0 < int(found[2]) < 65536:
-        raise ValueError("HOST:PORT")
-    return found[0]
-
-
-def host_name(value: Any) -> str:
-    """Parse the name of a host, as a browser would send it, without a port."""
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*",
-                                                      value) or len(value) > 253:
-        raise ValueError("the name of a host, such as shop.example.com, without a port")
-    return value.lower()
-
-
-def url(value: Any) -> str:
-    """Parse the URL of a webhook."""
-    found = re.fullmatch(rf"https?://{_AUTHORITY}(?:[/?#][!-~]*)?", value) if isinstance(
-        value, str) else None
-    if found is None or int(found[1] or 443) > 65535:
-        raise ValueError("a URL such as https://HOST/PATH")
-    return found[0]
-
-
-def one_of(*words: str) -> Callable[[Any], str]:
-    """A parser of one word out of these."""
-
-    def parse(value: Any) -> str:
-        if value not in words:
-            raise ValueError(f"{', '.join(words[:-1])} or {words[-1]}")
-        return str(value)
-
-    return parse
-
-
-def yes_or_no(value: Any) -> bool:
-    """Parse a switch."""
-    if isinstance(value, bool):
-        return value
-    if word(value).lower() in ("1", "true", "yes", "on"):
-        return True
-    if word(value).lower() in ("0", "false", "no", "off"):
-        return False
-    raise ValueError("true or false")
-
-
-OPTIONS = (
-    Option("number", ("-n", "--number"), whole(1), None,
-           "How many workers to keep ready. Default: the number of CPUs.", "N"),
-    Option(
-        "bind", ("-b", "--bind"), text, (),
-        "Listen here: HOST:PORT, [V6]:PORT, :PORT, unix:PATH or fd://N, with options after commas: "
-        "r (SO_REUSEADDR, "
-        "always on), n (non-blocking), backlog=N, mode=OCTAL. May be given several times.", "ADDR",
-        many=True),
-    Option("backlog", ("-l", "--backlog"), backlog, 2048,
-           "How many connections may wait to be accepted, where the address doesn't say.", "N"),
-    Option(
-        "ack_mode", ("-m", "--ack-mode"), ack_mode, "auto",
-        "How a worker says that it is ready: manual (Einhorn's ack), notify (READY=1 to "
-        "NOTIFY_SOCKET), a number "
-        "of SECONDS that it must have lived, or auto: gunicorn says so itself, anything else gets "
-        "1 second.",
-        "MODE"),
-    Option("max_surge", ("--max-upgrade-additional", "--max-surge"), whole(1), 1,
-           "How many workers more than N may stand during an exchange.", "N"),
-    Option(
-        "max_unacked", ("--max-unacked",), whole(1), None,
-        "How many workers may be starting at the same time. Default: as many as there is room for.",
-        "N"),
-    Option("ready_timeout", ("--ready-timeout",), some_seconds, 60.0,
-           "A worker that isn't ready after this long is killed, and its start has failed.",
-           "SECONDS"),
-    Option(
-        "min_ready_seconds", ("--min-ready-seconds",), seconds, 0.0,
-        "A new worker must have been ready for this long before an old one goes. Default: 0, and 5 "
-        "where its readiness is "
-        "a guess.", "SECONDS"),
-    Option("graceful_timeout", ("-t", "--signal-timeout", "--graceful-timeout"), seconds, 30.0,
-           "A worker asked to go is killed if it is still there after this long.", "SECONDS"),
-    Option(
-        "timeout", ("--timeout",), seconds, 0.0,
-        "Kill and replace a worker whose last heartbeat is older; 0: never. Default: gunicorn's "
-        "own timeout, "
-        "else 0.", "SECONDS"),
-    Option(
-        "max_failures", ("--max-failures",), whole(0), 3,
-        "An upgrade with this many failed starts goes back; a first start with this many gives up. "
-        "0 and 1 both "
-        "mean: at the first one.", "N"),
-    Option(
-        "seconds", ("-s", "--seconds"), seconds, 1.0,
-        "How long to wait after a failed start; half as long again after each further one, up to "
-        "30 s.",
-        "SECONDS"),
-    Option(
-        "progress_timeout", ("--progress-timeout",), seconds, 600.0,
-        "An upgrade that makes no progress for this long goes back; 0: never. Pauses, holds and "
-        "draining don't count.",
-        "SECONDS"),
-    Option(
-        "max_requests", ("--max-requests",), whole(0), 0,
-        "gunicorn only: replace a worker that has served so many requests; 0: never. Default: "
-        "gunicorn's own "
-        "max_requests, else 0.", "N"),
-    Option(
-        "max_requests_jitter", ("--max-requests-jitter",), whole(0), None,
-        "Each worker may serve up to this many requests more, drawn at random. Default: gunicorn's "
-        "own, else a tenth "
-        "of max requests.", "N"),
-    Option("max_lifetime", ("--max-lifetime",), seconds, 0.0,
-           "Replace a worker of this age; 0: never.", "SECONDS"),
-    Option(
-        "max_lifetime_jitter", ("--max-lifetime-jitter",), seconds, None,
-        "Each worker may live up to this much longer, drawn at random. Default: a tenth of max "
-        "lifetime.",
-        "SECONDS"),
-    Option("max_memory", ("--max-memory",), size, 0,
-           "Replace a worker whose process group uses this much memory; 0: never.", "SIZE"),
-    Option("max_memory_hard", ("--max-memory-hard",), size, 0,
-           "Kill a worker whose process group uses this much memory; 0: never.", "SIZE"),
-    Option(
-        "min_available_memory", ("--min-available-memory",), size, None,
-        "Where less is available on the host, a due worker leaves before its replacement is "
-        "started. Default: what "
-        "that worker uses.", "SIZE"),
-    Option(
-        "reload_exit_code", ("--reload-exit-code",), exit_code, None,
-        "A ready worker that exits with this code asks for an upgrade, and its seat is filled with "
-        "new code first. "
-        "Default: none does.", "CODE"),
-    Option("on_upgrade_start", ("--on-upgrade-start",), text, None,
-           "Run this shell command before an upgrade; if it fails, the upgrade is refused.",
-           "COMMAND"),
-    Option("on_upgrade_start_first", ("--on-upgrade-start-first",), yes_or_no, False,
-           "Run it before the first start too; a start that it refuses exits with 3.", switch=True),
-    Option("on_upgrade_end", ("--on-upgrade-end",), text, None,
-           "Run this shell command when an upgrade is done or superseded.", "COMMAND"),
-    Option("on_upgrade_failed", ("--on-upgrade-failed",), text, None,
-           "Run this shell command when an upgrade went back.", "COMMAND"),
-    Option("on_worker_ready", ("--on-worker-ready",), text, None,
-           "Run this shell command when a worker is ready.", "COMMAND"),
-    Option("on_worker_exit", ("--on-worker-exit",), text, None,
-           "Run this shell command when a worker is gone.", "COMMAND"),
-    Option("hook_timeout", ("--hook-timeout",), some_seconds, 30.0,
-           "A hook that takes longer is killed.", "SECONDS"),
-    Option(
-        "stop_signal", ("--stop-signal",), signal_name, None,
-        "What asks a worker to finish and leave. Default: USR2 with -m manual (as Einhorn does), "
-        "else TERM.",
-        "SIGNAL"),
-    Option("command_name", ("-c", "--command-name"), name, None,
-           "The master's name, in `ps` and for its control socket. Default: the command's.",
-           "NAME"),
-    Option("socket_path", ("-d", "--socket-path"), path, None,
-           "The control socket. Default: NAME.sock in a private directory (see `einhornpy list`).",
-           "PATH"),
-    Option(
-        "socket_mode", ("--socket-mode",), octal, None,
-        "Permission bits of the control socket. Default: 0600; 0660 with --socket-group; 0666 with "
-        "--user, --group or "
-        "--observers, since every request is checked against who sends it.", "OCTAL"),
-    Option("socket_group", ("--socket-group",), text, None, "The control socket's group.", "GROUP"),
-    Option("observers", ("--observers",), text, None,
-           "Members of this group may ask for status, history and events, and nothing else.",
-           "GROUP"),
-    Option("command_socket_as_fd", ("-g", "--command-socket-as-fd"), yes_or_no, False,
-           "Give each worker an open connection to the control socket, as EINHORN_SOCK_FD.",
-           switch=True),
-    Option("lockfile", ("-f", "--lockfile"), path, None,
-           "The lock on the master's name. Default: NAME.lock beside the control socket.", "PATH"),
-    Option("pidfile", ("-e", "--pidfile"), path, None, "Write the master's pid here.", "PATH"),
-    Option("kill_children_on_exit", ("-k", "--kill-children-on-exit"), yes_or_no, True,
-           "If the master dies, its workers leave gracefully (the default).", switch=True),
-    Option(
-        "chdir", ("--chdir",), path, None,
-        "Start workers here. A symbolic link on the way is followed again at every upgrade. "
-        "Default: the current "
-        "directory.", "DIR"),
-    Option("env", ("--env",), pair, (),
-           "Add K=V to the workers' environment. May be given several times.", "K=V", many=True,
-           secret=True),
-    Option("drop_env_var", ("--drop-env-var",), text, (),
-           "Leave this variable out of the workers' environment. May be given several times.",
-           "NAME", many=True),
-    Option("user", ("--user",), text, None,
-           "Workers are this user, with its groups; the master stays root.", "USER"),
-    Option("group", ("--group",), text, None, "Workers have this group. Default: the user's.",
-           "GROUP"),
-    Option("nice", ("--nice",), niceness, None, "The niceness of the master, and of its workers.",
-           "MASTER[:WORKER]"),
-    Option("rlimit", ("--rlimit",), limit, (),
-           "A limit of each worker's, such as nofile=65536. May be given several times.",
-           "NAME=SOFT[:HARD]", many=True),
-    Option(
-        "cpu_affinity", ("--cpu-affinity",), core_list, None,
-        "Each worker runs on one core, by its seat: of all cores (spread), or of a list such as "
-        "0,2,4-7.",
-        "spread|LIST"), Option("umask", ("--umask",), octal, None, "The workers' umask.", "OCTAL"),
-    Option("oom_score_adj", ("--oom-score-adj",), score, None,
-           "How gladly the kernel kills a worker when memory runs out, from -1000 to 1000.", "N"),
-    Option("reexec_as", ("--reexec-as",), words, None,
-           "The einhornpy that `reload` execs, as a command line. Default: the one that runs.",
-           "COMMAND"),
-    Option(
-        "warm_up", ("--warm-up",), request, (),
-        "gunicorn only: before a worker says ready, its app must answer this path, or whole URL, "
-        "with 2xx, redirects "
-        "followed. May be given several times.", "PATH|URL", many=True),
-    Option("release", ("--release",), release_label, None, "A label for the first generation.",
-           "NAME"),
-    Option(
-        "labels", ("--labels",), label, (),
-        "A label of this host or task, for logs, status and metrics. May be given several times.",
-        "KEY=VALUE", many=True),
-    Option(
-        "web", ("--web",), text, None,
-        "Serve metrics, probes and a page here: HOST:PORT, [V6]:PORT or unix:PATH, by a process "
-        "that may only look.",
-        "ADDR"),
-    Option("web_user", ("--web-user",), text, None,
-           "Who that process is, where the master is root. Default: nobody.", "USER"),
-    Option(
-        "web_host", ("--web-host",), host_name, (),
-        "Answer there to this Host too, where it listens on loopback: what a proxy in front passes "
-        "on. May be given "
-        "several times.", "NAME", many=True),
-    Option(
-        "statsd", ("--statsd",), endpoint, (),
-        "Count deploy events here, by UDP: events.deploy.NAME.started, .done, .refused. May be "
-        "given several times.",
-        "HOST:PORT", many=True),
-    Option(
-        "graphite", ("--graphite",), endpoint, (),
-        "Send the same to Graphite, by TCP, in its plaintext protocol. May be given several times.",
-        "HOST:PORT", many=True),
-    Option(
-        "webhook", ("--webhook",), url, (),
-        "POST deploy events here, as JSON with a text that Slack shows. May be given several "
-        "times.",
-        "URL", many=True, secret=True),
-    Option("log_format", ("--log-format",), one_of("text", "json", "logfmt"), "text",
-           "What a log line looks like.", "text|json|logfmt"),
-    Option("log_to", ("--log-to",), one_of("stderr", "journal", "syslog"), "stderr",
-           "Where the log goes; journal is journald, with fields.", "stderr|journal|syslog"),
-    Option("log_file", ("--log-file",), path, None,
-           "Append the log to this file instead; USR1 opens it anew.", "PATH"),
-    Option(
-        "worker_output", ("--worker-output",), one_of("inherit", "prefix", "json"), "inherit",
-        "What workers print goes where ours goes (inherit), or into the log, line by line, with a "
-        "prefix or as JSON.",
-        "inherit|prefix|json"),
-    Option("quiet", ("-q", "--quiet"), yes_or_no, False, "Log only what needs attention.",
-           switch=True),
-    Option("verbose", ("-v", "--verbose"), yes_or_no, False, "Log details too.", switch=True),
-)
-BY_NAME = {option.name: option for option in OPTIONS}
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What the master was told. Times in seconds, paths absolute. `origin`: setting → where its
-    value came from ("default" where nobody gave one)."""
+    value came from ("default" where nobody gave one). `configuration`: the text of the file."""
 
     command: tuple[str, ...]
-    number: int
-    bind: tuple[str, ...]
-    backlog: int
-    ack_mode: str | float
-    max_surge: int
-    max_unacked: int | None
-    ready_timeout: float
-    min_ready_seconds: float
-    graceful_timeout: float
-    timeout: float
-    max_failures: int
-    seconds: float
-    progress_timeout: float
-    max_requests: int
-    max_requests_jitter: int | None
-    max_lifetime: float
-    max_lifetime_jitter: float | None
-    max_memory: int
-    max_memory_hard: int
-    min_available_memory: int | None
-    reload_exit_code: int | None
-    on_upgrade_start: str | None
-    on_upgrade_start_first: bool
-    on_upgrade_end: str | None
-    on_upgrade_failed: str | None
-    on_worker_ready: str | None
-    on_worker_exit: str | None
-    hook_timeout: float
-    stop_signal: str
-    command_name: str
-    socket_path: str | None
-    socket_mode: int | None
-    socket_group: str | None
-    observers: str | None
-    command_socket_as_fd: bool
-    lockfile: str | None
-    pidfile: str | None
-    kill_children_on_exit: bool
-    chdir: str
-    env: tuple[tuple[str, str], ...]
-    drop_env_var: tuple[str, ...]
-    user: str | None
-    group: str | None
-    nice: tuple[int, int | None] | None
-    rlimit: tuple[tuple[str, int, int], ...]
-    cpu_affinity: str | tuple[int, ...] | None
-    umask: int | None
-    oom_score_adj: int | None
-    reexec_as: tuple[str, ...] | None
-    warm_up: tuple[str, ...]
-    release: str | None
-    labels: tuple[tuple[str, str], ...]
-    web: str | None
-    web_user: str | None
-    web_host: tuple[str, ...]
-    statsd: tuple[str, ...]
-    graphite: tuple[str, ...]
-    webhook: tuple[str, ...]
-    log_format: str
-    log_to: str
-    log_file: str | None
-    worker_output: str
-    quiet: bool
-    verbose: bool
+    number: int = setting(
+        lambda values: len(os.sched_getaffinity(0)), "-n", "--number", parse=parsers.whole(1),
+        metavar="N", reload=Reload.RESTART,
+        help="How many workers to keep ready. Default: the number of CPUs.")
+    bind: tuple[str, ...] = several(
+        "-b", "--bind", parse=parsers.text, metavar="ADDR", reload=Reload.RESTART,
+        help="Listen here: HOST:PORT, [V6]:PORT, :PORT, unix:PATH or fd://N, with options after "
+             "commas: r (SO_REUSEADDR, always on), n (non-blocking), backlog=N, mode=OCTAL. May "
+             "be given several times.")
+    backlog: int = setting(
+        2048, "-l", "--backlog", parse=parsers.whole(1, 65535), metavar="N", reload=Reload.RESTART,
+        help="How many connections may wait to be accepted, where the address doesn't say.")
+    ack_mode: AckMode | float = setting(
+        AckMode.AUTO, "-m", "--ack-mode", parse=parsers.ack_mode, metavar="MODE",
+        choices=(*AckMode,), reload=Reload.NEXT_GENERATION,
+        help="How a worker says that it is ready: manual (Einhorn's ack), notify (READY=1 to "
+             "NOTIFY_SOCKET), a number of SECONDS that it must have lived, or auto: gunicorn says "
+             "so itself, anything else gets 1 second.")
+    max_surge: int = setting(
+        1, "--max-upgrade-additional", "--max-surge", parse=parsers.whole(1), metavar="N",
+        counts_in=Counts.POLICY, help="How many workers more than N may stand during an exchange.")
+    max_unacked: int | None = setting(
+        None, "--max-unacked", parse=parsers.whole(1), metavar="N", counts_in=Counts.POLICY,
+        help="How many workers may be starting at the same time. Default: as many as there is "
+             "room for.")
+    ready_timeout: float = setting(
+        60.0, "--ready-timeout", parse=parsers.some_seconds, metavar="SECONDS",
+        counts_in=Counts.POLICY,
+        help="A worker that isn't ready after this long is killed, and its start has failed.")
+    min_ready_seconds: float = setting(
+        0.0, "--min-ready-seconds", parse=parsers.seconds, metavar="SECONDS",
+        counts_in=Counts.POLICY,
+        help="A new worker must have been ready for this long before an old one goes. Default: 0, "
+             "and 5 where its readiness is a guess.")
+    graceful_timeout: float = setting(
+        30.0, "-t", "--signal-timeout", "--graceful-timeout", parse=parsers.seconds,
+        metavar="SECONDS", counts_in=Counts.RECIPE,
+        help="A worker asked to go is killed if it is still there after this long.")
+    timeout: float = setting(
+        0.0, "--timeout", parse=parsers.seconds, metavar="SECONDS", counts_in=Counts.RECIPE,
+        help="Kill and replace a worker whose last heartbeat is older; 0: never. Default: "
+             "gunicorn's own timeout, else 0.")
+    max_failures: int = setting(
+        3, "--max-failures", parse=parsers.whole(0), metavar="N", counts_in=Counts.POLICY,
+        help="An upgrade with this many failed starts goes back; a first start with this many "
+             "gives up. 0 and 1 both mean: at the first one.")
+    seconds: float = setting(
+        1.0, "-s", "--seconds", parse=parsers.seconds, metavar="SECONDS", counts_in=Counts.POLICY,
+        counts_as="first_delay",
+        help="How long to wait after a failed start; half as long again after each further one, "
+             "up to 30 s.")
+    progress_timeout: float = setting(
+        600.0, "--progress-timeout", parse=parsers.seconds, metavar="SECONDS",
+        counts_in=Counts.POLICY,
+        help="An upgrade that makes no progress for this long goes back; 0: never. Pauses, holds "
+             "and draining don't count.")
+    max_requests: int = setting(
+        0, "--max-requests", parse=parsers.whole(0), metavar="N", counts_in=Counts.RECIPE,
+        help="gunicorn only: replace a worker that has served so many requests; 0: never. "
+             "Default: gunicorn's own max_requests, else 0.")
+    max_requests_jitter: int = setting(
+        lambda values: int(values["max_requests"]) // 10, "--max-requests-jitter",
+        parse=parsers.whole(0), metavar="N", counts_in=Counts.RECIPE,
+        help="Each worker may serve up to this many requests more, drawn at random. Default: "
+             "gunicorn's own, else a tenth of max requests.")
+    max_lifetime: float = setting(
+        0.0, "--max-lifetime", parse=parsers.seconds, metavar="SECONDS", counts_in=Counts.RECIPE,
+        help="Replace a worker of this age; 0: never.")
+    max_lifetime_jitter: float = setting(
+        lambda values: float(values["max_lifetime"]) / 10, "--max-lifetime-jitter",
+        parse=parsers.seconds, metavar="SECONDS", counts_in=Counts.RECIPE,
+        help="Each worker may live up to this much longer, drawn at random. Default: a tenth of "
+             "max lifetime.")
+    max_memory: int = setting(
+        0, "--max-memory", parse=parsers.size, metavar="SIZE", counts_in=Counts.RECIPE,
+        help="Replace a worker whose process group uses this much memory; 0: never.")
+    max_memory_hard: int = setting(
+        0, "--max-memory-hard", parse=parsers.size, metavar="SIZE", counts_in=Counts.RECIPE,
+        help="Kill a worker whose process group uses this much memory; 0: never.")
+    min_available_memory: int | None = setting(
+        None, "--min-available-memory", parse=parsers.size, metavar="SIZE",
+        help="Where less is available on the host, a due worker leaves before its replacement is "
+             "started. Default: what that worker uses.")
+    reload_exit_code: int | None = setting(
+        None, "--reload-exit-code", parse=parsers.whole(1, 255, "an exit code"), metavar="CODE",
+        counts_in=Counts.POLICY,
+        help="A ready worker that exits with this code asks for an upgrade, and its seat is "
+             "filled with new code first. Default: none does.")
+    on_upgrade_start: str | None = setting(
+        None, "--on-upgrade-start", parse=parsers.text, metavar="COMMAND",
+        help="Run this shell command before an upgrade; if it fails, the upgrade is refused.")
+    on_upgrade_start_first: bool = switch(
+        False, "--on-upgrade-start-first", reload=Reload.RESTART,
+        help="Run it before the first start too; a start that it refuses exits with 3.")
+    on_upgrade_end: str | None = setting(
+        None, "--on-upgrade-end", parse=parsers.text, metavar="COMMAND",
+        help="Run this shell command when an upgrade is done or superseded.")
+    on_upgrade_failed: str | None = setting(
+        None, "--on-upgrade-failed", parse=parsers.text, metavar="COMMAND",
+        help="Run this shell command when an upgrade went back.")
+    on_worker_ready: str | None = setting(
+        None, "--on-worker-ready", parse=parsers.text, metavar="COMMAND",
+        help="Run this shell command when a worker is ready.")
+    on_worker_exit: str | None = setting(
+        None, "--on-worker-exit", parse=parsers.text, metavar="COMMAND",
+        help="Run this shell command when a worker is gone.")
+    hook_timeout: float = setting(
+        30.0, "--hook-timeout", parse=parsers.some_seconds, metavar="SECONDS",
+        help="A hook that takes longer is killed.")
+    stop_signal: str = setting(
+        _stop_signal, "--stop-signal", parse=parsers.signal_name, metavar="SIGNAL",
+        help="What asks a worker to finish and leave. Default: USR2 with -m manual (as Einhorn "
+             "does), else TERM.")
+    command_name: str = setting(
+        _command_name, "-c", "--command-name", parse=parsers.name, metavar="NAME",
+        reload=Reload.RESTART,
+        help="The master's name, in `ps` and for its control socket. Default: the command's.")
+    socket_path: str | None = setting(
+        None, "-d", "--socket-path", parse=parsers.path, metavar="PATH", reload=Reload.RESTART,
+        help="The control socket. Default: NAME.sock in a private directory (see `einhornpy "
+             "list`).")
+    socket_mode: int | None = setting(
+        None, "--socket-mode", parse=parsers.octal, metavar="OCTAL", reload=Reload.RESTART,
+        help="Permission bits of the control socket. Default: 0600; 0660 with --socket-group; "
+             "0666 with --user, --group or --observers, since every request is checked against "
+             "who sends it.")
+    socket_group: str | None = setting(
+        None, "--socket-group", parse=parsers.text, metavar="GROUP", reload=Reload.RESTART,
+        help="The control socket's group.")
+    observers: str | None = setting(
+        None, "--observers", parse=parsers.text, metavar="GROUP",
+        help="Members of this group may ask for status, history and events, and nothing else.")
+    command_socket_as_fd: bool = switch(
+        False, "-g", "--command-socket-as-fd",
+        help="Give each worker an open connection to the control socket, as EINHORN_SOCK_FD.")
+    lockfile: str | None = setting(
+        None, "-f", "--lockfile", parse=parsers.path, metavar="PATH", reload=Reload.RESTART,
+        help="The lock on the master's name. Default: NAME.lock beside the control socket.")
+    pidfile: str | None = setting(
+        None, "-e", "--pidfile", parse=parsers.path, metavar="PATH", reload=Reload.RESTART,
+        help="Write the master's pid here.")
+    kill_children_on_exit: bool = switch(
+        True, "-k", "--kill-children-on-exit", off="--keep-children-on-exit",
+        help="If the master dies, its workers leave gracefully (the default).")
+    chdir: str = setting(
+        "", "--chdir", parse=parsers.path, metavar="DIR", reload=Reload.NEXT_GENERATION,
+        help="Start workers here. A symbolic link on the way is followed again at every upgrade. "
+             "Default: the current directory.")
+    env: tuple[tuple[str, str], ...] = several(
+        "--env", parse=parsers.pair, metavar="K=V", secret=True, reload=Reload.NEXT_GENERATION,
+        help="Add K=V to the workers' environment. May be given several times.")
+    drop_env_var: tuple[str, ...] = several(
+        "--drop-env-var", parse=parsers.text, metavar="NAME", reload=Reload.NEXT_GENERATION,
+        help="Leave this variable out of the workers' environment. May be given several times.")
+    user: str | None = setting(
+        None, "--user", parse=parsers.text, metavar="USER",
+        help="Workers are this user, with its groups; the master stays root.")
+    group: str | None = setting(
+        None, "--group", parse=parsers.text, metavar="GROUP",
+        help="Workers have this group. Default: the user's.")
+    nice: tuple[int, int | None] | None = setting(
+        None, "--nice", parse=parsers.niceness, metavar="MASTER[:WORKER]",
+        help="The niceness of the master, and of its workers.")
+    rlimit: tuple[tuple[str, int, int], ...] = several(
+        "--rlimit", parse=parsers.limit, metavar="NAME=SOFT[:HARD]",
+        help="A limit of each worker's, such as nofile=65536. May be given several times.")
+    cpu_affinity: str | tuple[int, ...] | None = setting(
+        None, "--cpu-affinity", parse=parsers.core_list, metavar="spread|LIST", choices=("spread",),
+        help="Each worker runs on one core, by its seat: of all cores (spread), or of a list such "
+             "as 0,2,4-7.")
+    umask: int | None = setting(
+        None, "--umask", parse=parsers.octal, metavar="OCTAL", help="The workers' umask.")
+    oom_score_adj: int | None = setting(
+        None, "--oom-score-adj", parse=parsers.whole(-1000, 1000), metavar="N",
+        help="How gladly the kernel kills a worker when memory runs out, from -1000 to 1000.")
+    reexec_as: tuple[str, ...] | None = setting(
+        None, "--reexec-as", parse=parsers.words, metavar="COMMAND",
+        help="The einhornpy that `reload` execs, as a command line. Default: the one that runs.")
+    warm_up: tuple[str, ...] = several(
+        "--warm-up", parse=parsers.request, metavar="PATH|URL",
+        help="gunicorn only: before a worker says ready, its app must answer this path, or whole "
+             "URL, with 2xx, redirects followed. May be given several times.")
+    release: str | None = setting(
+        None, "--release", parse=parsers.release_label, metavar="NAME", reload=Reload.RESTART,
+        help="A label for the first generation.")
+    labels: tuple[tuple[str, str], ...] = several(
+        "--labels", parse=parsers.label, metavar="KEY=VALUE",
+        help="A label of this host or task, for logs, status and metrics. May be given several "
+             "times.")
+    web: str | None = setting(
+        None, "--web", parse=parsers.text, metavar="ADDR", reload=Reload.RESTART,
+        help="Serve metrics, probes and a page here: HOST:PORT, [V6]:PORT or unix:PATH, by a "
+             "process that may only look.")
+    web_user: str | None = setting(
+        None, "--web-user", parse=parsers.text, metavar="USER",
+        help="Who that process is, where the master is root. Default: nobody.")
+    web_host: tuple[str, ...] = several(
+        "--web-host", parse=parsers.host_name, metavar="NAME",
+        help="Answer there to this Host too, where it listens on loopback: what a proxy in front "
+             "passes on. May be given several times.")
+    statsd: tuple[str, ...] = several(
+        "--statsd", parse=parsers.endpoint, metavar="HOST:PORT",
+        help="Count deploy events here, by UDP: events.deploy.NAME.started, .done, .refused. May "
+             "be given several times.")
+    graphite: tuple[str, ...] = several(
+        "--graphite", parse=parsers.endpoint, metavar="HOST:PORT",
+        help="Send the same to Graphite, by TCP, in its plaintext protocol. May be given several "
+             "times.")
+    webhook: tuple[str, ...] = several(
+        "--webhook", parse=parsers.url, metavar="URL", secret=True,
+        help="POST deploy events here, as JSON with a text that Slack shows. May be given several "
+             "times.")
+    log_format: LogFormat = choice(
+        LogFormat.TEXT, "--log-format", help="What a log line looks like.")
+    log_to: LogTo = choice(
+        LogTo.STDERR, "--log-to", help="Where the log goes; journal is journald, with fields.")
+    log_file: str | None = setting(
+        None, "--log-file", parse=parsers.path, metavar="PATH",
+        help="Append the log to this file instead; USR1 opens it anew.")
+    worker_output: WorkerOutput = choice(
+        WorkerOutput.INHERIT, "--worker-output",
+        help="What workers print goes where ours goes (inherit), or into the log, line by line, "
+             "with a prefix or as JSON.")
+    quiet: bool = switch(
+        False, "-q", "--quiet", reload=Reload.RESTART, help="Log only what needs attention.")
+    verbose: bool = switch(
+        False, "-v", "--verbose", reload=Reload.RESTART, help="Log details too.")
     origin: Mapping[str, str] = field(default_factory=dict)
     configuration: str | None = None
 
@@ -574,211 +375,15 @@ class Settings:
         """Whether somebody gave this setting a value."""
         return self.origin.get(setting, "default") != "default"
 
-
-def load(flags: Mapping[str, Any], command: Sequence[str], environ: Mapping[str, str],
-         directory: str, configuration: str | None = None) -> Settings:
-    """Merge every source into `Settings`.
-
-    Args: flags: setting → text (or list of texts, or bool), as given on the command line; `config`
-        names the TOML file. command: the worker's command line; empty to take it from the
-        environment or the file. environ: the process environment. directory: the absolute directory
-        that relative paths and the default `--chdir` start from. configuration: the text of the
-        TOML file, where it was read before.
-
-    Raises:
-        BadSetting: a key or value is wrong, or no command was given anywhere.
-    """
-    values: dict[str, Any] = {}
-    origin: dict[str, str] = {}
-    config = flags.get("config") or environ.get(f"{ENVIRONMENT_PREFIX}CONFIG")
-    if configuration is None and config is not None:
-        configuration = _read(config, directory)
-    for source in (_from_file(config,
-                              configuration), _from_environment(environ), _from_flags(flags)):
-        for key, (value, place) in source.items():
-            values[key], origin[key] = value, place
-    if command:
-        values["command"], origin["command"] = tuple(command), "command line"
-    if not values.get("command"):
-        raise BadSetting(
-            "no command: expected one to run as a worker, after -- (einhornpy -- gunicorn app:wsgi)"
-        )
-    for option in OPTIONS:
-        values.setdefault(option.name, option.default)
-    if values["number"] is None:
-        values["number"] = len(os.sched_getaffinity(0))
-    if values["stop_signal"] is None:
-        values["stop_signal"] = "SIGUSR2" if values["ack_mode"] == "manual" else "SIGTERM"
-    if values["command_name"] is None:
-        basename = os.path.basename(values["command"][0])
-        values["command_name"] = re.sub(r"[^A-Za-z0-9_.@-]", "_",
-                                        basename).lstrip(".@-")[:64] or "worker"
-    for key in ("socket_path", "lockfile", "pidfile", "chdir", "log_file"):
-        if values[key] is not None:
-            values[key] = os.path.join(directory, values[key])
-    values["chdir"] = values["chdir"] or directory
-    if isinstance(values["ack_mode"], float) and values["ack_mode"] >= values["ready_timeout"]:
-        raise BadSetting(
-            f"{origin['ack_mode']}: {values['ack_mode']:g} is not shorter than the ready timeout "
-            "of "
-            f"{values['ready_timeout']:g} s, so no worker could ever become ready")
-    if 0 < values["progress_timeout"] <= values["min_ready_seconds"]:
-        raise BadSetting(
-            f"{origin.get('min_ready_seconds')}: {values['min_ready_seconds']:g} s is not shorter "
-            "than the progress timeout of "
-            f"{values['progress_timeout']:g} s, so no upgrade could ever be done")
-    if 0 < values["max_lifetime"] <= values["min_ready_seconds"]:
-        raise BadSetting(
-            f"{origin['max_lifetime']}: {values['max_lifetime']:g} s are not more than the min "
-            "ready seconds, "
-            f"{values['min_ready_seconds']:g}, so every worker would be due before it counts")
-    if values["log_file"] is not None and values["log_to"] != "stderr":
-        raise BadSetting(
-            f"{origin['log_file']}: the log goes to {values['log_to']} ({origin['log_to']}): "
-            "expected one of them"
-        )
-    if 0 < values["max_memory_hard"] <= values["max_memory"]:
-        raise BadSetting(
-            f"{origin['max_memory_hard']}: {values['max_memory_hard']} bytes are not more than max "
-            "memory, "
-            f"{values['max_memory']} bytes: expected more, or a worker is killed before it can be "
-            "replaced"
-        )
-    return Settings(**values, origin=origin, configuration=configuration)
+    @property
+    def guessed_min_ready_seconds(self) -> float:
+        """For how many seconds the guess that a worker is ready must stand."""
+        return self.min_ready_seconds if self.given(
+            "min_ready_seconds") else GUESSED_MIN_READY_SECONDS
 
 
-_Source = dict[str, tuple[Any, str]]
-
-
-def _shown(value: Any) -> str:
-    """A wrong value in a message: on one line, not all of a long one, and without what looks secret
-    in it."""
-    from ..reporting.redaction import Redaction  # a start that is well needs it not
-
-    try:
-        shown = Redaction().text(repr(value), strict=True)
-    except (ValueError, RecursionError):
-        return "something that is too large to be shown"
-    return shown if len(
-        shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}… ({len(shown)} characters)"
-
-
-def _named(key: str) -> str:
-    """A key that somebody else chose, in a message."""
-    return key if key.isprintable() and len(key) <= LONGEST_SHOWN else _shown(key)
-
-
-def _parse(option: Option, value: Any, place: str) -> Any:
-    def parse(item: Any) -> Any:
-        try:
-            return option.parse(item)
-        except ValueError as error:
-            got = "one that is not shown here" if option.secret else _shown(item)
-            raise BadSetting(f"{place}: got {got}, expected {error}") from None
-
-    if not option.many:
-        return parse(value)
-    return tuple(parse(item) for item in (value if isinstance(value, list | tuple) else [value]))
-
-
-def _from_flags(flags: Mapping[str, Any]) -> _Source:
-    for key in flags:
-        if key != "config" and key not in BY_NAME:  # a master of another version was given it
-            raise BadSetting(f"--{_named(key.replace('_', '-'))}: no such setting")
-    return {
-        key: (_parse(BY_NAME[key], value, BY_NAME[key].flags[-1]), BY_NAME[key].flags[-1])
-        for key, value in flags.items() if key != "config"
-    }
-
-
-def _from_environment(environ: Mapping[str, str]) -> _Source:
-    found: _Source = {}
-    for variable, value in environ.items():
-        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in NOT_SETTINGS:
-            continue
-        key = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
-        if key == "config":
-            continue
-        if key != "command" and key not in BY_NAME:
-            raise BadSetting(f"{_named(variable)}: no such setting{_near(key)}")
-        if key == "command":
-            words = _split(value, variable)
-            if words:
-                found[key] = (tuple(words), variable)
-        else:
-            option = BY_NAME[key]
-            found[key] = (_parse(option,
-                                 _split(value, variable, option.secret) if option.many else value,
-                                 variable), variable)
-    return found
-
-
-def _split(value: str, place: str, secret: bool = False) -> list[str]:
-    try:
-        return shlex.split(value)
-    except ValueError as error:
-        got = "some that are not shown here" if secret else _shown(value)
-        raise BadSetting(
-            f"{place}: got {got}, expected words as a shell would read them: {error}") from None
-
-
-def _read(config: str, directory: str) -> str:
-    try:
-        with open(os.path.join(directory, os.path.expanduser(config)), "rb") as file:
-            content = file.read(LARGEST_FILE + 1)
-        text = content.decode()
-    except OSError as error:
-        raise BadSetting(f"cannot read the configuration {config}: {error.strerror}") from None
-    except ValueError as error:
-        raise BadSetting(
-            f"cannot read the configuration {_named(config)}: not TOML: {_named(str(error))}"
-        ) from None
-    if len(content) > LARGEST_FILE:
-        raise BadSetting(
-            f"cannot read the configuration {config}: it is longer than {LARGEST_FILE >> 20} MiB")
-    return text
-
-
-def _from_file(config: str | None, text: str | None) -> _Source:
-    if config is None or text is None:
-        return {}
-    import tomllib
-
-    try:
-        document = tomllib.loads(text)
-    except RecursionError:
-        raise BadSetting(
-            f"cannot read the configuration {config}: it is nested too deeply") from None
-    except ValueError as error:  # besides TOML's own: a number with more digits than Python reads
-        raise BadSetting(
-            f"cannot read the configuration {_named(config)}: not TOML: {_named(str(error))}"
-        ) from None
-    found: _Source = {}
-    for key, value in document.items():
-        where, setting = f"{config}: {_named(key)}", key.replace("-", "_")
-        if setting == "command":
-            if isinstance(value, str):
-                value = _split(value, where)
-            if not isinstance(value, list) or not value or not all(
-                    isinstance(word, str) and "\0" not in word for word in value):
-                raise BadSetting(f"{where}: got {_shown(value)}, expected a list of words")
-            found[setting] = (tuple(value), where)
-            continue
-        if setting not in BY_NAME:
-            raise BadSetting(f"{where}: no such setting{_near(setting)}")
-        if setting in ("env", "labels") and isinstance(value, dict):
-            with contextlib.suppress(ValueError):  # a number with more digits than Python prints
-                value = [
-                    each if isinstance(each[1], dict | list) else f"{each[0]}={each[1]}"
-                    for each in value.items()]
-        found[setting] = (_parse(BY_NAME[setting], value, where), where)
-    return found
-
-
-def _near(key: str) -> str:
-    """What was meant, or, where nothing is like it, what there is."""
-    import difflib
-
-    known = ["command", *(option.name.replace("_", "-") for option in OPTIONS)]
-    near = difflib.get_close_matches(key.replace("_", "-"), known, 1)
-    return f", did you mean {near[0]}?" if near else f"; expected one of {', '.join(known)}"
+# Every setting by its name, in the order of the help.
+SETTINGS: Mapping[str, Setting] = {
+    each.name: replace(each.metadata["setting"], name=each.name,
+                       counts_as=each.metadata["setting"].counts_as or each.name)
+    for each in fields(Settings) if each.metadata}

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
-from ...shared import einhorn
+from ...shared import commands, einhorn
 from ...shared.protocol import BadRequest, Request
+from ..core.generation import Recipe
 from ..core.pool import Pool, State, Worker
+from ..core.upgrade import Kind
 from ..reporting import generations
 from ..reporting.report import timestamp
-from ..settings.table import Settings, signal_name
+from ..settings.parsers import signal_name
+from ..settings.table import Settings
 
 # What Einhorn's own `die` and its SIGTERM do, by the signal that is asked for.
 _STOPS = {
@@ -39,23 +43,11 @@ class Host(Protocol):
 
 
 class EinhornCommands:
-    """The table of Einhorn's commands; each takes a request and returns its one answer."""
+    """Einhorn's commands, which shared/commands.py declares: `do_NAME` takes a request with as many
+    words as declared, and returns its one answer."""
 
     def __init__(self, master: Host) -> None:
         self._master = master
-        self.table: dict[str, tuple[Callable[[Request], str], str]] = {
-            "ehlo": (self._ehlo, "say who answers"),
-            "state": (self._state, "the state as YAML, in Einhorn's words"),
-            "inc": (lambda request: self._scale(self._master.pool.target + 1), "one worker more"),
-            "dec": (lambda request: self._scale(self._master.pool.target - 1), "one worker less"),
-            "set_workers": (self._set_workers, "so many workers (args: N)"),
-            "signal": (self._signal, "send signals to every worker (args: SIGNAL …)"),
-            "die": (self._die, "stop (args: [SIGNAL]; USR2 unless told otherwise)"),
-            "config": (self._config,
-                       "change settings (args: a YAML mapping; number alone can change)"),
-            "quieter": (lambda request: self._master.change_verbosity(+1),
-                        "log less"), "louder": (lambda request: self._master.change_verbosity(-1),
-                                                "log more"),}
 
     def answer(self, request: Request) -> str:
         """Carry out one request; return the message of its answer.
@@ -63,48 +55,59 @@ class EinhornCommands:
         Raises:
             ValueError: an argument is wrong; nothing was done.
         """
-        return self.table[request.command][0](request)
+        declared = commands.EINHORNS_BY_NAME[request.command]
+        if declared.words is not None:
+            request = replace(request, words=declared.words.read(declared.name, request.words))
+        act: Callable[[Request], str] = getattr(self, f"do_{declared.name}")
+        return act(request)
 
-    def _ehlo(self, request: Request) -> str:
+    def do_ehlo(self, request: Request) -> str:
         who = self._master.identity()
         user = f", {request.beside['user']}" if request.beside.get("user") else ""
-        return f"Welcome{user}! This is the master {who['name']}, pid {who['pid']}, of einhornpy {who['version']}."
+        return (f"Welcome{user}! This is the master {who['name']}, pid {who['pid']}, of einhornpy "
+                f"{who['version']}.")
 
-    def _state(self, request: Request) -> str:
+    def do_state(self, request: Request) -> str:
         settings = self._master.settings
         return einhorn.write_yaml(
             state_document(self._master.pool, self._master.status(), settings, now=time.monotonic(),
                            wall=time.time()))
 
     def _scale(self, target: int) -> str:
-        if not 1 <= target <= 10000:
-            raise ValueError(f"{target} workers asked for, expected 1 to 10000")
+        if not 1 <= target <= commands.MOST_WORKERS:
+            raise ValueError(f"{target} workers asked for, expected 1 to {commands.MOST_WORKERS}")
         before = self._master.pool.target
         if target != before:
             self._master.scale(target)
         return f"number of workers: {before} -> {target}"
 
-    def _set_workers(self, request: Request) -> str:
-        (word,) = self._words(request, 1, 1, "the number of workers")
+    def do_inc(self, request: Request) -> str:
+        return self._scale(self._master.pool.target + 1)
+
+    def do_dec(self, request: Request) -> str:
+        return self._scale(self._master.pool.target - 1)
+
+    def do_set_workers(self, request: Request) -> str:
+        (word,) = request.words or ()
         if not word.isdecimal() or len(word) > 6:
             raise ValueError(f"set_workers: got {word!r}, expected a whole number")
         return self._scale(int(word))
 
-    def _signal(self, request: Request) -> str:
-        names = [self._signal_name(word) for word in self._words(request, 1, 10, "signals")]
+    def do_signal(self, request: Request) -> str:
+        names = [self._signal_name(word) for word in request.words or ()]
         return "\n".join(f"{name} sent to {self._master.signal_workers(name)} workers"
                          for name in names)
 
-    def _die(self, request: Request) -> str:
-        words = self._words(request, 0, 1, "at most one signal")
+    def do_die(self, request: Request) -> str:
+        words = request.words or ()
         name = self._signal_name(words[0]) if words else "SIGUSR2"
         if name not in _STOPS:
             raise ValueError(f"die: got {words[0]!r}, expected one of {', '.join(_STOPS)}")
         self._master.stop(_STOPS[name])
         return f"stopping ({_STOPS[name]})"
 
-    def _config(self, request: Request) -> str:
-        text = " ".join(self._words(request, 1, 1000, "a YAML mapping"))
+    def do_config(self, request: Request) -> str:
+        text = " ".join(request.words or ())
         given = einhorn.read_yaml(text.encode())
         if not isinstance(given, dict):
             raise ValueError(f"config: got {text!r}, expected a YAML mapping")
@@ -121,11 +124,11 @@ class EinhornCommands:
             raise ValueError(f"config: number: got {number!r}, expected a whole number")
         return self._scale(number)
 
-    def _words(self, request: Request, least: int, most: int, what: str) -> tuple[str, ...]:
-        words = request.words or ()
-        if not least <= len(words) <= most:
-            raise ValueError(f"{request.command}: got {len(words)} arguments, expected {what}")
-        return words
+    def do_quieter(self, request: Request) -> str:
+        return self._master.change_verbosity(+1)
+
+    def do_louder(self, request: Request) -> str:
+        return self._master.change_verbosity(-1)
 
     def _signal_name(self, word: str) -> str:
         try:
@@ -158,41 +161,53 @@ def state_document(pool: Pool, status: Mapping[str, Any], settings: Settings, no
     no meaning here is left empty. Times are texts, sets are lists: a safe YAML reader takes nothing
     else."""
     upgrade = pool.running_upgrade
-    current = pool.generations[pool.current]
+    recipe = pool.generations[pool.current].recipe
     newest = max(pool.workers.values(), key=lambda worker: worker.spawned_at, default=None)
     ended = [each for each in pool.history if each.outcome == "done"]
     told = generations.redaction(pool)
-    by_hand = settings.ack_mode in ("manual", "notify")
     state = {
-        "children": {worker.pid: _child(worker, now, wall)
-                     for worker in pool.workers.values()}, "config": {
-                         ":number": pool.target, ":backlog": settings.backlog,
-                         ":seconds": settings.seconds, ":max_unacked": settings.max_unacked,
-                         ":max_upgrade_additional": settings.max_surge}, "versions": {},
-        "version": pool.current, "sockets": {}, "orig_cmd": told.command(settings.command),
-        "cmd": told.command(current.recipe.command), "script_name": None,
-        "bind": [each["address"] for each in status["listeners"]
-                 ], "bind_fds": [each["fd"] for each in status["listeners"]
-                                 ], "respawn": pool.stopping is None, "upgrading": upgrade
-        is not None, "smooth_upgrade": upgrade is None or upgrade.terms.kind == "rolling",
-        "reloading_for_upgrade": False, "path": None, "cmd_name": status["name"],
+        "children": {worker.pid: _child(worker, now, wall) for worker in pool.workers.values()},
+        "config": {
+            ":number": pool.target, ":backlog": settings.backlog, ":seconds": settings.seconds,
+            ":max_unacked": settings.max_unacked, ":max_upgrade_additional": settings.max_surge},
+        "versions": {},
+        "version": pool.current,
+        "sockets": {},
+        "orig_cmd": told.command(settings.command),
+        "cmd": told.command(recipe.command),
+        "script_name": None,
+        "bind": [each["address"] for each in status["listeners"]],
+        "bind_fds": [each["fd"] for each in status["listeners"]],
+        "respawn": pool.stopping is None,
+        "upgrading": upgrade is not None,
+        "smooth_upgrade": upgrade is None or upgrade.terms.kind is Kind.ROLLING,
+        "reloading_for_upgrade": False,
+        "path": None,
+        "cmd_name": status["name"],
         "verbosity": 2 if settings.quiet else 0 if settings.verbose else 1,
         "generation": status["master"]["reloads"],
-        "last_spinup": None if newest is None else timestamp(wall - (now - newest.spawned_at)),
-        "ack_mode": {":type": ":manual"} if by_hand else {
-            ":type": ":timer", ":timeout": current.recipe.ack_seconds},
+        "last_spinup": None if newest is None else _when(newest.spawned_at, now, wall),
+        "ack_mode": _ack_mode(settings, recipe),
         "kill_children_on_exit": settings.kill_children_on_exit,
         "command_socket_as_fd": settings.command_socket_as_fd,
-        "socket_path": status["master"]["socket"], "pidfile": settings.pidfile,
-        "lockfile": settings.lockfile, "consecutive_deaths_before_ack": current.failures_in_a_row,
-        "last_upgraded": timestamp(ended[-1].ended_wall) if ended else None, "nice": {
-            ":master": None if settings.nice is None else settings.nice[0],
-            ":worker": None if settings.nice is None else settings.nice[1]
-        }, "reexec_commandline": None if settings.reexec_as is None else told.command(
-            settings.reexec_as), "drop_environment_variables": list(
-                settings.drop_env_var), "signal_timeout": current.recipe.graceful_timeout,}
+        "socket_path": status["master"]["socket"],
+        "pidfile": settings.pidfile,
+        "lockfile": settings.lockfile,
+        "consecutive_deaths_before_ack": pool.generations[pool.current].failures_in_a_row,
+        "last_upgraded": timestamp(ended[-1].ended_wall) if ended else None,
+        "nice": dict(zip((":master", ":worker"), settings.nice or (None, None), strict=True)),
+        "reexec_commandline": settings.reexec_as and told.command(settings.reexec_as),
+        "drop_environment_variables": list(settings.drop_env_var),
+        "signal_timeout": recipe.graceful_timeout,
+    }
     return {
         ":state": {f":{key}": value for key, value in state.items()}, ":persistent_descriptors": []}
+
+
+def _ack_mode(settings: Settings, recipe: Recipe) -> dict[str, Any]:
+    if settings.ack_mode in ("manual", "notify"):
+        return {":type": ":manual"}
+    return {":type": ":timer", ":timeout": recipe.ack_seconds}
 
 
 def _child(worker: Worker, now: float, wall: float) -> dict[str, Any]:
@@ -200,10 +215,18 @@ def _child(worker: Worker, now: float, wall: float) -> dict[str, Any]:
         name for name, at in (("USR2", worker.retired_at), ("ABRT", worker.aborted_at),
                               ("KILL", worker.killed_at)) if at is not None]
     return {
-        ":type": ":worker", ":version": worker.generation, ":acked": worker.state is State.READY
-        or worker.ready_at is not None, ":signaled": signaled, ":last_signaled_at": None
-        if worker.retired_at is None else timestamp(wall - (now - worker.retired_at)),
-        ":index": worker.index, ":spinup_time": timestamp(wall - (now - worker.spawned_at)),
-        ":pinged_at": None
-        if worker.heartbeat_at is None else timestamp(wall - (now - worker.heartbeat_at)),
-        ":pinged_request_id": worker.pinged_request_id,}
+        ":type": ":worker",
+        ":version": worker.generation,
+        ":acked": worker.state is State.READY or worker.ready_at is not None,
+        ":signaled": signaled,
+        ":last_signaled_at": _when(worker.retired_at, now, wall),
+        ":index": worker.index,
+        ":spinup_time": _when(worker.spawned_at, now, wall),
+        ":pinged_at": _when(worker.heartbeat_at, now, wall),
+        ":pinged_request_id": worker.pinged_request_id,
+    }
+
+
+def _when(at: float | None, now: float, wall: float) -> str | None:
+    """A time of the monotonic clock as a date; None stays None."""
+    return None if at is None else timestamp(wall - (now - at))

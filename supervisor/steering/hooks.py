@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from ..core import pool
+from ..core.upgrade import Outcome
 from ..launch import recipes
-from ..reporting import journal
-from ..reporting.journal import Entry
+from ..reporting.events import Entry, Event
 from ..settings.table import Settings
 from ..system.attributes import Attributes
 from ..system.errands import Ended, Errand, Errands
@@ -64,11 +64,11 @@ class Hooks:
     def of_event(self, entry: Entry, document: Mapping[str, Any]) -> None:
         """Run the operator's hook for an event, if there is one. `on_upgrade_start` is no such one:
         it is waited for."""
-        well = entry.fields.get("outcome") in ("done", "superseded")
+        well = entry.fields.get("outcome") in (Outcome.DONE, Outcome.SUPERSEDED)
         name = {
-            "worker ready": "on_worker_ready", "worker gone": "on_worker_exit",
-            "worker died": "on_worker_exit",
-            "upgrade ended": "on_upgrade_end" if well else "on_upgrade_failed"}.get(entry.name)
+            Event.WORKER_READY: "on_worker_ready", Event.WORKER_GONE: "on_worker_exit",
+            Event.WORKER_DIED: "on_worker_exit",
+            Event.UPGRADE_ENDED: "on_upgrade_end" if well else "on_upgrade_failed"}.get(entry.event)
         command = None if name is None else getattr(self._settings, name)
         if name is not None and command is not None:
             self.shell(name, command, self._settings.hook_timeout,
@@ -78,9 +78,8 @@ class Hooks:
         """Say so where one has failed."""
         if ended.reason is not None:
             self._host.log(
-                Entry("hook failed",
-                      {"hook": name, "reason": ended.reason, "last_line": ended.last_line},
-                      journal.ATTENTION))
+                Entry(Event.HOOK_FAILED,
+                      {"hook": name, "reason": ended.reason, "last_line": ended.last_line}))
 
     def shell(self, name: str, command: str, limit: float, done: Callable[[Ended], None],
               document: Mapping[str, Any], **variables: str) -> Errand:

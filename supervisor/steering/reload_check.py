@@ -20,16 +20,14 @@ from ..core.pool import Policy, Pool
 from ..core.upgrade import Check, Phase, Upgrade
 from ..outside.announcements import NAME as ANNOUNCE
 from ..reporting import generations, journal, report
+from ..reporting.events import Weight
 from ..reporting.tally import Tally
-from ..settings.table import Settings
+from ..settings.table import SETTINGS, Reload, Settings
 from ..sockets import systemd
 from ..sockets.listeners import Address, Listener
 from ..system.plain_data import Unreadable, made, plain
 from .state import State, normal
 
-# What a reload can't change, or scaling has changed since.
-KEPT = ("number", "bind", "backlog", "command_name", "socket_path", "socket_mode", "socket_group",
-        "lockfile", "pidfile", "web")
 MOST_WORKERS, LARGEST_PAGE = 10000, 1 << 30
 
 
@@ -84,7 +82,7 @@ def doubts(state: State) -> Iterator[str]:
     soft, hard = state.processes.limits
     if min(soft, hard) < -1 or (hard != -1 and not 0 <= soft <= hard) or max(soft, hard) >= 1 << 63:
         yield f"limits {state.processes.limits}"
-    if not 0 <= state.least_weight <= journal.ATTENTION or state.reloads < 0:
+    if not 0 <= state.least_weight <= Weight.ATTENTION or state.reloads < 0:
         yield f"least_weight {state.least_weight}, reloads {state.reloads}"
     yield from _of_words(state)
 
@@ -236,11 +234,12 @@ def listener_of(state: Mapping[str, Any]) -> Listener:
 
 def kept(settings: Settings) -> dict[str, Any]:
     """The settings that a reload keeps, as plain data."""
-    return {name: plain(getattr(settings, name)) for name in KEPT}
+    return {name: plain(getattr(settings, name)) for name, setting in SETTINGS.items()
+            if setting.reload is Reload.RESTART}
 
 
 def ignored(settings: Settings, kept_before: Mapping[str, Any]) -> list[str]:
     """The names of those that have been changed since, for nothing."""
     return [
-        name.replace("_", "-") for name in KEPT
-        if name in kept_before and plain(getattr(settings, name)) != kept_before[name]]
+        SETTINGS[name].key for name, value in kept(settings).items()
+        if name in kept_before and value != kept_before[name]]

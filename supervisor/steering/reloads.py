@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ...shared.protocol import BadRequest
-from ..reporting import journal
-from ..reporting.journal import Entry
+from ..reporting.events import Entry, Event
 from ..settings.table import Settings
 from ..system import plain_data
 from ..system.errands import Ended, Errand, Errands
@@ -96,7 +95,7 @@ class Reloads:
             raise BadRequest("stopping", "the master stops")
         if self._wanted_by is None:
             self._wanted_by, self._answers = by, 0
-            self._host.log(Entry("reload requested", {"by": by}))
+            self._host.log(Entry(Event.RELOAD_REQUESTED, {"by": by}))
 
     def on_turn(self) -> None:
         """Take the next step, if it is time for one. Does not return where the next program takes
@@ -184,8 +183,7 @@ class Reloads:
         self._wanted_by, self._answer = None, None
         self.refused = reason
         self._host.log(
-            Entry("reload refused", {"reason": reason, "so": "this master goes on"},
-                  journal.ATTENTION))
+            Entry(Event.RELOAD_REFUSED, {"reason": reason, "so": "this master goes on"}))
         self._host.reload_refused(reason)
 
 

@@ -19,8 +19,8 @@ from ..core.pool import Pool
 from ..core.upgrade import Terms, Upgrade
 from ..launch import recipes
 from ..launch.recognition import Refused
-from ..reporting import generations, journal, report
-from ..reporting.journal import Entry
+from ..reporting import generations, report
+from ..reporting.events import Entry, Event
 from ..settings.table import Settings
 from ..system.attributes import Attributes
 from ..system.errands import Ended, Errand, Errands
@@ -289,13 +289,10 @@ class Upgrades:
             return
         before, after = old.gunicorn.settings["bind"], new.gunicorn.settings["bind"]
         if before != after:
-            self._host.log(
-                Entry(
-                    "gunicorn setting cannot change", {
-                        "setting": "bind", "wanted": " ".join(after), "kept": " ".join(before),
-                        "reason": "the sockets stay open through an upgrade: restart the master to "
-                                  "change them",
-                    }, journal.ATTENTION))
+            self._host.log(Entry(Event.GUNICORN_SETTING_CANNOT_CHANGE, {
+                "setting": "bind", "wanted": " ".join(after), "kept": " ".join(before),
+                "reason": "the sockets stay open through an upgrade: restart the master to change "
+                          "them"}))
 
     def begin_check(self) -> None:
         """Run the check of the hold that has just begun, unless it ran already."""

@@ -14,13 +14,11 @@ import re
 import resource
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 PR_SET_NO_NEW_PRIVS = 38
 # What the kernel itself calls the user that owns nothing, where no such name is known.
 NOBODY = 65534
 LARGEST_ID = (1 << 32) - 1
-MOST_CORES = 10000
 
 
 class Refused(ValueError):
@@ -51,58 +49,6 @@ class Attributes:
     def of_user_alone(self) -> Attributes:
         """The part that counts for every process, not only for workers."""
         return Attributes(self.uid, self.gid, self.groups, environment=self.environment)
-
-
-def _text(value: Any) -> str:
-    """A value of TOML's as a text; one that is neither text nor whole number as none."""
-    return str(value).strip() if isinstance(value, str) or (type(value) is int
-                                                            and abs(value) < LARGEST_ID) else ""
-
-
-def limit(value: Any) -> tuple[str, int, int]:
-    """Parse `nofile=65536` or `core=0:unlimited`; return the name, soft and hard limit (-1:
-    unlimited)."""
-    found = re.fullmatch(r"([a-z]+)=([0-9]{1,18}|unlimited)(?::([0-9]{1,18}|unlimited))?",
-                         _text(value).lower())
-    if not found or not hasattr(resource, f"RLIMIT_{found[1].upper()}"):
-        names = sorted(
-            name.removeprefix("RLIMIT_").lower() for name in dir(resource)
-            if name.startswith("RLIMIT_"))
-        raise ValueError(
-            "NAME=SOFT[:HARD] with a number or unlimited, such as nofile=65536; names are "
-            f"{', '.join(names)}"
-        )
-    soft, hard = (resource.RLIM_INFINITY if word == "unlimited" else int(word)
-                  for word in (found[2], found[3] or found[2]))
-    if hard != resource.RLIM_INFINITY and (soft == resource.RLIM_INFINITY or soft > hard):
-        raise ValueError("a soft limit that is not above the hard one")
-    return found[1], soft, hard
-
-
-def niceness(value: Any) -> tuple[int, int | None]:
-    """Parse `MASTER` or `MASTER:WORKER`, each from -20 to 19; return both."""
-    found = re.fullmatch(r"([+-]?[0-9]{1,2})(?::([+-]?[0-9]{1,2}))?", _text(value))
-    if not found or not all(-20 <= int(word) <= 19 for word in found.groups() if word):
-        raise ValueError("MASTER or MASTER:WORKER, each from -20 to 19")
-    return int(found[1]), int(found[2]) if found[2] else None
-
-
-def core_list(value: Any) -> str | tuple[int, ...]:
-    """Parse `spread`, or a list of cores such as `0,2,4-7`."""
-    text = _text(value)
-    if text == "spread":
-        return text
-    cores: list[int] = []
-    for part in text.split(","):
-        found = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", part.strip())
-        if not found:
-            raise ValueError("spread, or a list of cores such as 0,2,4-7")
-        if len(cores) > MOST_CORES:
-            raise ValueError(f"at most {MOST_CORES} cores")
-        cores += range(int(found[1]), int(found[2] or found[1]) + 1)
-    if not cores:
-        raise ValueError("spread, or a list of cores such as 0,2,4-7")
-    return tuple(cores)
 
 
 def _number(text: str, flag: str) -> int:

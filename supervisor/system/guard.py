@@ -15,8 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ..reporting import journal
-from ..reporting.journal import Entry
+from ..reporting.events import Entry, Event
 
 FIRST_HOLD, LONGEST_HOLD = 0.1, 5.0
 # The same fault is told again after so many seconds, and so many different ones are kept apart.
@@ -103,9 +102,9 @@ class Guard:
     def _told(self, what: str, error: Exception, times: int) -> None:
         text = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_ERROR]
         entry = Entry(
-            "internal error", {
+            Event.INTERNAL_ERROR, {
                 "in": what, "error": text, "times": times if times > 1 else None,
-                "traceback": traceback(error), "so": "the master goes on"}, journal.ATTENTION)
+                "traceback": traceback(error), "so": "the master goes on"})
         if len(self._faults) >= MOST_FAULTS:
             del self._faults[min(self._faults, key=lambda each: self._faults[each].told_at)]
         self._faults[what, type(error).__name__] = _Fault(entry, time.monotonic())
@@ -131,9 +130,7 @@ class Guard:
         for fault in self._faults.values():
             if fault.untold and now >= fault.told_at + AGAIN:
                 times, fault.untold, fault.told_at = fault.untold, 0, now
-                self._say(
-                    Entry(fault.entry.name, fault.entry.fields | {"times": times},
-                          journal.ATTENTION))
+                self._say(Entry(fault.entry.event, {**fault.entry.fields, "times": times}))
 
 
 def traceback(error: BaseException) -> str:

@@ -86,6 +86,9 @@ def test_what_bash_offers(start: Start, place: Path) -> None:
     assert offered_by_bash(place, "einhornpy", "upgrade", "--can") == {"--canary"}
     assert offered_by_bash(place, "einhornpy", "-n", "2", "--ack-mode",
                            "") == {"auto", "manual", "notify"}
+    assert offered_by_bash(place, "einhornpy", "--log-to", "") == {"journal", "stderr", "syslog"}
+    assert offered_by_bash(place, "einhornpy", "--cpu-affinity", "") == {"spread"}
+    assert offered_by_bash(place, "einhornpy", "--warm-up", "P") == set()
     assert offered_by_bash(place, "einhornpy", "-n", "2", "--", "einhornp") == {"einhornpy"}
     assert offered_by_bash(place, "einhornpy", "signal", "USR") == {"USR1", "USR2"}
     assert offered_by_bash(place, "einhornpy", "completion", "") == {"bash", "fish", "zsh"}

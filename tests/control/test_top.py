@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from einhornpy.control import show, watch
-from einhornpy.control.top import app
+from einhornpy.control.top import app, screens, table
 from textual.pilot import Pilot
 
 from ..harness import APPS, DEADLINE, EINHORNPY, Master, base_environment
@@ -72,13 +72,13 @@ class Eyes:
     async def asked(self, key: str, text: str) -> None:
         """Press a key; a question with `text` follows."""
         await self.press(key)
-        await self.until(lambda: isinstance(self.app.screen, app.Dialog), f"a question after {key}")
-        assert isinstance(self.app.screen, app.Dialog)
+        await self.until(lambda: isinstance(self.app.screen, screens.Dialog), f"a question after {key}")
+        assert isinstance(self.app.screen, screens.Dialog)
         assert text in self.app.screen._question
 
     async def answer(self, key: str) -> None:
         await self.press(key)
-        await self.until(lambda: not isinstance(self.app.screen, app.Dialog), "the question gone")
+        await self.until(lambda: not isinstance(self.app.screen, screens.Dialog), "the question gone")
 
     async def until_document(self, true: Callable[[dict[str, Any]], Any],
                              what: str) -> dict[str, Any]:
@@ -270,7 +270,7 @@ def test_recycle_the_chosen_worker(start: Start) -> None:
         await eyes.until(lambda: len(eyes.pids()) == 3 and old[1] not in eyes.pids(),
                          "another worker")
         assert (eyes.pids()[0], eyes.pids()[2]) == (old[0], old[2])
-        chosen = eyes.app.chosen()
+        chosen = eyes.app.table.chosen()
         assert chosen is not None
         # the choice goes to whoever has the seat
         assert (chosen["index"], chosen["pid"]) == (1, eyes.pids()[1])
@@ -305,18 +305,18 @@ def test_sorting_by_key_and_by_click(start: Start) -> None:
         await eyes.sees("▲PID")
         await eyes.press("S", "S")  # backwards, over the first to the last
         await eyes.sees("▼BUSY")
-        left = sum(column.width for column in app.COLUMNS[:6])
+        left = sum(column.width for column in table.COLUMNS[:6])
         await eyes.pilot.click(eyes.app.table, offset=(left + 3, 0))
         await eyes.sees("▼RESTARTS")
         assert eyes.pids()[0] == second  # the only one that has died
-        chosen = eyes.app.chosen()
+        chosen = eyes.app.table.chosen()
         assert chosen is not None
         assert chosen["pid"] == second  # the choice went with its worker
         await eyes.pilot.click(eyes.app.table, offset=(left + 3, 0))
         await eyes.sees("▲RESTARTS")
         assert eyes.pids()[-1] == second
-        for column in app.COLUMNS:
-            eyes.app._sort(column, True)
+        for column in table.COLUMNS:
+            eyes.app.table.sort_by(column, True)
             assert {*eyes.pids()} == {first, second, third}
 
     look(master.path, scenario)
@@ -477,8 +477,8 @@ def test_a_thousand_workers_do_not_make_it_slow(start: Start) -> None:
 
     async def scenario(eyes: Eyes) -> None:
         eyes.app._watch.close()
-        for column in (app.COLUMNS[0], app.COLUMNS[8]):
-            eyes.app._sort(column, False)
+        for column in (table.COLUMNS[0], table.COLUMNS[8]):
+            eyes.app.table.sort_by(column, False)
             few, many = await cost(eyes, 100), await cost(eyes, 1000)
             assert many < 6 * few, (many, few)
             assert len(eyes.pids()) == 1000

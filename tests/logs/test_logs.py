@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from einhornpy.supervisor.logs import formats, output, sinks
 from einhornpy.supervisor.logs.log import Source
-from einhornpy.supervisor.reporting.journal import ATTENTION, Entry
+from einhornpy.supervisor.reporting.events import Entry, Event
 from einhornpy.supervisor.system import processes
 from einhornpy.supervisor.system.guard import Guard
 from einhornpy.supervisor.system.loop import Loop
@@ -115,7 +115,7 @@ def test_json_and_logfmt(start: Start) -> None:
     st.text(max_size=30),
     st.dictionaries(st.from_regex("[a-z_]{1,8}", fullmatch=True), st.text(max_size=30), max_size=4))
 def test_any_text_is_one_line(text: str, fields: dict[str, str]) -> None:
-    entry = Entry("worker failed", {"error": text, **fields}, ATTENTION)
+    entry = Entry(Event.WORKER_FAILED, {"error": text, **fields})
     for line in (formats.text_line(entry, "web", 0.0), formats.json_line(entry, "web", fields, 0.0),
                  formats.logfmt_line(entry, "web", fields, 0.0)):
         assert len(line.splitlines()) == 1
@@ -123,7 +123,7 @@ def test_any_text_is_one_line(text: str, fields: dict[str, str]) -> None:
 
 
 def test_yes_and_no_are_said_alike_in_each_form() -> None:
-    entry = Entry("worker ready", {"index": 0, "guessed": True})
+    entry = Entry(Event.WORKER_READY, {"index": 0, "guessed": True})
     assert " guessed=true" in formats.text_line(entry, "web", 0.0)
     assert " guessed=true" in formats.logfmt_line(entry, "web", {}, 0.0)
     assert '"guessed": true' in formats.json_line(entry, "web", {}, 0.0)

@@ -303,7 +303,7 @@ def test_a_lost_connection_is_said_and_found_again(start: Start, place: Path,
     expect(page.locator("#lost")).to_be_hidden()
     expect(page.locator("body")).not_to_have_class("stale")
     expect(page.locator("#freshness")).to_contain_text("live, ")
-    expect(page.locator("#events")).to_contain_text("this page's server died")
+    expect(page.locator("#events")).to_contain_text("the page's server died")
     expect(page).to_have_title("ready · shop · einhornpy")
     expect(page.locator("#announcement")).to_have_text(
         "Gate ready: 2 of 2 workers ready on generation 1")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from einhornpy.supervisor.settings.table import OPTIONS, BadSetting, Option, Settings, load
+from einhornpy.supervisor.settings.sources import BadSetting, load
+from einhornpy.supervisor.settings.table import SETTINGS, Setting, Settings
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,16 +65,16 @@ SAMPLES: dict[str, tuple[str, Any, str]] = {
                  ""), "worker_output": ("prefix", "prefix",
                                         "both"), "quiet": ("yes", True,
                                                            "2"), "verbose": ("on", True, "2"),}
-each_option = pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+each_option = pytest.mark.parametrize("option", SETTINGS.values(), ids=lambda option: option.name)
 
 
-def from_flags(option: Option, text: str) -> Settings:
+def from_flags(option: Setting, text: str) -> Settings:
     value: Any = [text] if option.many else text
     return load({option.name: value}, ["app"], {}, "/dir")
 
 
 @each_option
-def test_every_setting_from_every_source(option: Option, tmp_path: Path) -> None:
+def test_every_setting_from_every_source(option: Setting, tmp_path: Path) -> None:
     good, meaning, _ = SAMPLES[option.name]
     variable = f"EINHORNPY_{option.name.upper()}"
     file = tmp_path / "f.toml"
@@ -91,7 +92,8 @@ def test_every_setting_from_every_source(option: Option, tmp_path: Path) -> None
 
 
 @each_option
-def test_every_wrong_value_is_one_line_that_names_the_place(option: Option, tmp_path: Path) -> None:
+def test_every_wrong_value_is_one_line_that_names_the_place(option: Setting,
+                                                            tmp_path: Path) -> None:
     bad = SAMPLES[option.name][2]
     with pytest.raises(BadSetting) as caught:
         from_flags(option, bad)
@@ -208,8 +210,8 @@ values = st.one_of(st.text(max_size=20), st.integers(), st.floats(), st.booleans
 
 
 @given(
-    st.dictionaries(st.sampled_from([option.name for option in OPTIONS]), values, max_size=4),
-    st.dictionaries(st.sampled_from([f"EINHORNPY_{option.name.upper()}" for option in OPTIONS]),
+    st.dictionaries(st.sampled_from([*SETTINGS]), values, max_size=4),
+    st.dictionaries(st.sampled_from([each.variable for each in SETTINGS.values()]),
                     st.text(max_size=20), max_size=3))
 def test_any_values_are_taken_or_refused(flags: dict[str, Any], environment: dict[str,
                                                                                   str]) -> None:

@@ -15,7 +15,7 @@ from einhornpy.control import terminal
 from einhornpy.control.cli import main
 from einhornpy.shared import printable
 from einhornpy.supervisor.logs import formats
-from einhornpy.supervisor.settings.table import BadSetting, load
+from einhornpy.supervisor.settings.sources import BadSetting, load
 from hypothesis import given
 from hypothesis import strategies as st
 

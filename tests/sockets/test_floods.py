@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from einhornpy.control.client import Client
 from einhornpy.supervisor.logs import strangers
-from einhornpy.supervisor.reporting.journal import Entry
+from einhornpy.supervisor.reporting.events import Entry, Event
 from einhornpy.supervisor.sockets.crowd import MOST_OF_A_USER, Crowd, Kind, Party
 
 from ..harness import (
@@ -159,18 +159,18 @@ def test_what_strangers_make_the_log_say() -> None:
     told: list[Entry] = []
     noted = strangers.Strangers(told.append)
     for _ in range(1000):
-        noted.tell(7, "word", {"reason": "x"})
-    noted.tell(8, "word", {"reason": "y"})
+        noted.tell(7, Event.WORKERS_WORD_IGNORED, {"reason": "x"})
+    noted.tell(8, Event.WORKERS_WORD_IGNORED, {"reason": "y"})
     assert [entry.fields["from_user"] for entry in told] == [7] * strangers.MOST_LINES + [8]
     for uid in range(1000, 1100):
-        noted.tell(uid, "word", {})
+        noted.tell(uid, Event.WORKERS_WORD_IGNORED, {})
     assert len(told) <= (strangers.MOST_USERS + 1) * strangers.MOST_LINES
     del told[:]
     assert noted.deadline is not None
     noted.on_time(noted.deadline + 1.0)
     left_out = {(entry.fields["from_user"], entry.fields["count"]) for entry in told}
     assert left_out == {(7, 1000 - strangers.MOST_LINES), ("others", 81)}
-    assert not any(entry.remembered for entry in told)
+    assert not any(entry.event.remembered for entry in told)
     assert noted.deadline is None
 
 

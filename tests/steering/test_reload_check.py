@@ -20,7 +20,9 @@ from einhornpy.supervisor.__main__ import load, understand
 from einhornpy.supervisor.core import planner
 from einhornpy.supervisor.launch.lookups import look_up
 from einhornpy.supervisor.master import Master
-from einhornpy.supervisor.settings.table import BadSetting
+from einhornpy.supervisor.settings import sources
+from einhornpy.supervisor.settings.sources import BadSetting
+from einhornpy.supervisor.settings.table import Settings
 from einhornpy.supervisor.sockets.listeners import BadAddress
 from einhornpy.supervisor.steering import reload_check
 from einhornpy.supervisor.system import plain_data
@@ -35,6 +37,17 @@ HUGE = 10**40
 VALUES: list[Any] = [
     DELETED, None, "x", "", -1, 0, HUGE, 999999, 1.5,
     float("nan"), True, [], {}, [1], {"a": 1}, "é☃"]
+
+
+def test_which_settings_stay_as_they_were() -> None:
+    def settings(**flags: Any) -> Settings:
+        return sources.load(flags, ["app"], {}, "/")
+
+    before = reload_check.kept(settings(number="2"))
+    assert reload_check.ignored(settings(number="2", max_surge="2", timeout="9"), before) == []
+    assert reload_check.ignored(settings(number="3", quiet=True), before) == ["number", "quiet"]
+    # a master of the version before has kept fewer
+    assert reload_check.ignored(settings(number="3", quiet=True), {"number": 2}) == ["number"]
 
 
 def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from einhornpy.supervisor.system import attributes
+from einhornpy.supervisor.settings import parsers
 
 from ..harness import DEADLINE, EINHORNPY, EXAMPLE, Master, get, wait_listening, wait_until
 from ..launch.test_run import attempt, reports
@@ -254,7 +254,7 @@ def test_what_needs_root_is_refused_to_others(open_place: Path, flags: tuple[str
     reach."""
     code = (
         "import ctypes, os, sys\n"
-        "from einhornpy.supervisor.settings.table import load\n"
+        "from einhornpy.supervisor.settings.sources import load\n"
         "from einhornpy.supervisor.system import attributes\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "wanted = load(dict([sys.argv[1:]]), ['x'], {}, '/')\n"
@@ -272,11 +272,11 @@ def test_what_needs_root_is_refused_to_others(open_place: Path, flags: tuple[str
 
 
 def test_parsing() -> None:
-    assert attributes.limit("core=0:unlimited") == ("core", 0, resource.RLIM_INFINITY)
-    assert attributes.niceness("5") == (5, None)
-    assert attributes.core_list("3,0-1") == (3, 0, 1)
-    for parse, text in ((attributes.limit, "x=1"), (attributes.niceness, "5:6:7"),
-                        (attributes.core_list, ""), (attributes.core_list, "1-")):
+    assert parsers.limit("core=0:unlimited") == ("core", 0, resource.RLIM_INFINITY)
+    assert parsers.niceness("5") == (5, None)
+    assert parsers.core_list("3,0-1") == (3, 0, 1)
+    for parse, text in ((parsers.limit, "x=1"), (parsers.niceness, "5:6:7"),
+                        (parsers.core_list, ""), (parsers.core_list, "1-")):
         with pytest.raises(ValueError):
             parse(text)
 

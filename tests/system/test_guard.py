@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from einhornpy.control.client import Client, Failed, MasterGone, NoMaster, TimedOut
-from einhornpy.supervisor.reporting.journal import Entry
+from einhornpy.supervisor.reporting.events import Entry
 from einhornpy.supervisor.system import guard as guards
 from einhornpy.supervisor.system.guard import Guard
 from einhornpy.supervisor.system.loop import READ, Loop

@@ -57,8 +57,8 @@ def test_the_man_page_is_up_to_date_well_formed_and_installed() -> None:
     shown = re.sub(".\b", "", shown)
     for name in cli.list_commands(click.Context(cli)):
         assert f"       einhornpy {name}" in shown, name
-    for option in table.OPTIONS:
-        assert option.flags[-1] in shown
+    for setting in table.SETTINGS.values():
+        assert setting.flags[-1] in shown
     installed = Path(sys.prefix) / "share" / "man" / "man1" / "einhornpy.1"
     assert installed.read_text() == page.read_text()
     environment = {"PATH": f"{BIN}:/usr/bin:/bin", "HOME": "/nonexistent", "LANG": "C.UTF-8"}
@@ -129,7 +129,7 @@ def test_fenced_blocks_parse() -> None:
                 json.loads(block)
             case "toml":
                 given = tomllib.loads(block)
-                assert {key.replace("-", "_") for key in given} <= {*table.BY_NAME, "command"}
+                assert {key.replace("-", "_") for key in given} <= {*table.SETTINGS, "command"}
             case _:
                 compile(block, "docs", "exec")
 

@@ -31,11 +31,11 @@ from einhornpy.supervisor.core.pool import Pool
 from einhornpy.supervisor.launch import shared_page
 from einhornpy.supervisor.logs.strangers import Strangers
 from einhornpy.supervisor.outside import labels
-from einhornpy.supervisor.settings import table
+from einhornpy.supervisor.settings import sources, table
 from einhornpy.supervisor.sockets import listeners, notify_socket, systemd
 from einhornpy.supervisor.sockets.control_server import Access, Server
 from einhornpy.supervisor.sockets.listeners import Address
-from einhornpy.supervisor.steering import commands, reload_check
+from einhornpy.supervisor.steering import audience, commands, reload_check
 from einhornpy.supervisor.system import errands, plain_data
 from einhornpy.supervisor.system.guard import Guard
 from einhornpy.supervisor.system.loop import Loop
@@ -212,9 +212,9 @@ class Host:
         upgrades.pause.return_value = upgrades.resume.return_value = "done"
         upgrades.history.return_value, upgrades.generation.return_value = [], {}
         self.commands = commands.Commands(master, upgrades, reloads,
-                                          commands.Audience((), self.guard.failed),
+                                          audience.Audience((), self.guard.failed),
                                           Strangers(lambda entry: None))
-        self.commands._einhorn.table["state"] = (lambda request: "state", "")
+        self.commands._einhorn.do_state = lambda request: "state"  # type: ignore[method-assign]
         self.server = Server(self.loop, listener, self.commands.handle, Access(os.geteuid()),
                              lambda pid: 0, lambda worker: False, 16, self.guard.failed)
 
@@ -410,8 +410,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def loaded(flags: dict[str, Any], environment: dict[str, str]) -> None:
     try:
-        assert isinstance(table.load(flags, ["app"], environment, "/dir"), table.Settings)
-    except table.BadSetting as error:
+        assert isinstance(sources.load(flags, ["app"], environment, "/dir"), table.Settings)
+    except sources.BadSetting as error:
         one_line(error)
 
 
@@ -435,7 +435,7 @@ def test_any_value_of_a_setting_from_a_file(file: Path, seed: int) -> None:
         "'" + "9" * 400 + "G'", "'" + "0-9999," * 1000 + "'", '"\\u202e\\u001b"', "'~nobody/x'",
         "{'a\\nb' = 1}", "'²'", "-1", "{a = 0x" + "f" * 5000 + "}"]
     keys = [
-        "command", *(option.name for option in table.OPTIONS), "x", '"\\n\\u001b"', "a.b.c",
+        "command", *table.SETTINGS, "x", '"\\n\\u001b"', "a.b.c",
         ".".join("a" * 3000)]
 
     def make(rng: random.Random) -> str:
@@ -460,7 +460,7 @@ def test_the_environment(seed: int) -> None:
 
     def make(rng: random.Random) -> dict[str, str]:
         names = [
-            f"EINHORNPY_{rng.choice([*table.BY_NAME, 'command', 'x']).upper()}" for _ in range(2)]
+            f"EINHORNPY_{rng.choice([*table.SETTINGS, 'command', 'x']).upper()}" for _ in range(2)]
         return {
             os.fsdecode(spoilt(rng, name.encode()) if rng.random() < 0.2 else name.encode()).replace(
                 "\0", ""): os.fsdecode(spoilt(rng,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from einhornpy.supervisor.settings import table
+from einhornpy.supervisor.settings import parsers
 from einhornpy.worker.gunicorn_warm_up import Course, WarmUpFailed, ask_asgi, ask_wsgi
 
 from ..harness import Master, get, wait_until
@@ -82,7 +82,7 @@ def start_one(start: Start, worker_class: str, app: str, *warm_ups: str) -> Mast
 @pytest.mark.parametrize("given",
                          ["/", "/a?b=%20", "https://shop.example.com/", "http://[::1]:8000/x?y"])
 def test_paths_and_whole_urls_are_taken(given: str) -> None:
-    assert table.request(given) == given
+    assert parsers.request(given) == given
 
 
 @pytest.mark.parametrize("given", [
@@ -91,7 +91,7 @@ def test_paths_and_whole_urls_are_taken(given: str) -> None:
 def test_nothing_else_is(given: object) -> None:
     with pytest.raises(ValueError,
                        match="a path such as /health, or a URL such as https://HOST/health"):
-        table.request(given)
+        parsers.request(given)
 
 
 DJANGO_CLASSES = [("sync", "shop:wsgi"), ("asgi", "shop:asgi"),

@@ -73,7 +73,7 @@ export class Model {
       } else if (event.event === "upgrade-ended") {
         let upgrade = running(event.generation);
         if (upgrade === undefined) {
-          upgrade = { from: null, to: event.generation, began: event.unix_time - parseFloat(event.took) };
+          upgrade = { from: null, to: event.generation, began: event.unix_time - (event.took_seconds ?? 0) };
           found.push(upgrade);
         }
         Object.assign(upgrade, { ended: event.unix_time, outcome: event.outcome, reason: event.reason, error: event.error });

@@ -73,7 +73,7 @@ function pill(word, paused = false) {
   return html("span", { class: `outcome ${look}` }, icon(shape), text);
 }
 
-function* describeUpgrade({ upgrade, target, gate, reason }) {
+function* describeUpgrade({ upgrade, target, gate, reason, left_behind = [] }) {
   const running = upgrade.outcome === null;
   yield html("p", { class: "which" }, html("strong", {}, course(upgrade)), pill(upgrade.outcome, running && gate === "paused"));
   const done = `${upgrade.replaced} of ${target} replaced`;
@@ -92,8 +92,9 @@ function* describeUpgrade({ upgrade, target, gate, reason }) {
     upgrade.paused_by && ["paused by", upgrade.paused_by],
   ]);
   yield list;
-  // The bar has said so already.
-  if (running && !/^\d+ of \d+ workers on generation \d+$/.test(reason)) yield html("p", { class: "course" }, reason);
+  // The bar has said how far the exchange is.
+  const more = gate === "paused" || left_behind.length > 0 || !["canary", "exchanging"].includes(upgrade.phase);
+  if (running && more) yield html("p", { class: "course" }, reason);
   const why = reasonAndError(upgrade);
   if (why && !(running && reason.includes(why))) yield html("p", { class: "error" }, why);
 }

@@ -62,45 +62,10 @@ export function needsAttention(event) {
 // Fields that every event has, or that the sentence is not about.
 const COMMON = new Set(["event", "level", "time", "unix_time", "ready", "live", "target", "gate", "gate_reason", "replaced"]);
 
-const worker = (event) => `worker ${event.index} (pid ${event.pid}, generation ${event.generation})`;
-const took = (event) => event.took.replace("s", " s");
-const because = (text) => (text ? `: ${text}` : "");
-
-const SENTENCES = {
-  "worker-starting": (event) => `${worker(event)} starting`,
-  "worker-ready": (event) => `${worker(event)} ready after ${took(event)}`,
-  "worker-due": (event) => `${worker(event)} due for recycling: it ${event.reason}`,
-  "worker-retiring": (event) => `${worker(event)} retiring: ${event.reason}`,
-  "worker-gone": (event) => `${worker(event)} gone${because(event.error)}`,
-  "worker-died": (event) => `${worker(event)} died with status ${event.status}${because(event.error)}`,
-  "worker-failed": (event) => `${worker(event)} failed${because(event.error)}`,
-  "worker-hung": (event) => `${worker(event)} hung: it ${event.reason}`,
-  "worker-killed": (event) => `${worker(event)} killed: it ${event.reason}`,
-  "start-failed": (event) => `start of generation ${event.generation} failed, ${event.in_a_row} in a row`
-    + (event.next_try_in ? `, next try in ${event.next_try_in.replace("s", " s")}` : "") + because(event.error),
-  "upgrade-started": (event) => `upgrade ${event.from} → ${event.to} started (${event.kind}`
-    + `${event.release ? `, release ${event.release}` : ""}), asked for by ${event.requested_by}`,
-  "upgrade-refused": (event) => `generation ${event.generation} refused, going back to ${event.back_to}`
-    + because(reasonAndError(event)),
-  "upgrade-ended": (event) => `upgrade to generation ${event.generation} ${outcome(event.outcome)} after ${took(event)}`
-    + because(reasonAndError(event)),
-  "upgrade-paused": (event) => `upgrade paused by ${event.by}`,
-  "upgrade-resumed": (event) => `upgrade resumed by ${event.by}`,
-  "upgrade-aborted": (event) => `upgrade aborted by ${event.by}`,
-  "generation-prepared": (event) => `generation ${event.generation} prepared in ${event.directory}`,
-  "hold-begun": (event) => `hold begun: ${plural(event.canaries, "new worker")} serving, ${event.hold}`,
-  "hold-ended": () => "hold ended, everybody follows",
-  "check-failed": (event) => `check failed${because(reasonAndError(event))}`,
-  scaled: (event) => `scaled from ${event.from} to ${event.to}`,
-  stopping: (event) => `stopping, ${plural(event.workers, "worker")} still there`,
-  "web-started": (event) => `this page served on ${event.listen}`,
-  "web-died": (event) => `this page's server died: ${event.why}`,
-};
-
-// One event as a sentence. One that is not known here says its fields, as the log does.
+// One event in the words of its master. One that a master of an older version has told has none, and says its fields, as the log
+// does.
 export function sentence(event) {
-  const known = SENTENCES[event.event];
-  if (known) return known(event);
+  if (event.message) return event.message;
   const fields = Object.entries(event).filter(([key, value]) => !COMMON.has(key) && value !== null);
   return [event.event.replaceAll("-", " "), ...fields.map(([key, value]) => `${key}=${value}`)].join(" ");
 }

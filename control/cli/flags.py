@@ -1,0 +1,87 @@
+"""The flags of `run`, made from the master's own table of settings, and settings as one would type
+them. It runs nothing, and reads the table only when the flags are asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from ...supervisor.settings.table import Setting
+
+# What a shell may offer for a setting, by the word that stands for its value.
+KINDS = {"DIR": "dir", "PATH": "file", "USER": "user", "GROUP": "group", "SIGNAL": "signal"}
+# Options of Einhorn's that can't mean anything here, and why; the last flag of each is its name.
+REFUSED = {
+    ("-p", "--preload"): "it loads Ruby code into the master, which is no Ruby: workers import "
+                         "their code themselves",
+    ("--gc-before-fork",): "it tunes Ruby's memory before a fork, and workers are exec'ed"}
+
+
+def suggest(what: str | tuple[str, ...]) -> Callable[
+        [click.Context, click.Parameter, str], list[CompletionItem[str]]]:
+    """Let a shell offer words of a kind (see completion.py), or these."""
+
+    def suggestions(context: click.Context, parameter: click.Parameter,
+                    incomplete: str) -> list[CompletionItem[str]]:
+        from . import completion
+
+        return completion.suggestions(what, context, incomplete)
+
+    return suggestions
+
+
+def parameters() -> list[click.Parameter]:
+    """Everything that `run` takes: its flags and the command."""
+    from ...supervisor.settings.table import SETTINGS
+
+    return [
+        click.Option(["--config"], metavar="FILE", help="Read settings from this TOML file too.",
+                     shell_complete=suggest("file")),
+        *(_flag(setting) for setting in SETTINGS.values()),
+        *(click.Option([*names], hidden=True, expose_value=False, is_flag=len(names) == 1,
+                       callback=functools.partial(_refuse, names[-1], why))
+          for names, why in REFUSED.items()),
+        click.Argument(["command"], nargs=-1, type=click.UNPROCESSED,
+                       shell_complete=suggest("program"))]
+
+
+def _flag(setting: Setting) -> click.Option:
+    """One setting as an option of click's."""
+    names, default = [*setting.flags], setting.shown_default
+    if setting.off is not None:  # only the long flag has an opposite
+        names = [*(f"{flag}/ " for flag in names[:-1]), f"{names[-1]}/{setting.off}"]
+    said = default is None or setting.switch or "Default:" in setting.help
+    offered = setting.choices or KINDS.get(setting.metavar)
+    return click.Option([setting.name, *names], is_flag=setting.switch, default=None,
+                        multiple=setting.many, metavar=None if setting.switch else setting.metavar,
+                        help=setting.help if said else f"{setting.help}  Default: {default}.",
+                        shell_complete=suggest(offered) if offered else None)
+
+
+def _refuse(flag: str, why: str, context: click.Context, parameter: click.Parameter,
+            value: Any) -> None:
+    if value:
+        raise click.UsageError(f"{flag}: {why}; leave it out", context)
+
+
+def given_only(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The options that somebody gave."""
+    return {key: value for key, value in parameters.items() if value not in (None, ())}
+
+
+def words_of(setting: Setting, value: Any) -> list[str]:
+    """A setting of run as one would type it."""
+    if value in (None, ()):
+        return []
+    if setting.switch:
+        return [setting.flags[-1]] if value else [setting.off] if setting.off else []
+    return [
+        word for each in (value if setting.many else [value])
+        for word in (setting.flags[-1], str(each))]

@@ -1,0 +1,185 @@
+"""What changes the code that runs: upgrade and rollback, and what steers one that is under way."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any
+
+import click
+
+from ...shared import commands
+from .. import client, gate
+from ..terminal import say, say_block, say_json
+from .flags import suggest
+from .options import Connect, Exit, Whole, check_label, which_master
+
+HOLD = f"a number of seconds such as 90 or 5min, or {commands.UNTIL_RESUME}"
+
+
+@click.command()
+@which_master
+@click.option("--release", metavar="NAME", help="Label the new generation.")
+@click.option("--fleet", is_flag=True,
+              help="Start all new workers first, then let all old ones go.")
+@click.option("--canary", type=Whole(1), metavar="N",
+              help="Let N new workers serve first, beside the old ones.")
+@click.option("--hold", metavar="SECONDS|until-resume",
+              help="How long the canaries are watched.  Default: 60.",
+              shell_complete=suggest("hold"))
+@click.option("--check", metavar="COMMAND",
+              help="Run during the hold; if it fails, the release is refused.")
+@click.option("--max-failures", type=Whole(0), metavar="N",
+              help="Go back at so many failures, this time.")
+@click.option("--reload", "reload_first", is_flag=True,
+              help="Replace the master first, as reload does.")
+@click.option("--no-wait", is_flag=True, help="Return as soon as the upgrade is accepted.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON instead of lines.")
+def upgrade(connect: Connect, release: str | None, fleet: bool, canary: int | None,
+            hold: str | None, check: str | None, max_failures: int | None, reload_first: bool,
+            no_wait: bool, as_json: bool) -> None:
+    """Replace every worker by one of the new code, and say how it ended.
+
+    Exit codes: 0 done, 3 the master is still preparing its first generation, 5 refused, aborted or
+    rolled back, 7 superseded by a newer upgrade, 6 the master stopped, 69 no master there, 2 wrong
+    usage. ^C leaves the upgrade running.
+    """
+    check_canary(canary, hold, check)
+    check_label("--release", release)
+    given = {
+        "kind": "fleet" if fleet else "rolling", "release": release, "canary": canary,
+        "hold": hold, "check": check, "max_failures": max_failures}
+    arguments = {key: value for key, value in given.items() if value is not None}
+    with connect(60.0 if reload_first else 10.0, verbatim=as_json) as master:
+        if reload_first:
+            message = master.ask("reload")["message"]
+            if not as_json:
+                say(message)
+        begin(master, "upgrade", arguments, no_wait, as_json)
+
+
+def check_canary(canary: int | None, hold: str | None, check: str | None) -> None:
+    """Refuse here what the master would refuse, by the name of its flag.
+
+    Raises:
+        click.UsageError: one of them is wrong, or given without a canary.
+    """
+    for flag, value, expected in (("--hold", hold, HOLD), ("--check", check, "a shell command")):
+        if value is not None and canary is None:
+            raise click.UsageError(f"{flag} goes with --canary")
+        if value is not None and not value.strip():
+            raise click.UsageError(f"{flag}: got {value!r}, expected {expected}")
+    if hold is not None and hold != commands.UNTIL_RESUME:
+        from ...supervisor.settings.parsers import seconds
+
+        try:
+            seconds(hold)
+        except ValueError:
+            raise click.UsageError(f"--hold: got {hold!r}, expected {HOLD}") from None
+
+
+@click.command()
+@which_master
+@click.option("--to", metavar="N|RELEASE",
+              help="This generation, or the newest one of this release.",
+              shell_complete=suggest("recipe"))
+@click.option("--no-wait", is_flag=True, help="Return as soon as it is accepted.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON instead of lines.")
+def rollback(connect: Connect, to: str | None, no_wait: bool, as_json: bool) -> None:
+    """Upgrade to the recipe of an earlier generation; by default of the newest proven one before
+    the current.
+
+    Command, directory and environment are those of that generation. A number means a generation; a
+    release that is a number must be named by its generation. Exit codes as those of upgrade.
+    """
+    check_label("--to", to)
+    wanted = {} if to is None else {"to": int(to) if re.fullmatch("[0-9]{1,9}", to) else to}
+    with connect(verbatim=as_json) as master:
+        begin(master, "rollback", wanted, no_wait, as_json)
+
+
+@click.command()
+@which_master
+def pause(connect: Connect) -> None:
+    """Let the running upgrade stand still: nobody is exchanged until resume or abort."""
+    with connect() as master:
+        say(master.ask("pause")["message"])
+
+
+@click.command()
+@which_master
+def resume(connect: Connect) -> None:
+    """Let a paused upgrade go on, or end a canary's hold."""
+    with connect() as master:
+        say(master.ask("resume")["message"])
+
+
+@click.command()
+@which_master
+@click.option("--no-wait", is_flag=True, help="Return as soon as the upgrade goes back.")
+def abort(connect: Connect, no_wait: bool) -> None:
+    """Let the running upgrade go back to the last proven generation, and wait until it is there.
+
+    Exit codes: 0 it is back, 1 no upgrade runs, 5 it had gone back already, 6 the master stopped, 7
+    a newer upgrade took its place, 69 no master there. Status says rolled-back after 0.
+    """
+    with connect() as master:
+        if no_wait:
+            say(master.ask("abort", wait=False)["message"])
+            return
+        result = follow(master, "abort", {}, quiet=False)["result"]
+    ended = result["upgrade"]
+    if result.get("by") is not None:
+        raise Exit(gate.SUPERSEDED, f"upgrade superseded by generation {result['by']}")
+    if ended["outcome"] != "aborted":
+        raise Exit(gate.OUTCOMES.get(ended["outcome"], gate.ROLLED_BACK),
+                   f"upgrade {ended['outcome']}: {ended['reason']}")
+    say(f"upgrade to generation {ended['to']} aborted: generation {ended['from']} serves")
+
+
+def begin(master: client.Client, command: str, arguments: dict[str, Any], no_wait: bool,
+          as_json: bool) -> None:
+    """Ask for an upgrade or rollback and, unless told otherwise, leave with how it ended."""
+    if no_wait:
+        reply = master.ask(command, wait=False, **arguments)
+        if as_json:
+            say_json(reply["result"])
+        else:
+            say(reply["message"])
+        return
+    result = follow(master, command, arguments, as_json)["result"]
+    from .. import show
+
+    ended, code = result["upgrade"], gate.OUTCOMES.get(result["outcome"], gate.ROLLED_BACK)
+    if as_json:
+        say_json(result)
+        raise Exit(code)
+    if code == gate.READY:
+        say(f"upgrade done: generation {ended['to']} is ready after "
+            f"{show.duration(ended['took_seconds'])}")
+        return
+    if result["outcome"] == "superseded":
+        raise Exit(code, f"upgrade superseded by generation {result['by']}")
+    if ended.get("last_lines"):
+        say_block("\n".join(show.last_lines(ended["last_lines"], ended["to"], sys.stderr)),
+                  sys.stderr)
+    why = ": ".join(text for text in (result["reason"], result["error"]) if text)
+    raise Exit(code, f"upgrade {result['outcome'].replace('-', ' ')}{f': {why}' if why else ''}")
+
+
+def follow(master: client.Client, command: str, arguments: dict[str, Any],
+           quiet: bool) -> dict[str, Any]:
+    """Ask for something that changes an upgrade, show its course, return the last reply."""
+    from .. import show
+
+    last: dict[str, Any] = {}
+    try:
+        with show.PlainProgress() if quiet else show.progress() as progress:
+            for last in master.replies(command, **arguments):
+                master.wait_for_ever()
+                if "event" in last["result"] and not quiet:
+                    progress.step(last["result"]["event"])
+    except KeyboardInterrupt:
+        raise Exit(gate.INTERRUPTED,
+                   "the upgrade goes on without you; einhornpy status --wait follows it") from None
+    return last

@@ -1,0 +1,103 @@
+"""What changes the workers, but not their code: scale, recycle, signal."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+from ...shared import commands
+from .. import client, gate
+from ..terminal import say
+from .flags import suggest
+from .options import Connect, Exit, Seconds, Whole, which_master
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@which_master
+@click.argument("number", metavar="N|+N|-N")
+def scale(connect: Connect, number: str) -> None:
+    """Change how many workers are kept ready: to N, or by +N or -N."""
+    if not re.fullmatch("[+-]?[0-9]+", number):
+        raise click.UsageError(f"scale: got {number!r}, expected N, +N or -N")
+    if len(number) > 7:
+        raise click.UsageError(
+            f"scale: got {number!r}, expected 1 to {commands.MOST_WORKERS} workers")
+    key = "by" if number[0] in "+-" else "to"
+    if key == "to" and int(number) < 1:
+        raise click.UsageError(f"scale: got {number!r}, expected at least one worker")
+    with connect() as master:
+        say(master.ask("scale", **{key: int(number)})["message"])
+
+
+@click.command()
+@which_master
+@click.argument("index", type=Whole(0), metavar="INDEX", shell_complete=suggest("seat"))
+@click.option("--wait", is_flag=True,
+              help="Return when it is gone and another one is ready in its place.")
+@click.option("--timeout", type=Seconds(0, min_open=True), metavar="SECONDS",
+              help="With --wait: exit 124 after this long.")
+def recycle(connect: Connect, index: int, wait: bool, timeout: float | None) -> None:
+    """Replace one worker, that of seat INDEX, by another of the same code: it leaves when the other
+    one is ready.
+
+    Exit codes: 0 it is due (with --wait: replaced and gone), 1 nobody there is ready, or it is due
+    already, 6 the master stopped meanwhile, 69 no master there, 124 not replaced in time, 2 wrong
+    usage.
+    """
+    if timeout is not None and not wait:
+        raise click.UsageError("--timeout goes with --wait")
+    with connect() as master:
+        asked = master.ask("recycle", index=index)
+        say(asked["message"])
+        pid = asked["result"]["pid"]
+        if not wait:
+            return
+        wait_until_replaced(master, index, pid, timeout)
+
+
+def wait_until_replaced(master: client.Client, index: int, pid: int,
+                        timeout: float | None) -> None:
+    """Return when this worker is gone and all that are wanted are ready.
+
+    Raises:
+        Exit: it isn't within so many seconds, or nobody waits for it any more.
+    """
+    if timeout is None:
+        master.wait_for_ever()
+    else:
+        master.allow(timeout)
+    workers: list[dict[str, Any]] = []
+    try:
+        for reply in master.replies("status", follow=True):
+            document = reply["result"]
+            workers = document["workers"]
+            left = any(worker["pid"] == pid for worker in workers)
+            if not left and document["ready"] >= document["target"]:
+                say(f"worker {index} (pid {pid}) is gone: {document['reason']}")
+                return
+    except client.TimedOut:
+        replaced = any(
+            worker["index"] == index and worker["state"] == "ready" and worker["pid"] != pid
+            for worker in workers)
+        how = "is replaced, but not gone" if replaced else "is not replaced"
+        raise Exit(gate.TIMED_OUT,
+                   f"worker {index} (pid {pid}) {how} within {timeout:g} s") from None
+    except KeyboardInterrupt:
+        raise Exit(gate.INTERRUPTED, "it is replaced without you") from None
+
+
+@click.command("signal")
+@which_master
+@click.argument("name", metavar="SIGNAL", shell_complete=suggest("signal"))
+def send_signal(connect: Connect, name: str) -> None:
+    """Send a signal to every worker."""
+    from ...supervisor.settings.parsers import signal_name
+
+    try:
+        signal_name(name)
+    except ValueError as error:
+        raise click.UsageError(f"signal: got {name!r}, expected {error}") from None
+    with connect() as master:
+        say(master.ask("signal", signal=name)["message"])

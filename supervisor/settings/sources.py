@@ -1,0 +1,212 @@
+"""Where settings come from: the command line wins, then `EINHORNPY_*`, a TOML file, defaults. Every
+value remembers its place. Nothing is bound, opened for writing or started here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..core.worker_environment import FOR_WORKERS
+from . import parsers
+from .contradictions import contradictions
+from .table import ENVIRONMENT_PREFIX, SETTINGS, Setting, Settings
+
+LARGEST_FILE = 1 << 20
+# Of a wrong value, in a message.
+LONGEST_SHOWN = 200
+# Given to workers by a master; a master started by a worker must not take them for settings.
+NOT_SETTINGS = {
+    "EINHORNPY_GENERATION", "EINHORNPY_WORKER", "EINHORNPY_ADAPTER", "EINHORNPY_RETIRE_SIGNAL",
+    "EINHORNPY_STATUS", *FOR_WORKERS}
+_Source = dict[str, tuple[Any, str]]
+
+
+class BadSetting(ValueError):
+    """One line: where the value stands, what it is, what was expected."""
+
+
+def load(flags: Mapping[str, Any], command: Sequence[str], environ: Mapping[str, str],
+         directory: str, configuration: str | None = None) -> Settings:
+    """Merge every source into `Settings`.
+
+    Args: flags: setting → text (or list of texts, or bool), as given on the command line; `config`
+        names the TOML file. command: the worker's command line; empty to take it from the
+        environment or the file. environ: the process environment. directory: the absolute directory
+        that relative paths and the default `--chdir` start from. configuration: the text of the
+        TOML file, where it was read before.
+
+    Raises:
+        BadSetting: a key or value is wrong, or no command was given anywhere.
+    """
+    config = flags.get("config") or environ.get(f"{ENVIRONMENT_PREFIX}CONFIG")
+    if configuration is None and config is not None:
+        configuration = _read(config, directory)
+    given = _from_file(config, configuration) | _from_environment(environ) | _from_flags(flags)
+    if command:
+        given["command"] = (tuple(command), "command line")
+    if "command" not in given:
+        raise BadSetting(
+            "no command: expected one to run as a worker, after -- (einhornpy -- gunicorn app:wsgi)"
+        )
+    values = {name: value for name, (value, _) in given.items()}
+    for name, setting in SETTINGS.items():
+        value = values[name] if name in values else setting.default_after(values)
+        if setting.parse is parsers.path and value is not None:
+            value = os.path.join(directory, value) if value else directory
+        values[name] = value
+    settings = Settings(**values, origin={name: place for name, (_, place) in given.items()},
+                        configuration=configuration)
+    for line in contradictions(settings):
+        raise BadSetting(line)
+    return settings
+
+
+def _from_flags(flags: Mapping[str, Any]) -> _Source:
+    found: _Source = {}
+    for key, value in flags.items():
+        if key == "config":
+            continue
+        if key not in SETTINGS:  # a master of another version was given it
+            raise BadSetting(f"--{_named(key.replace('_', '-'))}: no such setting")
+        place = SETTINGS[key].flags[-1]
+        found[key] = (_parse(SETTINGS[key], value, place), place)
+    return found
+
+
+def _from_environment(environ: Mapping[str, str]) -> _Source:
+    found: _Source = {}
+    for variable, value in environ.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in NOT_SETTINGS:
+            continue
+        key = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if key == "config":
+            continue
+        if key == "command":
+            if words := _split(value, variable):
+                found[key] = (tuple(words), variable)
+            continue
+        if key not in SETTINGS:
+            raise BadSetting(f"{_named(variable)}: no such setting{_near(key)}")
+        setting = SETTINGS[key]
+        texts = _split(value, variable, setting.secret) if setting.many else value
+        found[key] = (_parse(setting, texts, variable), variable)
+    return found
+
+
+def _from_file(config: str | None, text: str | None) -> _Source:
+    if config is None or text is None:
+        return {}
+    found: _Source = {}
+    for key, value in _document(config, text).items():
+        place, name = f"{config}: {_named(key)}", key.replace("-", "_")
+        if name == "command":
+            found[name] = (_command(value, place), place)
+        elif name in SETTINGS:
+            setting = SETTINGS[name]
+            pairs = isinstance(value, dict) and setting.parse in (parsers.pair, parsers.label)
+            found[name] = (_parse(setting, _pairs(value) if pairs else value, place), place)
+        else:
+            raise BadSetting(f"{place}: no such setting{_near(name)}")
+    return found
+
+
+def _read(config: str, directory: str) -> str:
+    try:
+        with open(os.path.join(directory, os.path.expanduser(config)), "rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        text = content.decode()
+    except OSError as error:
+        raise BadSetting(f"cannot read the configuration {config}: {error.strerror}") from None
+    except ValueError as error:
+        raise _not_toml(config, error) from None
+    if len(content) > LARGEST_FILE:
+        raise BadSetting(
+            f"cannot read the configuration {config}: it is longer than {LARGEST_FILE >> 20} MiB")
+    return text
+
+
+def _document(config: str, text: str) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise BadSetting(
+            f"cannot read the configuration {config}: it is nested too deeply") from None
+    except ValueError as error:  # besides TOML's own: a number with more digits than Python reads
+        raise _not_toml(config, error) from None
+
+
+def _not_toml(config: str, error: ValueError) -> BadSetting:
+    return BadSetting(
+        f"cannot read the configuration {_named(config)}: not TOML: {_named(str(error))}")
+
+
+def _command(value: Any, place: str) -> tuple[str, ...]:
+    words = _split(value, place) if isinstance(value, str) else value
+    if not isinstance(words, list) or not words or not all(
+            isinstance(word, str) and "\0" not in word for word in words):
+        raise BadSetting(f"{place}: got {_shown(words)}, expected a list of words")
+    return tuple(words)
+
+
+def _pairs(table: dict[str, Any]) -> Any:
+    """A table of TOML as texts `KEY=VALUE`, as far as its values are no tables or lists."""
+    with contextlib.suppress(ValueError):  # a number with more digits than Python prints
+        return [
+            each if isinstance(each[1], dict | list) else f"{each[0]}={each[1]}"
+            for each in table.items()]
+    return table
+
+
+def _parse(setting: Setting, value: Any, place: str) -> Any:
+    def parse(item: Any) -> Any:
+        try:
+            return setting.parse(item)
+        except ValueError as error:
+            got = "one that is not shown here" if setting.secret else _shown(item)
+            raise BadSetting(f"{place}: got {got}, expected {error}") from None
+
+    if not setting.many:
+        return parse(value)
+    return tuple(parse(item) for item in (value if isinstance(value, list | tuple) else [value]))
+
+
+def _split(value: str, place: str, secret: bool = False) -> list[str]:
+    try:
+        return shlex.split(value)
+    except ValueError as error:
+        got = "some that are not shown here" if secret else _shown(value)
+        raise BadSetting(
+            f"{place}: got {got}, expected words as a shell would read them: {error}") from None
+
+
+def _shown(value: Any) -> str:
+    """A wrong value in a message: on one line, not all of a long one, and without what looks secret
+    in it."""
+    from ..reporting.redaction import Redaction  # a start that is well needs it not
+
+    try:
+        shown = Redaction().text(repr(value), strict=True)
+    except (ValueError, RecursionError):
+        return "something that is too large to be shown"
+    return shown if len(
+        shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}… ({len(shown)} characters)"
+
+
+def _named(key: str) -> str:
+    """A key that somebody else chose, in a message."""
+    return key if key.isprintable() and len(key) <= LONGEST_SHOWN else _shown(key)
+
+
+def _near(key: str) -> str:
+    """What was meant, or, where nothing is like it, what there is."""
+    import difflib
+
+    known = ["command", *(each.key for each in SETTINGS.values())]
+    near = difflib.get_close_matches(key.replace("_", "-"), known, 1)
+    return f", did you mean {near[0]}?" if near else f"; expected one of {', '.join(known)}"

@@ -1,0 +1,154 @@
+"""The gate as a table: every kind of pool that can be, its verdict, its sentence, and what a script
+makes of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from einhornpy.control.gate import DEGRADED, NOT_YET, READY, ROLLED_BACK, STOPPING, verdict
+from einhornpy.shared.gate import Gate
+from einhornpy.supervisor.core.pool import LeftBehind, State, Stopping
+from einhornpy.supervisor.core.upgrade import Check, Outcome, Phase, Terms
+from einhornpy.supervisor.reporting.report import gate, status_document
+
+from .pools import NOW, pool, upgrade, worker
+
+OLD, NEW = [worker(1), worker(2)], [worker(3, generation=2, index=0), worker(4, generation=2, index=1)]
+MIXED = [worker(1), worker(4, generation=2, index=1)]
+STARTING = [worker(1), worker(2, State.STARTING)]
+CANARY = Terms(canary=1, hold=60.0)
+FAILED = {"failures_in_a_row": 3, "error": "no module shop"}
+LEFT = {77: LeftBehind(77, 0, 1, NOW - 5, NOW + 5)}
+# What it is of, the verdict, the sentence, the exit code, whether waiting longer may change it.
+TABLE: list[tuple[str, Any, str, str, int, bool]] = [
+    ("nobody yet", pool(2, [], settled=False), "starting", "0 of 2 workers ready", NOT_YET, False),
+    ("the first ones", pool(2, STARTING, settled=False),
+     "starting", "1 of 2 workers ready", NOT_YET, False),
+    ("all there", pool(2, OLD), "ready", "2 of 2 workers ready on generation 1", READY, True),
+    ("more than wanted", pool(1, OLD), "ready", "2 of 1 workers ready on generation 1", READY, True),
+    ("one is missing", pool(2, OLD[:1]), "degraded", "1 of 2 workers ready", DEGRADED, True),
+    ("one retires", pool(2, [OLD[0], worker(2, State.RETIRING)]),
+     "degraded", "1 of 2 workers ready", DEGRADED, True),
+    ("one is deaf", pool(2, [worker(1, sockets=1), worker(2)], sockets=1),
+     "degraded", "1 of 2 workers ready", DEGRADED, True),
+    ("starts fail", pool(2, OLD[:1], generations={1: FAILED}),
+     "degraded", "1 of 2 workers ready: no module shop", DEGRADED, True),
+    ("the first starts fail", pool(2, [], settled=False, generations={1: FAILED}),
+     "degraded", "0 of 2 workers ready: no module shop", DEGRADED, True),
+    ("a start has failed, and all are there", pool(2, OLD, generations={1: FAILED}),
+     "ready", "2 of 2 workers ready on generation 1", READY, True),
+    ("no memory", pool(2, OLD[:1], short_of_memory=True), "degraded",
+     "1 of 2 workers ready; the host is short of memory, so due workers leave before they are "
+     "replaced", DEGRADED, True),
+    ("an address is lost", pool(2, OLD, lost={"unix:/a": "its file is gone"}), "degraded",
+     "nobody can connect to unix:/a: its file is gone", DEGRADED, True),
+    ("it keeps failing", pool(2, OLD, generations={1: {"faults": 4, "fault": "worker 1 died"}}),
+     "degraded", "2 of 2 workers ready, but generation 1 keeps failing: 4 times, the last: worker 1 "
+     "died", DEGRADED, True),
+    ("it has failed as often as it may",
+     pool(2, OLD, generations={1: {"faults": 3, "fault": "worker 1 died"}}),
+     "ready", "2 of 2 workers ready on generation 1", READY, True),
+    ("guesses that have stood", pool(1, [worker(1, guessed=True, stood=True)]),
+     "ready", "1 of 1 workers ready on generation 1 (guessed)", READY, True),
+    ("guesses that have yet to stand", pool(1, [worker(1, guessed=True)], settled=False), "starting",
+     "1 of 1 workers ready, by a guess that has yet to stand for 0 s", NOT_YET, False),
+    ("it stops", pool(2, OLD, stopping=Stopping.GRACEFUL),
+     "stopping", "2 workers still there", STOPPING, False),
+    ("it stops amid an upgrade", pool(2, OLD, upgrade(Phase.EXCHANGING), stopping=Stopping.NOW),
+     "stopping", "2 workers still there", STOPPING, False),
+    ("it waits for what is left", pool(2, [], left_behind=LEFT, stopping=Stopping.TERMINATE),
+     "stopping", "0 workers still there; what workers have left behind is still there: pid 77",
+     STOPPING, False),
+    # An upgrade, by its phase.
+    ("preparing", pool(2, OLD, upgrade(Phase.PREPARING)),
+     "upgrading", "generation 2 is being prepared", NOT_YET, False),
+    ("preparing, paused", pool(2, OLD, upgrade(Phase.PREPARING, paused_by="ann")),
+     "paused", "generation 2 is being prepared; paused by ann", NOT_YET, False),
+    ("preparing, short", pool(2, OLD[:1], upgrade(Phase.PREPARING)), "upgrading",
+     "generation 2 is being prepared; 1 of 2 workers ready", NOT_YET, False),
+    ("canaries start", pool(2, OLD, upgrade(Phase.CANARY, terms=CANARY)),
+     "upgrading", "0 of 2 workers on generation 2", NOT_YET, False),
+    ("held", pool(2, [*OLD, NEW[1]], upgrade(Phase.HELD, terms=CANARY, held_since=NOW)),
+     "upgrading", "1 of 2 workers on generation 2; held for 60 s", NOT_YET, False),
+    ("held, the check runs",
+     pool(2, [*OLD, NEW[1]], upgrade(Phase.HELD, terms=CANARY, held_since=NOW, check=Check.RUNNING)),
+     "upgrading", "1 of 2 workers on generation 2; the check runs", NOT_YET, False),
+    ("held until somebody says so",
+     pool(2, [*OLD, NEW[1]],
+          upgrade(Phase.HELD, terms=Terms(canary=1, hold=None), held_since=NOW)), "paused",
+     "1 of 2 workers on generation 2; held until somebody says resume or abort", NOT_YET, False),
+    ("held and paused",
+     pool(2, [*OLD, NEW[1]],
+          upgrade(Phase.HELD, terms=CANARY, held_since=NOW, paused_by="ann")),
+     "paused", "1 of 2 workers on generation 2; paused by ann", NOT_YET, False),
+    ("exchanging", pool(2, MIXED, upgrade(Phase.EXCHANGING)),
+     "upgrading", "1 of 2 workers on generation 2", NOT_YET, False),
+    ("exchanging, all new, an old one leaves",
+     pool(2, [*NEW, worker(1, State.RETIRING)], upgrade(Phase.EXCHANGING)),
+     "upgrading", "2 of 2 workers on generation 2", NOT_YET, False),
+    ("exchanging, something is left behind",
+     pool(2, NEW, upgrade(Phase.EXCHANGING), left_behind=LEFT), "upgrading",
+     "2 of 2 workers on generation 2; what workers have left behind is still there: pid 77",
+     NOT_YET, False),
+    ("paused", pool(2, MIXED, upgrade(Phase.EXCHANGING, paused_by="ann")),
+     "paused", "1 of 2 workers on generation 2; paused by ann", NOT_YET, False),
+    ("going back", pool(2, MIXED, upgrade(Phase.GOING_BACK, reason="a worker died")),
+     "upgrading", "going back to generation 1: a worker died", NOT_YET, False),
+    ("going back, with an error",
+     pool(2, MIXED[:1], upgrade(Phase.GOING_BACK, reason="a worker died", error="no shop")),
+     "upgrading", "going back to generation 1: a worker died: no shop; 1 of 2 workers ready",
+     NOT_YET, False),
+    # Its end.
+    ("done", pool(2, NEW, upgrade(Phase.ENDED, Outcome.DONE)),
+     "ready", "2 of 2 workers ready on generation 2", READY, True),
+    ("done, and one has died", pool(2, NEW[:1], upgrade(Phase.ENDED, Outcome.DONE)),
+     "degraded", "1 of 2 workers ready", DEGRADED, True),
+    ("superseded", pool(2, NEW, upgrade(Phase.ENDED, Outcome.SUPERSEDED)),
+     "ready", "2 of 2 workers ready on generation 2", READY, True),
+    ("rolled back", pool(2, OLD, upgrade(Phase.ENDED, Outcome.ROLLED_BACK, reason="it died")),
+     "rolled-back", "generation 2 was refused: it died", ROLLED_BACK, True),
+    ("aborted", pool(2, OLD, upgrade(Phase.ENDED, Outcome.ABORTED, reason="aborted by ann")),
+     "rolled-back", "generation 2 was refused: aborted by ann", ROLLED_BACK, True),
+    ("rolled back, and short",
+     pool(2, OLD[:1], upgrade(Phase.ENDED, Outcome.ROLLED_BACK, reason="it died")), "rolled-back",
+     "generation 2 was refused: it died; 1 of 2 workers ready", ROLLED_BACK, True),
+    ("rolled back, one of it still serves",
+     pool(2, MIXED, upgrade(Phase.ENDED, Outcome.ROLLED_BACK, reason="it died")), "rolled-back",
+     "generation 2 was refused: it died; 1 worker of it still serves, until its replacement is "
+     "ready", ROLLED_BACK, True),
+    ("rolled back, two of it still serve",
+     pool(2, NEW, upgrade(Phase.ENDED, Outcome.ROLLED_BACK)), "rolled-back",
+     "generation 2 was refused: it failed; 2 workers of it still serve, until their replacements "
+     "are ready", ROLLED_BACK, True),
+]
+
+
+@pytest.mark.parametrize(("of", "word", "sentence", "code", "final"),
+                         [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
+def test_the_gate(of: Any, word: str, sentence: str, code: int, final: bool) -> None:
+    assert gate(of) == (word, sentence)
+    found = verdict(document(of))
+    assert (found.code, found.final, found.reason) == (code, final, sentence)
+
+
+def test_every_word_and_every_phase_has_a_row() -> None:
+    assert {row[2] for row in TABLE} == set(Gate)
+    told = [row[1].upgrade for row in TABLE if row[1].upgrade is not None]
+    assert {each.phase for each in told} == set(Phase)
+    assert {each.outcome for each in told} == {None, *Outcome}
+
+
+def document(of: Any) -> dict[str, Any]:
+    return status_document(of, NOW, name="shop", started_at=0.0, master={}, listeners=[], memory={},
+                           usage={}, labels={}, last_lines={})
+
+
+def test_the_document_says_what_is_done_with_whom() -> None:
+    leaving = worker(2, State.RETIRING, killed_at=NOW)
+    found = document(pool(2, [leaving, worker(1, recycled_for="served 5 requests")]))
+    assert [(each["index"], each["state"], each["waits_for"]) for each in found["workers"]] == [
+        (0, "ready", None), (1, "retiring", "the end of its process, after SIGKILL")]
+    assert found["uptime_seconds"] == NOW
+    held = document(pool(2, OLD, upgrade(Phase.HELD, terms=CANARY, held_since=NOW - 20)))["upgrade"]
+    assert (held["phase"], held["hold_left_seconds"], held["took_seconds"]) == ("held", 40.0, 100.0)
