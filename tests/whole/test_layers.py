@@ -19,7 +19,7 @@ from ..harness import ROOT
 STDLIB = set(sys.stdlib_module_names)
 ARROWS: dict[str, set[str]] = {
     "shared": set(),
-    "supervisor/core": set(),
+    "supervisor/core": {"shared"},
     "supervisor/programs": set(),
     "supervisor/reporting": {"shared", "supervisor/core"},
     "supervisor/system": {"shared", "supervisor/core", "supervisor/reporting"},
