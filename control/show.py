@@ -62,7 +62,8 @@ def number(value: int | None, width: int) -> str:
     for unit, worth in (("k", 1000), ("M", 1000**2), ("G", 1000**3), ("T", 1000**4)):
         if len(text) <= width:
             break
-        text = f"{value * 10 // worth / 10:.1f}{unit}" if value < 10 * worth else f"{value // worth}{unit}"
+        rounded = f"{value * 10 // worth / 10:.1f}" if value < 10 * worth else str(value // worth)
+        text = f"{rounded}{unit}"
     return text
 
 
@@ -261,7 +262,8 @@ def upgrade_line(upgrade: Mapping[str, Any], plain: bool = False) -> str:
     """One line on the running or the last upgrade; `plain`: without colours of its own."""
     outcome = upgrade["outcome"] or "under way"
     recipe = f", recipe of {upgrade['recipe_of']}" if upgrade["recipe_of"] else ""
-    text = f"{upgrade['from']} -> {upgrade['to']}{recipe}, {upgrade['kind']}, {outcome if plain else coloured(outcome)}"
+    text = f"{upgrade['from']} -> {upgrade['to']}{recipe}, {upgrade['kind']}, "
+    text += outcome if plain else coloured(outcome)
     text += f" after {duration(upgrade['took_seconds'])}, asked for by {upgrade['requested_by']}"
     if upgrade["failures"]:
         text += f", {upgrade['failures']} failed"

@@ -389,7 +389,8 @@ def _finish_well(pool: Pool, view: View, upgrade: Upgrade) -> Iterable[Action]:
         reason = " and ".join(f"nobody can connect to {address}: {why}"
                               for address, why in pool.lost.items())
         return [RollBack(reason, None, Refusal.LISTENER_LOST)]
-    guessed = any(worker.guessed for worker in view.wanted_ready)
+    # Also one that is due again already: it serves, and the next one is not there yet.
+    guessed = any(worker.guessed for worker in (*view.wanted_ready, *view.outdated_ready))
     if upgrade.accepting is Accepting.YES or not guessed:
         return [Finish()]
     return [CheckAccepting()] if upgrade.accepting is None else []

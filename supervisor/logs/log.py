@@ -122,7 +122,8 @@ class Log:
         return line.encode(errors="backslashreplace") + b"\n"
 
     def _note(self, dropped: int) -> bytes:
-        entry = Entry(Event.LOG_LINES_DROPPED, {"lines": dropped, "why": "nobody took them in time"})
+        entry = Entry(Event.LOG_LINES_DROPPED,
+                      {"lines": dropped, "why": "nobody took them in time"})
         return self._formatted(entry, time.time())
 
     def output(self, source: Source, pieces: Iterable[tuple[bytes, bool, bool]],
@@ -134,26 +135,26 @@ class Log:
             "release": source.release}
         if self._to in ("journal", "syslog"):
             for text, _, _ in pieces:
-                message = text.decode(errors="backslashreplace")
-                if self._to == "syslog":
-                    message = formats.output_line(text).decode(errors="backslashreplace")
-                    message = f"worker {source.index} (pid {source.pid}) {source.stream}: {message}"
-                    self._sink.put(
-                        formats.syslog_datagram(message, formats.severity(Weight.NORMAL), self.name,
-                                                os.getpid(), wall))
-                else:
-                    told = {
-                        **self.labels, **fields, "stream": source.stream, "name": self.name,
-                        "event": "worker-output"}
-                    self._sink.put(
-                        formats.journal_datagram(message, formats.severity(Weight.NORMAL), self.name,
-                                                 told))
+                self._sink.put(self._datagram(source, fields, text, wall))
             return
         if self._output_format == "json":
             written = _json_lines(self.name, fields, self.labels, source.stream, pieces, wall)
         else:  # for people, who know on which host they are
             written = _prefixed_lines(self.name, fields, self._given, source.stream, pieces)
         self._sink.put(b"".join(written), len(written))
+
+    def _datagram(self, source: Source, fields: Mapping[str, Any], text: bytes,
+                  wall: float) -> bytes:
+        """A piece of a worker's output for journald or syslog."""
+        severity = formats.severity(Weight.NORMAL)
+        if self._to == "syslog":
+            said = formats.output_line(text).decode(errors="backslashreplace")
+            message = f"worker {source.index} (pid {source.pid}) {source.stream}: {said}"
+            return formats.syslog_datagram(message, severity, self.name, os.getpid(), wall)
+        told = {**self.labels, **fields, "stream": source.stream, "name": self.name,
+                "event": "worker-output"}
+        return formats.journal_datagram(text.decode(errors="backslashreplace"), severity,
+                                        self.name, told)
 
     def reopen(self) -> None:
         """Follow a log file that was moved away.

@@ -71,8 +71,8 @@ class Event(enum.StrEnum):
     """Name, weight, words for people, and which fields these leave out.
 
     `[…]` falls away where a field in it is missing. `{took:seconds}`, `{available:bytes}`: with a
-    unit. `{workers:worker}` counts: `2 workers`. `{because}` is reason and error. Of the fields that
-    are left out, `?` may be missing, and `+` stands in documents alone.
+    unit. `{workers:worker}` counts: `2 workers`. `{because}` is reason and error. Of the fields
+    that are left out, `?` may be missing, and `+` stands in documents alone.
     """
 
     weight: Weight

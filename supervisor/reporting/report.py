@@ -192,6 +192,7 @@ def _hold_left(upgrade: Upgrade, now: float) -> float | None:
 def _worker_document(pool: Pool, worker: Worker, now: float, memory: int | None,
                      usage: Mapping[str, Any], last_lines: list[str]) -> dict[str, Any]:
     ready_after = None if worker.ready_at is None else worker.ready_at - worker.spawned_at
+    killed_in = _killed_in(pool, worker, now)
     return {
         "index": worker.index,
         "pid": worker.pid,
@@ -208,21 +209,28 @@ def _worker_document(pool: Pool, worker: Worker, now: float, memory: int | None,
         "recycling": worker.recycling,
         "recycled_for": worker.recycled_for,
         "last_lines": last_lines,
-        "waits_for": _waits_for(pool, worker, now, usage.get("in_flight")),
+        "killed_in_seconds": None if killed_in is None else round(killed_in, 3),
+        "waits_for": _waits_for(worker, killed_in, usage.get("in_flight")),
     }
 
 
-def _waits_for(pool: Pool, worker: Worker, now: float, in_flight: int | None) -> str | None:
-    """What a retiring worker still has to do; None for the others."""
-    if worker.state is not State.RETIRING or worker.retired_at is None:
+def _killed_in(pool: Pool, worker: Worker, now: float) -> float | None:
+    """In how many seconds a retiring worker is killed; None for the others, and after that."""
+    if worker.retired_at is None or worker.killed_at is not None or worker.aborted_at is not None:
         return None
-    if worker.killed_at is not None:
-        return "the end of its process, after SIGKILL"
-    if worker.aborted_at is not None:
-        return "the end of its process, after SIGABRT"
-    left = worker.retired_at + pool.generations[worker.generation].recipe.graceful_timeout - now
+    graceful_timeout = pool.generations[worker.generation].recipe.graceful_timeout
+    return max(0.0, worker.retired_at + graceful_timeout - now)
+
+
+def _waits_for(worker: Worker, killed_in: float | None, in_flight: int | None) -> str | None:
+    """What a retiring worker still has to do; None for the others."""
+    if worker.state is not State.RETIRING:
+        return None
+    if killed_in is None:
+        signal = "SIGABRT" if worker.killed_at is None else "SIGKILL"
+        return f"the end of its process, after {signal}"
     waits = f"{counted(in_flight, 'request')} in flight" if in_flight else "the end of its process"
-    return f"{waits}, killed in {max(0.0, left):.0f} s"
+    return f"{waits}, killed in {killed_in:.0f} s"
 
 
 def _left_behind_document(process: LeftBehind, now: float) -> dict[str, Any]:

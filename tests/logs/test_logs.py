@@ -85,7 +85,7 @@ def let_it_print_alone(master: Master) -> None:
     wait_gone(worker["pid"])
 
 
-# --- formats ---------------------------------------------------------------------------------------------------------
+# --- formats --------------------------------------------------------------------------------------
 
 
 def test_json_and_logfmt(start: Start) -> None:
@@ -151,7 +151,7 @@ def test_journald_datagrams_keep_newlines() -> None:
         "EINHORNPY_INDEX": "3"}
 
 
-# --- places ----------------------------------------------------------------------------------------------------------
+# --- places ---------------------------------------------------------------------------------------
 
 
 def test_a_file_that_is_moved_away_is_opened_anew(start: Start, place: Path) -> None:
@@ -267,11 +267,12 @@ def test_the_journal_gets_native_fields(start: Start) -> None:
         assert master.stop() == 0
 
 
-# --- workers' output -------------------------------------------------------------------------------------------------
+# --- workers' output ------------------------------------------------------------------------------
 
 
 def test_prefix_says_who(start: Start) -> None:
-    code = "print('out here', flush=True); print('err here', file=sys.stderr); sys.stderr.write('half'); sys.stderr.flush()"
+    code = ("print('out here', flush=True); print('err here', file=sys.stderr); "
+            "sys.stderr.write('half'); sys.stderr.flush()")
     master = start("-n", "1", "-m", "notify", "-c", "web", "--release", "r1", "--labels",
                    "region=eu", "--worker-output", "prefix", "--", *saying(code))
     (worker,) = master.wait_ready()["workers"]
@@ -310,7 +311,8 @@ sys.stdout.flush()
 
 @pytest.mark.parametrize("mode", ["inherit", "prefix", "json"])
 def test_the_last_lines_of_a_start_that_fails_are_told(start: Start, mode: str) -> None:
-    flag = "if os.path.exists('broken'):\n    for i in range(30): print('line', i, file=sys.stderr)\n    sys.exit(3)"
+    flag = ("if os.path.exists('broken'):\n    for i in range(30): "
+            "print('line', i, file=sys.stderr)\n    sys.exit(3)")
     master = start("-n", "1", "-m", "notify", "--max-failures", "1", "--worker-output", mode, "--",
                    *saying(flag))
     assert master.wait_ready()["failed_start"] is None
@@ -381,7 +383,8 @@ def test_workers_whose_master_is_killed_still_have_a_reader(start: Start, mode: 
     """They go on without it, and whatever they print neither ends nor blocks them."""
     code = """
 def more(number, frame):
-    sys.stderr.write('\\x1b[31m\\x9b1m\\u202e ende f\\xfcr \\u20ac after its death ' + 'x' * 200000 + '\\n')
+    sys.stderr.write('\\x1b[31m\\x9b1m\\u202e ende f\\xfcr \\u20ac after its death '
+                     + 'x' * 200000 + '\\n')
     sys.stderr.flush()
     open('printed', 'w').close()
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -392,7 +395,8 @@ signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
                    "--", *saying(code))
     let_it_print_alone(master)
     told = master.wait_log("after its death").partition(" after")[0]
-    raw, escaped = "\x1b[31m\x9b1m\u202e ende f\xfcr \u20ac", "\\x1b[31m\\x9b1m\\u202e ende f\xfcr \u20ac"
+    raw = "\x1b[31m\x9b1m\u202e ende f\xfcr \u20ac"
+    escaped = "\\x1b[31m\\x9b1m\\u202e ende f\xfcr \u20ac"
     assert told.endswith(raw if mode == "inherit" else escaped)
 
 
@@ -462,7 +466,8 @@ signal.signal(signal.SIGUSR2, more)
 def test_a_closed_stream_and_one_left_to_others(start: Start) -> None:
     code = """
 import subprocess
-subprocess.Popen(['sh', '-c', 'trap "" TERM; while [ ! -e go ]; do sleep 0.05; done; echo from the child'], start_new_session=True)
+subprocess.Popen(['sh', '-c', 'trap "" TERM; while [ ! -e go ]; do sleep 0.05; done; '
+                  'echo from the child'], start_new_session=True)
 os.close(1)
 os.close(2)
 """
@@ -475,10 +480,10 @@ os.close(2)
         f"pid={worker['pid']} generation=1")
 
 
-# --- slow, full, gone ------------------------------------------------------------------------------------------------
+# --- slow, full, gone -----------------------------------------------------------------------------
 
-FLOOD = "import threading\nthreading.Thread(target=lambda: [print('flood', i, 'x' * 80) for i in range(200000)] and print('over', " \
-        "flush=True), daemon=True).start()"
+FLOOD = "import threading\nthreading.Thread(target=lambda: [print('flood', i, 'x' * 80) " \
+        "for i in range(200000)] and print('over', flush=True), daemon=True).start()"
 
 
 def test_a_flood_that_nobody_reads_stops_nothing_and_is_counted(place: Path) -> None:
@@ -551,8 +556,8 @@ def test_a_full_disk_is_counted_and_costs_nothing(start: Start, place: Path) -> 
 def test_inherit_waits_as_a_worker_would_that_wrote_itself(place: Path) -> None:
     """Nothing of what comes through us is dropped, however slow its reader is."""
     reader, writer = os.pipe()
-    code = "import threading\nthreading.Thread(target=lambda: [print('err', i, 'x' * 80, file=sys.stderr) for i in range(50000)], " \
-           "daemon=True).start()"
+    code = "import threading\nthreading.Thread(target=lambda: [print('err', i, 'x' * 80, " \
+           "file=sys.stderr) for i in range(50000)], daemon=True).start()"
     process = subprocess.Popen(
         [EINHORNPY, "-n", "1", "-d", f"{place}/x.sock", "-m", "notify", "--", *saying(code)],
         cwd=place, env=base_environment(place), stdout=subprocess.DEVNULL, stderr=writer)
@@ -688,7 +693,8 @@ def test_a_keeper_holds_the_pipes_of_many(start: Start) -> None:
 
 def test_a_flood_of_empty_lines_delays_nobody_for_long(start: Start) -> None:
     """What is compared is how many lines pass in a turn of the loop: no turn may take them all."""
-    code = "import threading\nthreading.Thread(target=lambda: [os.write(1, b'\\n' * 65536) for _ in range(60)], daemon=True).start()"
+    code = "import threading\nthreading.Thread(target=lambda: [os.write(1, b'\\n' * 65536) " \
+           "for _ in range(60)], daemon=True).start()"
     master = start("-n", "4", "-m", "notify", "--worker-output", "json", "--log-file", "/dev/null",
                    "--", *saying(code))
     master.wait_ready()

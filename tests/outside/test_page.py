@@ -126,8 +126,10 @@ def tiles(page: Page, seat: int) -> list[str]:
 def wait_tiles(page: Page, seat: int, *wanted: str) -> None:
     page.wait_for_function(
         """([seat, wanted]) => {
-          const found = [...document.querySelectorAll(".seat")[seat]?.querySelectorAll(".tile:not(.gone)") ?? []];
-          return JSON.stringify(found.map((each) => each.getAttribute("aria-label").replace(/, pid [0-9]+/, ""))) === wanted;
+          const place = document.querySelectorAll(".seat")[seat];
+          const found = [...place?.querySelectorAll(".tile:not(.gone)") ?? []]
+            .map((each) => each.getAttribute("aria-label").replace(/, pid [0-9]+/, ""));
+          return JSON.stringify(found) === wanted;
         }""", arg=[seat, json.dumps(list(wanted), separators=(",", ":"))])
 
 

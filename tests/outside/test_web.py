@@ -416,7 +416,7 @@ def test_what_a_killed_master_has_left_is_not_counted(start: Start) -> None:
     assert total(metrics(master), "shop_requests_total") == 2
 
 
-# --- what others do to it ---------------------------------------------------------------------------------------------
+# --- what others do to it -------------------------------------------------------------------------
 
 
 def test_an_answer_may_be_as_long_as_it_must(start: Start) -> None:

@@ -26,7 +26,8 @@ DEEP = """\
     [
         (f"Traceback (most recent call last):\n{DEEP}shop.NoDatabase: gone\n",
          "shop.NoDatabase: gone"),
-        # Its beginning is cut off, its message has more lines, and the server has another word to say.
+        # Its beginning is cut off, its message has more lines, and the server has another word to
+        # say.
         (f"{DEEP}shop.NoDatabase: gone\nfor good\n\nERROR:    Application startup failed. Exiting.",
          "shop.NoDatabase: gone"),
         ('  File "/srv/shop.py", line 1\n    def f(:\n          ^\nSyntaxError: invalid syntax',

@@ -149,6 +149,9 @@ def test_the_document_says_what_is_done_with_whom() -> None:
     found = document(pool(2, [leaving, worker(1, recycled_for="served 5 requests")]))
     assert [(each["index"], each["state"], each["waits_for"]) for each in found["workers"]] == [
         (0, "ready", None), (1, "retiring", "the end of its process, after SIGKILL")]
+    (asked,) = document(pool(2, [worker(2, State.RETIRING)]))["workers"]
+    assert (asked["waits_for"], asked["killed_in_seconds"]) == (
+        "the end of its process, killed in 30 s", 30.0)
     assert found["uptime_seconds"] == NOW
     held = document(pool(2, OLD, upgrade(Phase.HELD, terms=CANARY, held_since=NOW - 20)))["upgrade"]
     assert (held["phase"], held["hold_left_seconds"], held["took_seconds"]) == ("held", 40.0, 100.0)

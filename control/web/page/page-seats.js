@@ -196,7 +196,8 @@ const KNOWN = {
   recycled_for: ["due for recycling", (reason) => `it ${reason}`],
   waits_for: ["waits for", String],
 };
-const HIDDEN = new Set(["index", "pid", "state"]);
+// Said elsewhere, or in words.
+const HIDDEN = new Set(["index", "pid", "state", "recycling", "killed_in_seconds"]);
 
 // What the document says of a worker. Keys are only ever added to it: one that is not known here is shown as it is.
 function* described(worker) {
