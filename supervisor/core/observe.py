@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from ...shared import exits
-from . import facts, upgrading
+from . import exits, facts, upgrading
 from .bookkeeping import (
     count_failure,
     delay_after,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ...shared import exits
+from ..core import exits
 from .attributes import Attributes
 from .guard import Guard
 from .loop import READ, Loop
