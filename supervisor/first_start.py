@@ -23,7 +23,8 @@ from .reporting.events import Entry, Event
 from .settings.table import GUESSED_ACK_SECONDS, Settings
 from .sockets import listeners, systemd
 from .sockets.addresses import parse_address
-from .sockets.listeners import Listener
+from .sockets.given import Given, stored_name
+from .sockets.listener import Listener
 from .steering.hooks import START_HOOK
 from .steering.signals import STOPS
 from .steering.state import VERSION
@@ -52,7 +53,7 @@ class FirstStart:
             NotAllowed, Refused, CannotListen, BadAddress, NoPlace: there is something in the way.
         """
         parts, settings = self._parts, self._settings
-        given = listeners.Given(systemd.given_sockets(self._environ))
+        given = Given(systemd.given_sockets(self._environ))
         # Whoever asks is to find us from the first moment on; but a gunicorn's settings may hold
         # the name.
         if settings.given("command_name") or settings.given("socket_path"):
@@ -155,7 +156,7 @@ class FirstStart:
             raise NotAllowed(f"--on-upgrade-start {ends[0].reason}{said}")
         return True
 
-    def _open(self, given: listeners.Given, gunicorn: Mapping[str, Any]) -> list[str]:
+    def _open(self, given: Given, gunicorn: Mapping[str, Any]) -> list[str]:
         """Open what workers need, and the page; return the names of inherited sockets that nobody
         wants."""
         parts, settings = self._parts, self._settings
@@ -179,7 +180,7 @@ class FirstStart:
             raise
         for listener in of_web:
             parts.web.open(listener)
-        parts.systemd.store([(each.label or listeners.stored_name(position), each.socket.fileno())
+        parts.systemd.store([(each.label or stored_name(position), each.socket.fileno())
                              for position, each in enumerate(parts.listening.all)])
         return unused
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from ..shared.commands import MOST_WORKERS
 from .core import facts, observe, planner
 from .core.pool import Policy, Pool
 from .core.upgrade import Check, Phase, Upgrade
@@ -26,8 +27,6 @@ from .steering.state import as_plain, kepts
 from .system.errands import KeptErrand, KeptErrands
 from .system.part import State
 from .system.plain_data import Unreadable, plain
-
-MOST_WORKERS = 10000
 
 
 def readable(document: Mapping[str, Any], policy: Policy, now: float) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from ..core import facts
 from ..core.pool import State
-from ..sockets.listeners import Listener
+from ..sockets.listener import Listener
 from ..sockets.probes import Probes
 from ..system import part
 from ..system.ledger import Ledger

@@ -1,28 +1,35 @@
-"""Addresses of listening sockets, as people write them. Pure: none is opened here (listeners.py)."""
+"""Addresses to listen on, as an operator writes them. Pure but for their names: nothing is opened
+here."""
 
 from __future__ import annotations
 
+import enum
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 DEFAULT_BACKLOG = 2048
-_DESCRIPTOR = re.compile(r"fd://(?:([0-9]{1,6})|([A-Za-z][A-Za-z0-9_.@-]*))")
-_TCP = re.compile(r"(?:\[([0-9A-Fa-f:.%a-z]+)\]|([^\s:\[\]/]*)):([0-9]{1,5})")
 
 
 class BadAddress(ValueError):
     """The text is no address; the message says what was expected."""
 
 
+class Kind(enum.StrEnum):
+    TCP4 = "tcp4"
+    TCP6 = "tcp6"
+    UNIX = "unix"
+    FD = "fd"  # a descriptor that was inherited
+    NAME = "name"  # of a socket that systemd gives
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
-    """`kind`: tcp4, tcp6, unix, fd or name. `name`: of a socket that systemd gives. `backlog`:
-    connections. `mode`: permission bits of a UNIX socket."""
+    """`name`: of a socket that systemd gives. `backlog`: connections. `mode`: permission bits of a
+    UNIX socket."""
 
     text: str
-    kind: str
+    kind: Kind
     host: str = ""
     port: int = 0
     path: str = ""
@@ -31,6 +38,9 @@ class Address:
     nonblocking: bool = False
     backlog: int = DEFAULT_BACKLOG
     mode: int | None = None
+
+
+_HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.%a-z]+)\]|([^\s:\[\]/]*)):([0-9]{1,5})")
 
 
 def parse_address(text: str, usual_backlog: int = DEFAULT_BACKLOG) -> Address:
@@ -45,34 +55,32 @@ def parse_address(text: str, usual_backlog: int = DEFAULT_BACKLOG) -> Address:
     base, *options = text.split(",")
     if "\0" in base:
         raise BadAddress(f"{text!r} is no address: no name holds a zero byte")
-    fields: dict[str, Any] = {"backlog": usual_backlog, **_options(text, base, options)}
-    if base.startswith("unix:") and len(base) > 5:
-        return Address(text, "unix", path=base[5:], **fields)
-    if found := _DESCRIPTOR.fullmatch(base):
-        if found[1]:
-            return Address(text, "fd", fd=int(found[1]), **fields)
-        return Address(text, "name", name=found[2], **fields)
-    if (found := _TCP.fullmatch(base)) and int(found[3]) < 65536:
-        return Address(text, "tcp6" if found[1] else "tcp4", host=found[1] or found[2],
-                       port=int(found[3]), **fields)
-    raise BadAddress(
-        f"{text!r} is no address: expected HOST:PORT, [V6]:PORT, :PORT, unix:PATH, fd://N or "
-        "fd://NAME")
-
-
-def _options(text: str, base: str, options: Iterable[str]) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
+    given: dict[str, Any] = {"backlog": usual_backlog}
     for option in options:
-        key, _, value = option.partition("=")
-        if option.lower() in ("r", "so_reuseaddr", ""):
-            continue
-        if option.lower() in ("n", "o_nonblock"):
-            fields["nonblocking"] = True
-        elif key == "backlog" and re.fullmatch("[0-9]{1,5}", value) and 1 <= int(value) <= 65535:
-            fields["backlog"] = int(value)
-        elif key == "mode" and re.fullmatch("0?[0-7]{3}", value) and base.startswith("unix:"):
-            fields["mode"] = int(value, 8)
-        else:
-            raise BadAddress(f"{text!r}: {option!r} is none of the options r, n, backlog=1…65535, "
-                             "mode=OCTAL (for UNIX sockets)")
-    return fields
+        given |= _option(text, base, option)
+    if base.startswith("unix:") and len(base) > 5:
+        return Address(text, Kind.UNIX, path=base[5:], **given)
+    if match := re.fullmatch(r"fd://([0-9]{1,6})", base):
+        return Address(text, Kind.FD, fd=int(match[1]), **given)
+    if match := re.fullmatch(r"fd://([A-Za-z][A-Za-z0-9_.@-]*)", base):
+        return Address(text, Kind.NAME, name=match[1], **given)
+    if (match := _HOST_AND_PORT.fullmatch(base)) and int(match[3]) < 65536:
+        kind = Kind.TCP6 if match[1] else Kind.TCP4
+        return Address(text, kind, host=match[1] or match[2], port=int(match[3]), **given)
+    raise BadAddress(f"{text!r} is no address: expected HOST:PORT, [V6]:PORT, :PORT, unix:PATH, "
+                     "fd://N or fd://NAME")
+
+
+def _option(text: str, base: str, option: str) -> dict[str, Any]:
+    """One option of an address, as Einhorn knows them, and the field that it sets."""
+    key, _, value = option.partition("=")
+    if option.lower() in ("r", "so_reuseaddr", ""):
+        return {}
+    if option.lower() in ("n", "o_nonblock"):
+        return {"nonblocking": True}
+    if key == "backlog" and re.fullmatch("[0-9]{1,5}", value) and 1 <= int(value) <= 65535:
+        return {"backlog": int(value)}
+    if key == "mode" and re.fullmatch("0?[0-7]{3}", value) and base.startswith("unix:"):
+        return {"mode": int(value, 8)}
+    raise BadAddress(f"{text!r}: {option!r} is none of the options r, n, backlog=1…65535, "
+                     "mode=OCTAL (for UNIX sockets)")

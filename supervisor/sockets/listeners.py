@@ -9,137 +9,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
 import socket
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ..system import files
-from .addresses import Address
+from . import binding
+from .addresses import Address, Kind
+from .given import Given
+from .listener import Listener, path_of
 
 
 class CannotListen(RuntimeError):
     """The address is fine, but it can't be listened on; the message says why and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listener:
-    """`made`: (device, inode) of a UNIX socket that this process made and will remove; None for
-    anything else. `label`: the name by which systemd gave it, if it did."""
-
-    address: Address
-    socket: socket.socket
-    made: tuple[int, int] | None = None
-    label: str = ""
-
-    @property
-    def name(self) -> str:
-        """The address that a client would use, with the real port."""
-        bound = self.socket.getsockname()
-        match self.socket.family:
-            case socket.AF_UNIX:
-                return f"unix:{bound}"
-            case socket.AF_INET6:
-                return f"[{bound[0]}]:{bound[1]}"
-            case _:
-                return f"{bound[0]}:{bound[1]}"
-
-
-class Given:
-    """The sockets that systemd gave (descriptor, name), each to be taken once. Those that a master
-    before us had left in the descriptor store are called as `stored_name` says."""
-
-    def __init__(self, sockets: Sequence[tuple[int, str]]) -> None:
-        self._left: dict[int, str] = {}
-        self._useless: list[int] = []
-        seen: set[int] = set()
-        for fd, name in sockets:
-            try:
-                inode = os.fstat(fd).st_ino
-            except OSError:
-                continue
-            os.set_inheritable(fd, False)
-            # A socket unit and the descriptor store may both give the same one.
-            if _listens(fd) and inode not in seen:
-                self._left[fd] = name
-                seen.add(inode)
-            else:
-                self._useless.append(fd)
-
-    def __bool__(self) -> bool:
-        return bool(self._left)
-
-    def take(self, address: Address, position: int) -> Listener | None:
-        """The one that is meant by the address with this position among all, if it is there."""
-        for fd, name in list(self._left.items()):
-            if address.kind == "name":
-                fits = name == address.name
-            elif address.kind in ("unix", "tcp4", "tcp6"):
-                fits = _is_bound_to(fd, address) and (address.port != 0 or address.kind == "unix"
-                                                      or name == stored_name(position))
-            else:
-                fits = fd == address.fd
-            if fits:
-                return self._taken(fd, address)
-        return None
-
-    def take_all(self) -> list[Listener]:
-        """All that are left, in their order, where no address was asked for."""
-        return [self._taken(fd, Address(f"fd://{fd}", "fd", fd=fd)) for fd in list(self._left)]
-
-    def close_rest(self) -> list[str]:
-        """Close those that nobody took; return their names."""
-        names = [name or f"fd://{fd}"
-                 for fd, name in self._left.items()] + [f"fd://{fd}" for fd in self._useless]
-        for fd in (*self._left, *self._useless):
-            os.close(fd)
-        self._left.clear()
-        self._useless.clear()
-        return names
-
-    def _taken(self, fd: int, address: Address) -> Listener:
-        name = self._left.pop(fd)
-        taken = socket.socket(fileno=fd)
-        made = None
-        if name.startswith(_STORED) and taken.family == socket.AF_UNIX:
-            with contextlib.suppress(OSError):
-                found = os.lstat(taken.getsockname())
-                made = (found.st_dev, found.st_ino)
-        return Listener(address, taken, made, "" if name.startswith(_STORED) else name)
-
-
-_STORED = "einhornpy-"
-
-
-def stored_name(position: int) -> str:
-    """What a listener is called in systemd's descriptor store."""
-    return f"{_STORED}{position}"
-
-
-def _listens(fd: int) -> bool:
-    try:
-        with socket.socket(fileno=os.dup(fd)) as probe:
-            return probe.type == socket.SOCK_STREAM and bool(
-                probe.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-    except OSError:
-        return False
-
-
-def _is_bound_to(fd: int, address: Address) -> bool:
-    with socket.socket(fileno=os.dup(fd)) as probe:
-        bound, family = probe.getsockname(), probe.family
-    if address.kind == "unix" or family == socket.AF_UNIX:
-        return bool(address.kind == "unix" and family == socket.AF_UNIX and bound == address.path)
-    wanted = socket.AF_INET6 if address.kind == "tcp6" else socket.AF_INET
-    try:
-        found = socket.getaddrinfo(address.host or "0.0.0.0", address.port, wanted,
-                                   socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (socket.gaierror, UnicodeError):
-        return False
-    return family == wanted and any(bound[0] == each[4][0] and address.port in (0, bound[1])
-                                    for each in found)
 
 
 def open_all(addresses: Sequence[Address], given: Given | None = None) -> list[Listener]:
@@ -176,28 +60,6 @@ def close_all(listeners: Sequence[Listener]) -> None:
         listener.socket.close()
 
 
-def reachable(listener: Listener) -> Any:
-    """Where this host itself can connect to it, as connect() wants it."""
-    bound = listener.socket.getsockname()
-    if listener.socket.family == socket.AF_UNIX or bound[0] not in ("0.0.0.0", "::"):
-        return bound
-    return ("127.0.0.1" if listener.socket.family == socket.AF_INET else "::1", *bound[1:])
-
-
-def is_shut(listener: Listener) -> bool:
-    """Whether somebody who shares it has shut it down: no connection reaches it any more
-    (shutdown(2), poll(2))."""
-    poller = select.poll()
-    poller.register(listener.socket.fileno(), select.POLLRDHUP)
-    return any(events & (select.POLLRDHUP | select.POLLHUP) for _, events in poller.poll(0))
-
-
-def path_of(listener: Listener) -> str | None:
-    """The file of a UNIX socket; None for one of another kind, or without a file."""
-    bound = listener.socket.getsockname() if listener.socket.family == socket.AF_UNIX else None
-    return bound if isinstance(bound, str) and bound else None
-
-
 def listen_again(listener: Listener, before: os.stat_result | None) -> Listener:
     """Listen again on the address of one that was shut down. `before`: what its file was, where it
     has one.
@@ -220,7 +82,7 @@ def listen_again(listener: Listener, before: os.stat_result | None) -> Listener:
         if before is not None and _same_file(os.lstat(path), before):
             files.remove(path)
     mode = listener.address.mode if before is None else stat.S_IMODE(before.st_mode)
-    again = _bind_unix(replace(listener.address, kind="unix", path=path, mode=mode), before)
+    again = _bind_unix(replace(listener.address, kind=Kind.UNIX, path=path, mode=mode), before)
     if listener.address.nonblocking:
         again.socket.setblocking(False)
     listener.socket.close()
@@ -234,16 +96,16 @@ def _same_file(one: os.stat_result, other: os.stat_result) -> bool:
 
 def _open(address: Address) -> Listener:
     match address.kind:
-        case "name":
+        case Kind.NAME:
             raise CannotListen(
                 f"cannot listen on {address.text}: systemd gave no listening stream socket of this "
                 "name"
             )
-        case "fd":
+        case Kind.FD:
             listener = _adopt(address)
-        case "unix":
+        case Kind.UNIX:
             listener = _bind_unix(address)
-        case _:
+        case Kind.TCP4 | Kind.TCP6:
             listener = _bind_tcp(address)
     # The flag belongs to the open socket, not to the descriptor: every worker that shares it shares
     # the flag.
@@ -276,7 +138,7 @@ def _adopt(address: Address) -> Listener:
 
 
 def _bind_tcp(address: Address) -> Listener:
-    family = socket.AF_INET6 if address.kind == "tcp6" else socket.AF_INET
+    family = socket.AF_INET6 if address.kind is Kind.TCP6 else socket.AF_INET
     try:
         found = socket.getaddrinfo(address.host or "0.0.0.0", address.port, family,
                                    socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -361,9 +223,8 @@ def _bind_unix(address: Address, owner: os.stat_result | None = None) -> Listene
         )
     clear_stale_socket(path)
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    umask = None if address.mode is None else os.umask(0o777 & ~address.mode)
     try:
-        bound.bind(path)
+        binding.bind(bound, path, address.mode)
         made = os.lstat(path)
         if owner is not None and (owner.st_uid, owner.st_gid) != (made.st_uid, made.st_gid):
             os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
@@ -371,9 +232,6 @@ def _bind_unix(address: Address, owner: os.stat_result | None = None) -> Listene
     except OSError as error:
         bound.close()
         raise CannotListen(f"cannot bind {address.text}: {error.strerror}") from None
-    finally:
-        if umask is not None:
-            os.umask(umask)
     return Listener(address, bound, made=(made.st_dev, made.st_ino))
 
 
