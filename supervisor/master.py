@@ -63,8 +63,9 @@ class Master:
         self._state = SCHEMA.empty() if inherited is None else SCHEMA.read(inherited)
         for fd in SCHEMA.descriptors(self._state):
             os.set_inheritable(fd, False)  # they were to survive exec, but are nothing for a worker
-        self.parts = Parts(settings, dict(environ), dict(given), known, own_code)
-        self._start = FirstStart(self.parts, settings, dict(environ), known, self._early_turn)
+        ours = dict(environ)
+        self.parts = Parts(settings, ours, dict(given), known, own_code)
+        self._start = FirstStart(self.parts, settings, ours, known, self._early_turn)
 
     # --- starting and ending ---
 
@@ -118,6 +119,7 @@ class Master:
             raise
         parts.reloads.trial = None
         trial.passed()
+        self._inherited = self._state = {}  # it may be much
         try:
             parts.guard.strict = False
             parts.guard.run("settling", parts.reloads.settle, failed)

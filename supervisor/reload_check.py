@@ -161,10 +161,9 @@ def rehearse(state: State, pool: Pool, now: float) -> None:
 
 def _report(state: State, pool: Pool, now: float) -> None:
     systemd.messages(pool, state["systemd"], now)
-    json.dumps(
-        report.status_document(pool, now, name=state["name"], started_at=state["started_at"], master={},
-                               listeners=[], memory={}, usage={}, labels=state["labels"],
-                               last_lines={}))
+    json.dumps(report.status_document(
+        pool, now, name=state["name"], started_at=state["started_at"], master={}, listeners=[],
+        memory={}, usage={}, labels=state["labels"], last_lines={}))
 
 
 def check_descriptors(found: Mapping[str, Any]) -> None:

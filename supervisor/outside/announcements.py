@@ -109,10 +109,9 @@ class Announcements(Part):
             self._busy.discard(place)
             if ended.reason is not None:
                 event = {} if told is None else {"told": json.loads(told)["document"]["event"]}
-                self._ledger.log(
-                    Entry(Event.ANNOUNCEMENT_FAILED, {
-                            "to": _named(place), **event, "reason": ended.reason,
-                            "last_line": ended.last_line}))
+                self._ledger.log(Entry(Event.ANNOUNCEMENT_FAILED, {
+                    "to": _named(place), **event, "reason": ended.reason,
+                    "last_line": ended.last_line}))
             self._next(place)
 
         return done
@@ -121,9 +120,8 @@ class Announcements(Part):
         """The master ends: say what nobody has heard."""
         for place in {*self._busy, *(place for place, waiting in self._waiting.items() if waiting)}:
             count = len(self._waiting.get(place, ())) + (place in self._busy)
-            self._ledger.log(
-                Entry(Event.ANNOUNCEMENT_FAILED,
-                      {"to": _named(place), "reason": "the master ends", "events": count}))
+            self._ledger.log(Entry(Event.ANNOUNCEMENT_FAILED, {
+                "to": _named(place), "reason": "the master ends", "events": count}))
 
     def _resume(self, errand: Errand) -> Callable[[Ended], None] | None:
         if not errand.name.startswith(f"{NAME} "):

@@ -74,10 +74,9 @@ class Web(Part):
         self._begin(listener, fresh=True)
         if listener.socket.family != socket.AF_UNIX and listener.socket.getsockname(
         )[0] in EVERYWHERE:
-            self._ledger.log(
-                Entry(Event.WEB_OPEN_TO_EVERYBODY, {
-                        "listen": listener.name, "so": "whoever reaches this host may look",
-                        "better": "127.0.0.1, [::1] or unix:PATH",}))
+            self._ledger.log(Entry(Event.WEB_OPEN_TO_EVERYBODY, {
+                "listen": listener.name, "so": "whoever reaches this host may look",
+                "better": "127.0.0.1, [::1] or unix:PATH"}))
 
     def _begin(self, listener: Listener, fresh: bool) -> Sidecar:
         try:
@@ -136,8 +135,8 @@ class Web(Part):
 
     def _folded(self, ended: Ended) -> None:
         if ended.reason is not None:
-            self._ledger.log(
-                Entry(Event.METRICS_NOT_FOLDED, {"reason": ended.reason, "last_line": ended.last_line}))
+            self._ledger.log(Entry(Event.METRICS_NOT_FOLDED, {
+                "reason": ended.reason, "last_line": ended.last_line}))
 
     def observe(self, before: Pool, event: facts.Event, after: Pool, now: float) -> None:
         """Some generations may be over, or there are new ones."""

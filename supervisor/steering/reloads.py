@@ -129,18 +129,18 @@ class Reloads(Part):
     def settle(self, failed: str | None) -> None:
         """The first second is over: there is no way back, and who waits for us is told so.
         `failed`: why the master that should have gone on in our place didn't."""
+        before, self._before = self._before, {}
         if failed is not None:
             self.count -= 1
             self._refuse(f"the next master failed, and the one before went on: {failed}")
             return
-        way_back: WayBack | None = self._before["way_back"]
+        way_back: WayBack | None = before["way_back"]
         if way_back is not None:
             os.close(way_back.copy)
-        self._ledger.log(
-            Entry(Event.MASTER_REPLACED, {
-                    "pid": os.getpid(), "version": VERSION, "before": self._before["version"],
-                    "workers": self._ledger.pool.target, "by": self._before["reloaded_by"]}))
-        stays = ignored(self._settings, self._before["kept"])
+        self._ledger.log(Entry(Event.MASTER_REPLACED, {
+            "pid": os.getpid(), "version": VERSION, "before": before["version"],
+            "workers": self._ledger.pool.target, "by": before["reloaded_by"]}))
+        stays = ignored(self._settings, before["kept"])
         if stays:
             why = "restart the master to change them"
             self._ledger.log(

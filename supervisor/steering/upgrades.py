@@ -305,12 +305,10 @@ class Upgrades(Part):
             return
         before, after = old.gunicorn.settings["bind"], new.gunicorn.settings["bind"]
         if before != after:
-            self._ledger.log(
-                Entry(Event.GUNICORN_SETTING_CANNOT_CHANGE, {
-                        "setting": "bind", "wanted": " ".join(after), "kept": " ".join(before),
-                        "reason": "the sockets stay open through an upgrade: restart the master to "
-                                  "change them",
-                    }))
+            self._ledger.log(Entry(Event.GUNICORN_SETTING_CANNOT_CHANGE, {
+                "setting": "bind", "wanted": " ".join(after), "kept": " ".join(before),
+                "reason": "the sockets stay open through an upgrade: restart the master to change "
+                          "them"}))
 
     def begin_check(self) -> None:
         """Run the check of the hold that has just begun, unless it ran already."""

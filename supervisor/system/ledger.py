@@ -60,7 +60,9 @@ class Ledger(Part):
     everything that they need."""
 
     name = "ledger"
-    keeps = {"pool": Keep(Pool, needed=True, adapt=pool_state.adapted), "tally": Keep(KeptTally, KeptTally())}
+    keeps = {
+        "pool": Keep(Pool, needed=True, adapt=pool_state.adapted),
+        "tally": Keep(KeptTally, KeptTally())}
 
     def __init__(self, guard: Guard, pool: Pool, *secrets: Mapping[str, str]) -> None:
         """`secrets`: environments that hold secrets; the next generation's are among them."""

@@ -25,8 +25,7 @@ class Kept:
     __slots__ = ()
 
     def descriptors(self) -> Iterable[int]:
-        """Those that must stay open through exec. `adapt`: makes of what an earlier version wrote what this one
-    reads."""
+        """Those that must stay open through exec."""
         return ()
 
     def process_ids(self) -> Iterable[int]:
