@@ -8,6 +8,7 @@ may then believe it.
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -38,8 +39,7 @@ class Schema:
         missing = [key for key, keep in self.keeps.items() if keep.needed and key not in document]
         if missing:
             raise Unreadable(f"the state has no {', '.join(sorted(missing))}")
-        return {key: _made(key, keep, document[key]) if key in document else keep.empty
-                for key, keep in self.keeps.items()}
+        return _read(self.keeps, document)
 
     def descriptors(self, state: State) -> list[int]:
         """Every descriptor that a state speaks of."""
@@ -50,7 +50,21 @@ class Schema:
     def whole(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """A state as it is written down for the next program: whoever stands in between (stage.py)
         knows nothing of it but this."""
-        return {**document, "descriptors": self.descriptors(self.read(document))}
+        # The pool of a thousand workers has none, and takes its time.
+        some = {key: keep for key, keep in self.keeps.items() if keep.descriptor or _tells(keep)}
+        state = {**self.empty(), **_read(some, document)}
+        return {**document, "descriptors": self.descriptors(state)}
+
+
+def _tells(keep: Keep) -> bool:
+    """Whether it may tell of descriptors."""
+    kinds = (keep.kind, *typing.get_args(keep.kind))
+    return any(isinstance(kind, type) and issubclass(kind, Kept) for kind in kinds)
+
+
+def _read(keeps: Mapping[str, Keep], document: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _made(key, keep, document[key]) if key in document else keep.empty
+            for key, keep in keeps.items()}
 
 
 def _made(key: str, keep: Keep, value: Any) -> Any:
