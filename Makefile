@@ -22,7 +22,7 @@ $(VENV)/.dependencies: pyproject.toml
 
 # Rewritten only if a file or this directory has got another name: a copied .venv would show the other tree's code.
 $(VENV)/.files: $(VENV)/.dependencies FORCE
-	@find $(ROOMS:%=$(CURDIR)/%) -type f -not -name '*.pyc' | sort > $@.new
+	@find $(ROOMS:%=$(CURDIR)/%) -type f -not -name '*.pyc' -not -name '.*' | sort > $@.new
 	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
 
 $(VENV)/.installed: $(VENV)/.files pyproject.toml docs/man/einhornpy.1 Makefile

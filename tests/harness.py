@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from einhornpy.control.client import Client, MasterGone, NoMaster, TimedOut
+from einhornpy.shared import protocol
 
 DEADLINE = 90.0
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,22 +103,27 @@ class Recorder:
     event."""
 
     def __init__(self, path: str) -> None:
-        self.events: list[dict[str, Any]] = []
+        self._events: list[dict[str, Any]] = []
         self._client = Client(path, timeout=None)
-        self._replies = self._client.replies("events")
-        first = next(self._replies)["result"]
+        self._client.send(protocol.request("events", {}, 0))
+        first = self._client.next_reply()["result"]
         self.first: dict[str, Any] = first["status"]
         self.recent: list[dict[str, Any]] = first["recent"]
         self._condition = threading.Condition()
         self._ended = False
+        self._asked = self._heard = 0
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
         try:
-            for reply in self._replies:
+            while True:
+                reply = self._client.next_reply()
                 with self._condition:
-                    self.events.append(reply["result"]["event"] | {"seen": time.monotonic()})
+                    if reply["request_id"]:
+                        self._heard = reply["request_id"]
+                    else:
+                        self._events.append(reply["result"]["event"] | {"seen": time.monotonic()})
                     self._condition.notify_all()
         except (MasterGone, TimedOut, OSError, ValueError):
             pass
@@ -125,13 +131,24 @@ class Recorder:
             self._ended = True
             self._condition.notify_all()
 
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """All events that the master has told of until now. The answer to a ping comes after them,
+        so nobody who asserts something of them is too early."""
+        with self._condition:
+            self._asked += 1
+            with contextlib.suppress(MasterGone, OSError):
+                self._client.send(protocol.request("ping", {}, self._asked))
+            self._condition.wait_for(lambda: self._heard >= self._asked or self._ended, DEADLINE)
+        return self._events
+
     def wait_for(self, name: str, count: int = 1, **fields: Any) -> dict[str, Any]:
         """Wait until `count` events of this name with these fields were seen; return the last of
         them."""
         found: list[dict[str, Any]] = []
 
         def seen() -> bool:
-            found[:] = [event for event in self.events if event["event"] == name
+            found[:] = [event for event in self._events if event["event"] == name
                         and all(event.get(key) == value for key, value in fields.items())]
             return len(found) >= count or self._ended
 
@@ -142,7 +159,7 @@ class Recorder:
         return found[count - 1]
 
     def tail(self) -> str:
-        return "\n".join(json.dumps(event) for event in self.events[-40:])
+        return "\n".join(json.dumps(event) for event in self._events[-40:])
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

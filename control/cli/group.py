@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # The modules that hold commands. They are looked through in this order, and no further than needed.
 MODULES = ("status", "upgrade", "steering", "looking", "shell", "completion", "run")
 
+HELP = ["-h", "--help"]
+
 
 @functools.cache
 def commands_of(module: str) -> dict[str | None, click.Command]:
@@ -62,7 +64,7 @@ class Group(click.Group):
 
 
 @click.group(cls=Group,
-             context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
+             context_settings={"help_option_names": HELP, "max_content_width": 80})
 def cli() -> None:
     """Keep an app's workers ready on one host, and replace their code without anyone noticing.
 

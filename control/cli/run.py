@@ -16,7 +16,7 @@ from ...supervisor.settings.sources import BadSetting, load
 from ...supervisor.settings.table import SETTINGS, Settings
 from ..terminal import say_block
 from . import flags, unit
-from .group import command_of
+from .group import HELP, command_of
 
 
 class Run(click.Command):
@@ -50,7 +50,9 @@ def start(command: tuple[str, ...], **given: Any) -> NoReturn:
 
 run = Run(
     "run", params=flags.parameters(), callback=start,
-    context_settings={"allow_interspersed_args": False}, options_metavar="[OPTIONS] --",
+    # `unit` has its words read without the group; click remembers the option that it makes then.
+    context_settings={"allow_interspersed_args": False, "help_option_names": HELP},
+    options_metavar="[OPTIONS] --",
     short_help="Run a command's workers; the master stays in the foreground.",
     help="Run COMMAND's workers under a master that stays in the foreground.\n\n"
     "Every option can also be set as EINHORNPY_NAME in the environment (EINHORNPY_MAX_SURGE=2) or "

@@ -83,8 +83,10 @@ def test_fleet_starts_all_before_any_goes(start: Start, place: Path) -> None:
 @pytest.mark.parametrize("kind", ["rolling", "fleet"])
 def test_a_bad_release_costs_no_old_worker(start: Start, place: Path, words: str, reason: str,
                                            kind: str) -> None:
-    master, recorder = start_app(start, place, "--ready-timeout", "3", "--min-ready-seconds", "0.5",
-                                 "--max-failures", "2")
+    # One that crashes after it was ready must do so in time on a slow machine too.
+    stands = "2" if "crash-after" in words else "0.5"
+    master, recorder = start_app(start, place, "--ready-timeout", "3", "--min-ready-seconds",
+                                 stands, "--max-failures", "2")
     before = {worker["pid"] for worker in master.status()["workers"]}
     release(place, "r2", words)
     result = master.cli("upgrade", *(["--fleet"] if kind == "fleet" else []))
