@@ -61,8 +61,9 @@ $(BASEPLATE)/.installed:
 	$(BASEPLATE)/bin/pip install --quiet --disable-pip-version-check 'baseplate>=2.7,<3'
 	touch $@
 
+# Most of them wait for processes most of the time: two for each of two cores.
 test: lint types $(BASEPLATE)/.installed
-	$(BIN)/pytest -n 3 --dist loadfile -m "not soak"
+	$(BIN)/pytest -n 4 --dist worksteal -m "not soak"
 
 # Each target of tests/whole/test_fuzz.py gets 20 inputs from each of so many seeds; it says how many there were.
 fuzz: $(VENV)/.installed

@@ -50,12 +50,15 @@ def finish(server: Server) -> str:
     said = ""
     if command is not None:
         out, _ = command.communicate(timeout=120)
-        said = f"exit code {command.returncode}: {out.strip().splitlines()[-1]}" if command.returncode else "exit code 0"
+        said = f"exit code {command.returncode}"
+        if command.returncode:
+            said += f": {out.strip().splitlines()[-1]}"
     # The others don't say when they have finished: all get the same time.
     time.sleep(max(0.0, DURING - (time.monotonic() - started)))
     if command is None:
         left = server.process.poll()
-        said = "server still runs, says so in its log" if left is None else f"server exited with {left}"
+        said = ("server still runs, says so in its log" if left is None
+                else f"server exited with {left}")
     return said
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..shared import protocol
+from ..shared import backoff, protocol
 from . import client
 
 # Seconds. How long a connection may take; between two looks at what no event tells of (requests,
@@ -81,21 +81,22 @@ class Watch:
 
     def news(self) -> Iterator[News]:
         """Yield what is new until `close`."""
-        delay = FIRST_DELAY
+        failures = 0
         while not self._closed.is_set():
             reason = "the master closed the connection"
             try:
                 with client.Client(self.path, CONNECT) as self._master:
                     for each in self._listen(self._master):
-                        delay = FIRST_DELAY
+                        failures = 0
                         yield each
             except (client.NoMaster, client.MasterGone, client.TimedOut, client.Failed) as error:
                 reason = str(error)
             if self._closed.is_set():
                 return
+            failures += 1
+            delay = backoff.delay_after(failures, FIRST_DELAY, LONGEST_DELAY)
             yield Lost(reason, delay)
             self._closed.wait(delay)
-            delay = min(2 * delay, LONGEST_DELAY)
 
     def _listen(self, master: client.Client) -> Iterator[News]:
         master.send(protocol.request("status", {"follow": True}, FOLLOWED))

@@ -158,7 +158,7 @@ OURS = (
         Argument("check", "a shell command", _is_shell_command, nullable=True, quoted=False,
                  needs="canary"),
         _count("max_failures"), _WAIT), waits=_UNTIL_ENDED),
-    Command("upgrade_fleet", "replace every worker, all new ones first", _COURSE,
+    Command("upgrade_fleet", "replace every worker, all new ones first", "as upgrade",
             waits="until it has ended"),
     Command("rollback", "upgrade to a remembered recipe; to: a generation or a release", _COURSE,
             arguments=(Argument("to", "the number of a generation or a release",

@@ -10,16 +10,17 @@ import json
 import os
 import signal
 import socket
-import struct
 from dataclasses import dataclass
 from types import FrameType
 from typing import Callable, List, Optional
+
+from .master_socket import connect
 
 __all__ = [
     "Info", "UpgradeRefused", "heartbeat", "info", "listeners", "on_retire", "ready",
     "request_upgrade"]
 
-REQUEST_TIMEOUT = 10.0
+REQUEST_TIMEOUT = 10
 _listeners: Optional[List[socket.socket]] = None
 _callbacks: List[Callable[[], None]] = []
 
@@ -126,35 +127,23 @@ def request_upgrade(release: Optional[str] = None) -> Optional[int]:
     new generation, None where this is not a worker. An upgrade that is under way already counts, if
     it will replace this worker.
 
-    Raises: UpgradeRefused: the master said no, for instance because we are the new code of an
-        upgrade that isn't over yet. OSError: the master could not be reached, or gave no answer in
-        10 s (TimeoutError).
+    Raises:
+        UpgradeRefused: the master said no, for instance because we are the new code of an upgrade
+            that isn't over yet.
+        OSError: the master could not be reached, or gave no answer in 10 s (TimeoutError).
     """
     if not _is_worker():
         return None
     request = {"id": 1, "command": "worker:upgrade"}
     if release is not None:
         request["release"] = release
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as master:
-        # A connection that may block waits in line while the master's queue is full; any other one
-        # is refused at once.
-        master.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO,
-                          struct.pack("@ll", int(REQUEST_TIMEOUT), 0))
-        try:
-            try:
-                master.connect(os.environ["EINHORN_SOCK_PATH"])
-            except BlockingIOError as error:
-                raise socket.timeout from error
-            if struct.unpack("=iII", master.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED,
-                                                       12))[0] != os.getppid():
-                raise ConnectionError("whoever listens at %s is not the master" %
-                                      os.environ["EINHORN_SOCK_PATH"])
-            master.settimeout(REQUEST_TIMEOUT)
+    try:
+        with connect(os.environ["EINHORN_SOCK_PATH"], REQUEST_TIMEOUT) as master:
             master.sendall(json.dumps(request).encode() + b"\n")
             with master.makefile("rb") as replies:
                 line = replies.readline()
-        except socket.timeout as error:
-            raise TimeoutError("the master gave no answer in %g s" % REQUEST_TIMEOUT) from error
+    except (TimeoutError, socket.timeout) as error:
+        raise TimeoutError("the master gave no answer in %d s" % REQUEST_TIMEOUT) from error
     if not line:
         raise ConnectionError("the master hung up")
     reply = json.loads(line)

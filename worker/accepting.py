@@ -1,4 +1,5 @@
-"""How asyncio's servers stop listening without dropping those whom they have just accepted.
+"""How asyncio's servers stop listening without dropping those whom they have just accepted, and how
+an ASGI app's answers announce the end.
 
 asyncio accepts in one turn of its loop and makes the transport in the next one, in a task. If the
 server is closed in between, the transport can't be made (`Server._attach` asserts that it still
@@ -9,7 +10,7 @@ protocol hear of the connection.
 Used by asgi.py and gunicorn_draining.py. Plain standard library from Python 3.9 on.
 """
 
-from typing import Any, Iterable
+from typing import Any, Dict, Iterable
 
 
 def stop_listening(loop: Any, servers: Iterable[Any]) -> None:
@@ -31,3 +32,12 @@ def handshakes(loop: Any) -> int:
     return sum(
         getattr(task.get_coro(), "__name__", "") == "_accept_connection2"
         for task in asyncio.all_tasks(loop))
+
+
+def announcing_the_end(message: Dict[str, Any]) -> Dict[str, Any]:
+    """The message of an ASGI app; one that starts a response says `Connection: close`."""
+    if message["type"] != "http.response.start":
+        return message
+    headers = [(name, value) for name, value in message.get("headers", ())
+               if name.lower() != b"connection"]
+    return dict(message, headers=[*headers, (b"connection", b"close")])

@@ -16,7 +16,7 @@ import traceback
 from typing import Any, Awaitable, Callable, List
 
 from . import info, ready
-from .accepting import stop_listening
+from .accepting import announcing_the_end, stop_listening
 
 __all__ = ["ready_when_started"]
 
@@ -31,10 +31,11 @@ def ready_when_started(app: App, keep_alive: float = KEEP_ALIVE) -> App:
     """Return an ASGI app that does what `app` does and, in a worker of einhornpy's,
 
     - says ready when the startup of `app` is complete (or it knows no lifespan) and the server then
-    listens; - fails the start when the startup raises, where the servers would go on without
-    lifespan; - on SIGTERM, SIGUSR2 or the master's `--stop-signal` (SIGINT is the server's) accepts
-    nobody any more, ends each answer with `Connection: close`, and sends the server the SIGINT on
-    which it leaves only when the connections that it promised to keep are over.
+      listens;
+    - fails the start when the startup raises, where the servers would go on without lifespan;
+    - on SIGTERM, SIGUSR2 or the master's `--stop-signal` (SIGINT is the server's) accepts nobody
+      any more, ends each answer with `Connection: close`, and sends the server the SIGINT on which
+      it leaves only when the connections that it promised to keep are over.
 
     In any other process, and under gunicorn, where the adapter does it, nothing is different.
 
@@ -158,10 +159,7 @@ class _Worker:
         async def answer(message: Any) -> None:
             nonlocal ends
             if http1 and self.retiring and message["type"] == "http.response.start":
-                headers = [(name, value) for name, value in message.get("headers", ())
-                           if name.lower() != b"connection"]
-                message = dict(message, headers=[*headers, (b"connection", b"close")])
-                ends = True
+                message, ends = announcing_the_end(message), True
             await send(message)
             if message["type"] == "http.response.body" and not message.get("more_body",
                                                                            False) and not ends:

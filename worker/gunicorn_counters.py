@@ -175,7 +175,8 @@ def count_tornado(worker: Any, slot: Slot) -> None:
         delegate = start_request(server, server_connection, connection)
         if server is not worker.server:
             return delegate  # one of the app's own
-        headers_received, read_response, begun = delegate.headers_received, connection.read_response, []
+        headers_received, read_response = delegate.headers_received, connection.read_response
+        begun = []
 
         def begin(*arguments: Any) -> Any:
             begun.append(True)

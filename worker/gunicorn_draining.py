@@ -5,11 +5,13 @@ They answer what was begun, and what still comes on a kept-alive connection, wit
 close`. But
 
 - uvicorn closes idle connections and websockets the moment it is asked to go, which resets whoever
-has just sent something; - gunicorn's ASGI worker closes connections that it had just promised to
-keep, and looks for them before the loop has shown it those that it accepted a moment ago; - asyncio
-drops those whom it accepted in the very turn in which its server is closed (see accepting.py); -
-neither of the ASGI workers waits for a TLS handshake that has begun; - neither of the ASGI workers
-ends websockets politely when the time is over.
+  has just sent something;
+- gunicorn's ASGI worker closes connections that it had just promised to keep, and looks for them
+  before the loop has shown it those that it accepted a moment ago;
+- asyncio drops those whom it accepted in the very turn in which its server is closed (see
+  accepting.py);
+- neither of the ASGI workers waits for a TLS handshake that has begun;
+- neither of the ASGI workers ends websockets politely when the time is over.
 
 sync and gevent need nothing; for gthread see gunicorn_lingering.py.
 
@@ -19,6 +21,8 @@ here needs it.
 
 import sys
 from typing import Any, Callable, Dict, Set
+
+from .accepting import announcing_the_end, handshakes, stop_listening
 
 # RFC 6455, section 7.4.1, as registered since: the service restarts.
 SERVICE_RESTART = 1012
@@ -30,12 +34,10 @@ HANDSHAKE_SECONDS = 3.0
 
 
 class Draining:
-    """One worker's. `timeout`: seconds that requests get; just before, websockets are closed.
-    `accepting`: the module."""
+    """One worker's. `timeout`: seconds that requests get; just before, websockets are closed."""
 
-    def __init__(self, timeout: float, accepting: Any) -> None:
+    def __init__(self, timeout: float) -> None:
         self.timeout = timeout
-        self.accepting = accepting
         self.retiring = False
         self.deadline = 0.0
         self.websockets: Set[Any] = set()
@@ -60,11 +62,7 @@ class Draining:
 
     def announcing(self, send: Any) -> Any:
         async def announce(message: Dict[str, Any]) -> None:
-            if self.retiring and message["type"] == "http.response.start":
-                headers = [(name, value) for name, value in message.get("headers", ())
-                           if name.lower() != b"connection"]
-                message = dict(message, headers=[*headers, (b"connection", b"close")])
-            await send(message)
+            await send(announcing_the_end(message) if self.retiring else message)
 
         return announce
 
@@ -77,10 +75,10 @@ class Draining:
         self.deadline = began + self.timeout
         loop.call_at(self.deadline - min(1.0, self.timeout / 10),
                      lambda: asyncio.ensure_future(self.close_websockets()))
-        self.accepting.stop_listening(loop, servers)
+        stop_listening(loop, servers)
         await asyncio.sleep(SETTLE_SECONDS)
-        while self.accepting.handshakes(loop) and loop.time() < began + min(
-                HANDSHAKE_SECONDS, self.timeout / 2):
+        until = began + min(HANDSHAKE_SECONDS, self.timeout / 2)
+        while handshakes(loop) and loop.time() < until:
             await asyncio.sleep(SETTLE_SECONDS)
 
     async def close_websockets(self) -> None:

@@ -17,6 +17,8 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 from urllib.parse import quote, unquote_to_bytes, urldefrag, urljoin, urlsplit
 from wsgiref.util import FileWrapper
 
+from .gunicorn_asgi import Known
+
 MOST_REDIRECTS = 5
 DEFAULT_PORTS = {"http": 80, "https": 443}
 # Names and values that servers send as headers; for others the client gets a 500. gunicorn's WSGI
@@ -39,11 +41,11 @@ def framework() -> Optional[str]:
     return next((name for name, module in FRAMEWORKS if module in sys.modules), None)
 
 
-def warm_up(worker: Any, state: Dict[str, Any], wanted: List[str], ready: Callable[[], None],
+def warm_up(worker: Any, known: Known, wanted: List[str], ready: Callable[[], None],
             fail: Callable[[str, BaseException], None]) -> None:
     """Let the app answer every warm-up request, then say ready. WSGI at once, ASGI as a task of the
     running loop."""
-    asgi = state["asgi"] or getattr(worker, "asgi", None)
+    asgi = known.asgi or getattr(worker, "asgi", None)
     if not wanted:
         ready()
     elif asgi is None:
@@ -56,7 +58,7 @@ def warm_up(worker: Any, state: Dict[str, Any], wanted: List[str], ready: Callab
             fail(given, error)
         ready()
     else:
-        lifespan = state["lifespan"]
+        lifespan = known.lifespan
         shared = lifespan.state if lifespan is not None else getattr(worker, "state", {})
         root = getattr(getattr(worker, "config", worker.cfg), "root_path", "")
 
@@ -71,7 +73,7 @@ def warm_up(worker: Any, state: Dict[str, Any], wanted: List[str], ready: Callab
                 fail(given, error)
             ready()
 
-        state["task"] = sys.modules["asyncio"].get_running_loop().create_task(ask_all())
+        known.warm_up = sys.modules["asyncio"].get_running_loop().create_task(ask_all())
 
 
 class Course:

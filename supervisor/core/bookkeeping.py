@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from ...shared import backoff
 from .generation import Generation
 from .pool import SETTLE_SECONDS, Pool, State, Worker
 
@@ -18,9 +19,7 @@ MEMORY = 50
 def delay_after(failures: int, first: float = 1.0) -> float:
     """Seconds to wait before the next start, after so many failed ones in a row; `first`: after the
     first one."""
-    if failures < 1:
-        return 0.0
-    return min(max(first, LONGEST_DELAY), first * DELAY_GROWTH**min(failures - 1, 32))
+    return backoff.delay_after(failures, first, max(first, LONGEST_DELAY), DELAY_GROWTH)
 
 
 def settled(pool: Pool, worker: Worker, now: float) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from . import facts, upgrading
+from . import exits, facts, upgrading
 from .bookkeeping import (
     count_failure,
     delay_after,
@@ -228,11 +228,9 @@ def _exited(pool: Pool, worker: Worker, event: facts.Exited, now: float) -> Pool
         if upgrade is None:
             return pool
         return replace(pool, upgrade=replace(upgrade, vacant=upgrade.vacant | {worker.index}))
-    how = (f"was ended by signal {-event.status}" if event.status < 0
-           else f"exited with code {event.status}")
     when = ("before it was ready" if worker.ready_at is None
             else f"{now - worker.ready_at:.1f} s after it was ready")
-    return _lost(pool, worker, f"{how} {when}", worker.error or event.error or event.complaint,
+    return _lost(pool, worker, f"{exits.how(event.status)} {when}", worker.error or event.error or event.complaint,
                  event.lines, now)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..core import worker_environment
+from ..core import exits, worker_environment
 from ..core.generation import Recipe
 from ..settings.contradictions import without_gunicorn
 from ..settings.parsers import AckMode
@@ -173,9 +173,8 @@ class Preparation:
         # the app's own code may have written there
         answer = answer if isinstance(answer, dict) else {}
         if exit.status != 0 or "settings" not in answer:
-            how = f"signal {-exit.status}" if exit.status < 0 else f"exit code {exit.status}"
             raise Refused("gunicorn's settings cannot be read",
-                          answer.get("error") or exit.error or how)
+                          answer.get("error") or exit.error or exits.how(exit.status))
         assert self._gunicorn is not None
         read = replace(self._gunicorn, settings=answer["settings"])
         theirs = dict(read.settings)

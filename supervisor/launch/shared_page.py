@@ -1,7 +1,7 @@
 """What the master notices by itself: the shared page of heartbeats and counters, and memory.
 
 The page is one in-memory file with a slot a worker: 32 words, each a native float64. The worker
-alone writes its slot (worker/gunicorn_adapter.py), the master reads it when it looks.
+alone writes its slot (worker/gunicorn_counters.py), the master reads it when it looks.
 
     word  0       layout version, 1; 0 while nothing was written 1       sequence: odd while the
           worker writes, changed by each write 2       CLOCK_MONOTONIC seconds of the last heartbeat

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ...shared import backoff
 from ..reporting.events import Entry, Event, Seconds
 from ..sockets.listener import Listener
 from ..system.processes import CannotStart, Exit, Launch, Processes, own_program
@@ -81,8 +82,8 @@ class Sidecar:
         return True
 
     def _lost(self, why: str, now: float) -> None:
-        delay = min(LONGEST_DELAY, FIRST_DELAY * 2**self._failures)
-        self._failures = min(self._failures + 1, 10)
+        self._failures += 1
+        delay = backoff.delay_after(self._failures, FIRST_DELAY, LONGEST_DELAY)
         self.deadline = now + delay
         self._log(Entry(Event.WEB_DIED, {"why": why, "next_try_in": Seconds(delay, "g")}))
 

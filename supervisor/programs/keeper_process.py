@@ -103,23 +103,16 @@ def keep(form: type[Raw] | type[Escaped]) -> None:
     copy = Copy(poller)
     kept: dict[int, Raw | Escaped] = {}
     alone = False
-    leave_at = None
-    while kept or not alone or copy.unsaid:
-        if alone and not kept:
-            leave_at = leave_at or time.monotonic() + PATIENCE
-            if time.monotonic() >= leave_at:
-                return
-        for fd, events in poller.poll(None if leave_at is None else PATIENCE * 1000):
+    while kept or not alone:
+        for fd, _ in poller.poll():
             if fd == STANDARD_ERROR:
                 copy.flush()
             elif fd == MASTER:
-                data, ancillary, _, _ = master.recvmsg(1, socket.CMSG_SPACE(4 * MOST_AT_ONCE))
-                for level, kind, content in ancillary:
-                    if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                        for sent in array.array("i", content[: len(content) - len(content) % 4]):
-                            kept[sent] = form()
-                            poller.register(sent, select.POLLIN if alone else 0)
-                if not data:
+                there, sent = received(master)
+                for each in sent:
+                    kept[each] = form()
+                    poller.register(each, select.POLLIN if alone else 0)
+                if not there:
                     alone = True
                     poller.unregister(MASTER)
                     for each in kept:
@@ -128,6 +121,20 @@ def keep(form: type[Raw] | type[Escaped]) -> None:
                 poller.unregister(fd)
                 os.close(fd)
                 kept.pop(fd, None)
+    leave_at = time.monotonic() + PATIENCE
+    while copy.unsaid and time.monotonic() < leave_at:
+        if poller.poll(PATIENCE * 1000):
+            copy.flush()
+
+
+def received(master: socket.socket) -> tuple[bool, list[int]]:
+    """Whether the master is still there, and the descriptors that it has sent."""
+    data, ancillary, _, _ = master.recvmsg(1, socket.CMSG_SPACE(4 * MOST_AT_ONCE))
+    sent: list[int] = []
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            sent.extend(array.array("i", content[: len(content) - len(content) % 4]))
+    return bool(data), sent
 
 
 def copied(fd: int, form: Raw | Escaped, copy: Copy) -> bool:

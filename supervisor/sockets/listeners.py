@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..system import files
+from . import binding
 from .addresses import Address, Kind
 from .given import Given
 from .listener import Listener, path_of
@@ -222,9 +223,8 @@ def _bind_unix(address: Address, owner: os.stat_result | None = None) -> Listene
         )
     clear_stale_socket(path)
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    umask = None if address.mode is None else os.umask(0o777 & ~address.mode)
     try:
-        bound.bind(path)
+        binding.bind(bound, path, address.mode)
         made = os.lstat(path)
         if owner is not None and (owner.st_uid, owner.st_gid) != (made.st_uid, made.st_gid):
             os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
@@ -232,9 +232,6 @@ def _bind_unix(address: Address, owner: os.stat_result | None = None) -> Listene
     except OSError as error:
         bound.close()
         raise CannotListen(f"cannot bind {address.text}: {error.strerror}") from None
-    finally:
-        if umask is not None:
-            os.umask(umask)
     return Listener(address, bound, made=(made.st_dev, made.st_ino))
 
 

@@ -8,10 +8,7 @@ name.
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
-import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +16,7 @@ from typing import Any, Literal
 from ...shared import peer
 from ..system import files
 from ..system.loop import READ, Loop
+from . import binding
 from .listeners import CannotListen
 
 LONGEST_ERROR = 4000
@@ -94,18 +92,12 @@ class NotifySocket:
     def _bound(path: str, mode: int) -> socket.socket:
         made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         made.setblocking(False)
-        umask = os.umask(0o777 & ~mode)
         try:
-            if os.path.lexists(path):
-                if not stat.S_ISSOCK(os.lstat(path).st_mode):
-                    raise OSError(errno.EEXIST, "it exists and is no socket")
-                files.remove(path)
-            made.bind(path)
+            binding.clear(path)
+            binding.bind(made, path, mode)
         except OSError as error:
             made.close()
             raise CannotListen(f"cannot bind {path}: {error.strerror}") from None
-        finally:
-            os.umask(umask)
         return made
 
     def fileno(self) -> int:

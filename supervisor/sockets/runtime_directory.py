@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from ...shared.protocol import SYSTEM_DIRECTORY, socket_directories
 from ..system import files
+from . import binding
 
 
 class NoPlace(RuntimeError):
@@ -69,23 +70,17 @@ def claim(name: str, socket_path: str | None, environ: Mapping[str, str], rights
     lock_path = lock_path or f"{base}.lock"
     lock = _lock(lock_path, name)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    umask = os.umask(0o777 & ~rights.mode)
     try:
-        if os.path.lexists(path):
-            if not stat.S_ISSOCK(os.lstat(path).st_mode):
-                raise OSError(errno.EEXIST, "it exists and is no socket")
-            if _somebody_listens(path):  # with a lock elsewhere (--lockfile)
-                raise OSError(errno.EADDRINUSE, "another master listens there")
-            files.remove(path)
-        listener.bind(path)
+        if binding.is_there(path) and _somebody_listens(path):  # with a lock elsewhere (--lockfile)
+            raise OSError(errno.EADDRINUSE, "another master listens there")
+        binding.clear(path)
+        binding.bind(listener, path, rights.mode)
         if rights.group is not None:
             files.give_group(path, rights.group)
         listener.listen(1024)
     except OSError as error:
         os.close(lock)
         raise NoPlace(f"cannot make the control socket {path}: {error.strerror}") from None
-    finally:
-        os.umask(umask)
     return Place(path, f"{base}.notify", lock_path, listener, lock)
 
 

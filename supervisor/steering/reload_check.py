@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields, replace
 from typing import Any
 
+from ...shared.commands import MOST_WORKERS
 from ..core import facts, observe, planner
 from ..core.pool import Policy, Pool
 from ..core.upgrade import Check, Phase, Upgrade
@@ -29,7 +30,7 @@ from ..sockets.listener import Listener
 from ..system.plain_data import Unreadable, made, plain
 from .state import State, normal
 
-MOST_WORKERS, LARGEST_PAGE = 10000, 1 << 30
+LARGEST_PAGE = 1 << 30
 
 
 def readable(document: Mapping[str, Any], policy: Policy, now: float) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import resource
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-PR_SET_NO_NEW_PRIVS = 38
+from ...shared import kernel
+
 # What the kernel itself calls the user that owns nothing, where no such name is known.
 NOBODY = 65534
 LARGEST_ID = (1 << 32) - 1
@@ -180,9 +181,7 @@ def apply(attributes: Attributes, seat: int) -> None:
     """
     changes_user = attributes.other_user or attributes.groups is not None
     if changes_user:
-        # prctl(2) isn't in the standard library otherwise. Loaded in the child alone, which pays
-        # for it, and while it is still somebody who may read this Python's files.
-        import ctypes
+        kernel.load()
     for name, soft, hard in attributes.limits:
         _do(f"--rlimit: cannot set {name} to {_limit_text(soft)}:{_limit_text(hard)}",
             lambda name=name, soft=soft, hard=hard:  # type: ignore[misc]
@@ -207,7 +206,7 @@ def apply(attributes: Attributes, seat: int) -> None:
         if uid is not None:
             _do(f"--user: cannot become user {uid}", lambda: os.setresuid(uid, uid, uid))
     # From now on no program that is exec'ed can have more than this process has.
-    ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
 
 
 def _limit_text(number: int) -> str:

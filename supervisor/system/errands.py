@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from ..core import exits
 from .attributes import Attributes
 from .guard import Guard
 from .loop import READ, Loop
@@ -249,4 +250,4 @@ def _reason(errand: Errand, exit: Exit) -> str | None:
         return f"cannot be started: {exit.error}"
     if exit.status == 0:
         return None
-    return f"was ended by signal {-exit.status}" if exit.status < 0 else f"exited with code {exit.status}"
+    return exits.how(exit.status)

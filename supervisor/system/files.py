@@ -55,8 +55,8 @@ def spot(path: str, follow: bool) -> Iterator[Spot]:
     Raises:
         OSError: there is no such directory, or such a link lies on the way.
     """
-    parts = [part for part in reversed(path.split("/")) if part]
-    here, links = os.open("/" if path.startswith("/") else ".", _LOOK), 0
+    parts, links = _backwards(path), 0
+    here = _where_it_begins(path)
     try:
         while True:
             name = parts.pop() if parts else "."
@@ -70,27 +70,20 @@ def spot(path: str, follow: bool) -> Iterator[Spot]:
                 break
             try:
                 kind, above = os.fstat(found), os.fstat(here)
+                if not parts and (not stat.S_ISLNK(kind.st_mode)
+                                  or above.st_dev == os.stat("/proc").st_dev):
+                    break
                 if stat.S_ISLNK(kind.st_mode):
-                    if not parts and above.st_dev == os.stat("/proc").st_dev:
-                        break
-                    if not _guarded(above) or kind.st_uid not in _trusted() | {above.st_uid}:
-                        raise OSError(
-                            errno.EPERM,
-                            f"the symbolic link {name} on the way is not followed: it is user "
-                            f"{kind.st_uid}'s, its directory user {above.st_uid}'s, with mode "
-                            f"{above.st_mode & 0o7777:o}"
-                        )
+                    _refuse_strangers_link(name, kind, above)
                     links += 1
                     if links > MOST_LINKS:
                         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                     target = os.readlink("", dir_fd=found)
-                    parts += [part for part in reversed(target.split("/")) if part]
+                    parts += _backwards(target)
                     if target.startswith("/"):
-                        root = os.open("/", _LOOK)
+                        root = _where_it_begins(target)
                         os.close(here)
                         here = root
-                elif not parts:
-                    break
                 elif not stat.S_ISDIR(kind.st_mode):
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
                 else:
@@ -101,6 +94,23 @@ def spot(path: str, follow: bool) -> Iterator[Spot]:
         yield Spot(here, above, name, follow and above.st_dev == os.stat("/proc").st_dev)
     finally:
         os.close(here)
+
+
+def _backwards(path: str) -> list[str]:
+    return [part for part in reversed(path.split("/")) if part]
+
+
+def _where_it_begins(path: str) -> int:
+    return os.open("/" if path.startswith("/") else ".", _LOOK)
+
+
+def _refuse_strangers_link(name: str, link: os.stat_result, directory: os.stat_result) -> None:
+    """Raises OSError if somebody whom we don't trust could have laid this link."""
+    if not _guarded(directory) or link.st_uid not in _trusted() | {directory.st_uid}:
+        raise OSError(
+            errno.EPERM,
+            f"the symbolic link {name} on the way is not followed: it is user {link.st_uid}'s, its "
+            f"directory user {directory.st_uid}'s, with mode {directory.st_mode & 0o7777:o}")
 
 
 def opened(path: str, flags: int, mode: int = 0o600) -> int:

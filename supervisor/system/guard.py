@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from ...shared import backoff
 from ..reporting.events import Entry, Event
 
 FIRST_HOLD, LONGEST_HOLD = 0.1, 5.0
@@ -27,16 +28,17 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Hold:
-    """`until`: in monotonic seconds. `delay`: how long the next one lasts."""
+    """`until`: in monotonic seconds. `failures`: how many there were in a row."""
 
     until: float
-    delay: float = FIRST_HOLD
+    failures: int
 
     @classmethod
     def after(cls, before: Hold | None) -> Hold:
         """The hold of something that has just failed, maybe not for the first time."""
-        delay = FIRST_HOLD if before is None else before.delay
-        return cls(time.monotonic() + delay, min(LONGEST_HOLD, delay * 2))
+        failures = 1 if before is None else before.failures + 1
+        delay = backoff.delay_after(failures, FIRST_HOLD, LONGEST_HOLD)
+        return cls(time.monotonic() + delay, failures)
 
 
 @dataclass(slots=True)

@@ -10,9 +10,10 @@ business here.
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from ..core.worker_environment import GENERATION, MASTER, SEAT, WORKER
@@ -46,11 +47,15 @@ class Orphans:
             each for each in self._seen.values() if each is not None and each.worker not in living]
         unmarked = [
             pid for pid, orphan in self._seen.items() if orphan is None and _holds(pid, sockets)]
-        births = [started(pid) or 0 for pid in living.values()] if unmarked else []
-        return left + [
-            Orphan(pid, None, None, None)
-            for pid in unmarked if (born := started(pid)) is not None and all(birth > born
-                                                                              for birth in births)]
+        return left + _older_than(unmarked, living.values())
+
+
+def _older_than(pids: Collection[int], workers: Iterable[int]) -> list[Orphan]:
+    """Those of `pids` that were there before any of these workers."""
+    oldest = min((started(pid) or 0 for pid in workers), default=math.inf) if pids else 0
+    return [
+        Orphan(pid, None, None, None)
+        for pid in pids if (born := started(pid)) is not None and born < oldest]
 
 
 def _marked(pid: int) -> Orphan | None:

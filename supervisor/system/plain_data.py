@@ -71,23 +71,32 @@ def _made(kind: Any, value: Any) -> Any:
             return None
         return _made(next(each for each in arguments if each is not type(None)), value)
     if dataclasses.is_dataclass(kind):
-        make: Any = kind
-        hints = _fields(make)
-        found = {
-            key: _made_field(key, hints[key], each) for key, each in value.items() if key in hints}
-        try:
-            return make(**found)
-        except TypeError as error:  # a field is missing
-            raise TypeError(f"expected {make.__name__}: {error}") from None
+        return _made_record(kind, value)
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return kind(value)
+    return _made_scalar(kind, value) if origin is None else _made_many(origin, arguments, value)
+
+
+def _made_record(kind: Any, value: Any) -> Any:
+    hints = _fields(kind)
+    found = {
+        key: _made_field(key, hints[key], each) for key, each in value.items() if key in hints}
+    try:
+        return kind(**found)
+    except TypeError as error:  # a field is missing
+        raise TypeError(f"expected {kind.__name__}: {error}") from None
+
+
+def _made_many(origin: Any, arguments: tuple[Any, ...], value: Any) -> Any:
     if origin in (collections.abc.Mapping, dict):
         return {_key(arguments[0], key): _made(arguments[1], each) for key, each in value.items()}
     if origin is tuple and arguments[-1] is not Ellipsis:
         return tuple(_made(each, one) for each, one in zip(arguments, value, strict=True))
-    if origin in (tuple, frozenset, list, collections.abc.Sequence):
-        container: Any = tuple if origin is collections.abc.Sequence else origin
-        return container(_made(arguments[0], each) for each in value)
+    container: Any = tuple if origin is collections.abc.Sequence else origin
+    return container(_made(arguments[0], each) for each in value)
+
+
+def _made_scalar(kind: Any, value: Any) -> Any:
     if not isinstance(value, (int, float) if kind is float else kind) or (isinstance(value, bool)
                                                                           and kind is not bool):
         raise TypeError(f"{str(value)[:100]!r} is no {kind.__name__}")

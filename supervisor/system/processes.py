@@ -19,11 +19,11 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
+from ...shared import kernel
+from ..core.worker_environment import FIRST_FD
 from . import attributes
 from .attributes import Attributes
 
-FIRST_FD = 3
-PR_SET_PDEATHSIG = 1
 # Seconds. A process that was killed is gone in milliseconds, unless the kernel can't end it.
 PATIENCE = 2.0
 
@@ -322,11 +322,7 @@ def find_program(name: str, search_path: str, directory: str) -> str:
 def _die_with_parent(number: int, parent: int) -> None:
     """Ask the kernel to send us `number` when our parent dies (prctl(2)); leave at once if it has
     died already."""
-    # prctl isn't in the standard library; ctypes in the parent would weigh on it for ever, so the
-    # child pays.
-    import ctypes
-
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os._exit(0)
 

@@ -200,10 +200,10 @@ def test_what_is_not_a_workers_is_left_alone(start: Start, how: str) -> None:
     # until then it is in our process group, which ends with us
     daemon += "while [ ! -e stays ]; do sleep 0.05; done;"
     if how == "a hook's":
-        master = start("-n", "1", "-m", "0.1", "--on-worker-ready", daemon, "--", "sleep", "1000")
+        flags, command = ["--on-worker-ready", daemon], ["sleep", "1000"]
     else:
-        master = start("-n", "1", "-m", "0.1", "--", "sh", "-c",
-                       f"env -u EINHORNPY_WORKER {daemon} exec sleep 1000")
+        flags, command = [], ["sh", "-c", f"env -u EINHORNPY_WORKER {daemon} exec sleep 1000"]
+    master = start("-n", "1", "-m", "0.1", "--min-ready-seconds", "0", *flags, "--", *command)
     master.wait_ready()
     file = master.directory / "stays"
     wait_until(file.exists, "a daemon", master.log)

@@ -139,7 +139,7 @@ def test_a_tls_handshake_that_has_begun_is_waited_for(place: Path) -> None:
         client = socket.create_connection(server.sockets[0].getsockname())
         while not accepting.handshakes(loop):
             await asyncio.sleep(0)
-        draining = gunicorn_draining.Draining(60.0, accepting)
+        draining = gunicorn_draining.Draining(60.0)
         leaving = asyncio.create_task(draining.begin([server]))
         _, waits = await asyncio.wait([leaving], timeout=5 * gunicorn_draining.SETTLE_SECONDS)
         assert waits, "it didn't wait for the handshake"

@@ -127,8 +127,9 @@ def reused_at_the_worst_moment(master: Master, connections: list[Connection],
 def test_a_connection_reused_at_the_worst_moment_gets_its_answer(
     start: Start, connect: Callable[..., Connection], name: str
 ) -> None:
-    # Long enough for connections to idle while a slow machine brings up the replacement.
-    master = start_class(start, name, keep_alive=60)
+    # Long enough for connections to idle while a slow machine brings up the replacement. gunicorn's
+    # asgi keeps its end open until the graceful timeout, after an answer that announced the end.
+    master = start_class(start, name, "--graceful-timeout", "10", keep_alive=60)
     connections = [connect(master.address) for _ in range(40)]
     for connection in connections:
         connection.request()

@@ -1,0 +1,49 @@
+"""The files of UNIX sockets: made with the permission bits that they are to have, and cleared away.
+Whether anybody still listens there is the caller's to know."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+
+from ..system import files
+
+
+def bind(bound: socket.socket, path: str, mode: int | None) -> None:
+    """Bind a socket to a path. `mode`: the permission bits of its file, from the first moment on;
+    None: what our umask leaves.
+
+    Raises:
+        OSError: it can't be bound.
+    """
+    umask = None if mode is None else os.umask(0o777 & ~mode)
+    try:
+        bound.bind(path)
+    finally:
+        if umask is not None:
+            os.umask(umask)
+
+
+def is_there(path: str) -> bool:
+    """Whether a socket's file is there.
+
+    Raises:
+        OSError: something else is.
+    """
+    if not os.path.lexists(path):
+        return False
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise OSError(errno.EEXIST, "it exists and is no socket")
+    return True
+
+
+def clear(path: str) -> None:
+    """Remove a socket's file, if there is one.
+
+    Raises:
+        OSError: it is something else, or can't be removed.
+    """
+    if is_there(path):
+        files.remove(path)

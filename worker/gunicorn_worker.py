@@ -1,0 +1,244 @@
+"""One gunicorn worker of the configured class in this process: made, mended, served, left. Loaded
+by the adapter.
+
+Plain standard library from Python 3.9 on, besides gunicorn itself; asyncio is imported by the
+worker class.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import traceback
+from typing import Any, Callable, Dict, List, Optional
+
+from . import gunicorn_counters, gunicorn_draining, gunicorn_warm_up
+from .gunicorn_asgi import Known, remember_lifespan, wrap_asgi
+from .gunicorn_hooks import Arbiter
+from .gunicorn_master import Master, Notices
+from .gunicorn_settings import describe, make_app
+
+BOOT_ERROR = 3
+
+
+def run(instructions: Dict[str, Any]) -> int:
+    """Be a worker until it is over; return the exit code."""
+    life = Life(instructions)
+    try:
+        life.make()
+        life.mend()
+        life.serve()
+        return 0
+    except SystemExit as exit:
+        if exit.code not in (0, None):
+            life.failed(life.last_error.message or "exited with code %s" % exit.code)
+        raise
+    except BaseException as error:
+        life.failed(describe(error))
+        if life.log is not None:
+            life.log.exception("Exception in worker process")
+        else:
+            traceback.print_exc()
+        return BOOT_ERROR if life.worker is None or not life.worker.booted else 1
+    finally:
+        life.leave()
+
+
+class Life:
+    """A worker's, from the master's instructions to its exit."""
+
+    def __init__(self, instructions: Dict[str, Any]) -> None:
+        self.instructions = instructions
+        self.master = Master(os.environ["EINHORN_SOCK_PATH"])
+        self.notices = Notices(os.environ["NOTIFY_SOCKET"])
+        self.last_error = LastError()
+        self.take_real_stderr = real_stderr(instructions["stderr"])
+        self.ready = False
+        self.known = Known()
+        self.arbiter: Optional[Arbiter] = None
+        self.log: Any = None
+        self.worker: Any = None
+
+    def make(self) -> None:
+        """Read the settings and make an object of the worker class, as the arbiter does."""
+        from gunicorn import SERVER_SOFTWARE
+
+        os.environ["SERVER_SOFTWARE"] = SERVER_SOFTWARE
+        app, _ = make_app()
+        cfg = app.cfg
+        for name, value in (("workers", self.instructions["workers"]),
+                            ("graceful_timeout", self.instructions["graceful_timeout"]),
+                            ("max_requests", 0), ("max_requests_jitter", 0), ("reuse_port", False)):
+            # graceful_timeout may be a fraction here, which the setting's own check would refuse.
+            cfg.settings[name].value = value
+        os.environ.update(cfg.env)
+        self.log = log = cfg.logger_class(cfg)
+        log.error_log.addHandler(self.last_error)
+        worker_class = cfg.worker_class
+        if hasattr(worker_class, "check_config"):
+            worker_class.check_config(cfg, log)
+        self.arbiter = Arbiter(app, dict(self.instructions, master=os.getppid()), log)
+        parent = os.getppid()
+        if self.instructions["outlive_master"]:
+            parent = OutlivingParent(parent)
+        self.arbiter.LISTENERS = adopt_listeners(cfg, log)
+        self.worker = worker_class(
+            int(os.environ["EINHORN_CHILD_INDEX"]) + 1, parent, self.arbiter.LISTENERS, app,
+            (self.instructions["timeout"] or 60) / 2.0, cfg, log)
+        self.worker.pid = os.getpid()
+
+    def mend(self) -> None:
+        """Give the worker what it lacks: a heartbeat and counters in the master's page, the
+        warm-up, ways to leave well."""
+        worker = self.worker
+        worker.tmp.close()
+        fd, offset = self.instructions["page"]
+        slot = gunicorn_counters.Slot(
+            fd, offset, self.instructions["max_requests"],
+            lambda reason: self.notices.send("X_EINHORNPY_DUE=" + reason))
+        worker.tmp = gunicorn_counters.Heartbeat(fd, slot, self.first_sign_of_life)
+        take_usr2_for_term(worker)
+        remember_lifespan(worker, self.known)
+        leaving = gunicorn_draining.Draining(self.instructions["graceful_timeout"])
+        gunicorn_draining.mend(worker, leaving)
+        if hasattr(worker, "tpool"):
+            from . import gunicorn_lingering  # its threads are gthread's alone
+
+            gunicorn_lingering.mend(worker)
+        gunicorn_counters.count_requests(worker, slot)
+
+        def around(asgi: Any) -> Any:
+            self.known.asgi = asgi  # a warm-up is no client's request
+            return gunicorn_counters.counted_asgi(leaving.around(asgi), slot)
+
+        if gunicorn_counters.way_of_counting(type(worker)) == "asgi":
+            wrap_asgi(worker, around)
+
+    def serve(self) -> None:
+        from gunicorn import util
+
+        util._setproctitle("worker [%s]" % self.worker.cfg.proc_name)
+        self.log.info("Booting worker with pid: %s", self.worker.pid)
+        self.worker.cfg.pre_fork(self.arbiter, self.worker)
+        self.worker.cfg.post_fork(self.arbiter, self.worker)
+        self.worker.init_process()
+
+    def first_sign_of_life(self) -> None:
+        tell_where_it_hangs()
+        gunicorn_warm_up.warm_up(self.worker, self.known, self.instructions["warm_up"],
+                                 self.say_ready, self.warm_up_failed)
+
+    def say_ready(self) -> None:
+        if not self.ready:
+            self.ready = True
+            self.log.error_log.removeHandler(self.last_error)
+            self.take_real_stderr()
+            self.master.say("worker:ack", framework=gunicorn_warm_up.framework())
+
+    def warm_up_failed(self, given: str, error: BaseException) -> None:
+        known = isinstance(error, gunicorn_warm_up.WarmUpFailed)
+        self.master.say("worker:failed",
+                        error="warm-up %s: %s" % (given, error if known else describe(error)))
+        os._exit(BOOT_ERROR)
+
+    def failed(self, error: str) -> None:
+        """Say why we never were ready, unless we were."""
+        if not self.ready:
+            self.master.say("worker:failed", error=error)
+
+    def leave(self) -> None:
+        if self.worker is None:
+            return
+        self.log.info("Worker exiting (pid: %s)", self.worker.pid)
+        try:
+            self.worker.cfg.worker_exit(self.arbiter, self.worker)
+        except Exception:
+            self.log.warning("Exception during worker exit:\n%s", traceback.format_exc())
+
+
+class SharedListener(socket.socket):
+    """A listening socket that is the master's: asyncio would set its backlog anew, for
+    everybody."""
+
+    def listen(self, *_: Any) -> None:
+        pass
+
+
+def adopt_listeners(cfg: Any, log: Any) -> List[Any]:
+    """gunicorn's socket objects around the descriptors that we were given."""
+    from gunicorn import sock
+
+    classes = {
+        socket.AF_INET: sock.TCPSocket, socket.AF_INET6: sock.TCP6Socket,
+        socket.AF_UNIX: sock.UnixSocket}
+    listeners = []
+    for fd in range(3, 3 + int(os.environ.get("EINHORN_FD_COUNT", "0"))):
+        with socket.socket(fileno=os.dup(fd)) as probe:
+            family, address = probe.family, probe.getsockname()
+        listener = classes[family](address, cfg, log, fd=fd)
+        listener.sock = SharedListener(fileno=listener.sock.detach())
+        listeners.append(listener)
+    return listeners
+
+
+class LastError(logging.Handler):
+    """Remembers the last error that gunicorn logged: some workers log their reason and then just
+    exit."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.message: Optional[str] = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.message = record.getMessage().splitlines()[0] if record.getMessage() else None
+
+
+class OutlivingParent(int):
+    """A parent pid that never differs from os.getppid(): the worker is to outlive its master."""
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+    __hash__ = int.__hash__
+
+
+def real_stderr(fd: Optional[int]) -> Callable[[], None]:
+    """The master reads our standard error until we are ready, to tell why if we never are. Return
+    what then puts descriptor `fd` in its place, unless gunicorn's capture_output has put something
+    else there."""
+    if fd is None:
+        return lambda: None
+    os.set_inheritable(fd, False)
+    given = os.fstat(2)
+
+    def take() -> None:
+        now = os.fstat(2)
+        if (now.st_dev, now.st_ino) == (given.st_dev, given.st_ino):
+            sys.stderr.flush()
+            os.dup2(fd, 2)
+        os.close(fd)
+
+    return take
+
+
+def take_usr2_for_term(worker: Any) -> None:
+    """Einhorn's stop signal means what SIGTERM means; without this, sync and gthread workers die of
+    it."""
+    init_signals = worker.init_signals
+
+    def init_signals_and_usr2() -> None:
+        init_signals()
+        signal.signal(signal.SIGUSR2, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+
+    worker.init_signals = init_signals_and_usr2
+
+
+def tell_where_it_hangs() -> None:
+    """On SIGABRT, which the master sends to a worker that hangs, print what every thread is doing;
+    then do what gunicorn does. Called when the worker serves, since each class installs its own
+    handlers until then."""
+    import faulthandler
+
+    if not faulthandler.is_enabled():
+        faulthandler.enable(file=2, all_threads=True)
