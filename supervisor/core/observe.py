@@ -49,8 +49,9 @@ def asks_for_upgrade(pool: Pool, worker: Worker, status: int) -> bool:
 def observe(pool: Pool, event: Event, now: float) -> Pool:
     """Return the pool after `event`.
 
-    Raises: Impossible: the event can't be true of this pool (an unknown worker, a second spawn
-        under one id …).
+    Raises:
+        Impossible: the event can't be true of this pool (an unknown worker, a second spawn under
+            one id …).
     """
     match event:
         case facts.UpgradeRequested():
@@ -230,8 +231,8 @@ def _exited(pool: Pool, worker: Worker, event: facts.Exited, now: float) -> Pool
         return replace(pool, upgrade=replace(upgrade, vacant=upgrade.vacant | {worker.index}))
     when = ("before it was ready" if worker.ready_at is None
             else f"{now - worker.ready_at:.1f} s after it was ready")
-    return _lost(pool, worker, f"{exits.how(event.status)} {when}", worker.error or event.error or event.complaint,
-                 event.lines, now)
+    return _lost(pool, worker, f"{exits.how(event.status)} {when}",
+                 worker.error or event.error or event.complaint, event.lines, now)
 
 
 def _lost(pool: Pool, worker: Worker, reason: str, error: str | None, lines: tuple[str, ...],
