@@ -101,6 +101,8 @@ class Upgrades:
         return upgrade if upgrade is not None and upgrade.to_generation == number and not upgrade.rolling_back else None
 
     def _start_hook_ended(self, ended: Ended) -> None:
+        """A hook that hangs refuses too: nobody knows what it would have said, and the old code
+        serves."""
         self._start_hook = None
         if ended.reason is None:
             self._prepare()
@@ -173,7 +175,7 @@ class Upgrades:
     @property
     def busy(self) -> bool:
         """Whether a generation is just being made: a master that is replaced now would leave it
-        half made."""
+        half made, since the next one couldn't tell what the settings' reader answers."""
         return self.preparation is not None
 
     def resume_errand(self, errand: Errand) -> Callable[[Ended], None] | None:
@@ -201,7 +203,8 @@ class Upgrades:
 
     def roll_back(self, to: int | str | None, requested_by: str) -> int:
         """Begin an upgrade to the recipe of a remembered generation; return the number of the new
-        one.
+        one. It is prepared like any other: its directory and gunicorn's settings are looked at
+        before anybody is touched.
 
         Raises:
             BadRequest: the master stops. ValueError: there is no such recipe.
