@@ -37,8 +37,9 @@ class NoRedirect(urllib.request.HTTPRedirectHandler):
 def tell(told: Mapping[str, Any]) -> None:
     """Tell it once.
 
-    Raises: OSError: nobody took it (for StatsD, which answers nothing: nobody has this name).
-        urllib's HTTPError is one too.
+    Raises:
+        OSError: nobody took it (for StatsD, which answers nothing: nobody has this name). urllib's
+            HTTPError is one too.
     """
     if told["kind"] == "webhook":
         request = urllib.request.Request(told["to"], json.dumps(told["document"]).encode(), {

@@ -215,8 +215,9 @@ def _answering(paths: Mapping[str, bool], doubts: list[str]) -> list[Found]:
 def _asked(path: str, doubts: list[str]) -> socket.socket:
     """A connection on which whoever listens at `path` has been asked for his name.
 
-    Raises: OSError: nobody does, or nobody who is believed. BlockingIOError: too many others wait
-        there.
+    Raises:
+        OSError: nobody does, or nobody who is believed.
+        BlockingIOError: too many others wait there.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

@@ -1,4 +1,5 @@
-"""Writes docs/man/einhornpy.1 from the click commands; tests/test_docs.py checks that it is new.
+"""Writes docs/man/einhornpy.1 from the click commands; tests/whole/test_docs.py checks that it
+is new.
 
 Our own, since click-man makes a page a command and doesn't see `run`, which is no command until
 somebody asks for it.

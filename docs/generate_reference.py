@@ -1,5 +1,5 @@
-"""Writes docs/reference.md from the click commands and the table of settings; tests/test_docs.py
-checks that it is new."""
+"""Writes docs/reference.md from the commands and the settings; tests/whole/test_docs.py checks that
+it is new."""
 
 from __future__ import annotations
 
@@ -89,10 +89,16 @@ def reference() -> str:
         parts += [f"## einhornpy {name}", f"```\n{help_of(name)}\n```"]
     parts += [
         "## Commands of the control socket",
-        'One JSON object a line: `{"id": 7, "command": "upgrade", "args": {"release": "x"}}`; more '
-        "on the wire in [architecture](architecture.md#the-control-socket). The owner of the "
-        "master and root may give every command, observers those that only look, and a worker "
-        "speaks of itself.",
+        "One JSON object a line each way. The request\n"
+        '`{"id": 7, "command": "upgrade", "args": {"release": "x"}}` is answered by\n'
+        '`{"request_id": 7, "ok": true, "result": {…}, "message": "…"}`, with `"wait": true` on '
+        "all but the last reply of a\ncommand that waits, and with an `error` of `code` and `message` "
+        "where `ok` is false. YAML is taken too, see\n[einhorn](einhorn.md#the-wire).",
+        "The owner of the master and root may give every command, observers those that only look, "
+        "and a worker speaks of itself;\nthe kernel says who is who. Whoever may ask for nothing "
+        "is told so, and hung up on. A client that doesn't read its\nanswers isn't read either, "
+        "gets only the newest status, and is cut off after 4 MiB of anything else. Where there "
+        "are\ntoo many, somebody makes room, first of the same user or worker.",
         commands_table(commands.OURS),
         "Einhorn's, which take words ([einhorn](einhorn.md#commands)); `signal` is one of theirs "
         "where it has words:", commands_table(commands.EINHORNS),

@@ -41,7 +41,9 @@ class Run(click.Command):
 
 
 def start(command: tuple[str, ...], **given: Any) -> NoReturn:
-    """Hand everything over to a fresh process that is the master and nothing else."""
+    """Hand everything over to a fresh process that is the master and nothing else: click
+    would weigh on one made of this process for ever. It gets the words as they were given, and
+    reads them by the table that the flags are made from."""
     from .main import become_master
 
     become_master(json.dumps({

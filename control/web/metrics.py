@@ -2,8 +2,8 @@
 merged over all its workers.
 
 prometheus-client writes and negotiates the formats; names and units follow its conventions. What an
-app's metric counted in one generation carries that generation as a label: the counters of two
-releases are two things.
+app's metric counted in one generation carries that generation as a label: added up without it, the
+end of a generation would look like a counter that jumps back.
 """
 
 from __future__ import annotations

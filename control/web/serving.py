@@ -1,5 +1,5 @@
 """HTTP for the sidecar: one loop waits for every client, so that none of them can let another one
-wait.
+wait: with a thread for each client, those who say half of it would keep a liveness probe waiting.
 
 A request reaches the app when its head is whole. What is asked of the master takes a thread, and
 each such path has its own two; whoever is slow, or says half of it, takes no more than a

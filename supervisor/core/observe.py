@@ -59,8 +59,9 @@ def upgrade_asked_by(pool: Pool, worker: Worker,
 def observe(pool: Pool, event: Event, now: float) -> Pool:
     """Return the pool after `event`.
 
-    Raises: Impossible: the event can't be true of this pool (an unknown worker, a second spawn
-        under one id …).
+    Raises:
+        Impossible: the event can't be true of this pool (an unknown worker, a second spawn under
+            one id …).
     """
     match event:
         case facts.UpgradeRequested():
@@ -232,7 +233,7 @@ def _exited(pool: Pool, worker: Worker, event: facts.Exited, now: float) -> Pool
         pool = progress(pool, now)
     if worker.state is State.RETIRING or pool.stopping:
         return pool
-    if asks_for_upgrade(pool, worker, event.status):
+    if asks_for_upgrade(pool, worker, event.status):  # nobody's failure
         pool = replace(pool, hasty=0 if settled(pool, worker, now) else pool.hasty + 1)
         upgrade = pool.running_upgrade
         if upgrade is None:
@@ -240,14 +241,17 @@ def _exited(pool: Pool, worker: Worker, event: facts.Exited, now: float) -> Pool
         return replace(pool, upgrade=replace(upgrade, vacant=upgrade.vacant | {worker.index}))
     when = ("before it was ready" if worker.ready_at is None
             else f"{now - worker.ready_at:.1f} s after it was ready")
-    return _lost(pool, worker, f"{exits.how(event.status)} {when}", worker.error or event.error or event.complaint,
-                 event.lines, now)
+    return _lost(pool, worker, f"{exits.how(event.status)} {when}",
+                 worker.error or event.error or event.complaint, event.lines, now)
 
 
 def _lost(pool: Pool, worker: Worker, reason: str, error: str | None, lines: tuple[str, ...],
           now: float) -> Pool:
-    """A worker that nobody had asked to go is no more; unless it had settled, or is on trial, its
-    start has failed."""
+    """A worker that nobody had asked to go is no more; unless it had settled, its start has failed.
+
+    On trial any death counts, however long after its ready: otherwise a release whose workers serve
+    for a while and die would be exchanged for ever.
+    """
     pool = _count_restart(pool, worker)
     if worker.ready_at is not None and now - worker.ready_at < FAULT_SECONDS:
         pool = _fault(pool, worker.generation, f"worker {worker.index} {reason}", now)
@@ -266,7 +270,8 @@ def _fault(pool: Pool, number: int, fault: str, now: float) -> Pool:
 
 def _listener_shut(pool: Pool, event: facts.ListenerShut, now: float) -> Pool:
     """Blame the release that did it, where that is certain: old code that is just leaving may have
-    done it as well."""
+    done it as well. The kernel doesn't say who shut a socket down. So where both may have, nobody
+    is blamed, and from then on old and new code are kept apart (`Upgrade.suspicious`)."""
     pool = replace(pool, sockets=pool.sockets + event.anew)
     if pool.stopping is not None or not event.blamed:
         return pool

@@ -123,14 +123,16 @@ class Worker:
         return self.recycling is Recycling.MEMORY
 
     def available(self, now: float, policy: Policy) -> bool:
-        """Whether it has been ready for long enough to let another one go."""
+        """Whether it has been ready for long enough to let another one go. To be ready is not
+        enough: a release whose workers die a moment later would cost an old one each time."""
         if self.state is not State.READY or self.ready_at is None:
             return False
         return now >= self.ready_at + policy.min_ready(self)
 
     @property
     def convincing(self) -> bool:
-        """Whether its readiness proves something: it said so, or the guess has stood."""
+        """Whether its readiness proves something: it said so, or the guess has stood. Before that a
+        guess neither proves a generation nor ends the first start."""
         return self.state is State.READY and (not self.guessed or self.stood)
 
 

@@ -38,7 +38,7 @@ class Phase(enum.StrEnum):
 
 
 class Outcome(enum.StrEnum):
-    DONE = "done"
+    DONE = "done"  # no process of old code is left; to have asked the last one to go isn't enough
     ROLLED_BACK = "rolled-back"
     ABORTED = "aborted"
     SUPERSEDED = "superseded"
@@ -58,8 +58,8 @@ class Check(enum.StrEnum):
 
 
 class Accepting(enum.StrEnum):
-    """Whether somebody accepts connections once only workers whose readiness is a guess are
-    left."""
+    """Whether somebody accepts connections once only workers whose readiness is a guess are left.
+    Asked then, not before: as long as an old worker was there, it may have been the one."""
 
     ASKED = "asked"
     YES = "yes"
@@ -103,7 +103,10 @@ class Upgrade:
     hold_over: bool = False
     # None: there is no check.
     check: Check | None = None
-    # By whom it is paused, if it is.
+    # By whom it is paused, if it is. Paused, and until the hold is over, the exchange stands
+    # still. Crashes are mended and failures count, but no old worker is recycled, since its
+    # replacement would be new code; and old ones stay while the surge has room for them, so that
+    # going back costs nothing.
     paused_by: str | None = None
     # None: nobody has asked.
     accepting: Accepting | None = None

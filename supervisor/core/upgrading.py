@@ -59,7 +59,9 @@ TRANSITIONS: Mapping[Phase, Mapping[type, Phase | None]] = {
 
 
 def asked(pool: Pool, event: facts.UpgradeRequested, now: float) -> Pool:
-    """The newest request wins at once: the upgrade before it is superseded."""
+    """The newest request wins at once: the upgrade before it is superseded, even though the
+    settings of the new generation have yet to be read. If they can't be (`_not_prepared`), the host
+    goes back to the last proven generation rather than stay half-way."""
     before = pool.running_upgrade
     upgrade = Upgrade(
         _way_back(pool), pool.newest + 1, event.terms, event.requested_by, started_at=now,

@@ -131,6 +131,7 @@ def _due(view: View, worker: Worker, watched: bool, now: float) -> bool:
 
 def _sort_ready(view: View, worker: Worker, old: bool, due: bool, policy: Policy,
                 now: float) -> None:
+    # Recycling has no rules of its own: a due worker is exchanged like one of an old generation.
     outdated = old or due
     (view.outdated_ready if outdated else view.wanted_ready).append(worker)
     view.due += outdated and not old

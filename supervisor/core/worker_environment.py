@@ -36,11 +36,16 @@ def environment(generation: Generation, *, worker: int, index: int, master: int,
                 ) -> dict[str, str]:
     """The environment of one worker.
 
-    Args: worker: our id of it. index: its seat. master: the master's pid. families: the address
-        family of each listener, such as AF_INET, in the order of their descriptors from 3. names:
-        what each is called, "" for a name by its position. control_fd: a descriptor that is
-        connected to the control socket. stop_signal: what asks it to leave, such as SIGTERM.
+    Args:
+        worker: our id of it.
+        index: its seat.
+        master: the master's pid.
+        families: the address family of each listener, such as AF_INET, in the order of their
+            descriptors from 3.
+        names: what each is called, "" for a name by its position.
+        stop_signal: what asks it to leave, such as SIGTERM.
         adapter: the gunicorn adapter's own instructions.
+        control_fd: a descriptor that is connected to the control socket.
 
     `LISTEN_PID` and `WATCHDOG_PID` are added by the child, which alone knows its pid.
     """

@@ -1,17 +1,20 @@
 """What the master notices by itself: the shared page of heartbeats and counters, and memory.
 
 The page is one in-memory file with a slot a worker: 32 words, each a native float64. The worker
-alone writes its slot (worker/gunicorn_counters.py), the master reads it when it looks.
+alone writes its slot (worker/gunicorn_counters.py), without a system call; the master reads it
+when somebody asks for the status, or when a heartbeat seems too old.
 
-    word  0       layout version, 1; 0 while nothing was written 1       sequence: odd while the
-          worker writes, changed by each write 2       CLOCK_MONOTONIC seconds of the last heartbeat
-          3       requests done 4       requests in flight 5       busy seconds: the time during
-          which at least one request was in flight, without the present stretch 6       since when
-          the present busy stretch lasts, in CLOCK_MONOTONIC seconds; 0 while idle 7       the
-          newest second, CLOCK_MONOTONIC rounded down, for which a word of the ring was written
-          8..23   a ring: word 8 + second % 16 holds the busy seconds at the beginning of that
-          second 24      1 where nothing is known to count requests, so that words 3 to 23 say
-          nothing 25..31  reserved, zero
+    word    holds
+    0       layout version, 1; 0 while nothing was written
+    1       sequence: odd while the worker writes, changed by each write
+    2       CLOCK_MONOTONIC seconds of the last heartbeat
+    3, 4    requests done, requests in flight
+    5       busy seconds: with at least one request in flight, without the present stretch
+    6       since when the present busy stretch lasts, in CLOCK_MONOTONIC seconds; 0 while idle
+    7       the newest second (of CLOCK_MONOTONIC) for which a word of the ring was written
+    8..23   the ring: word 8 + second % 16 holds the busy seconds at the beginning of that second
+    24      1 where nothing is known to count requests, so that words 3 to 23 say nothing
+    25..31  reserved, zero
 
 Whole numbers are exact up to 2**53. A reader copies the slot twice, until both copies are the same
 and the sequence is even: then no write lay between. A worker that was stopped in the middle of a

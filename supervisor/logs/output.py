@@ -5,6 +5,9 @@ With `inherit` only standard error comes this way, byte for byte, so that a star
 explained; a gunicorn worker takes the real one as soon as it is ready. A reader of ours never
 waits, and a flood has its share of each turn and no more. Pipes that outlast a start are held by
 the keeper too.
+
+The loop reads them, not a process of its own: its share costs nobody else more than some
+milliseconds, and the last lines of a failed start are there when its exit is seen.
 """
 
 from __future__ import annotations

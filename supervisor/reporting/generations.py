@@ -23,8 +23,9 @@ def known(pool: Pool) -> dict[int, Generation]:
 def rollback_target(pool: Pool, wanted: int | str | None) -> int:
     """The generation that a rollback takes its recipe from.
 
-    Args: wanted: its number; or a release, of which the newest is meant; or None for the newest one
-        before the current.
+    Args:
+        wanted: its number; or a release, of which the newest is meant; or None for the newest one
+            before the current.
 
     Raises:
         ValueError: there is none such, or it has never proven itself.

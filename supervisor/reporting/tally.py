@@ -2,7 +2,7 @@
 Counts only grow.
 
 Computed from the pool before and after a fact, as the journal is. It survives a reload; who shows
-it (control/web) may come and go.
+it (control/web) may come and go, and a counter of its own would lose what happened meanwhile.
 """
 
 from __future__ import annotations

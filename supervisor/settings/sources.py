@@ -33,11 +33,13 @@ def load(flags: Mapping[str, Any], command: Sequence[str], environ: Mapping[str,
          directory: str, configuration: str | None = None) -> Settings:
     """Merge every source into `Settings`.
 
-    Args: flags: setting → text (or list of texts, or bool), as given on the command line; `config`
-        names the TOML file. command: the worker's command line; empty to take it from the
-        environment or the file. environ: the process environment. directory: the absolute directory
-        that relative paths and the default `--chdir` start from. configuration: the text of the
-        TOML file, where it was read before.
+    Args:
+        flags: setting → text (or list of texts, or bool), as given on the command line; `config`
+            names the TOML file.
+        command: the worker's command line; empty to take it from the environment or the file.
+        environ: the process environment.
+        directory: the absolute directory that relative paths and the default `--chdir` start from.
+        configuration: the text of the TOML file, where it was read before.
 
     Raises:
         BadSetting: a key or value is wrong, or no command was given anywhere.

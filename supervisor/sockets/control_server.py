@@ -45,7 +45,8 @@ class Loop(Protocol):
 @dataclass(frozen=True, slots=True)
 class Access:
     """Who may ask what: root and `owner` (a uid) everything, members of `observers` (a gid, or
-    None) may look, and a worker may speak for itself."""
+    None) may look, and a worker may speak for itself. Asked for every request, by the kernel's word
+    on who it is: the socket's mode decides only who may connect."""
 
     owner: int
     observers: int | None = None

@@ -1,5 +1,8 @@
 """Who wants to hear what happens: every event, every new status, the course of one upgrade or of a
 reload. It sends, and decides nothing; a session that waits for none of it is not kept here.
+
+Who waits is handed over by a reload: whoever waits for an upgrade hears of its end from the next
+master.
 """
 
 from __future__ import annotations

@@ -4,7 +4,13 @@ then it is exec'ed over us.
 Same pid, same children, same sockets, same clients. Until exec has succeeded the old master goes
 on, and it goes on for good if the next program can't be started, or can't go on from the state.
 What it says counts for the turn in which it says it: later, its files, its settings or our state
-may be others. Should it fail all the same in its first second, our own program is run again: see
+may be others.
+
+It is asked in a process of its own, in the turn before: meanwhile we go on. Asked right before
+exec, with the master standing still, it would cost as long as Python takes to start. It reads the
+whole state and plans on it (reload_check.py), and does so again before it touches anything.
+
+Should it fail all the same in its first second, our own program is run again: see
 stage.py and trial.py. What the state holds is the host's business.
 """
 

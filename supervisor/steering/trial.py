@@ -1,7 +1,9 @@
 """A next master's first second: until it is over there is a way back to the one before, which
 stage.py takes if this one fails.
 
-Whoever is on trial tidies nothing up when it fails: the one before needs it all.
+Whoever is on trial passes on every exception and tidies nothing up: the one before needs it all,
+and goes on from what is true by then. Nor does it tell anybody that it has taken over, since it may
+not have. After that second no exception ends a master (guard.py).
 """
 
 from __future__ import annotations

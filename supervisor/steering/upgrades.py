@@ -117,6 +117,8 @@ class Upgrades(Part):
         return upgrade
 
     def _start_hook_ended(self, ended: Ended) -> None:
+        """A hook that hangs refuses too: nobody knows what it would have said, and the old code
+        serves."""
         self._start_hook = None
         if ended.reason is None:
             self._prepare()
@@ -190,7 +192,7 @@ class Upgrades(Part):
     @property
     def busy(self) -> bool:
         """Whether a generation is just being made: a master that is replaced now would leave it
-        half made."""
+        half made, since the next one couldn't tell what the settings' reader answers."""
         return self.preparation is not None
 
     def _resume_errand(self, errand: Errand) -> Callable[[Ended], None] | None:
@@ -217,7 +219,8 @@ class Upgrades(Part):
 
     def roll_back(self, to: int | str | None, requested_by: str) -> int:
         """Begin an upgrade to the recipe of a remembered generation; return the number of the new
-        one.
+        one. It is prepared like any other: its directory and gunicorn's settings are looked at
+        before anybody is touched.
 
         Raises:
             BadRequest: the master stops. ValueError: there is no such recipe.

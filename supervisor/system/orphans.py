@@ -5,7 +5,7 @@ The kernel gives every orphan below the master to it (the command line has asked
 worker's environment, which its children inherit, says whose they are. One that has wiped that out
 is known by a listening socket of ours that it holds: some worker's that was there before it, so it
 is left behind when all of those are gone. What a hook leaves behind has neither, and is nobody's
-business here.
+business here: by elimination, as a child that we haven't started, it would be ended too.
 """
 
 from __future__ import annotations

@@ -78,6 +78,13 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(found), f"{target}#{anchor}"
 
 
+@each_page
+def test_paths_of_ours_exist(page: Path) -> None:
+    ours = r"(?:shared|supervisor|control|worker|tests|bench|docs|examples)/[\w./*-]*"
+    for named in re.findall(rf"`({ours})`", page.read_text()):
+        assert any(ROOT.glob(named)), named
+
+
 def anchors(page: Path) -> set[str]:
     """What the headings of a page are called in links."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)

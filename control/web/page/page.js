@@ -1,4 +1,7 @@
 // The page: what the stream says goes into the model, and what the model knows is shown; unless the reader has paused it.
+//
+// Plain modules without a build. page-stream.js connects; page-model.js knows, and touches no element;
+// page-seats.js, page-airbag.js and page-panels.js show it, by page-charts.js, page-draw.js, page-words.js.
 
 import { Airbag } from "./page-airbag.js";
 import { Model } from "./page-model.js";
