@@ -1,17 +1,15 @@
 """How people see it: tables and lines for a terminal of 80 columns, colours where they are wanted.
 
-Text in, text out; nothing here asks the master anything. What it is given can be printed
-(client.py). rich is imported only for the moving display of an upgrade.
+Text in, text out; nothing here prints, or asks the master anything. What it is given can be printed
+(client.py).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, TextIO
 
 from ..shared import durations
@@ -274,99 +272,23 @@ def upgrade_line(upgrade: Mapping[str, Any], plain: bool = False) -> str:
 _COMMON = {
     "event", "level", "time", "unix_time", "ready", "live", "target", "gate", "gate_reason",
     "replaced"}
-# What means something for somebody who waits for an upgrade.
-OF_UPGRADES = {
-    "upgrade-started", "upgrade-paused", "upgrade-resumed", "upgrade-aborted", "upgrade-refused",
-    "hold-begun", "hold-ended", "check-passed", "check-failed", "start-failed", "worker-starting",
-    "worker-ready", "worker-retiring", "worker-gone", "worker-failed", "worker-died",
-    "worker-killed", "worker-hung"}
 
 
 def event(document: Mapping[str, Any]) -> str:
     """One event as a line."""
     counts = f"[{document['ready']}/{document['target']} ready]"
-    return f"{document['time']} {document['event']:<18} {counts} {_sentence(document)}"
+    return f"{document['time']} {document['event']:<18} {counts} {sentence(document)}"
 
 
 def happened(document: Mapping[str, Any]) -> str:
     """One event with the time of day (UTC): for people who look on."""
-    return f"{document['time'][11:19]} {_sentence(document)}"
+    return f"{document['time'][11:19]} {sentence(document)}"
 
 
-def _sentence(document: Mapping[str, Any]) -> str:
+def sentence(document: Mapping[str, Any]) -> str:
     """An event in the words of its master; one of an older version has none."""
     if "message" in document:
         return str(document["message"])
     fields = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in document.items()
                        if key not in _COMMON and value is not None)
     return str(document["event"]).replace("-", " ") + (f": {fields}" if fields else "")
-
-
-class PlainProgress:
-    """One line a change: for pipes, logs and dumb terminals. A context manager, as its moving
-    sister is."""
-
-    def __enter__(self) -> PlainProgress:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        return None
-
-    def step(self, document: Mapping[str, Any]) -> None:
-        line = progress_line(document)
-        if line is not None:
-            terminal.say_block("\n".join(wrapped(line, 4, "")))
-
-
-class MovingProgress:
-    """The same lines above a bar that shows how many workers are replaced."""
-
-    def __init__(self) -> None:
-        # rich draws well on every terminal and knows when not to.
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-        )
-
-        self._progress = Progress(TextColumn("{task.description}"), BarColumn(),
-                                  MofNCompleteColumn(), TimeElapsedColumn(),
-                                  console=Console(highlight=False), transient=True)
-        self._task = self._progress.add_task("upgrading", total=None)
-
-    def __enter__(self) -> MovingProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self._progress.stop()
-
-    def step(self, document: Mapping[str, Any]) -> None:
-        line = progress_line(document)
-        if line is not None:
-            for part in wrapped(line, 4, ""):
-                self._progress.console.print(terminal.shown(part, False), markup=False,
-                                             soft_wrap=True)
-        self._progress.update(self._task, total=document["target"],
-                              completed=document.get("replaced", 0))
-
-
-def progress_line(document: Mapping[str, Any]) -> str | None:
-    """An event for somebody who waits for an upgrade; None where it means nothing to them."""
-    if document["event"] not in OF_UPGRADES:
-        return None
-    counts = document["event"] == "worker-ready" and "replaced" in document
-    done = f" - {document['replaced']} of {document['target']} replaced" if counts else ""
-    return f"{_sentence(document)}{done}"
-
-
-def progress() -> PlainProgress | MovingProgress:
-    """The display that suits standard output."""
-    if terminal.coloured() and os.environ.get("TERM", "dumb") != "dumb":
-        return MovingProgress()
-    return PlainProgress()

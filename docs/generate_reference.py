@@ -52,7 +52,7 @@ def commands_table(declared: tuple[commands.Command, ...]) -> str:
         arguments = [argument_of(each) for each in command.arguments]
         if command.words is not None:
             arguments.append(command.words.expected)
-        given = (" or " if command.one_of else "; ").join(arguments)
+        given = (" or<br>" if command.one_of else "<br>").join(arguments)
         rows.append(f"| `{command.name}` | {command.about} | {given or 'none'} | {command.who} | "
                     f"{command.answers}{waits} |")
     return "\n".join(rows)

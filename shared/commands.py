@@ -140,9 +140,7 @@ def _is_shell_command(value: Any) -> bool:
 
 
 _WAIT = _flag("wait", True)
-RELEASE = Argument("release", "a label of 1 to 200 printable characters",
-                    lambda value: isinstance(value, str) and printable.is_label(value),
-                    nullable=True, quoted=False)
+RELEASE = Argument("release", printable.LABEL, printable.is_label, nullable=True, quoted=False)
 _COURSE = "each event on the way, then how it ended; with wait=false the number of the generation"
 _UNTIL_ENDED = "until it has ended, unless wait=false"
 
@@ -160,7 +158,7 @@ OURS = (
         Argument("check", "a shell command", _is_shell_command, nullable=True, quoted=False,
                  needs="canary"),
         _count("max_failures"), _WAIT), waits=_UNTIL_ENDED),
-    Command("upgrade_fleet", "replace every worker, all new ones first", _COURSE,
+    Command("upgrade_fleet", "replace every worker, all new ones first", "as upgrade",
             waits="until it has ended"),
     Command("rollback", "upgrade to a remembered recipe; to: a generation or a release", _COURSE,
             arguments=(Argument("to", "the number of a generation or a release",

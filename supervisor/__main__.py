@@ -26,7 +26,7 @@ from .settings import sources
 from .settings.policy import policy_of
 from .settings.sources import BadSetting
 from .settings.table import Settings
-from .sockets.listeners import BadAddress, parse_address
+from .sockets.addresses import BadAddress, parse_address
 from .steering.own_code import OwnCode
 from .steering.reload_check import check_descriptors, readable
 from .steering.reloads import CHECK_STATE, TAKE_OVER, answer

@@ -44,7 +44,10 @@ from .reporting.tally import Tally
 from .settings.policy import policy_of
 from .settings.table import GUESSED_ACK_SECONDS, Settings
 from .sockets import listeners, queues, systemd
+from .sockets.addresses import BadAddress, parse_address
 from .sockets.control_server import Access, Server
+from .sockets.given import Given, stored_name
+from .sockets.listener import Listener
 from .sockets.listener_repair import Listening
 from .sockets.notify_socket import Notice, NotifySocket
 from .sockets.runtime_directory import NoPlace, Place, claim, remove_pidfile, write_pidfile
@@ -149,7 +152,7 @@ class Master:
         self._systemd = systemd.Notifier(
             environ, None if inherited is None else made(systemd.Told, inherited["systemd"]))
         self._measures = Measures(self, self._page, settings.min_available_memory)
-        self._web_listeners: list[listeners.Listener] = []
+        self._web_listeners: list[Listener] = []
         self._listening = Listening(self, self._loop)
         self._guesses = Guesses(self, ())
         self._wake_at: float | None = self._started_at  # the first plan is due at once
@@ -189,7 +192,7 @@ class Master:
             return self._go_on()
         except first_start.NotAllowed as error:
             raise CannotRun(self._redaction.text(str(error)), 3) from None
-        except (listeners.CannotListen, listeners.BadAddress, NoPlace, Refused,
+        except (listeners.CannotListen, BadAddress, NoPlace, Refused,
                 attributes.Refused) as error:
             detail = getattr(error, "error", None)
             code = 2 if getattr(error, "bad_input", False) or isinstance(error,
@@ -243,7 +246,7 @@ class Master:
 
     def _start(self) -> bool:
         settings = self.settings
-        given = listeners.Given(systemd.given_sockets(self._environ))
+        given = Given(systemd.given_sockets(self._environ))
         self.pool = observe.new_pool(first_start.placeholder(settings, self._environ),
                                      settings.number, policy_of(settings))
         start = first_start.First(self, self._processes, self._loop, self._hooks, settings,
@@ -272,10 +275,10 @@ class Master:
         binds = list(settings.bind)
         if not binds and gunicorn and not given:
             binds = [recipes.bind_of(bind, gunicorn) for bind in gunicorn["bind"]]
-        addresses = [listeners.parse_address(bind, settings.backlog) for bind in binds]
+        addresses = [parse_address(bind, settings.backlog) for bind in binds]
         self._listening = Listening(self, self._loop, listeners.open_all(addresses, given))
         if settings.web is not None:
-            self._web_listeners = listeners.open_all([listeners.parse_address(settings.web)], given)
+            self._web_listeners = listeners.open_all([parse_address(settings.web)], given)
         unused = given.close_rest()
         pidfile = settings.pidfile or gunicorn.get("pidfile")
         if pidfile:
@@ -288,7 +291,7 @@ class Master:
         self._spawner = self._make_spawner()
         for listener in self._web_listeners:
             self._serve_web(listener, None)
-        self._systemd.store([(each.label or listeners.stored_name(position), each.socket.fileno())
+        self._systemd.store([(each.label or stored_name(position), each.socket.fileno())
                              for position, each in enumerate(self._listening.all)])
         self._early = False
         self._changed = True
@@ -322,7 +325,7 @@ class Master:
         return Spawner(self, self._processes, self._page, self._output, self.settings,
                        self._attributes, self._listening.all, self._notify.path)
 
-    def _serve_web(self, listener: listeners.Listener, inherited: Mapping[str, Any] | None) -> None:
+    def _serve_web(self, listener: Listener, inherited: Mapping[str, Any] | None) -> None:
         assert self._server is not None
         self._web = Web(self, self._processes, self._errands, self._environ, listener,
                         self._web_user, self.settings.web_host, self._attributes,

@@ -1,7 +1,10 @@
-"""The group of all commands. Each is imported when it is called for: `status` is in a hurry."""
+"""The group of all commands. A module of them is imported when one of its commands is called for:
+`status` is in a hurry.
+"""
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import TYPE_CHECKING
 
@@ -10,31 +13,36 @@ import click
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-# Which module has a command of this name; `run` is made when it is asked for, see run.py.
-COMMANDS = {
-    "abort": "upgrade", "completion": "completion", "events": "looking", "history": "looking",
-    "list": "looking", "pause": "upgrade", "recycle": "workers", "reload": "lifetime",
-    "resume": "upgrade", "rollback": "upgrade", "run": "run", "scale": "workers",
-    "shell": "shell", "show": "looking", "signal": "workers", "status": "status",
-    "stop": "lifetime", "top": "looking", "unit": "run", "upgrade": "upgrade",
-    "version": "looking"}
+# The modules that hold commands. They are looked through in this order, and no further than needed.
+MODULES = ("status", "upgrade", "steering", "looking", "shell", "completion", "run")
+
+
+@functools.cache
+def commands_of(module: str) -> dict[str | None, click.Command]:
+    held = vars(importlib.import_module(f".{module}", __package__)).values()
+    return {each.name: each for each in held
+            if isinstance(each, click.Command) and not isinstance(each, click.Group)}
+
+
+def command_of(name: str) -> click.Command | None:
+    """The command of this name, if there is one."""
+    return next((found[name] for found in map(commands_of, MODULES) if name in found), None)
+
+
+def names() -> list[str]:
+    """All commands, `run` first."""
+    found = (name for module in MODULES for name in commands_of(module) if name is not None)
+    return sorted(found, key=lambda name: (name != "run", name))
 
 
 class Group(click.Group):
-    """Knows its commands by `COMMANDS`. Without one, `run` is meant."""
+    """Without a command's name, `run` is meant."""
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        module = importlib.import_module(f".{COMMANDS[name]}", __package__)
-        if name == "run":
-            made: click.Command = module.run_command()
-            return made
-        return next(each for each in vars(module).values()
-                    if isinstance(each, click.Command) and each.name == name)
+        return command_of(name)
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return ["run", *(name for name in COMMANDS if name != "run")]
+        return names()
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         """While a shell completes a line, the words before are read here as `main` reads those of a
@@ -42,12 +50,12 @@ class Group(click.Group):
         if context.resilient_parsing and args:
             if args[0] == "unit":
                 args = ["run", *args[2 if args[1:2] == ["--user"] else 1:]]
-            elif args[0] not in COMMANDS:
+            elif command_of(args[0]) is None:
                 args = ["run", *args]
         return super().parse_args(context, args)
 
     def shell_complete(self, context: click.Context, incomplete: str) -> list[CompletionItem[str]]:
-        run = self.get_command(context, "run") if incomplete.startswith("-") else None
+        run = command_of("run") if incomplete.startswith("-") else None
         if run is not None:
             return run.shell_complete(click.Context(run, parent=context), incomplete)
         return super().shell_complete(context, incomplete)

@@ -16,8 +16,8 @@ import click
 from ...shared import printable
 from .. import client, gate
 from ..terminal import say_block
-from .group import COMMANDS
 from .group import cli as cli
+from .group import command_of, names
 from .options import Exit, where
 
 
@@ -28,8 +28,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         from . import completion  # noqa: F401  it teaches click how fish wants it
     # a master execs us as its next one (--reexec-as)
     if words and words[0] in ("--take-over", "--check-state"):
-        from .run import become_master
-
         become_master(*words)
     if sys.stdout is None:  # closed: whoever asks for the exit code alone gets the true one
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
@@ -62,10 +60,11 @@ def meant(words: list[str]) -> list[str]:
     if words[0] == "unit" and words[1:2] not in (["-h"], ["--help"]):
         # what follows is a command line of run, with a -- of its own
         return ["unit", "--", *words[1:]]
-    if words[0] in (*COMMANDS, "-h", "--help"):
+    if words[0].startswith("-"):
+        return words if words[0] in ("-h", "--help") else ["run", *words]
+    if command_of(words[0]) is not None:
         return words
-    if not words[0].startswith("-"):
-        _check_spelling(words[0])
+    _check_spelling(words[0])
     return ["run", *words]
 
 
@@ -82,10 +81,20 @@ def _check_spelling(word: str) -> None:
         return
     import difflib  # a start that is well needs it not
 
-    near = difflib.get_close_matches(word, COMMANDS, 1, 0.75)
+    near = difflib.get_close_matches(word, names(), 1, 0.75)
     if near:
         raise click.UsageError(f"no such command: {word!r}, did you mean {near[0]!r}? "
                                f"To run a program of this name: einhornpy -- {word}")
+
+
+def become_master(*words: str) -> NoReturn:
+    """Exec the master with these words."""
+    # Done here, since it needs ctypes, which would weigh on a master for ever.
+    from ..privileges import adopt_orphans
+
+    adopt_orphans()
+    # -P: a file of the app's in the current directory must not shadow a module of the master's.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "einhornpy.supervisor", *words])
 
 
 def ended(error: BaseException) -> tuple[int, str | None]:

@@ -84,8 +84,7 @@ def tell(told: Any, as_json: bool, worded: Callable[[Any], str]) -> None:
 def check_label(flag: str, label: str | None) -> None:
     """Refuse here what the master would refuse: a typing error is one even where no master runs."""
     if label is not None and not printable.is_label(label):
-        raise click.UsageError(
-            f"{flag}: got {label!r}, expected a label of 1 to 200 printable characters")
+        raise click.UsageError(f"{flag}: got {label!r}, expected {printable.LABEL}")
 
 
 def where(error: BaseException) -> str:

@@ -8,17 +8,15 @@ import json
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
+from ...supervisor.settings.sources import BadSetting, load
+from ...supervisor.settings.table import SETTINGS, Settings
 from ..terminal import say_block
-from . import flags
-from .group import COMMANDS
-
-if TYPE_CHECKING:
-    from ...supervisor.settings.table import Settings
-    from .unit import Service
+from . import flags, unit
+from .group import command_of
 
 
 class Run(click.Command):
@@ -29,8 +27,8 @@ class Run(click.Command):
         rest = super().parse_args(context, args)
         command = context.params.get("command") or ()
         before = given[:len(given) - len(command)]
-        if command and command[0] in COMMANDS and before[-1:] != [
-                "--"] and not context.resilient_parsing:
+        if (command and before[-1:] != ["--"] and not context.resilient_parsing
+                and command_of(command[0]) is not None):
             import shlex
 
             whole = flags.given_only(context.params).keys() <= {
@@ -38,40 +36,29 @@ class Run(click.Command):
             meant = shlex.join(["einhornpy", command[0], *(before if whole else ()), *command[1:]])
             raise click.UsageError(
                 f"{command[0]} is a command of einhornpy's own, and comes before its options: did "
-                "you mean "
-                f"`{meant}`? To run a program of this name: -- {command[0]}", context)
+                f"you mean `{meant}`? To run a program of this name: -- {command[0]}", context)
         return rest
 
 
-def run_command() -> click.Command:
-    """`run`: hand everything over to a fresh process that is the master and nothing else."""
-    def run(command: tuple[str, ...], **given: Any) -> NoReturn:
-        handed_over = json.dumps({
-            "flags": flags.given_only(given), "command": command, "directory": logical_directory()})
-        become_master(handed_over)
+def start(command: tuple[str, ...], **given: Any) -> NoReturn:
+    """Hand everything over to a fresh process that is the master and nothing else."""
+    from .main import become_master
 
-    return Run(
-        "run", params=flags.parameters(), callback=run,
-        context_settings={"allow_interspersed_args": False}, options_metavar="[OPTIONS] --",
-        short_help="Run a command's workers; the master stays in the foreground.",
-        help="Run COMMAND's workers under a master that stays in the foreground.\n\n"
-        "Every option can also be set as EINHORNPY_NAME in the environment (EINHORNPY_MAX_SURGE=2) "
-        "or as a key of "
-        "a TOML file (max-surge = 2); the command line wins, then the environment, then the "
-        "file.\n\n"
-        "Exit codes: 0 after an asked-for stop, 1 it could not start, 2 wrong usage, 3 no worker "
-        "ever became ready.",
-    )
+    become_master(json.dumps({
+        "flags": flags.given_only(given), "command": command, "directory": logical_directory()}))
 
 
-def become_master(*words: str) -> NoReturn:
-    from .. import (
-        privileges,  # done here, since it needs ctypes, which would weigh on a master for ever
-    )
-
-    privileges.adopt_orphans()
-    # -P: a file of the app's in the current directory must not shadow a module of the master's.
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "einhornpy.supervisor", *words])
+run = Run(
+    "run", params=flags.parameters(), callback=start,
+    context_settings={"allow_interspersed_args": False}, options_metavar="[OPTIONS] --",
+    short_help="Run a command's workers; the master stays in the foreground.",
+    help="Run COMMAND's workers under a master that stays in the foreground.\n\n"
+    "Every option can also be set as EINHORNPY_NAME in the environment (EINHORNPY_MAX_SURGE=2) or "
+    "as a key of a TOML file (max-surge = 2); the command line wins, then the environment, then "
+    "the file.\n\n"
+    "Exit codes: 0 after an asked-for stop, 1 it could not start, 2 wrong usage, 3 no worker ever "
+    "became ready.",
+)
 
 
 def logical_directory() -> str:
@@ -100,8 +87,6 @@ def print_unit(words: tuple[str, ...]) -> None:
     For the system's manager, run's own --user and --group become the unit's User= and Group=:
     nothing runs as root then.
     """
-    from . import unit
-
     of_user = words[:1] == ("--user",)
     if of_user and words[1:] and not words[1].startswith("-"):
         raise click.UsageError(
@@ -111,17 +96,13 @@ def print_unit(words: tuple[str, ...]) -> None:
     say_block(unit.unit(service(words[1:] if of_user else words, of_user), of_user))
 
 
-def service(words: tuple[str, ...], of_user: bool) -> Service:
+def service(words: tuple[str, ...], of_user: bool) -> unit.Service:
     """What a unit needs to know of a command line of run.
 
     Raises:
         click.UsageError: no unit can be made of it.
     """
-    from ...supervisor.settings.sources import BadSetting, load
-    from ...supervisor.settings.table import SETTINGS
-    from . import unit
-
-    given = run_command().make_context("unit", list(words), resilient_parsing=False).params
+    given = run.make_context("unit", list(words), resilient_parsing=False).params
     command = given.pop("command")
     try:
         wanted = load(flags.given_only(given), command, {}, logical_directory())

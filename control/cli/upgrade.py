@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from typing import Any
@@ -170,15 +171,15 @@ def begin(master: client.Client, command: str, arguments: dict[str, Any], no_wai
 def follow(master: client.Client, command: str, arguments: dict[str, Any],
            quiet: bool) -> dict[str, Any]:
     """Ask for something that changes an upgrade, show its course, return the last reply."""
-    from .. import show
+    from .. import progress
 
     last: dict[str, Any] = {}
     try:
-        with show.PlainProgress() if quiet else show.progress() as progress:
+        with contextlib.nullcontext() if quiet else progress.display() as show:
             for last in master.replies(command, **arguments):
                 master.wait_for_ever()
-                if "event" in last["result"] and not quiet:
-                    progress.step(last["result"]["event"])
+                if "event" in last["result"] and show is not None:
+                    show(last["result"]["event"])
     except KeyboardInterrupt:
         raise Exit(gate.INTERRUPTED,
                    "the upgrade goes on without you; einhornpy status --wait follows it") from None

@@ -156,6 +156,8 @@ class Top(App[None]):
                 left = max(0.0, again_in - (now - self._lost_at))
                 text = (f"CONNECTION LOST: {reason}. Next try in {left:.0f} s. What you see is "
                         f"{age} old.")
+            case never:
+                assert_never(never)
         if text != self._warning:
             self._warning = text
             self.banner.set_class(bool(text), "shown")

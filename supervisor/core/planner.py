@@ -146,11 +146,9 @@ def _retire_useless_starts(pool: Pool, view: View, now: float) -> Iterable[Actio
     gap (see _spawn)."""
     upgrade = pool.running_upgrade
     gap = _on_trial(pool) and view.ready < pool.target
-    return [
-        Retire(worker.id, "its generation is no longer wanted", Leaving.UNWANTED)
-        for worker in view.outdated_starting
-        if not (gap and upgrade is not None and worker.generation == upgrade.from_generation)
-    ]
+    return [Retire(worker.id, "its generation is no longer wanted", Leaving.UNWANTED)
+            for worker in view.outdated_starting if not (
+                gap and upgrade is not None and worker.generation == upgrade.from_generation)]
 
 
 def _spawn(pool: Pool, view: View, now: float) -> Iterable[Action]:
@@ -345,13 +343,11 @@ def _spare(pool: Pool, view: View, now: float, candidates: list[Worker]) -> list
     actions: list[Action] = []
     for worker in candidates:
         counted = worker.available(now, pool.policy)
-        if ready - 1 < pool.target:
+        if ready <= pool.target:
             break
-        if available - counted < pool.target:
-            continue
-        ready -= 1
-        available -= counted
-        actions.append(Retire(worker.id, *_why(pool, worker)))
+        if available - counted >= pool.target:
+            ready, available = ready - 1, available - counted
+            actions.append(Retire(worker.id, *_why(pool, worker)))
     return actions
 
 
@@ -389,7 +385,8 @@ def _finish_well(pool: Pool, view: View, upgrade: Upgrade) -> Iterable[Action]:
         reason = " and ".join(f"nobody can connect to {address}: {why}"
                               for address, why in pool.lost.items())
         return [RollBack(reason, None, Refusal.LISTENER_LOST)]
-    guessed = any(worker.guessed for worker in view.wanted_ready)
+    # Also one that is due again already: it serves, and the next one is not there yet.
+    guessed = any(worker.guessed for worker in (*view.wanted_ready, *view.outdated_ready))
     if upgrade.accepting is Accepting.YES or not guessed:
         return [Finish()]
     return [CheckAccepting()] if upgrade.accepting is None else []

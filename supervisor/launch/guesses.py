@@ -13,7 +13,7 @@ from typing import Protocol
 
 from ..core import facts
 from ..core.pool import Pool, State
-from ..sockets.listeners import Listener
+from ..sockets.listener import Listener
 from ..sockets.probes import Probes
 from ..system.processes import children, command_line
 from .recognition import WHAT_TO_TYPE, find_arbiter

@@ -17,7 +17,7 @@ from ..logs.log import STANDARD_ERROR, Source
 from ..logs.output import Ends, Output
 from ..settings.parsers import WorkerOutput
 from ..settings.table import Settings
-from ..sockets.listeners import Listener
+from ..sockets.listener import Listener
 from ..system.attributes import Attributes
 from ..system.processes import Launch, Processes
 from . import recipes

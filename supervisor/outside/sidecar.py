@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..reporting.events import Entry, Event, Seconds
-from ..sockets.listeners import Listener
+from ..sockets.listener import Listener
 from ..system.processes import CannotStart, Exit, Launch, Processes, own_program
 
 FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ..core import pool, worker_environment
 from ..reporting.events import Entry, Event
-from ..sockets.listeners import Listener
+from ..sockets.listener import Listener
 from ..system.attributes import Attributes
 from ..system.errands import Ended, Errand, Errands
 from ..system.processes import Exit, Launch, Processes, own_program

@@ -102,6 +102,9 @@ _CUT_URL = re.compile(r"(://[^\s/@:?#]*:)(?!\d{1,5}$)[^\s/@]+$")
 # `mysql -pSECRET`, `sshpass -p SECRET`: by the name of the program.
 _FLAGS_OF_PROGRAMS = {"mysql": "-p", "mysqldump": "-p", "mysqladmin": "-p", "mariadb": "-p",
                       "mariadb-dump": "-p", "sshpass": "-p", "redis-cli": "-a"}
+# `--user user:password`, as curl has it; but `--user 1000:1000` is none.
+_USER_FLAGS = ("-u", "--user", "--proxy-user")
+_USER_AND_PASSWORD = re.compile(r"(?![0-9]+:[0-9]+$)[^:]*:.*", re.DOTALL)
 _TAKE_NO_NEXT_WORD = ("mysql", "maria")  # their `-p` alone asks for the password
 
 # --- by entropy ---
@@ -214,27 +217,29 @@ class Redaction:
         told: list[str] = []
         flag = program = ""
         for word in words:
-            name, equals, value = word.partition("=")
             short = _FLAGS_OF_PROGRAMS.get(program)
-            if flag and (_is_secret(flag) or (flag == short
-                         and not program.startswith(_TAKE_NO_NEXT_WORD))) \
-                    and not _ANOTHER_FLAG.match(word):
+            secret_flag = _is_secret(flag) or (flag == short
+                                               and not program.startswith(_TAKE_NO_NEXT_WORD))
+            if flag and secret_flag and not _ANOTHER_FLAG.match(word):
                 told.append(MASK)
             elif short and word.startswith(short) and word != short:
                 told.append(f"{short}{MASK}")
-            elif (flag in ("-u", "--user", "--proxy-user") and ":" in word
-                  and not re.fullmatch("[0-9]+:[0-9]+", word)):  # `user:password`, as curl has it
+            elif flag in _USER_FLAGS and _USER_AND_PASSWORD.fullmatch(word):
                 told.append(f"{word.partition(':')[0]}:{MASK}")
-            elif name in ("--user", "--proxy-user") and ":" in value:
-                told.append(self.text(word, strict=True))
-            elif equals and re.fullmatch(r"-*[A-Za-z_][\w.-]*", name):
-                told.append(f"{name}={self.value(name.lstrip('-'), value)}")
             else:
-                told.append(self.text(word, strict=True))
-            flag = word if word.startswith("-") and not equals else ""
+                told.append(self._word(word))
+            flag = word if word.startswith("-") and "=" not in word else ""
             basename = word.rpartition("/")[2]
             program = basename if basename in _FLAGS_OF_PROGRAMS else program
         return told
+
+    def _word(self, word: str) -> str:
+        """A word of a command line that says by itself what it is."""
+        name, equals, value = word.partition("=")
+        user = name in _USER_FLAGS and ":" in value
+        if equals and not user and re.fullmatch(r"-*[A-Za-z_][\w.-]*", name):
+            return f"{name}={self.value(name.lstrip('-'), value)}"
+        return self.text(word, strict=True)
 
     def fact(self, event: Fact) -> Fact:
         """An event that may be told: what an app or a command has said is in some of them."""
@@ -283,22 +288,26 @@ class Redaction:
         before = found.string[max(0, found.start() - 200): found.start()]
         in_url = re.search(r"://[^\s/]*(?:/[^\s]*)?$", before) or token.startswith("//")
         is_path = not in_url and re.match(r"(?:~|\.{1,2})?/", token)
-        hexadecimal = strict and not is_path
-        runs = [run for run in _RUN.findall(token)
-                if len(run) >= _SHORT and self._is_random(run, hexadecimal)]
-        hidden = [run for run in runs if len(run) >= _LONG]
+        hidden = self._random_runs(token, strict and not is_path)
         if strict:
             hidden += [uuid for uuid in _UUID.findall(token) if not self._is_release(uuid)]
-        # Short ones could be words of another language, unless digits or capitals stand among
-        # their letters.
-        short = [run for run in runs if not _PLAIN.fullmatch(run)]
-        if sum(map(len, short)) >= _LONG_TOGETHER and not self._is_release(token):
-            hidden += short
         if not hidden:
             return token
         if is_path or in_url or "=" in token.rstrip("="):
             return self._in_parts(token, hidden)
         return MASK
+
+    def _random_runs(self, token: str, hexadecimal: bool) -> list[str]:
+        """The runs of letters and digits in it that are no words. `hexadecimal`: nor are those."""
+        runs = [run for run in _RUN.findall(token)
+                if len(run) >= _SHORT and self._is_random(run, hexadecimal)]
+        found = [run for run in runs if len(run) >= _LONG]
+        # Short ones could be words of another language, unless digits or capitals stand among
+        # their letters.
+        short = [run for run in runs if not _PLAIN.fullmatch(run)]
+        if sum(map(len, short)) >= _LONG_TOGETHER and not self._is_release(token):
+            found += short
+        return found
 
     def _in_parts(self, token: str, hidden: list[str]) -> str:
         """A path or a list, without the parts that are no word. What stands beside a secret belongs

@@ -24,34 +24,11 @@ MOST_CORES = 10000
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 # The host of a URL, and its port.
 _AUTHORITY = r"(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?"
-
-
-class AckMode(enum.StrEnum):
-    """How a worker says that it is ready, where it isn't assumed after some seconds."""
-
-    AUTO = "auto"
-    MANUAL = "manual"
-    NOTIFY = "notify"
-
-
-class LogFormat(enum.StrEnum):
-    TEXT = "text"
-    JSON = "json"
-    LOGFMT = "logfmt"
-
-
-class LogTo(enum.StrEnum):
-    STDERR = "stderr"
-    JOURNAL = "journal"
-    SYSLOG = "syslog"
-
-
-class WorkerOutput(enum.StrEnum):
-    INHERIT = "inherit"
-    PREFIX = "prefix"
-    JSON = "json"
-
-
+# How a worker says that it is ready, where it isn't assumed after some seconds.
+AckMode = enum.StrEnum("AckMode", "AUTO MANUAL NOTIFY")
+LogFormat = enum.StrEnum("LogFormat", "TEXT JSON LOGFMT")
+LogTo = enum.StrEnum("LogTo", "STDERR JOURNAL SYSLOG")
+WorkerOutput = enum.StrEnum("WorkerOutput", "INHERIT PREFIX JSON")
 Word = TypeVar("Word", bound=enum.StrEnum)
 
 

@@ -2,7 +2,8 @@
 where it counts, what a reload makes of it.
 
 Flags, environment, file, completion, docs, the planner's policy, the rules of a recipe and the list
-of what a reload keeps are made from it. It reads nothing: see sources.py.
+of what a reload keeps are made from it. It reads nothing: see sources.py. One that the planner
+needs is declared with `counts_in=Counts.POLICY`, and is a field of that name in core's `Policy`.
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ class Setting:
 def setting(default: T | Callable[[Mapping[str, Any]], T], *flags: str,
             parse: Callable[[Any], T], **about: Any) -> T:
     """Declare a setting: the default of a field of `Settings`. `about`: see `Setting`."""
+    about.setdefault("metavar", {int: "N", float: "SECONDS"}.get(type(default), "TEXT"))
     declared: T = _declared(Setting(flags, parse, default, **about))
     return declared
 
@@ -151,7 +153,7 @@ class Settings:
              "commas: r (SO_REUSEADDR, always on), n (non-blocking), backlog=N, mode=OCTAL. May "
              "be given several times.")
     backlog: int = setting(
-        2048, "-l", "--backlog", parse=parsers.whole(1, 65535), metavar="N", reload=Reload.RESTART,
+        2048, "-l", "--backlog", parse=parsers.whole(1, 65535), reload=Reload.RESTART,
         help="How many connections may wait to be accepted, where the address doesn't say.")
     ack_mode: AckMode | float = setting(
         AckMode.AUTO, "-m", "--ack-mode", parse=parsers.ack_mode, metavar="MODE",
@@ -160,45 +162,42 @@ class Settings:
              "NOTIFY_SOCKET), a number of SECONDS that it must have lived, or auto: gunicorn says "
              "so itself, anything else gets 1 second.")
     max_surge: int = setting(
-        1, "--max-upgrade-additional", "--max-surge", parse=parsers.whole(1), metavar="N",
+        1, "--max-upgrade-additional", "--max-surge", parse=parsers.whole(1),
         counts_in=Counts.POLICY, help="How many workers more than N may stand during an exchange.")
     max_unacked: int | None = setting(
         None, "--max-unacked", parse=parsers.whole(1), metavar="N", counts_in=Counts.POLICY,
         help="How many workers may be starting at the same time. Default: as many as there is "
              "room for.")
     ready_timeout: float = setting(
-        60.0, "--ready-timeout", parse=parsers.some_seconds, metavar="SECONDS",
-        counts_in=Counts.POLICY,
+        60.0, "--ready-timeout", parse=parsers.some_seconds, counts_in=Counts.POLICY,
         help="A worker that isn't ready after this long is killed, and its start has failed.")
     min_ready_seconds: float = setting(
-        0.0, "--min-ready-seconds", parse=parsers.seconds, metavar="SECONDS",
-        counts_in=Counts.POLICY,
+        0.0, "--min-ready-seconds", parse=parsers.seconds, counts_in=Counts.POLICY,
         help="A new worker must have been ready for this long before an old one goes. Default: 0, "
              "and 5 where its readiness is a guess.")
     graceful_timeout: float = setting(
         30.0, "-t", "--signal-timeout", "--graceful-timeout", parse=parsers.seconds,
-        metavar="SECONDS", counts_in=Counts.RECIPE,
+        counts_in=Counts.RECIPE,
         help="A worker asked to go is killed if it is still there after this long.")
     timeout: float = setting(
-        0.0, "--timeout", parse=parsers.seconds, metavar="SECONDS", counts_in=Counts.RECIPE,
+        0.0, "--timeout", parse=parsers.seconds, counts_in=Counts.RECIPE,
         help="Kill and replace a worker whose last heartbeat is older; 0: never. Default: "
              "gunicorn's own timeout, else 0.")
     max_failures: int = setting(
-        3, "--max-failures", parse=parsers.whole(0), metavar="N", counts_in=Counts.POLICY,
+        3, "--max-failures", parse=parsers.whole(0), counts_in=Counts.POLICY,
         help="An upgrade with this many failed starts goes back; a first start with this many "
              "gives up. 0 and 1 both mean: at the first one.")
     seconds: float = setting(
-        1.0, "-s", "--seconds", parse=parsers.seconds, metavar="SECONDS", counts_in=Counts.POLICY,
+        1.0, "-s", "--seconds", parse=parsers.seconds, counts_in=Counts.POLICY,
         counts_as="first_delay",
         help="How long to wait after a failed start; half as long again after each further one, "
              "up to 30 s.")
     progress_timeout: float = setting(
-        600.0, "--progress-timeout", parse=parsers.seconds, metavar="SECONDS",
-        counts_in=Counts.POLICY,
+        600.0, "--progress-timeout", parse=parsers.seconds, counts_in=Counts.POLICY,
         help="An upgrade that makes no progress for this long goes back; 0: never. Pauses, holds "
              "and draining don't count.")
     max_requests: int = setting(
-        0, "--max-requests", parse=parsers.whole(0), metavar="N", counts_in=Counts.RECIPE,
+        0, "--max-requests", parse=parsers.whole(0), counts_in=Counts.RECIPE,
         help="gunicorn only: replace a worker that has served so many requests; 0: never. "
              "Default: gunicorn's own max_requests, else 0.")
     max_requests_jitter: int = setting(
@@ -207,7 +206,7 @@ class Settings:
         help="Each worker may serve up to this many requests more, drawn at random. Default: "
              "gunicorn's own, else a tenth of max requests.")
     max_lifetime: float = setting(
-        0.0, "--max-lifetime", parse=parsers.seconds, metavar="SECONDS", counts_in=Counts.RECIPE,
+        0.0, "--max-lifetime", parse=parsers.seconds, counts_in=Counts.RECIPE,
         help="Replace a worker of this age; 0: never.")
     max_lifetime_jitter: float = setting(
         lambda values: float(values["max_lifetime"]) / 10, "--max-lifetime-jitter",
@@ -248,7 +247,7 @@ class Settings:
         None, "--on-worker-exit", parse=parsers.text, metavar="COMMAND",
         help="Run this shell command when a worker is gone.")
     hook_timeout: float = setting(
-        30.0, "--hook-timeout", parse=parsers.some_seconds, metavar="SECONDS",
+        30.0, "--hook-timeout", parse=parsers.some_seconds,
         help="A hook that takes longer is killed.")
     stop_signal: str = setting(
         _stop_signal, "--stop-signal", parse=parsers.signal_name, metavar="SIGNAL",

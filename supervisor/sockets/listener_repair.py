@@ -15,7 +15,7 @@ from ..core import facts
 from ..core.pool import Pool
 from ..system.loop import WRITE, Loop
 from . import listeners
-from .listeners import Listener
+from .listener import Listener, is_shut, path_of
 
 # A socket that can't be listened on again is tried again after so many seconds.
 AGAIN = 1.0
@@ -64,7 +64,7 @@ class Listening:
 
     def _mend(self, position: int) -> bool:
         listener, before = self.all[position], self._files[position]
-        if not listeners.is_shut(listener):
+        if not is_shut(listener):
             self._look_at_file(position)
             return False
         self._loop.unwatch(listener.socket.fileno())
@@ -108,7 +108,7 @@ class Listening:
 
 
 def _file(listener: Listener) -> os.stat_result | None:
-    path = listeners.path_of(listener)
+    path = path_of(listener)
     try:
         return None if path is None else os.lstat(path)
     except OSError:

@@ -1,5 +1,4 @@
-"""Listening sockets: parse addresses, bind or adopt them, open again what a worker has shut, remove
-what was made.
+"""Listening sockets: bind or adopt them, open again what a worker has shut, remove what was made.
 
 It opens sockets and touches the file system; it decides nothing about workers. Sockets made here
 outlive every worker; a worker only ever gets duplicates of their descriptors.
@@ -10,209 +9,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
-import select
 import socket
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ..system import files
-
-DEFAULT_BACKLOG = 2048
-
-
-class BadAddress(ValueError):
-    """The text is no address; the message says what was expected."""
+from .addresses import Address, Kind
+from .given import Given
+from .listener import Listener, path_of
 
 
 class CannotListen(RuntimeError):
     """The address is fine, but it can't be listened on; the message says why and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """`kind`: tcp4, tcp6, unix, fd or name. `name`: of a socket that systemd gives. `backlog`:
-    connections. `mode`: permission bits of a UNIX socket."""
-
-    text: str
-    kind: str
-    host: str = ""
-    port: int = 0
-    path: str = ""
-    fd: int = -1
-    name: str = ""
-    nonblocking: bool = False
-    backlog: int = DEFAULT_BACKLOG
-    mode: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Listener:
-    """`made`: (device, inode) of a UNIX socket that this process made and will remove; None for
-    anything else. `label`: the name by which systemd gave it, if it did."""
-
-    address: Address
-    socket: socket.socket
-    made: tuple[int, int] | None = None
-    label: str = ""
-
-    @property
-    def name(self) -> str:
-        """The address that a client would use, with the real port."""
-        bound = self.socket.getsockname()
-        match self.socket.family:
-            case socket.AF_UNIX:
-                return f"unix:{bound}"
-            case socket.AF_INET6:
-                return f"[{bound[0]}]:{bound[1]}"
-            case _:
-                return f"{bound[0]}:{bound[1]}"
-
-
-def parse_address(text: str, usual_backlog: int = DEFAULT_BACKLOG) -> Address:
-    """Parse `HOST:PORT`, `[V6]:PORT`, `:PORT`, `unix:PATH`, `fd://N` or `fd://NAME`, with options
-    after commas.
-
-    `usual_backlog`: where the address doesn't say.
-
-    Raises:
-        BadAddress: it is none of these, or an option is unknown or out of range.
-    """
-    base, *options = text.split(",")
-    if "\0" in base:
-        raise BadAddress(f"{text!r} is no address: no name holds a zero byte")
-    fields: dict[str, bool | int] = {}
-    for option in options:
-        key, _, value = option.partition("=")
-        if option.lower() in ("r", "so_reuseaddr", ""):
-            continue
-        if option.lower() in ("n", "o_nonblock"):
-            fields["nonblocking"] = True
-        elif key == "backlog" and re.fullmatch("[0-9]{1,5}", value) and 1 <= int(value) <= 65535:
-            fields["backlog"] = int(value)
-        elif key == "mode" and re.fullmatch("0?[0-7]{3}", value) and base.startswith("unix:"):
-            fields["mode"] = int(value, 8)
-        else:
-            raise BadAddress(
-                f"{text!r}: {option!r} is none of the options r, n, backlog=1…65535, mode=OCTAL "
-                "(for "
-                "UNIX sockets)")
-    nonblocking, backlog = bool(fields.get("nonblocking")), int(fields.get(
-        "backlog", usual_backlog))
-    if base.startswith("unix:") and len(base) > 5:
-        mode = int(fields["mode"]) if "mode" in fields else None
-        return Address(text, "unix", path=base[5:], nonblocking=nonblocking, backlog=backlog,
-                       mode=mode)
-    if match := re.fullmatch(r"fd://([0-9]{1,6})", base):
-        return Address(text, "fd", fd=int(match[1]), nonblocking=nonblocking, backlog=backlog)
-    if match := re.fullmatch(r"fd://([A-Za-z][A-Za-z0-9_.@-]*)", base):
-        return Address(text, "name", name=match[1], nonblocking=nonblocking, backlog=backlog)
-    if (match := re.fullmatch(r"(?:\[([0-9A-Fa-f:.%a-z]+)\]|([^\s:\[\]/]*)):([0-9]{1,5})",
-                              base)) and int(match[3]) < 65536:
-        kind = "tcp6" if match[1] else "tcp4"
-        return Address(text, kind, host=match[1] or match[2], port=int(match[3]),
-                       nonblocking=nonblocking, backlog=backlog)
-    raise BadAddress(
-        f"{text!r} is no address: expected HOST:PORT, [V6]:PORT, :PORT, unix:PATH, fd://N or "
-        "fd://NAME"
-    )
-
-
-class Given:
-    """The sockets that systemd gave (descriptor, name), each to be taken once. Those that a master
-    before us had left in the descriptor store are called as `stored_name` says."""
-
-    def __init__(self, sockets: Sequence[tuple[int, str]]) -> None:
-        self._left: dict[int, str] = {}
-        self._useless: list[int] = []
-        seen: set[int] = set()
-        for fd, name in sockets:
-            try:
-                inode = os.fstat(fd).st_ino
-            except OSError:
-                continue
-            os.set_inheritable(fd, False)
-            # A socket unit and the descriptor store may both give the same one.
-            if _listens(fd) and inode not in seen:
-                self._left[fd] = name
-                seen.add(inode)
-            else:
-                self._useless.append(fd)
-
-    def __bool__(self) -> bool:
-        return bool(self._left)
-
-    def take(self, address: Address, position: int) -> Listener | None:
-        """The one that is meant by the address with this position among all, if it is there."""
-        for fd, name in list(self._left.items()):
-            if address.kind == "name":
-                fits = name == address.name
-            elif address.kind in ("unix", "tcp4", "tcp6"):
-                fits = _is_bound_to(fd, address) and (address.port != 0 or address.kind == "unix"
-                                                      or name == stored_name(position))
-            else:
-                fits = fd == address.fd
-            if fits:
-                return self._taken(fd, address)
-        return None
-
-    def take_all(self) -> list[Listener]:
-        """All that are left, in their order, where no address was asked for."""
-        return [self._taken(fd, Address(f"fd://{fd}", "fd", fd=fd)) for fd in list(self._left)]
-
-    def close_rest(self) -> list[str]:
-        """Close those that nobody took; return their names."""
-        names = [name or f"fd://{fd}"
-                 for fd, name in self._left.items()] + [f"fd://{fd}" for fd in self._useless]
-        for fd in (*self._left, *self._useless):
-            os.close(fd)
-        self._left.clear()
-        self._useless.clear()
-        return names
-
-    def _taken(self, fd: int, address: Address) -> Listener:
-        name = self._left.pop(fd)
-        taken = socket.socket(fileno=fd)
-        made = None
-        if name.startswith(_STORED) and taken.family == socket.AF_UNIX:
-            with contextlib.suppress(OSError):
-                found = os.lstat(taken.getsockname())
-                made = (found.st_dev, found.st_ino)
-        return Listener(address, taken, made, "" if name.startswith(_STORED) else name)
-
-
-_STORED = "einhornpy-"
-
-
-def stored_name(position: int) -> str:
-    """What a listener is called in systemd's descriptor store."""
-    return f"{_STORED}{position}"
-
-
-def _listens(fd: int) -> bool:
-    try:
-        with socket.socket(fileno=os.dup(fd)) as probe:
-            return probe.type == socket.SOCK_STREAM and bool(
-                probe.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-    except OSError:
-        return False
-
-
-def _is_bound_to(fd: int, address: Address) -> bool:
-    with socket.socket(fileno=os.dup(fd)) as probe:
-        bound, family = probe.getsockname(), probe.family
-    if address.kind == "unix" or family == socket.AF_UNIX:
-        return bool(address.kind == "unix" and family == socket.AF_UNIX and bound == address.path)
-    wanted = socket.AF_INET6 if address.kind == "tcp6" else socket.AF_INET
-    try:
-        found = socket.getaddrinfo(address.host or "0.0.0.0", address.port, wanted,
-                                   socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (socket.gaierror, UnicodeError):
-        return False
-    return family == wanted and any(bound[0] == each[4][0] and address.port in (0, bound[1])
-                                    for each in found)
 
 
 def open_all(addresses: Sequence[Address], given: Given | None = None) -> list[Listener]:
@@ -249,28 +59,6 @@ def close_all(listeners: Sequence[Listener]) -> None:
         listener.socket.close()
 
 
-def reachable(listener: Listener) -> Any:
-    """Where this host itself can connect to it, as connect() wants it."""
-    bound = listener.socket.getsockname()
-    if listener.socket.family == socket.AF_UNIX or bound[0] not in ("0.0.0.0", "::"):
-        return bound
-    return ("127.0.0.1" if listener.socket.family == socket.AF_INET else "::1", *bound[1:])
-
-
-def is_shut(listener: Listener) -> bool:
-    """Whether somebody who shares it has shut it down: no connection reaches it any more
-    (shutdown(2), poll(2))."""
-    poller = select.poll()
-    poller.register(listener.socket.fileno(), select.POLLRDHUP)
-    return any(events & (select.POLLRDHUP | select.POLLHUP) for _, events in poller.poll(0))
-
-
-def path_of(listener: Listener) -> str | None:
-    """The file of a UNIX socket; None for one of another kind, or without a file."""
-    bound = listener.socket.getsockname() if listener.socket.family == socket.AF_UNIX else None
-    return bound if isinstance(bound, str) and bound else None
-
-
 def listen_again(listener: Listener, before: os.stat_result | None) -> Listener:
     """Listen again on the address of one that was shut down. `before`: what its file was, where it
     has one.
@@ -293,7 +81,7 @@ def listen_again(listener: Listener, before: os.stat_result | None) -> Listener:
         if before is not None and _same_file(os.lstat(path), before):
             files.remove(path)
     mode = listener.address.mode if before is None else stat.S_IMODE(before.st_mode)
-    again = _bind_unix(replace(listener.address, kind="unix", path=path, mode=mode), before)
+    again = _bind_unix(replace(listener.address, kind=Kind.UNIX, path=path, mode=mode), before)
     if listener.address.nonblocking:
         again.socket.setblocking(False)
     listener.socket.close()
@@ -307,16 +95,16 @@ def _same_file(one: os.stat_result, other: os.stat_result) -> bool:
 
 def _open(address: Address) -> Listener:
     match address.kind:
-        case "name":
+        case Kind.NAME:
             raise CannotListen(
                 f"cannot listen on {address.text}: systemd gave no listening stream socket of this "
                 "name"
             )
-        case "fd":
+        case Kind.FD:
             listener = _adopt(address)
-        case "unix":
+        case Kind.UNIX:
             listener = _bind_unix(address)
-        case _:
+        case Kind.TCP4 | Kind.TCP6:
             listener = _bind_tcp(address)
     # The flag belongs to the open socket, not to the descriptor: every worker that shares it shares
     # the flag.
@@ -349,7 +137,7 @@ def _adopt(address: Address) -> Listener:
 
 
 def _bind_tcp(address: Address) -> Listener:
-    family = socket.AF_INET6 if address.kind == "tcp6" else socket.AF_INET
+    family = socket.AF_INET6 if address.kind is Kind.TCP6 else socket.AF_INET
     try:
         found = socket.getaddrinfo(address.host or "0.0.0.0", address.port, family,
                                    socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

@@ -11,8 +11,8 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from . import listeners, queues
-from .listeners import Listener
+from . import queues
+from .listener import Listener, reachable
 
 FIRST_LOOK, LONGEST_LOOK, GROWTH = 0.01, 0.5, 1.5
 
@@ -78,7 +78,7 @@ class Probes:
         try:
             connection = socket.socket(listener.socket.family, socket.SOCK_STREAM)
             connection.setblocking(False)
-            connection.connect(listeners.reachable(listener))
+            connection.connect(reachable(listener))
         except BlockingIOError:
             return connection
         except OSError:

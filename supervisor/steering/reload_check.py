@@ -24,7 +24,8 @@ from ..reporting.events import Weight
 from ..reporting.tally import Tally
 from ..settings.table import SETTINGS, Reload, Settings
 from ..sockets import systemd
-from ..sockets.listeners import Address, Listener
+from ..sockets.addresses import Address
+from ..sockets.listener import Listener
 from ..system.plain_data import Unreadable, made, plain
 from .state import State, normal
 

@@ -14,7 +14,7 @@ from typing import Any
 from ..core.pool import Pool
 from ..launch.recognition import Gunicorn
 from ..logs.log import Source
-from ..sockets.listeners import Address
+from ..sockets.addresses import Address
 from ..sockets.systemd import Told
 from ..system.plain_data import made, plain
 from ..system.processes import Launch

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from einhornpy.control import gate
-from einhornpy.control.cli.group import COMMANDS
+from einhornpy.control.cli.group import names
 from einhornpy.control.client import Client, MasterGone
 
 from ..harness import APPS, DEADLINE, EINHORNPY, ROOT, Master, base_environment, wait_until
@@ -425,7 +425,7 @@ def test_bad_values_that_only_the_master_knows_are_2(start: Start) -> None:
         assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS])
+@pytest.mark.parametrize("command", ["", *names()])
 def test_every_command_explains_itself(place: Path, command: str) -> None:
     result = run(place, *([command] if command else []), "--help")
     assert result.returncode == 0

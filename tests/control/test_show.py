@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from einhornpy.control import show
+from einhornpy.control import progress, show
 from einhornpy.shared import printable
 from einhornpy.supervisor.reporting import generations
 
@@ -92,7 +92,7 @@ EVENTS = [
      {"event": "upgrade-paused", "by": "a-rather-long-user-name"})]
 SCRIPT = """
 import sys
-from einhornpy.control import show
+from einhornpy.control import progress, show
 from tests.control import test_show
 print({expression})
 """
@@ -122,14 +122,14 @@ def fits(text: str) -> None:
 
 @pytest.mark.parametrize("expression", [
     "show.status(test_show.document())", "show.history(test_show.upgrades())",
-    "[show.PlainProgress().step(each) for each in test_show.EVENTS]"])
+    "[progress.plain(each) for each in test_show.EVENTS]"])
 def test_80_columns(expression: str) -> None:
     text = shown(expression, {})
     fits(plain(text))
     without = shown(expression, {"NO_COLOR": "1"})
     assert "\x1b" not in without
     assert plain(text) == without
-    if "Plain" not in expression:
+    if "plain" not in expression:
         assert "\x1b[31mrolled-back\x1b[0m" in text or "\x1b[31mrolled-back  \x1b[0m" in text
 
 
@@ -161,7 +161,7 @@ def test_in_a_pipe_a_line_stays_a_line(capsys: pytest.CaptureFixture[str]) -> No
             if WHOLE in line] == [line for line in table if "superseded" in line]
     assert f"    a worker exited with code 3 before it was ready: {LONG}" in table
     for each in EVENTS:
-        show.PlainProgress().step(each)
+        progress.plain(each)
     assert len(capsys.readouterr().out.splitlines()) == len(EVENTS)
 
 

@@ -38,6 +38,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from ..reporting import pools
 from .world import World, recipe
 
 EXAMPLES = int(os.environ.get("EINHORN_PLANNER_EXAMPLES", "500"))
@@ -708,6 +709,16 @@ def guessing_world(target: int, **rules: Any) -> World:
 def guessing_upgrade(world: World) -> None:
     world.fact(facts.UpgradeRequested(Terms(), "test", 0.0))
     world.fact(facts.UpgradePrepared(world.pool.newest, recipe(1.0)))
+
+
+def test_a_guess_that_is_due_again_is_a_guess_all_the_same() -> None:
+    """Else the upgrade would be done before anybody has looked whether somebody accepts."""
+    guesses = [pools.worker(1, generation=2, guessed=True, stood=True, recycled_for="served 5 requests",
+                      recycling=Recycling.REQUESTS)]
+    for paused_by, actions_due in (("ann", ()), (None, (actions.CheckAccepting(),))):
+        exchanging = pools.upgrade(UpgradePhase.EXCHANGING, paused_by=paused_by)
+        full = pools.pool(1, [*guesses, pools.worker(2, State.STARTING, generation=2)], exchanging)
+        assert planner.plan(full, 10.0).actions == actions_due
 
 
 def test_a_guess_must_stand_before_an_old_worker_goes_and_somebody_must_accept() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Any
 
 import pytest
-from einhornpy.control import show
+from einhornpy.control import progress
 from einhornpy.supervisor.logs import formats
 from einhornpy.supervisor.reporting.events import (
     NOT_LOGGED,
@@ -80,7 +80,7 @@ def test_entries_have_the_fields_that_are_declared() -> None:
 
 def test_who_shows_an_event_by_name_names_one() -> None:
     names = {event.value for event in Event}
-    assert names >= show.OF_UPGRADES
+    assert names >= progress.OF_UPGRADES
     scripts = "".join(path.read_text() for path in (ROOT / "control/web/page").glob("*.js"))
     shown = {*re.findall(r'event\.event [!=]== "([^"]+)"', scripts),
              *re.findall(r'^  "([a-z]+-[a-z-]+)": \[', scripts, re.MULTILINE)}

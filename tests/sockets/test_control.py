@@ -268,7 +268,9 @@ def test_the_directory_is_private(master: Master, place: Path, start: Start) -> 
 
 
 def test_every_command_is_listed(master: Master) -> None:
-    listing = master.ask("help")["result"]["commands"]
+    told = master.ask("help")["result"]
+    assert told["arguments"]["scale"] == {"to": "a whole number", "by": "a whole number"}
+    listing = told["commands"]
     assert set(listing) == {
         "ping", "help", "status", "upgrade", "rollback", "pause", "resume", "abort", "history",
         "show", "scale", "signal", "recycle", "tally", "stop", "events", "reload", "upgrade_fleet",

@@ -8,29 +8,23 @@ import socket
 from pathlib import Path
 
 import pytest
-from einhornpy.supervisor.sockets.listeners import (
-    Address,
-    BadAddress,
-    CannotListen,
-    close_all,
-    open_all,
-    parse_address,
-)
+from einhornpy.supervisor.sockets.addresses import Address, BadAddress, Kind, parse_address
+from einhornpy.supervisor.sockets.listeners import CannotListen, close_all, open_all
 from einhornpy.supervisor.sockets.queues import queue
 from hypothesis import given
 from hypothesis import strategies as st
 
 
 @pytest.mark.parametrize(("text", "expected"), [
-    ("127.0.0.1:80", Address("", "tcp4", host="127.0.0.1", port=80)),
-    ("localhost:0", Address("", "tcp4", host="localhost", port=0)),
-    (":8080", Address("", "tcp4", port=8080)),
-    ("[::1]:80,r,n", Address("", "tcp6", host="::1", port=80, nonblocking=True)),
+    ("127.0.0.1:80", Address("", Kind.TCP4, host="127.0.0.1", port=80)),
+    ("localhost:0", Address("", Kind.TCP4, host="localhost", port=0)),
+    (":8080", Address("", Kind.TCP4, port=8080)),
+    ("[::1]:80,r,n", Address("", Kind.TCP6, host="::1", port=80, nonblocking=True)),
     ("unix:/run/x.sock,mode=0660,backlog=9",
-     Address("", "unix", path="/run/x.sock", mode=0o660, backlog=9)),
-    ("fd://5", Address("", "fd", fd=5)),
-    ("fd://web.socket", Address("", "name", name="web.socket")),
-    ("h:80,SO_REUSEADDR,o_nonblock", Address("", "tcp4", host="h", port=80, nonblocking=True)),])
+     Address("", Kind.UNIX, path="/run/x.sock", mode=0o660, backlog=9)),
+    ("fd://5", Address("", Kind.FD, fd=5)),
+    ("fd://web.socket", Address("", Kind.NAME, name="web.socket")),
+    ("h:80,SO_REUSEADDR,o_nonblock", Address("", Kind.TCP4, host="h", port=80, nonblocking=True)),])
 def test_good_addresses(text: str, expected: Address) -> None:
     parsed = parse_address(text)
     for name in ("kind", "host", "port", "path", "fd", "name", "nonblocking", "backlog", "mode"):

@@ -23,7 +23,7 @@ from einhornpy.supervisor.master import Master
 from einhornpy.supervisor.settings import sources
 from einhornpy.supervisor.settings.sources import BadSetting
 from einhornpy.supervisor.settings.table import Settings
-from einhornpy.supervisor.sockets.listeners import BadAddress
+from einhornpy.supervisor.sockets.addresses import BadAddress
 from einhornpy.supervisor.steering import reload_check
 from einhornpy.supervisor.system import plain_data
 from einhornpy.supervisor.system.plain_data import Unreadable

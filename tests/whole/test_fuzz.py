@@ -32,9 +32,9 @@ from einhornpy.supervisor.launch import shared_page
 from einhornpy.supervisor.logs.strangers import Strangers
 from einhornpy.supervisor.outside import labels
 from einhornpy.supervisor.settings import sources, table
-from einhornpy.supervisor.sockets import listeners, notify_socket, systemd
+from einhornpy.supervisor.sockets import notify_socket, systemd
+from einhornpy.supervisor.sockets.addresses import Address, BadAddress, parse_address
 from einhornpy.supervisor.sockets.control_server import Access, Server
-from einhornpy.supervisor.sockets.listeners import Address
 from einhornpy.supervisor.steering import audience, commands, reload_check
 from einhornpy.supervisor.system import errands, plain_data
 from einhornpy.supervisor.system.guard import Guard
@@ -479,8 +479,8 @@ def test_addresses(seed: int) -> None:
 
     def attempt(text: str) -> None:
         try:
-            found = listeners.parse_address(text)
-        except listeners.BadAddress as error:
+            found = parse_address(text)
+        except BadAddress as error:
             assert str(error)
             return
         assert 0 <= found.port < 65536

@@ -57,7 +57,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "supervisor": {"setproctitle"},
     "supervisor/programs": {"setproctitle"},
     "supervisor/sockets/listeners.py": {"psutil"},
-    "control/show.py": {"rich"},
+    "control/progress.py": {"rich"},
     "control/cli": {"click"},
     "control/top": {"rich", "textual"},
     "control/web": {"prometheus_client"},
