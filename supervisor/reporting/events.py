@@ -223,7 +223,7 @@ class Event(enum.StrEnum):
 
 
 # What the log leaves out: it says the same in words.
-_NOT_LOGGED = {"cause", "generations"}
+NOT_LOGGED = {"cause", "generations"}
 _OPTIONAL = re.compile(r"\[([^\]]*)\]")
 _FIELD = re.compile(r"\{(\w+)(?::([^}]*))?\}")
 
@@ -248,7 +248,7 @@ class Entry:
     @property
     def logged(self) -> dict[str, Any]:
         """The fields that the log writes."""
-        return {key: value for key, value in self.fields.items() if key not in _NOT_LOGGED}
+        return {key: value for key, value in self.fields.items() if key not in NOT_LOGGED}
 
     def document(self) -> dict[str, Any]:
         """The fields as plain data: what has a unit as the log says it, and as a number."""

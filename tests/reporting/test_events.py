@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 from einhornpy.control import progress
 from einhornpy.supervisor.logs import formats
-from einhornpy.supervisor.reporting.events import Bytes, Entry, Event, Seconds, Weight, message
+from einhornpy.supervisor.reporting.events import (
+    NOT_LOGGED,
+    Bytes,
+    Entry,
+    Event,
+    Seconds,
+    Weight,
+    message,
+)
 
 from ..harness import ROOT
 from ..whole.test_docs import generator
@@ -39,6 +47,8 @@ def test_words_are_well_formed(event: Event) -> None:
     assert re.fullmatch("[a-z'-]+", event.value)
     assert event.words
     assert re.fullmatch(r"(?:\w+(?::seconds)?\??\+?(?: |$))*|\*", event.unsaid)
+    for field in event.unsaid.split():
+        assert field.endswith("+") == (field.rstrip("?+") in NOT_LOGGED)
     assert not re.search(r"[{}]", page.FIELD.sub("", event.words))
     assert not re.search(r"[][]", re.sub(r"\[[^][{]*\{[^][]*\]", "", event.words))
 
