@@ -10,8 +10,8 @@ It is asked in a process of its own, in the turn before: meanwhile we go on. Ask
 exec, with the master standing still, it would cost as long as Python takes to start. It reads the
 whole state and plans on it (reload_check.py), and does so again before it touches anything.
 
-Should it fail all the same in its first second, our own program is run again: see
-stage.py and trial.py. What the state holds is the host's business.
+Should it fail all the same in its first second, our own program is run again: see stage.py and
+trial.py. What the state holds is told by the parts (system/part.py).
 """
 
 from __future__ import annotations

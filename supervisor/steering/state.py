@@ -2,8 +2,8 @@
 It knows no part by itself, and has no effect.
 
 `read` makes of a document exactly what was declared: what is unknown is left out, what an earlier
-version didn't write is as on a fresh start, what can't be read refuses the whole. Whoever takes over
-may then believe it.
+version didn't write is as on a fresh start, what can't be read refuses the whole. Whoever takes
+over may then believe it.
 """
 
 from __future__ import annotations
