@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .carrying_out import Plan
+from .control_socket.server import Access, Server
 from .core import observe, worker_environment
 from .core.generation import Recipe
 from .core.pool import Pool
@@ -35,7 +36,6 @@ from .outside.labels import Labels
 from .outside.web import Web
 from .settings.policy import policy_of
 from .settings.table import Settings
-from .sockets.control_server import Access, Server
 from .sockets.listener_repair import Listening
 from .sockets.notify_socket import NotifySocket
 from .sockets.runtime_directory import Pidfile, RuntimeDirectory

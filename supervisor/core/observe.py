@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from . import exits, facts, upgrading
+from . import facts, upgrading
 from .bookkeeping import (
     count_failure,
     delay_after,
@@ -241,7 +241,7 @@ def _exited(pool: Pool, worker: Worker, event: facts.Exited, now: float) -> Pool
         return replace(pool, upgrade=replace(upgrade, vacant=upgrade.vacant | {worker.index}))
     when = ("before it was ready" if worker.ready_at is None
             else f"{now - worker.ready_at:.1f} s after it was ready")
-    return _lost(pool, worker, f"{exits.how(event.status)} {when}",
+    return _lost(pool, worker, f"{facts.how_it_ended(event.status)} {when}",
                  worker.error or event.error or event.complaint, event.lines, now)
 
 

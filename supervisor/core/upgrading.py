@@ -8,13 +8,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from . import facts
-from .bookkeeping import (
-    MEMORY,
-    delay_after,
-    scaled,
-    tidy,
-    with_generation,
-)
+from .bookkeeping import MEMORY, delay_after, scaled, tidy, with_generation
 from .causes import Refusal
 from .generation import Generation
 from .pool import Pool, State

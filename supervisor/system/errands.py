@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ..core import exits
+from ..core.facts import how_it_ended
 from .attributes import Attributes
 from .guard import Guard
 from .loop import READ, Loop
@@ -304,4 +304,4 @@ def _reason(errand: Errand, exit: Exit) -> str | None:
         return f"cannot be started: {exit.error}"
     if exit.status == 0:
         return None
-    return exits.how(exit.status)
+    return how_it_ended(exit.status)

@@ -28,6 +28,7 @@ import pytest
 from einhornpy.control import metadata
 from einhornpy.shared import einhorn, protocol
 from einhornpy.supervisor import reload_check
+from einhornpy.supervisor.control_socket.server import Access, Server
 from einhornpy.supervisor.core.pool import Pool
 from einhornpy.supervisor.launch import shared_page
 from einhornpy.supervisor.logs.strangers import Strangers
@@ -35,7 +36,6 @@ from einhornpy.supervisor.outside import labels
 from einhornpy.supervisor.settings import sources, table
 from einhornpy.supervisor.sockets import addresses, notify_socket, systemd
 from einhornpy.supervisor.sockets.addresses import Address
-from einhornpy.supervisor.sockets.control_server import Access, Server
 from einhornpy.supervisor.steering import audience, commands
 from einhornpy.supervisor.system import errands, plain_data
 from einhornpy.supervisor.system.guard import Guard

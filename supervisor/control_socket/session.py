@@ -16,7 +16,7 @@ from ..system.part import Kept
 from ..system.plain_data import Unreadable, made
 
 if TYPE_CHECKING:
-    from .control_server import Server
+    from .server import Server
 
 MOST_UNREAD = 4 << 20
 # Whoever has left more of his answers unread is not read himself.
