@@ -285,6 +285,12 @@ class StopRequested:
     how: Stopping
 
 
+def how_it_ended(status: int) -> str:
+    """Of a process, by its `status`: its exit code, or minus the number of the signal that ended
+    it: `exited with code 1`, `was ended by signal 9`."""
+    return f"was ended by signal {-status}" if status < 0 else f"exited with code {status}"
+
+
 OfWorker = (Assumed | SaidReady | Stood | FoundUnfit | SaidFailed | Heartbeat | Due | Aborted
             | Retired | Killed | Exited)
 OfOrphan = OrphanFound | OrphanKilled | OrphanGone

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from . import exits, facts, upgrading
+from . import facts, upgrading
 from .bookkeeping import (
     count_failure,
     delay_after,
@@ -234,14 +234,14 @@ def _exited(pool: Pool, worker: Worker, event: facts.Exited, now: float) -> Pool
     if worker.state is State.RETIRING or pool.stopping:
         return pool
     if asks_for_upgrade(pool, worker, event.status):  # nobody's failure
-        pool = replace(pool, hasty=0 if settled(pool, worker, now) else pool.hasty + 1)
+        pool = replace(pool, left_early=0 if settled(pool, worker, now) else pool.left_early + 1)
         upgrade = pool.running_upgrade
         if upgrade is None:
             return pool
         return replace(pool, upgrade=replace(upgrade, vacant=upgrade.vacant | {worker.index}))
     when = ("before it was ready" if worker.ready_at is None
             else f"{now - worker.ready_at:.1f} s after it was ready")
-    return _lost(pool, worker, f"{exits.how(event.status)} {when}",
+    return _lost(pool, worker, f"{facts.how_it_ended(event.status)} {when}",
                  worker.error or event.error or event.complaint, event.lines, now)
 
 

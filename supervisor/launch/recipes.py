@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..core import exits, worker_environment
+from ..core import worker_environment
+from ..core.facts import how_it_ended
 from ..core.generation import Recipe
 from ..settings.contradictions import without_gunicorn
 from ..settings.parsers import AckMode
@@ -174,7 +175,7 @@ class Preparation:
         answer = answer if isinstance(answer, dict) else {}
         if exit.status != 0 or "settings" not in answer:
             raise Refused("gunicorn's settings cannot be read",
-                          answer.get("error") or exit.error or exits.how(exit.status))
+                          answer.get("error") or exit.error or how_it_ended(exit.status))
         assert self._gunicorn is not None
         read = replace(self._gunicorn, settings=answer["settings"])
         theirs = dict(read.settings)

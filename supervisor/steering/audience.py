@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...shared import printable, protocol
+from ..control_socket.session import Session
 from ..logs import formats
 from ..reporting.events import Entry, Event
-from ..sockets.session import Session
 from ..system.part import Keep, Part, State
 
 # So many events are remembered: a quarter of a megabyte, a rolling upgrade of 60 workers.

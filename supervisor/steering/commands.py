@@ -13,6 +13,7 @@ from typing import Any
 
 from ...shared import commands, printable, protocol
 from ...shared.protocol import BadRequest, Request
+from ..control_socket.session import Session
 from ..core.upgrade import Kind, Terms
 from ..launch.notices import Notices
 from ..logs.log import Log
@@ -22,7 +23,6 @@ from ..reporting.events import Event
 from ..settings.parsers import seconds, signal_name
 from ..settings.table import Settings
 from ..sockets.notify_socket import Notice, from_command
-from ..sockets.session import Session
 from ..system.guard import Guard
 from ..system.ledger import Ledger
 from . import einhorn

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 from einhornpy.control.client import Client
+from einhornpy.supervisor.control_socket.crowd import MOST_OF_A_USER, Crowd, Kind, Party
 from einhornpy.supervisor.logs import strangers
 from einhornpy.supervisor.reporting.events import Entry, Event
-from einhornpy.supervisor.sockets.crowd import MOST_OF_A_USER, Crowd, Kind, Party
 
 from ..harness import (
     APPS,

@@ -26,6 +26,7 @@ ARROWS: dict[str, set[str]] = {
     "supervisor/settings": {"shared", "supervisor/core", "supervisor/reporting"},
     "supervisor/sockets": {
         "shared", "supervisor/core", "supervisor/reporting", "supervisor/system"},
+    "supervisor/control_socket": {"shared", "supervisor/system"},
     "supervisor/outside": {
         "shared", "supervisor/core", "supervisor/reporting", "supervisor/system",
         "supervisor/settings", "supervisor/sockets"},
@@ -36,11 +37,11 @@ ARROWS: dict[str, set[str]] = {
         "shared", "supervisor/core", "supervisor/reporting", "supervisor/system",
         "supervisor/settings", "supervisor/sockets", "supervisor/logs"},
     "supervisor/steering": {
-        "shared", "supervisor/core", "supervisor/reporting", "supervisor/system",
+        "shared", "supervisor/control_socket", "supervisor/core", "supervisor/reporting", "supervisor/system",
         "supervisor/settings", "supervisor/sockets", "supervisor/outside", "supervisor/logs",
         "supervisor/launch"},
     "supervisor": {
-        "shared", "supervisor/core", "supervisor/reporting", "supervisor/system",
+        "shared", "supervisor/control_socket", "supervisor/core", "supervisor/reporting", "supervisor/system",
         "supervisor/settings", "supervisor/sockets", "supervisor/outside", "supervisor/logs",
         "supervisor/launch", "supervisor/steering"},
     "control": {"shared"},
