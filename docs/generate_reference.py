@@ -88,11 +88,11 @@ def reference() -> str:
     for name in cli.list_commands(click.Context(cli)):
         parts += [f"## einhornpy {name}", f"```\n{help_of(name)}\n```"]
     parts += [
-        "## Commands of the control socket",
-        "One JSON object a line each way. The request\n"
+        "## Commands of the control socket", "One JSON object a line each way. The request\n"
         '`{"id": 7, "command": "upgrade", "args": {"release": "x"}}` is answered by\n'
         '`{"request_id": 7, "ok": true, "result": {…}, "message": "…"}`, with `"wait": true` on '
-        "all but the last reply of a\ncommand that waits, and with an `error` of `code` and `message` "
+        "all but the last reply of a\ncommand that waits, and with an `error` of `code` and "
+        "`message` "
         "where `ok` is false. YAML is taken too, see\n[einhorn](einhorn.md#the-wire).",
         "The owner of the master and root may give every command, observers those that only look, "
         "and a worker speaks of itself;\nthe kernel says who is who. Whoever may ask for nothing "
@@ -101,8 +101,9 @@ def reference() -> str:
         "are\ntoo many, somebody makes room, first of the same user or worker.",
         commands_table(commands.OURS),
         "Einhorn's, which take words ([einhorn](einhorn.md#commands)); `signal` is one of theirs "
-        "where it has words:", commands_table(commands.EINHORNS),
-        "What a worker says of itself:", commands_table(commands.WORKERS)]
+        "where it has words:",
+        commands_table(commands.EINHORNS), "What a worker says of itself:",
+        commands_table(commands.WORKERS)]
     return "\n\n".join(parts) + "\n"
 
 

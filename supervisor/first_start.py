@@ -38,8 +38,8 @@ class NotAllowed(RuntimeError):
 class FirstStart:
     """`turn`: lets clients and errands have a turn."""
 
-    def __init__(self, parts: Parts, settings: Settings, environ: Mapping[str, str], looked_up: LookedUp,
-                 turn: Callable[[], None]) -> None:
+    def __init__(self, parts: Parts, settings: Settings, environ: Mapping[str, str],
+                 looked_up: LookedUp, turn: Callable[[], None]) -> None:
         self._parts = parts
         self._settings = settings
         self._environ = environ

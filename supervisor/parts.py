@@ -100,7 +100,8 @@ class Parts:
         self._all = sorted((each for each in vars(self).values() if isinstance(each, Part)),
                            key=lambda part: ORDER.index(type(part)))
 
-    def _of_workers(self, settings: Settings, environ: Mapping[str, str], looked_up: LookedUp) -> None:
+    def _of_workers(self, settings: Settings, environ: Mapping[str, str],
+                    looked_up: LookedUp) -> None:
         """What starts workers, and what is known of them."""
         self.workers, self.generations = Workers(self.ledger), Generations(self.ledger)
         self.page = SharedPage()
@@ -116,14 +117,16 @@ class Parts:
                                self.guard)
         self.notify = NotifySocket(self.loop, self.workers.of, self.workers.above,
                                    self.notices.guarded)
-        self.hooks = Hooks(self.ledger, self.generations, self.errands, settings, looked_up.attributes,
-                           self.place, lambda generation: self.web.environment(generation))
+        self.hooks = Hooks(self.ledger, self.generations, self.errands, settings,
+                           looked_up.attributes, self.place,
+                           lambda generation: self.web.environment(generation))
         self.spawner = Spawner(
             self.ledger, self.generations, self.processes, self.page, self.output, settings,
             looked_up.attributes, self.listening.all, self.place,
             lambda generation: self.web.environment(generation))
 
-    def _of_clients(self, settings: Settings, environ: Mapping[str, str], looked_up: LookedUp) -> None:
+    def _of_clients(self, settings: Settings, environ: Mapping[str, str],
+                    looked_up: LookedUp) -> None:
         """Who asks us, and who is told."""
         self.strangers = Strangers(self.ledger.log)
         self.audience = Audience(self.guard.failed)

@@ -28,7 +28,9 @@ NOBODY = 65534
 # More than a master takes in before it looks at its signals.
 CONNECTIONS, DATAGRAMS, A_SENDER = 500, 6000, 200
 # The first is ready, so that what speaks for the others is seen; these say nothing.
-COMMAND = f'test $EINHORN_CHILD_INDEX = 0 && exec {sys.executable} {APPS / "worker.py"} notify; exec sleep 1000'
+COMMAND = (
+    f'test $EINHORN_CHILD_INDEX = 0 && exec {sys.executable} {APPS / "worker.py"} notify; exec sleep 1000'
+)
 
 
 def ghost(haunt: Callable[[], None]) -> int:

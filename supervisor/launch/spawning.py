@@ -40,8 +40,8 @@ class Spawner:
     """`listeners`: what workers get, in the order of their descriptors. `metrics`: what processes
     of a generation are given beside its recipe, for the app's own metrics."""
 
-    def __init__(self, ledger: Ledger, generations: Generations, processes: Processes, page: SharedPage,
-                 output: Output, settings: Settings, attributes: Attributes,
+    def __init__(self, ledger: Ledger, generations: Generations, processes: Processes,
+                 page: SharedPage, output: Output, settings: Settings, attributes: Attributes,
                  listeners: Sequence[Listener], place: RuntimeDirectory,
                  metrics: Callable[[int], dict[str, str]]) -> None:
         self._ledger = ledger

@@ -96,7 +96,8 @@ def _is_bound_to(fd: int, address: Address) -> bool:
     with socket.socket(fileno=os.dup(fd)) as probe:
         bound, family = probe.getsockname(), probe.family
     if address.kind is Kind.UNIX or family == socket.AF_UNIX:
-        return bool(address.kind is Kind.UNIX and family == socket.AF_UNIX and bound == address.path)
+        return bool(address.kind is Kind.UNIX and family == socket.AF_UNIX
+                    and bound == address.path)
     wanted = socket.AF_INET6 if address.kind is Kind.TCP6 else socket.AF_INET
     try:
         found = socket.getaddrinfo(address.host or "0.0.0.0", address.port, wanted,

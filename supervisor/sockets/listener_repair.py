@@ -45,8 +45,8 @@ class KeptListener(Kept):
 def plain_listener(listener: Listener) -> dict[str, Any]:
     """The opposite: what `KeptListener` is made of."""
     return {
-        "fd": listener.socket.fileno(), "address": to_plain(listener.address), "made": listener.made,
-        "label": listener.label}
+        "fd": listener.socket.fileno(), "address": to_plain(listener.address),
+        "made": listener.made, "label": listener.label}
 
 
 class Listening(Part):

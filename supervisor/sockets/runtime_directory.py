@@ -165,7 +165,8 @@ def claim(name: str, socket_path: str | None, environ: Mapping[str, str], rights
         listener.listen(1024)
     except OSError as error:
         os.close(lock)
-        raise NoRuntimeDirectory(f"cannot make the control socket {path}: {error.strerror}") from None
+        raise NoRuntimeDirectory(
+            f"cannot make the control socket {path}: {error.strerror}") from None
     return Place(path, f"{base}.notify", lock_path, listener, lock)
 
 
@@ -256,7 +257,8 @@ def write_pidfile(path: str) -> None:
     except OSError as error:
         raise NoRuntimeDirectory(f"cannot read the pidfile {path}: {error.strerror}") from None
     if old not in (None, os.getpid()) and os.path.exists(f"/proc/{old}"):
-        raise NoRuntimeDirectory(f"cannot write the pidfile {path}: it names pid {old}, which is alive")
+        raise NoRuntimeDirectory(
+            f"cannot write the pidfile {path}: it names pid {old}, which is alive")
     try:
         files.replace(path, f"{os.getpid()}\n".encode(), 0o644)
     except OSError as error:

@@ -43,10 +43,10 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """One key of the state. `kind`: the type of its value. `empty`: what it is on a fresh start, and
-    where a state doesn't have it. `needed`: a state without it is refused. `descriptor`: it is one
-    that must stay open through exec. `adapt`: makes of what an earlier version wrote what this one
-    reads."""
+    """One key of the state. `kind`: the type of its value. `empty`: what it is on a fresh start,
+    and where a state doesn't have it. `needed`: a state without it is refused. `descriptor`: it is
+    one that must stay open through exec. `adapt`: makes of what an earlier version wrote what this
+    one reads."""
 
     kind: Any
     empty: Any = None

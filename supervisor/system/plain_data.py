@@ -80,7 +80,8 @@ def _from_plain(kind: Any, value: Any) -> Any:
 def _made_record(kind: Any, value: Any) -> Any:
     hints = _fields(kind)
     found = {
-        key: _field_from_plain(key, hints[key], each) for key, each in value.items() if key in hints}
+        key: _field_from_plain(key, hints[key], each) for key, each in value.items()
+        if key in hints}
     try:
         return kind(**found)
     except TypeError as error:  # a field is missing
@@ -89,7 +90,8 @@ def _made_record(kind: Any, value: Any) -> Any:
 
 def _made_many(origin: Any, arguments: tuple[Any, ...], value: Any) -> Any:
     if origin in (collections.abc.Mapping, dict):
-        return {_key(arguments[0], key): _from_plain(arguments[1], each) for key, each in value.items()}
+        return {
+            _key(arguments[0], key): _from_plain(arguments[1], each) for key, each in value.items()}
     if origin is tuple and arguments[-1] is not Ellipsis:
         return tuple(_from_plain(each, one) for each, one in zip(arguments, value, strict=True))
     container: Any = tuple if origin is collections.abc.Sequence else origin

@@ -89,7 +89,9 @@ class NoProcesses(Fault):
     def possible(cls, host: Host) -> str | None:
         if os.geteuid() != 0 or _our_group() is not None:
             return None
-        return "root has no limit of processes, and no group can be made for it: see failing-call fork"
+        return (
+            "root has no limit of processes, and no group can be made for it: see failing-call fork"
+        )
 
     def inject(self, host: Host) -> None:
         ours = _our_group() if os.geteuid() == 0 else None

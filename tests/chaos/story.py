@@ -55,7 +55,9 @@ class Story:
             group: sum(self.counts[each] for each in self.counts if each.startswith(f"{group} "))
             for group in groups}
         seconds = time.monotonic() - self.began
-        head = f"seed {self.seed}: {seconds:.0f} s, {self.round + 1} rounds, {len(self.violations)} wrong"
+        head = (
+            f"seed {self.seed}: {seconds:.0f} s, {self.round + 1} rounds, {len(self.violations)} wrong"
+        )
         counted = {
             group: f" {total[group]}" if group in ("faults", "operations") else ""
             for group in groups}

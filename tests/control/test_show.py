@@ -137,7 +137,8 @@ def test_the_status_says_everything_in_its_place() -> None:
     lines = shown("show.status(test_show.document())", {"NO_COLOR": "1"}).splitlines()
     words = " ".join(" ".join(lines).split())
     assert any(" 12 h," in line for line in lines)
-    assert f"rolled-back: generation 12345 was refused: a worker exited with code 3: {LONG}" in words
+    assert (f"rolled-back: generation 12345 was refused: a worker exited with code 3: {LONG}"
+            in words)
     assert f"error {LONG}" in words
     header = lines.index(
         " INDEX     PID  GEN STATE       AGE READY IN RESTARTS   MEMORY    REQUESTS BUSY")

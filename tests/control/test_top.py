@@ -72,13 +72,15 @@ class Eyes:
     async def asked(self, key: str, text: str) -> None:
         """Press a key; a question with `text` follows."""
         await self.press(key)
-        await self.until(lambda: isinstance(self.app.screen, screens.Dialog), f"a question after {key}")
+        await self.until(lambda: isinstance(self.app.screen, screens.Dialog),
+                         f"a question after {key}")
         assert isinstance(self.app.screen, screens.Dialog)
         assert text in self.app.screen._question
 
     async def answer(self, key: str) -> None:
         await self.press(key)
-        await self.until(lambda: not isinstance(self.app.screen, screens.Dialog), "the question gone")
+        await self.until(lambda: not isinstance(self.app.screen, screens.Dialog),
+                         "the question gone")
 
     async def until_document(self, true: Callable[[dict[str, Any]], Any],
                              what: str) -> dict[str, Any]:

@@ -260,7 +260,8 @@ class PlannerMachine(RuleBasedStateMachine):
             bad = upgrade.to_generation
             fresh = all(worker.generation != bad for worker in bad_newest.pool.workers.values())
             bad_newest.come_to_rest(lambda generation: generation != bad)
-            if bad_newest.ended is None and fresh and bad_newest.pool.upgrade is not None and not upgrade.rolling_back:
+            if (bad_newest.ended is None and fresh and bad_newest.pool.upgrade is not None
+                    and not upgrade.rolling_back):
                 assert bad_newest.pool.upgrade.outcome in ("rolled-back", "aborted")
                 assert bad_newest.pool.current == upgrade.from_generation
 
@@ -313,7 +314,8 @@ def canonical(world: World, deaths: int) -> Any:
         for generation in pool.generations.values()))
     upgrade = None if pool.upgrade is None else (pool.upgrade.outcome, pool.upgrade.rolling_back,
                                                  pool.upgrade.failures, pool.upgrade.preparing)
-    return pool.current, workers, generations, upgrade, pool.ever_ready, pool.complete, deaths, world.ended
+    return (pool.current, workers, generations, upgrade, pool.ever_ready, pool.complete, deaths,
+            world.ended)
 
 
 def next_worlds(world: World, deaths: int) -> list[tuple[World, int]]:
@@ -401,7 +403,8 @@ Rule = Callable[[Pool, Any, float], Any]
 
 def no_airbag(pool: Pool, view: Any, now: float, candidates: list[Worker]) -> list[actions.Action]:
     return [
-        actions.Retire(worker.id, "bug", Leaving.REPLACED) for worker in candidates[:max(0, view.live - pool.target)]]
+        actions.Retire(worker.id, "bug", Leaving.REPLACED)
+        for worker in candidates[:max(0, view.live - pool.target)]]
 
 
 def impatient_airbag(pool: Pool, view: Any, now: float,
@@ -431,8 +434,9 @@ def early_finish(pool: Pool, view: Any, now: float) -> list[actions.Action]:
 def blind_finish(pool: Pool, view: Any, now: float) -> Any:
     upgrade = pool.upgrade
     return original_finish(
-        replace(pool, upgrade=None if upgrade is None else replace(upgrade, accepting=Accepting.YES)), view,
-        now)
+        replace(pool,
+                upgrade=None if upgrade is None else replace(upgrade, accepting=Accepting.YES)),
+        view, now)
 
 
 def credulous_look(pool: Pool, now: float) -> Any:
@@ -463,8 +467,10 @@ def always_short(pool: Pool, view: Any, now: float) -> Any:
     return original_break(replace(pool, short_of_memory=True), view, now)
 
 
-original_spawn, original_hold, original_roll_back = planner._spawn, planner._hold, planner._roll_back
-original_break, original_finish, original_look = planner._break_before_make, planner._finish, view.look
+original_spawn, original_hold, original_roll_back = (planner._spawn, planner._hold,
+                                                     planner._roll_back)
+original_break, original_finish, original_look = (planner._break_before_make, planner._finish,
+                                                  view.look)
 BUGS: dict[str, tuple[str, Any]] = {
     "retires without looking at who is ready": ("_spare", no_airbag),
     "retires without min ready seconds": ("_spare", impatient_airbag),
@@ -713,8 +719,9 @@ def guessing_upgrade(world: World) -> None:
 
 def test_a_guess_that_is_due_again_is_a_guess_all_the_same() -> None:
     """Else the upgrade would be done before anybody has looked whether somebody accepts."""
-    guesses = [pools.worker(1, generation=2, guessed=True, stood=True, recycled_for="served 5 requests",
-                      recycling=Recycling.REQUESTS)]
+    guesses = [
+        pools.worker(1, generation=2, guessed=True, stood=True, recycled_for="served 5 requests",
+                     recycling=Recycling.REQUESTS)]
     for paused_by, actions_due in (("ann", ()), (None, (actions.CheckAccepting(),))):
         exchanging = pools.upgrade(UpgradePhase.EXCHANGING, paused_by=paused_by)
         full = pools.pool(1, [*guesses, pools.worker(2, State.STARTING, generation=2)], exchanging)

@@ -77,7 +77,8 @@ class World:
         for _ in range(bound):
             plan = planner.plan(self.pool, self.now)
             if not plan.actions:
-                assert plan.wake_at is None or plan.wake_at > self.now, f"it would spin: {plan} at {self.now}"
+                assert plan.wake_at is None or plan.wake_at > self.now, (
+                    f"it would spin: {plan} at {self.now}")
                 self.check_rest()
                 return
             for action in plan.actions:
@@ -145,7 +146,8 @@ class World:
                 self.observe(facts.Killed(action.worker, action.reason, action.cause))
             case actions.KillOrphan():
                 orphan = self.pool.left_behind[action.pid]
-                assert self.pool.stopping == "now" or self.now >= orphan.found_at + 30, f"{orphan} had more time"
+                assert self.pool.stopping == "now" or self.now >= orphan.found_at + 30, (
+                    f"{orphan} had more time")
                 self.observe(facts.OrphanKilled(action.pid))
                 self.observe(facts.OrphanGone(action.pid))
             case actions.RollBack():
@@ -186,13 +188,16 @@ class World:
         upgrade = self.pool.running_upgrade
         wanted = sum(each.generation == self.pool.current and each.state is not State.RETIRING
                      for each in self.pool.workers.values())
-        watched = upgrade is not None and upgrade.on_canary and worker.generation == upgrade.to_generation
+        watched = (upgrade is not None and upgrade.on_canary
+                   and worker.generation == upgrade.to_generation)
         # else it may go because there are too many
         if watched and worker.recycled_for and wanted <= self.pool.target:
-            assert worker.over_memory, f"a canary goes for its age or its requests while it is watched: {worker}"
+            assert worker.over_memory, (
+                f"a canary goes for its age or its requests while it is watched: {worker}")
         self.check_standstill(worker)
         counted = worker.available(self.now, self.pool.policy)
-        assert self.pool.ready - 1 >= self.pool.target, f"the airbag: {self.pool.ready} ready, {worker} is asked to go"
+        assert self.pool.ready - 1 >= self.pool.target, (
+            f"the airbag: {self.pool.ready} ready, {worker} is asked to go")
         assert self.available(
         ) - counted >= self.pool.target, f"the airbag, with min ready seconds: {worker}"
 
@@ -204,12 +209,14 @@ class World:
             return
         surge = self.surge()
         if upgrade.paused_by is not None:
-            assert self.pool.live > self.pool.target + surge or worker.generation == self.pool.current, "it was paused"
+            assert self.pool.live > self.pool.target + surge or worker.generation == self.pool.current, (
+                "it was paused")
         elif upgrade.on_canary and worker.generation != self.pool.current:
             fresh = sum(each.generation == self.pool.current and each.state is not State.RETIRING
                         and each.recycled_for is None for each in self.pool.workers.values())
             missing = max(0, min(upgrade.terms.canary, self.pool.target) - fresh)
-            assert self.pool.live + missing > self.pool.target + surge, f"{worker} goes though there is room for it"
+            assert self.pool.live + missing > self.pool.target + surge, (
+                f"{worker} goes though there is room for it")
 
     def surge(self) -> int:
         upgrade = self.pool.running_upgrade
@@ -244,24 +251,28 @@ class World:
             timeout = recipe.timeout
             assert worker.heartbeat_at is not None
             assert timeout > 0
-            assert self.now >= worker.heartbeat_at + timeout, f"{worker} is killed though it is well"
+            assert self.now >= worker.heartbeat_at + timeout, (
+                f"{worker} is killed though it is well")
 
     def check_spawn(self, action: actions.Spawn) -> None:
         pool, upgrade = self.pool, self.pool.running_upgrade
         assert pool.stopping is None, "a start while the master stops"
         assert pool.live + 1 <= pool.target + self.surge(), f"more than N + surge: {action}"
         starting = sum(worker.state is State.STARTING for worker in pool.workers.values())
-        assert pool.policy.max_unacked is None or starting < pool.policy.max_unacked, "more at once than may be starting"
+        assert pool.policy.max_unacked is None or starting < pool.policy.max_unacked, (
+            "more at once than may be starting")
         generation = pool.generations[action.generation]
         assert self.now >= generation.not_before, f"{action} before its delay is over"
         if upgrade is None and not pool.ever_ready:
             assert generation.failures_in_a_row < max(
                 1, pool.policy.max_failures), "a first start that never ends"
         for worker in pool.workers.values():
-            if worker.generation == action.generation and worker.state is not State.RETIRING and worker.recycled_for is None:
+            if (worker.generation == action.generation and worker.state is not State.RETIRING
+                    and worker.recycled_for is None):
                 assert worker.index != action.index, f"two workers on one seat: {action}, {worker}"
         # A gap is filled from what is known to work, while there is such a generation.
-        if upgrade is not None and action.generation == upgrade.to_generation and not generation.proven:
+        if (upgrade is not None and action.generation == upgrade.to_generation
+                and not generation.proven):
             back = pool.generations[upgrade.from_generation]
             trusted = [
                 worker for worker in pool.workers.values()
@@ -275,14 +286,16 @@ class World:
     def check_trust(self, worker: Worker) -> None:
         assert worker.guessed
         assert worker.ready_at is not None
-        assert self.now >= worker.ready_at + self.pool.policy.guessed_min_ready_seconds, f"{worker} is trusted too early"
+        assert self.now >= worker.ready_at + self.pool.policy.guessed_min_ready_seconds, (
+            f"{worker} is trusted too early")
 
     def check_finish(self, asked: bool = True) -> None:
         upgrade = self.pool.running_upgrade
         assert upgrade is not None
         if asked and not upgrade.rolling_back and any(worker.guessed
                                                       for worker in self.pool.workers.values()):
-            assert upgrade.accepting == "yes", "it says done, and nobody has looked whether the workers serve"
+            assert upgrade.accepting == "yes", (
+                "it says done, and nobody has looked whether the workers serve")
         stalled = 0 < self.pool.policy.progress_timeout <= self.now - upgrade.progress_at
         if upgrade.rolling_back and (stalled
                                      or self.pool.generations[self.pool.current].failures_in_a_row):
@@ -301,8 +314,10 @@ class World:
             worker.index for worker in pool.workers.values() if worker.generation == pool.current
             and worker.state is not State.RETIRING and worker.recycled_for is None]
         assert len(wanted) == len(set(wanted)), f"a seat is taken twice: {wanted}"
-        if upgrade is not None and not upgrade.preparing and not upgrade.rolling_back and pool.stopping is None:
-            assert upgrade.failures < pool.failures_allowed, "too many failures, and it still goes on"
+        if (upgrade is not None and not upgrade.preparing and not upgrade.rolling_back
+                and pool.stopping is None):
+            assert upgrade.failures < pool.failures_allowed, (
+                "too many failures, and it still goes on")
             assert upgrade.refusal is None, "it was refused, and still goes on"
 
     # --- a kind ending ---

@@ -74,7 +74,8 @@ def test_a_given_timeout_is_what_a_missing_master_gets(start: Start, place: Path
 
 
 def test_the_start_hook_may_refuse_the_first_start(start: Start, place: Path) -> None:
-    hook = f"cat > {place}/told; test -e {place}/allowed || {{ echo no deploys on fridays; exit 1; }}"
+    hook = (
+        f"cat > {place}/told; test -e {place}/allowed || {{ echo no deploys on fridays; exit 1; }}")
     arguments = ("-n", "1", "-m", "notify", "--on-upgrade-start", hook)
     master = start(*arguments, "--on-upgrade-start-first", "--", *WORKER)
     assert master.wait_exit() == 3
@@ -146,7 +147,8 @@ def test_recycle_waits_until_the_worker_is_replaced_and_gone(start: Start, place
     before = {worker["index"]: worker["pid"] for worker in master.wait_ready()["workers"]}
     result = master.cli("recycle", "1", "--wait")
     assert result.returncode == 0
-    assert f"worker 1 (pid {before[1]}) is gone: 2 of 2 workers ready on generation 1" in result.stdout
+    assert (f"worker 1 (pid {before[1]}) is gone: 2 of 2 workers ready on generation 1"
+            in result.stdout)
     after = {worker["index"]: worker["pid"] for worker in master.status()["workers"]}
     assert (after[0], len(after)) == (before[0], 2)
     assert after[1] != before[1]

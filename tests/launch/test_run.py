@@ -225,7 +225,8 @@ def test_one_that_was_stopped_amid_its_turn_hears_first_too(
     os.mkfifo(place / "gate")
     program = place / "stopping"
     program.write_text(
-        f"#!{sys.executable} -P\nimport os, signal, sys\nfrom einhornpy.supervisor import __main__\n"
+        f"#!{sys.executable} -P\nimport os, signal, sys\nfrom einhornpy.supervisor import "
+        "__main__\n"
         "from einhornpy.supervisor.logs import strangers\n"
         "def stop(self, now):\n"
         f"    if os.path.exists('{place}/stop'):\n"
@@ -534,7 +535,8 @@ def test_settings_from_file_environment_and_flags(start: Start, place: Path) -> 
     config.write_text("max-surge = 0\ncommand = ['sleep', '9']\n")
     result = attempt(place, "--config", "web.toml")
     assert result.returncode == 2
-    assert result.stderr == "einhornpy: web.toml: max-surge: got 0, expected a whole number of at least 1\n"
+    assert (result.stderr ==
+            "einhornpy: web.toml: max-surge: got 0, expected a whole number of at least 1\n")
     config.write_text("nonsense = 0\n")
     assert "web.toml: nonsense: no such setting" in attempt(place, "--config", "web.toml").stderr
     result = attempt(place, "--", "sleep", "9", environment={"EINHORNPY_MAX_SURGE": "x"})

@@ -198,7 +198,8 @@ def printing(tree: ast.AST) -> Iterator[int]:
                          ids=lambda path: path.stem)
 def test_one_module_prints(path: Path) -> None:
     found = list(printing(ast.parse(path.read_text())))
-    assert not found or path.stem == "terminal", f"{path.name} prints in lines {found}: expected terminal.say"
+    assert not found or path.stem == "terminal", (
+        f"{path.name} prints in lines {found}: expected terminal.say")
 
 
 def test_a_line_that_prints_is_found() -> None:

@@ -16,7 +16,8 @@ from einhornpy.shared import peer
 from ..harness import DEADLINE, ROOT, base_environment
 
 LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
-WITHOUT_PIDFDS = "import einhornpy.shared.peer as peer\npeer.SO_PEERPIDFD = peer.SO_PASSPIDFD = 9999\n"
+WITHOUT_PIDFDS = (
+    "import einhornpy.shared.peer as peer\npeer.SO_PEERPIDFD = peer.SO_PASSPIDFD = 9999\n")
 needs = pytest.mark.skipif(
     os.geteuid() != 0 or not LAST_PID.exists(),
     reason="needs root, and a kernel that lets it choose a pid (CONFIG_CHECKPOINT_RESTORE)")

@@ -204,7 +204,9 @@ def test_what_is_said_is_a_pure_function_of_the_pool() -> None:
 def given_sockets(sockets: list[tuple[str, int]], arguments: list[str],
                   environment: dict[str, str]) -> subprocess.Popen[bytes]:
     """Start einhornpy as systemd does: descriptors at 3, 4, …, and their names."""
-    script = 'import os, sys; os.environ["LISTEN_PID"] = str(os.getpid()); os.execv(sys.argv[1], sys.argv[1:])'
+    script = (
+        'import os, sys; os.environ["LISTEN_PID"] = str(os.getpid()); os.execv(sys.argv[1], sys.argv[1:])'
+    )
     shuffle = "".join(f"os.dup2({fd}, {100 + position});"
                       for position, (_, fd) in enumerate(sockets)) + "".join(
                           f"os.dup2({100 + position}, {3 + position});"

@@ -1,5 +1,5 @@
-"""The one list of parts: no two are called alike or keep the same, and what they keep is what states
-hold."""
+"""The one list of parts: no two are called alike or keep the same, and what they keep is what
+states hold."""
 
 from __future__ import annotations
 

@@ -50,7 +50,8 @@ def serve_many(start: Start, worker_class: str, limit: int, requests: int,
                 "requests"] >= requests and len(recycled(recorder)) >= requests / limit / 4,
             "all requests, and recycling", patience=requests / rate + 90)
     report = load.report
-    assert not report.failures, f"{len(report.failures)} of {report.sent} failed\n{report.why()}\n{master.log()}"
+    assert not report.failures, (
+        f"{len(report.failures)} of {report.sent} failed\n{report.why()}\n{master.log()}")
     check(recorder, 4)
     moments = recycled(recorder)
     print(

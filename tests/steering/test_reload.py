@@ -113,7 +113,8 @@ def test_an_upgrade_its_hook_its_canary_and_its_check_go_on(start: Start, place:
     reload(master)
     asked.join(60)
     assert answers[0][
-        "message"] == "Upgrade done", "who waited for the upgrade heard of its end, through five masters"
+        "message"] == "Upgrade done", (
+        "who waited for the upgrade heard of its end, through five masters")
     check_airbag(recorder, 3)
     assert master.status()["release"] == "two"
     assert json.loads(master.cli("history", "--json").stdout)[0]["outcome"] == "done"

@@ -131,7 +131,8 @@ def test_a_release_that_is_not_there_is_refused_at_once(start: Start, place: Pat
     (place / "current").unlink()
     result = master.cli("upgrade")
     assert result.returncode == 5
-    assert f"cannot start workers in {place / 'current'}: No such file or directory" in result.stderr
+    assert (f"cannot start workers in {place / 'current'}: No such file or directory"
+            in result.stderr)
     assert master.status()["gate"] == "rolled-back"
     assert not any(event["event"].startswith("worker-") for event in recorder.events)
 

@@ -90,7 +90,8 @@ def test_the_package_is_replaced_by_a_broken_one(start: Start, place: Path) -> N
                    environment={"PYTHONPATH": str(copy.parent), "PYTHONDONTWRITEBYTECODE": "1"})
     (worker,) = master.wait_ready()["workers"]
     good = (copy / "supervisor" / "core" / "planner.py").read_text()
-    append(copy / "supervisor" / "core" / "planner.py", ONLY_THEN + "raise OSError('half installed')\n")
+    append(copy / "supervisor" / "core" / "planner.py",
+           ONLY_THEN + "raise OSError('half installed')\n")
     for _ in range(2):
         result = master.cli("reload")
         assert (result.returncode, "OSError: half installed"
@@ -196,7 +197,8 @@ def test_neither_can_go_on(start: Start, place: Path) -> None:
     master = start("-n", "1", "-m", "notify", "--", *WORKER, "notify",
                    environment={"PYTHONPATH": str(copy.parent), "PYTHONDONTWRITEBYTECODE": "1"})
     (worker,) = master.wait_ready()["workers"]
-    append(copy / "supervisor" / "core" / "planner.py", ONLY_THEN + "raise OSError('half installed')\n")
+    append(copy / "supervisor" / "core" / "planner.py",
+           ONLY_THEN + "raise OSError('half installed')\n")
     running = subprocess.Popen([EINHORNPY, "reload", "-d", master.path], env=master.environment,
                                stderr=subprocess.DEVNULL)
     assert master.wait_exit() == 1

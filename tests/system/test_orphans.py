@@ -196,7 +196,9 @@ def test_a_daemon_of_a_worker_lives_as_long_as_it(start: Start, place: Path) -> 
 
 @pytest.mark.parametrize("how", ["a hook's", "without the mark"])
 def test_what_is_not_a_workers_is_left_alone(start: Start, how: str) -> None:
-    daemon = "setsid sh -c 'echo $$ > .part && mv .part stays; exec sleep 1000' >/dev/null 2>&1 </dev/null & "
+    daemon = (
+        "setsid sh -c 'echo $$ > .part && mv .part stays; exec sleep 1000' >/dev/null 2>&1 </dev/null & "
+    )
     # until then it is in our process group, which ends with us
     daemon += "while [ ! -e stays ]; do sleep 0.05; done;"
     if how == "a hook's":

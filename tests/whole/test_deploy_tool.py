@@ -85,7 +85,9 @@ def test_a_host_that_cannot_be_reached_stops_the_deployment(hosts: list[Master],
 def test_a_host_may_be_a_command_prefix(hosts: list[Master], place: Path) -> None:
     # `env` stands for `ssh web1`: it runs the rest of the line somewhere else, here in another
     # environment.
-    prefix = f"env XDG_RUNTIME_DIR={hosts[0].environment['XDG_RUNTIME_DIR']} EINHORNPY_SOCKET_PATH={hosts[0].path}"
+    prefix = (
+        f"env XDG_RUNTIME_DIR={hosts[0].environment['XDG_RUNTIME_DIR']} EINHORNPY_SOCKET_PATH={hosts[0].path}"
+    )
     result = deploy(place, "good", prefix, f"env {hosts[1].path}")
     assert (result.returncode, result.stderr) == (0, "")
     assert [host.status()["release"] for host in hosts] == ["good", "good"]

@@ -346,7 +346,8 @@ def test_a_state_of_whatever_master(seed: int) -> None:
                 pass
         for each in state["listeners"] if isinstance(state.get("listeners"), list) else ():
             try:
-                plain_data.from_plain(Address, each.get("address") if isinstance(each, dict) else each)
+                plain_data.from_plain(Address,
+                                      each.get("address") if isinstance(each, dict) else each)
             except plain_data.Unreadable:
                 pass
         if readable := getattr(reload_check, "readable", None):

@@ -37,20 +37,19 @@ ARROWS: dict[str, set[str]] = {
         "shared", "supervisor/core", "supervisor/reporting", "supervisor/system",
         "supervisor/settings", "supervisor/sockets", "supervisor/logs"},
     "supervisor/steering": {
-        "shared", "supervisor/control_socket", "supervisor/core", "supervisor/reporting", "supervisor/system",
-        "supervisor/settings", "supervisor/sockets", "supervisor/outside", "supervisor/logs",
-        "supervisor/launch"},
+        "shared", "supervisor/control_socket", "supervisor/core", "supervisor/reporting",
+        "supervisor/system", "supervisor/settings", "supervisor/sockets", "supervisor/outside",
+        "supervisor/logs", "supervisor/launch"},
     "supervisor": {
-        "shared", "supervisor/control_socket", "supervisor/core", "supervisor/reporting", "supervisor/system",
-        "supervisor/settings", "supervisor/sockets", "supervisor/outside", "supervisor/logs",
-        "supervisor/launch", "supervisor/steering"},
+        "shared", "supervisor/control_socket", "supervisor/core", "supervisor/reporting",
+        "supervisor/system", "supervisor/settings", "supervisor/sockets", "supervisor/outside",
+        "supervisor/logs", "supervisor/launch", "supervisor/steering"},
     "control": {"shared"},
     "control/web": {"shared", "control"},
     "control/top": {"shared", "control"},
     # The command line is made from the table of settings: the one arrow between those two.
     "control/cli": {"shared", "control", "control/top", "supervisor/settings"},
-    "worker": set(),
-}
+    "worker": set(),}
 # What a room may import that is neither ours nor the standard library's; a file, where it is that
 # one alone.
 THIRD_PARTY: dict[str, set[str]] = {
@@ -109,7 +108,8 @@ def test_arrows(path: Path) -> None:
     assert ours - {room} <= ARROWS[room]
     assert others <= STDLIB | THIRD_PARTY.get(room, set()) | THIRD_PARTY.get(file, set())
     if room in PURE_ROOMS or file in PURE_FILES:
-        assert others - THIRD_PARTY.get(file, set()) <= PURE | ({"time"} if file in CALENDAR else set())
+        assert others - THIRD_PARTY.get(file,
+                                        set()) <= PURE | ({"time"} if file in CALENDAR else set())
 
 
 def test_no_arrow_goes_back() -> None:
@@ -158,7 +158,8 @@ def test_what_the_master_loads() -> None:
 
 
 def test_what_status_loads() -> None:
-    modules = loaded("import einhornpy.control.cli.main, einhornpy.control.cli.status, einhornpy.control.show")
+    modules = loaded(
+        "import einhornpy.control.cli.main, einhornpy.control.cli.status, einhornpy.control.show")
     assert not modules & {
         "asyncio", "psutil", "rich", "prometheus_client", "gunicorn", "einhornpy.supervisor",
         "yaml", "textual", "einhornpy.control.top.app", "einhornpy.control.cli.completion"}
