@@ -27,7 +27,7 @@ MODULES = (
     "launch.shared_page", "launch.recipes", "steering.hooks", "steering.answers",
     "steering.orders", "steering.signals", "steering.upgrades", "steering.commands",
     "steering.reloads", "steering.einhorn", "sockets.notify_socket", "sockets.systemd",
-    "sockets.listeners", "sockets.control_server")
+    "sockets.listeners", "control_socket.server", "control_socket.session")
 SHARED = ("protocol", "peer", "einhorn")
 # What the guard itself stands on, and what runs before there is a master or in the child's side of
 # a fork.

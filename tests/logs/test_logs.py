@@ -671,7 +671,7 @@ def test_a_reload_cuts_no_line_whatever_is_unwritten(steps: list[tuple[int, int]
         handed_over = json.loads(json.dumps(sink.hand_over()))
         taken += sink.taken
         sink = Narrow()
-        sink.take_over(handed_over)
+        sink.take_over([sinks.KeptUnwritten(**each) for each in handed_over])
     sink.more(1 << 20)
     assert (taken + sink.taken).decode().splitlines() == [
         f"line {number} of many" for number in range(put)]

@@ -14,20 +14,24 @@ from einhornpy.supervisor.settings.table import SETTINGS, Counts
 
 # What a recipe is made of besides: the program, where and with what it runs, and how it says ready.
 PROGRAM = {"command", "directory", "environment", "release", "ack_seconds"}
+# What several settings make together.
+GUESSES_AND_SIGNALS = {"guessed_min_ready_seconds", "stop_signal", "terminate_signal"}
 
 
 @pytest.mark.parametrize(("counts", "kind", "besides"), [
-    (Counts.POLICY, Policy, {"guessed_min_ready_seconds"}), (Counts.RECIPE, Recipe, PROGRAM)])
+    (Counts.POLICY, Policy, GUESSES_AND_SIGNALS), (Counts.RECIPE, Recipe, PROGRAM)])
 def test_every_field_is_one_setting(counts: Counts, kind: Any, besides: set[str]) -> None:
     counting = [each.counts_as for each in SETTINGS.values() if each.counts_in is counts]
     assert sorted([*counting, *besides]) == sorted(each.name for each in fields(kind))
 
 
 def test_the_policy() -> None:
-    assert policy_of(load({}, ["app"], {}, "/")) == Policy(guessed_min_ready_seconds=5.0)
+    assert policy_of(load({}, ["app"], {}, "/")) == Policy(
+        guessed_min_ready_seconds=5.0, stop_signal="SIGTERM")
     given = {"max_surge": "2", "seconds": "0.5", "min_ready_seconds": "3"}
     assert policy_of(load(given, ["app"], {}, "/")) == Policy(
-        max_surge=2, first_delay=0.5, min_ready_seconds=3.0, guessed_min_ready_seconds=3.0)
+        max_surge=2, first_delay=0.5, min_ready_seconds=3.0, guessed_min_ready_seconds=3.0,
+        stop_signal="SIGTERM")
 
 
 @pytest.mark.parametrize(("ours", "gunicorn", "rules"), [
