@@ -32,9 +32,6 @@ from .orders import Orders
 from .reloads import Reloads
 from .upgrades import Upgrades
 
-# Commands that are heard before there are workers.
-HEARD_EARLY = frozenset({"ping", "help", "status", "history", "tally", "events", "stop"})
-
 
 class Commands:
     """Carries out what sessions ask for."""
@@ -60,10 +57,10 @@ class Commands:
             BadRequest: the command or an argument is wrong; nothing was done.
         """
         try:
-            if self._ledger.early and request.command not in HEARD_EARLY:
+            if self._ledger.early and request.command not in commands.EARLY:
                 raise BadRequest(
                     "starting", "the first generation is being made: until then only "
-                    f"{', '.join(sorted(HEARD_EARLY))} are heard")
+                    f"{', '.join(commands.EARLY)} are heard")
             self._handle(session, request)
         except BadRequest as error:
             raise BadRequest(error.code, str(error), request.id) from None
