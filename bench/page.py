@@ -32,7 +32,7 @@ def seconds_a_request() -> float:
     """What one begin and end take, in seconds: the median of five loops."""
     from einhornpy.supervisor.launch import shared_page
 
-    page = shared_page.Page()
+    page = shared_page.SharedPage()
     slot = gunicorn_counters.Slot(page.fd, page.take(1), 0, lambda reason: True)
     taken = []
     for _ in range(5):

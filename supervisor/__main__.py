@@ -113,7 +113,7 @@ def understand(document: Mapping[str, Any],
     Raises:
         BadSetting, BadAddress, Unreadable: this program can't go on from it.
     """
-    given = plain_data.plain(plain_data.made(Given, document.get("given", {})))
+    given = plain_data.to_plain(plain_data.from_plain(Given, document.get("given", {})))
     try:
         wanted = load(given, configuration)
     except (BadSetting, BadAddress):

@@ -15,7 +15,7 @@ from typing import Any
 from .core import observe
 from .core.upgrade import Kind, Terms, Upgrade
 from .launch import recipes
-from .launch.lookups import Known
+from .launch.lookups import LookedUp
 from .launch.recognition import Refused
 from .parts import Parts, set_title
 from .reporting import report
@@ -38,12 +38,12 @@ class NotAllowed(RuntimeError):
 class FirstStart:
     """`turn`: lets clients and errands have a turn."""
 
-    def __init__(self, parts: Parts, settings: Settings, environ: Mapping[str, str], known: Known,
+    def __init__(self, parts: Parts, settings: Settings, environ: Mapping[str, str], looked_up: LookedUp,
                  turn: Callable[[], None]) -> None:
         self._parts = parts
         self._settings = settings
         self._environ = environ
-        self._known = known
+        self._known = looked_up
         self._turn = turn
 
     def begin(self) -> bool:

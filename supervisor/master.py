@@ -18,7 +18,7 @@ from typing import Any
 from ..shared import printable
 from .carrying_out import LATE
 from .first_start import FirstStart, NotAllowed
-from .launch.lookups import Known
+from .launch.lookups import LookedUp
 from .launch.recognition import Refused
 from .parts import SCHEMA, Parts
 from .reporting.events import Entry, Event
@@ -26,7 +26,7 @@ from .reporting.redaction import Redaction, secrets_of
 from .settings.table import Settings
 from .sockets.addresses import BadAddress
 from .sockets.listeners import CannotListen
-from .sockets.runtime_directory import NoPlace
+from .sockets.runtime_directory import NoRuntimeDirectory
 from .steering.own_code import OwnCode
 from .steering.signals import STOPS
 from .steering.state import VERSION as VERSION
@@ -51,21 +51,21 @@ class CannotRun(RuntimeError):
 class Master:
     """One app's master. `run` returns the exit code of the process.
 
-    `given`: the command line, from which `settings` were made. `known`: who and what they name.
+    `given`: the command line, from which `settings` were made. `looked_up`: who and what they name.
     `own_code`: the way back to this one, should the next one fail. `inherited`: the state of the
     master that this one replaces.
     """
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], given: Mapping[str, Any],
-                 known: Known, own_code: OwnCode | None,
+                 looked_up: LookedUp, own_code: OwnCode | None,
                  inherited: Mapping[str, Any] | None = None) -> None:
         self._inherited = inherited or {}
         self._state = SCHEMA.empty() if inherited is None else SCHEMA.read(inherited)
         for fd in SCHEMA.descriptors(self._state):
             os.set_inheritable(fd, False)  # they were to survive exec, but are nothing for a worker
         ours = dict(environ)
-        self.parts = Parts(settings, ours, dict(given), known, own_code)
-        self._start = FirstStart(self.parts, settings, ours, known, self._early_turn)
+        self.parts = Parts(settings, ours, dict(given), looked_up, own_code)
+        self._start = FirstStart(self.parts, settings, ours, looked_up, self._early_turn)
 
     # --- starting and ending ---
 
@@ -85,7 +85,7 @@ class Master:
             return self._go_on()
         except NotAllowed as error:
             raise CannotRun(self.parts.ledger.redaction.text(str(error)), 3) from None
-        except (CannotListen, BadAddress, NoPlace, Refused,
+        except (CannotListen, BadAddress, NoRuntimeDirectory, Refused,
                 attributes.Refused) as error:
             detail = getattr(error, "error", None)
             code = 2 if getattr(error, "bad_input", False) or isinstance(error,
@@ -122,7 +122,7 @@ class Master:
         self._inherited = self._state = {}  # it may be much
         try:
             parts.guard.strict = False
-            parts.guard.run("settling", parts.reloads.settle, failed)
+            parts.guard.run("reload", parts.reloads.conclude, failed)
             return self._go_on()
         finally:
             self._clean_up()

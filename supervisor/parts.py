@@ -20,11 +20,11 @@ from .core.pool import Pool
 from .exits import Exits
 from .launch import recipes
 from .launch.guesses import Guesses
-from .launch.lookups import Known
+from .launch.lookups import LookedUp
 from .launch.measures import Measures
 from .launch.notices import Notices
 from .launch.prepared import Generations
-from .launch.shared_page import Page
+from .launch.shared_page import SharedPage
 from .launch.spawning import Spawner
 from .launch.workers import Workers
 from .logs import log
@@ -60,7 +60,7 @@ from .system.processes import Processes
 # In this order they take over, are asked whose an exit was, and have their turn; in reverse they
 # end. The first ones are what others stand on.
 ORDER: tuple[type[Part], ...] = (
-    Loop, Processes, Page, log.Log, Ledger, Workers, Generations, Pidfile, RuntimeDirectory,
+    Loop, Processes, SharedPage, log.Log, Ledger, Workers, Generations, Pidfile, RuntimeDirectory,
     NotifySocket, Output, Labels, Audience, Notices, Signals,
     Listening,  # before anybody is told how we are
     Server, Upgrades, Web, Errands,
@@ -77,7 +77,7 @@ class Parts:
     """All of them."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], given: Mapping[str, Any],
-                 known: Known, own_code: OwnCode | None) -> None:
+                 looked_up: LookedUp, own_code: OwnCode | None) -> None:
         self.guard = Guard(lambda entry: self.ledger.log(entry),
                            lambda: self.ledger.tally.failed())
         self.ledger = Ledger(self.guard, first_pool(settings, environ), environ, dict(settings.env))
@@ -86,8 +86,8 @@ class Parts:
         self.processes = Processes()
         self.errands = Errands(self.processes, self.loop, self.guard)
         self.log = log.opened(settings, self.loop, environ)
-        self._of_workers(settings, environ, known)
-        self._of_clients(settings, environ, known)
+        self._of_workers(settings, environ, looked_up)
+        self._of_clients(settings, environ, looked_up)
         self.reloads = Reloads(
             self.ledger, self.upgrades, self.errands, self.signals, self._tell_of_reload,
             self.state, SCHEMA.whole, environ, settings, given, own_code)
@@ -100,10 +100,10 @@ class Parts:
         self._all = sorted((each for each in vars(self).values() if isinstance(each, Part)),
                            key=lambda part: ORDER.index(type(part)))
 
-    def _of_workers(self, settings: Settings, environ: Mapping[str, str], known: Known) -> None:
+    def _of_workers(self, settings: Settings, environ: Mapping[str, str], looked_up: LookedUp) -> None:
         """What starts workers, and what is known of them."""
         self.workers, self.generations = Workers(self.ledger), Generations(self.ledger)
-        self.page = Page()
+        self.page = SharedPage()
         self.output = Output(self.loop, self.log, settings.worker_output, self.guard)
         self.keeper = Keeper(self.processes, worker_environment.inherited(environ), self.output,
                              self.ledger.log, settings.worker_output != "inherit")
@@ -116,14 +116,14 @@ class Parts:
                                self.guard)
         self.notify = NotifySocket(self.loop, self.workers.of, self.workers.above,
                                    self.notices.guarded)
-        self.hooks = Hooks(self.ledger, self.generations, self.errands, settings, known.attributes,
+        self.hooks = Hooks(self.ledger, self.generations, self.errands, settings, looked_up.attributes,
                            self.place, lambda generation: self.web.environment(generation))
         self.spawner = Spawner(
             self.ledger, self.generations, self.processes, self.page, self.output, settings,
-            known.attributes, self.listening.all, self.place,
+            looked_up.attributes, self.listening.all, self.place,
             lambda generation: self.web.environment(generation))
 
-    def _of_clients(self, settings: Settings, environ: Mapping[str, str], known: Known) -> None:
+    def _of_clients(self, settings: Settings, environ: Mapping[str, str], looked_up: LookedUp) -> None:
         """Who asks us, and who is told."""
         self.strangers = Strangers(self.ledger.log)
         self.audience = Audience(self.guard.failed)
@@ -131,24 +131,24 @@ class Parts:
                                self.log, self.audience.status_changed)
         self.upgrades = Upgrades(
             self.ledger, self.generations, self.processes, self.loop, self.errands, self.hooks,
-            settings, environ, known.attributes, self.place, self.answers.status)
+            settings, environ, looked_up.attributes, self.place, self.answers.status)
         self.orders = Orders(self.ledger, self.generations, self.processes, self.hooks,
                              self.measures, self.upgrades)
         self.signals = Signals(self.loop, self.guard, self.ledger, self.orders, self.upgrades,
                                self.processes, self.log)
         self.server = Server(
             self.loop, lambda session, request: self.commands.handle(session, request),
-            Access(os.geteuid(), known.observers), self.workers.of, self.workers.lives,
+            Access(os.geteuid(), looked_up.observers), self.workers.of, self.workers.lives,
             max(16, self.processes.raise_descriptor_limit() // 2), self.guard.failed,
             self.audience.role_of, self.audience.resume)
         self.place.on_open = self._open
         self.web = Web(self.ledger, self.processes, self.errands, environ, self.place,
-                       known.web_user, settings.web_host, known.attributes,
+                       looked_up.web_user, settings.web_host, looked_up.attributes,
                        self.server.admit_onlooker)
         self.labels = Labels(self.errands, environ, self.ledger,
                              lambda found: self.log.found.update(found))
         self.announcements = Announcements(
-            settings, self.errands, worker_environment.inherited(environ), known.web_user,
+            settings, self.errands, worker_environment.inherited(environ), looked_up.web_user,
             self.ledger, lambda: (self.place.master, self.log.labels))
         self.systemd = Notifier(environ, self.ledger)
 

@@ -26,7 +26,7 @@ from .sockets import systemd
 from .steering.state import as_plain, kepts
 from .system.errands import KeptErrand, KeptErrands
 from .system.part import State
-from .system.plain_data import Unreadable, plain
+from .system.plain_data import Unreadable, to_plain
 
 
 def readable(document: Mapping[str, Any], policy: Policy, now: float) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def rehearse(state: State, pool: Pool, now: float) -> None:
         json.dumps(generations.generation_document(pool, number, values=True))
     for upgrade in (*pool.history, *(() if pool.upgrade is None else (pool.upgrade,))):
         json.dumps(report.upgrade_document(pool, upgrade, now))
-    tally = Tally(plain(state["tally"]))
+    tally = Tally(to_plain(state["tally"]))
     for worker in pool.workers.values():
         event = facts.Exited(worker.id, 1)
         before, pool = pool, observe.observe(pool, event, now)

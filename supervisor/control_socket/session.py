@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...shared import peer, protocol
 from ..system.part import Kept
-from ..system.plain_data import Unreadable, made
+from ..system.plain_data import Unreadable, from_plain
 
 if TYPE_CHECKING:
     from .server import Server
@@ -48,8 +48,8 @@ class KeptSession(Kept):
 
     def doubts(self) -> Iterator[str]:
         try:
-            made(tuple[tuple[Any, int], ...], self.role.get("upgrade", ()))
-            made(tuple[Any, ...], self.role.get("reload", ()))
+            from_plain(tuple[tuple[Any, int], ...], self.role.get("upgrade", ()))
+            from_plain(tuple[Any, ...], self.role.get("reload", ()))
         except Unreadable as error:
             yield f"a session waits for {dict(self.role)}: {error}"
 

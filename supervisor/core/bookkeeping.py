@@ -52,11 +52,11 @@ def prove(pool: Pool, number: int) -> Pool:
     if not generation.proven and of_it >= pool.target:
         pool = with_generation(pool, replace(generation, proven=True))
     return replace(pool, ever_ready=pool.ever_ready or bool(ready),
-                   settled=pool.settled or len(ready) >= pool.target)
+                   complete=pool.complete or len(ready) >= pool.target)
 
 
 def scaled(pool: Pool, target: int) -> Pool:
-    return prove(replace(pool, target=target, settled=False), pool.current)
+    return prove(replace(pool, target=target, complete=False), pool.current)
 
 
 def count_failure(pool: Pool, number: int, reason: str, error: str | None, lines: tuple[str, ...],

@@ -234,7 +234,7 @@ def _exited(pool: Pool, worker: Worker, event: facts.Exited, now: float) -> Pool
     if worker.state is State.RETIRING or pool.stopping:
         return pool
     if asks_for_upgrade(pool, worker, event.status):  # nobody's failure
-        pool = replace(pool, hasty=0 if settled(pool, worker, now) else pool.hasty + 1)
+        pool = replace(pool, left_early=0 if settled(pool, worker, now) else pool.left_early + 1)
         upgrade = pool.running_upgrade
         if upgrade is None:
             return pool

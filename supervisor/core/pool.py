@@ -164,7 +164,7 @@ class Pool:
     newest: int = 1
     # A worker has been ready; as many as wanted have been, since that number last changed.
     ever_ready: bool = False
-    settled: bool = False
+    complete: bool = False
     stopping: Stopping | None = None
     # How often each seat has lost a worker.
     restarts: Mapping[int, int] = field(default_factory=dict)
@@ -175,7 +175,7 @@ class Pool:
     # The host has no room for a surge.
     short_of_memory: bool = False
     # How many workers in a row have left for new code before they had settled.
-    hasty: int = 0
+    left_early: int = 0
     # How often a listening socket had to be made anew; a worker that has an older one is *deaf*: no
     # new connection reaches it.
     sockets: int = 0

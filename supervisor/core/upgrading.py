@@ -62,10 +62,10 @@ def asked(pool: Pool, event: facts.UpgradeRequested, now: float) -> Pool:
         started_wall=event.wall, progress_at=now,
         check=Check.WAITING if event.terms.check else None,
         target_before=None if before is None else before.target_before, vacant=event.vacant)
-    hasty = pool.hasty if event.vacant else 0
+    left_early = pool.left_early if event.vacant else 0
     if before is not None:
         pool = _end(pool, before, Outcome.SUPERSEDED, now, event.wall)
-    return replace(pool, newest=pool.newest + 1, upgrade=upgrade, hasty=hasty)
+    return replace(pool, newest=pool.newest + 1, upgrade=upgrade, left_early=left_early)
 
 
 def advanced(pool: Pool, event: facts.UpgradePrepared | facts.UpgradeRefused | facts.OfCourse,
@@ -153,7 +153,7 @@ def _prepared(pool: Pool, upgrade: Upgrade, event: facts.UpgradePrepared, now: f
     upgrade = replace(upgrade, phase=phase, progress_at=now)
     # An app whose workers leave for new code as soon as they are ready gets it, but not in a hot
     # loop.
-    not_before = now + delay_after(pool.hasty - 1, pool.policy.first_delay)
+    not_before = now + delay_after(pool.left_early - 1, pool.policy.first_delay)
     made = Generation(event.number, event.recipe, not_before=not_before)
     pool = replace(pool, upgrade=upgrade, current=event.number,
                    generations={**pool.generations, event.number: made})

@@ -11,7 +11,7 @@ from ..system import attributes
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class LookedUp:
     """`observers`: a gid. `web_user`: (uid, gid) that the sidecar and announcements become, None
     for ours."""
 
@@ -21,7 +21,7 @@ class Known:
     web_user: tuple[int, int] | None
 
 
-def look_up(settings: Settings) -> Known:
+def look_up(settings: Settings) -> LookedUp:
     """Find who and what the settings name.
 
     Raises:
@@ -36,7 +36,7 @@ def look_up(settings: Settings) -> Known:
     if mode is None:
         strangers = of_workers.other_user or observers is not None
         mode = 0o666 if strangers else 0o600 if group is None else 0o660
-    return Known(of_workers, observers, Rights(mode, group, enterable=bool(mode & 0o077)),
+    return LookedUp(of_workers, observers, Rights(mode, group, enterable=bool(mode & 0o077)),
                  attributes.web_user(settings.web_user))
 
 

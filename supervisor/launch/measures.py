@@ -26,7 +26,7 @@ class Measures(part.Part):
     name = "measures"
     deadline: float | None = None
 
-    def __init__(self, ledger: Ledger, page: shared_page.Page, min_available: int | None) -> None:
+    def __init__(self, ledger: Ledger, page: shared_page.SharedPage, min_available: int | None) -> None:
         self._ledger = ledger
         self._page = page
         self._min_available = min_available

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..system.ledger import Ledger
 from ..system.part import Keep, Kept, Part, State
-from ..system.plain_data import plain
+from ..system.plain_data import to_plain
 from .recipes import Prepared
 from .recognition import Gunicorn
 
@@ -40,7 +40,7 @@ class Generations(Part):
 
     def hand_over(self) -> dict[str, Any]:
         return {"prepared": {
-            str(number): {"gunicorn": plain(each.gunicorn), "guessed": each.guessed}
+            str(number): {"gunicorn": to_plain(each.gunicorn), "guessed": each.guessed}
             for number, each in self.prepared.items()}}
 
     def take_over(self, state: State) -> None:

@@ -70,7 +70,7 @@ class KeptPage(Kept):
             yield f"slots {dict(self.slots)} in a page of {self.size} bytes"
 
 
-class Page(Part):
+class SharedPage(Part):
     """The shared page. Slots are reused; a slot is zeroed when it is handed out."""
 
     name = "page"

@@ -23,7 +23,7 @@ from ..system.ledger import Ledger
 from ..system.processes import Launch, Processes
 from . import recipes
 from .prepared import Generations
-from .shared_page import Page
+from .shared_page import SharedPage
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Spawner:
     """`listeners`: what workers get, in the order of their descriptors. `metrics`: what processes
     of a generation are given beside its recipe, for the app's own metrics."""
 
-    def __init__(self, ledger: Ledger, generations: Generations, processes: Processes, page: Page,
+    def __init__(self, ledger: Ledger, generations: Generations, processes: Processes, page: SharedPage,
                  output: Output, settings: Settings, attributes: Attributes,
                  listeners: Sequence[Listener], place: RuntimeDirectory,
                  metrics: Callable[[int], dict[str, str]]) -> None:

@@ -78,7 +78,7 @@ def _of_enough(pool: Pool, have: str) -> tuple[Gate, str]:
     current = pool.generations[pool.current]
     guessed = any(worker.guessed and worker.state is State.READY
                   for worker in pool.workers.values())
-    if guessed and not pool.settled:
+    if guessed and not pool.complete:
         stands = pool.policy.guessed_min_ready_seconds
         return Gate.STARTING, f"{have}, by a guess that has yet to stand for {stands:g} s"
     if keeps_failing(pool):
@@ -89,7 +89,7 @@ def _of_enough(pool: Pool, have: str) -> tuple[Gate, str]:
 
 def _of_too_few(pool: Pool, have: str) -> tuple[Gate, str]:
     current = pool.generations[pool.current]
-    if not pool.settled and current.failures_in_a_row < pool.failures_allowed:
+    if not pool.complete and current.failures_in_a_row < pool.failures_allowed:
         return Gate.STARTING, have
     if pool.short_of_memory:
         have += "; the host is short of memory, so due workers leave before they are replaced"

@@ -1,1 +1,1 @@
-"""Sockets: those that workers serve, and those by which the master is spoken to."""
+"""Sockets: those that workers serve, and those on which workers and systemd are heard."""

@@ -17,7 +17,7 @@ from ..core import facts
 from ..system.ledger import Ledger
 from ..system.loop import WRITE, Loop
 from ..system.part import Keep, Kept, Part, State
-from ..system.plain_data import plain
+from ..system.plain_data import to_plain
 from . import listeners
 from .addresses import Address
 from .listener import Listener, is_shut, path_of
@@ -45,7 +45,7 @@ class KeptListener(Kept):
 def plain_listener(listener: Listener) -> dict[str, Any]:
     """The opposite: what `KeptListener` is made of."""
     return {
-        "fd": listener.socket.fileno(), "address": plain(listener.address), "made": listener.made,
+        "fd": listener.socket.fileno(), "address": to_plain(listener.address), "made": listener.made,
         "label": listener.label}
 
 

@@ -24,7 +24,7 @@ from ..system.part import Keep, Kept, Part, State
 from . import binding
 
 
-class NoPlace(RuntimeError):
+class NoRuntimeDirectory(RuntimeError):
     """One line: what can't be made, and why."""
 
 
@@ -149,7 +149,7 @@ def claim(name: str, socket_path: str | None, environ: Mapping[str, str], rights
     path = socket_path or f"{_private_directory(environ, rights.enterable)}/{name}.sock"
     base = path.removesuffix(".sock")
     if len(os.fsencode(f"{base}.notify")) > 107:
-        raise NoPlace(
+        raise NoRuntimeDirectory(
             f"cannot make the control socket {path}: the path is longer than the 100 bytes that fit"
         )
     lock_path = lock_path or f"{base}.lock"
@@ -165,7 +165,7 @@ def claim(name: str, socket_path: str | None, environ: Mapping[str, str], rights
         listener.listen(1024)
     except OSError as error:
         os.close(lock)
-        raise NoPlace(f"cannot make the control socket {path}: {error.strerror}") from None
+        raise NoRuntimeDirectory(f"cannot make the control socket {path}: {error.strerror}") from None
     return Place(path, f"{base}.notify", lock_path, listener, lock)
 
 
@@ -215,7 +215,7 @@ def _private_directory(environ: Mapping[str, str], enterable: bool) -> str:
         finally:
             os.close(made)
         return directory
-    raise NoPlace(
+    raise NoRuntimeDirectory(
         f"no place for the control socket: tried {', '.join(tried)}; --socket-path names another")
 
 
@@ -230,7 +230,7 @@ def _lock(path: str, name: str) -> int:
                 os.close(lock)
                 who = f"named {name} is running" if path.endswith(
                     f"/{name}.lock") else f"holds {path}"
-                raise NoPlace(f"another master {who}{f' (pid {pid})' if pid else ''}: "
+                raise NoRuntimeDirectory(f"another master {who}{f' (pid {pid})' if pid else ''}: "
                               "stop it, or choose another name with -c NAME") from None
             # Its last holder may have removed the file between our open and our lock.
             if os.path.exists(path) and os.stat(path).st_ino == os.fstat(lock).st_ino:
@@ -239,7 +239,7 @@ def _lock(path: str, name: str) -> int:
         os.ftruncate(lock, 0)
         os.write(lock, f"{os.getpid()}\n".encode())
     except OSError as error:
-        raise NoPlace(f"cannot make {path}: {error.strerror}") from None
+        raise NoRuntimeDirectory(f"cannot make {path}: {error.strerror}") from None
     return lock
 
 
@@ -254,13 +254,13 @@ def write_pidfile(path: str) -> None:
     except FileNotFoundError:
         old = None
     except OSError as error:
-        raise NoPlace(f"cannot read the pidfile {path}: {error.strerror}") from None
+        raise NoRuntimeDirectory(f"cannot read the pidfile {path}: {error.strerror}") from None
     if old not in (None, os.getpid()) and os.path.exists(f"/proc/{old}"):
-        raise NoPlace(f"cannot write the pidfile {path}: it names pid {old}, which is alive")
+        raise NoRuntimeDirectory(f"cannot write the pidfile {path}: it names pid {old}, which is alive")
     try:
         files.replace(path, f"{os.getpid()}\n".encode(), 0o644)
     except OSError as error:
-        raise NoPlace(f"cannot write the pidfile {path}: {error.strerror}") from None
+        raise NoRuntimeDirectory(f"cannot write the pidfile {path}: {error.strerror}") from None
 
 
 def _pid_in(path: str) -> int | None:

@@ -21,7 +21,7 @@ from ..core.pool import Pool
 from ..reporting.report import gate
 from ..system.ledger import Ledger
 from ..system.part import Keep, Part, State
-from ..system.plain_data import plain
+from ..system.plain_data import to_plain
 
 # A little more than what may still happen, so that the limit is ours and not systemd's.
 MARGIN = 5.0
@@ -60,7 +60,7 @@ def messages(pool: Pool, told: Told, now: float) -> tuple[list[str], Told]:
     elif told.reloading and not upgrading:
         lines.append("READY=1")
         told = replace(told, reloading=False)
-    elif not told.ready and pool.settled:
+    elif not told.ready and pool.complete:
         lines.append("READY=1")
         told = replace(told, ready=True)
     if told.ready and upgrading and not told.reloading and not told.stopping:
@@ -121,7 +121,7 @@ class Notifier(Part):
                    default=None)
 
     def hand_over(self) -> dict[str, Any]:
-        return {"systemd": plain(self._told)}
+        return {"systemd": to_plain(self._told)}
 
     def take_over(self, state: State) -> None:
         self._told = state["systemd"]

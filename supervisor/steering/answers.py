@@ -18,7 +18,7 @@ from ..sockets.listener_repair import Listening
 from ..sockets.runtime_directory import RuntimeDirectory
 from ..system.ledger import Ledger
 from ..system.part import Keep, Part, State
-from ..system.plain_data import plain
+from ..system.plain_data import to_plain
 from .state import VERSION
 
 
@@ -30,7 +30,7 @@ class Answers(Part):
     keeps = {"started_at": Keep(float, needed=True)}
 
     def __init__(self, ledger: Ledger, place: RuntimeDirectory, listening: Listening,
-                 page: shared_page.Page, output: Output, log: Log,
+                 page: shared_page.SharedPage, output: Output, log: Log,
                  changed: Callable[[Callable[[], dict[str, Any]]], None]) -> None:
         self._ledger = ledger
         self._place = place
@@ -95,7 +95,7 @@ class Answers(Part):
         used = os.times()
         requests = sum(self._page.requests(worker) for worker in self._ledger.pool.workers)
         return self._ledger.tally.document(requests) | {
-            "log": plain(self._log.counts), "master": {
+            "log": to_plain(self._log.counts), "master": {
                 "cpu_seconds": used.user + used.system,
                 "memory_bytes": shared_page.memory(os.getpid()), "started_at": round(
                     time.time() - (time.monotonic() - self._started_at), 3),

@@ -10,8 +10,8 @@ It is asked in a process of its own, in the turn before: meanwhile we go on. Ask
 exec, with the master standing still, it would cost as long as Python takes to start. It reads the
 whole state and plans on it (reload_check.py), and does so again before it touches anything.
 
-Should it fail all the same in its first second, our own program is run again: see
-stage.py and trial.py. What the state holds is the host's business.
+Should it fail all the same in its first second, our own program is run again: see stage.py and
+trial.py. What the state holds is told by the parts (system/part.py).
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Reloads(Part):
     def take_over(self, state: State) -> None:
         self._before, self.count = state, state["reloads"]
 
-    def settle(self, failed: str | None) -> None:
+    def conclude(self, failed: str | None) -> None:
         """The first second is over: there is no way back, and who waits for us is told so.
         `failed`: why the master that should have gone on in our place didn't."""
         before, self._before = self._before, {}
@@ -276,7 +276,7 @@ def answer(version: str, how: bool) -> str:
 def answer_in(line: str | None) -> Answer:
     """Read how the next program is run."""
     try:
-        answer: Answer = plain_data.made(Answer, json.loads(line or "{}"))
+        answer: Answer = plain_data.from_plain(Answer, json.loads(line or "{}"))
     except (ValueError, plain_data.Unreadable):
         return Answer()
     return answer
@@ -284,7 +284,7 @@ def answer_in(line: str | None) -> Answer:
 
 def kept(settings: Settings) -> dict[str, Any]:
     """The settings that a reload keeps, as plain data."""
-    return {name: plain_data.plain(getattr(settings, name)) for name, setting in SETTINGS.items()
+    return {name: plain_data.to_plain(getattr(settings, name)) for name, setting in SETTINGS.items()
             if setting.reload is Reload.RESTART}
 
 

@@ -2,8 +2,8 @@
 It knows no part by itself, and has no effect.
 
 `read` makes of a document exactly what was declared: what is unknown is left out, what an earlier
-version didn't write is as on a fresh start, what can't be read refuses the whole. Whoever takes over
-may then believe it.
+version didn't write is as on a fresh start, what can't be read refuses the whole. Whoever takes
+over may then believe it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..system.part import Keep, Kept, Part, State
-from ..system.plain_data import Unreadable, made, plain
+from ..system.plain_data import Unreadable, from_plain, to_plain
 
 # Of this program; each state names that of its own.
 VERSION = "0.1.0"
@@ -69,7 +69,7 @@ def _read(keeps: Mapping[str, Keep], document: Mapping[str, Any]) -> dict[str, A
 
 def _made(key: str, keep: Keep, value: Any) -> Any:
     try:
-        return made(keep.kind, keep.adapt(value))
+        return from_plain(keep.kind, keep.adapt(value))
     except Unreadable as error:
         raise Unreadable(f"{key}: {error}") from None
 
@@ -84,4 +84,4 @@ def kepts(state: State) -> Iterator[Kept]:
 
 def as_plain(state: State) -> dict[str, Any]:
     """The opposite of `read`."""
-    return {key: plain(value) for key, value in state.items()}
+    return {key: to_plain(value) for key, value in state.items()}

@@ -1,8 +1,8 @@
 """Upgrades from asking to the first plan: the start hook, the preparation, the check of a hold;
 pause, resume, abort, rollback.
 
-What an upgrade then does is the planner's business. This module waits for nothing; it observes
-facts through its host.
+What an upgrade then does is the planner's business. This module waits for nothing; what it
+sees, it tells the ledger.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from .attributes import Attributes
 from .guard import Guard
 from .loop import READ, Loop
 from .part import Keep, Kept, Part, State
-from .plain_data import plain
+from .plain_data import to_plain
 from .processes import CannotStart, Exit, Launch, Processes
 
 # So many run at once, the others wait in line; beyond the longest line the newest are dropped.
@@ -257,7 +257,7 @@ class Errands(Part):
         running = [{
             "pid": pid, "output": errand.output, "tail": errand.tail.decode("latin-1"),
             **_told(errand)} for pid, errand in self._running.items()]
-        waiting = [{"launch": plain(errand.launch), **_told(errand)} for errand in self._waiting]
+        waiting = [{"launch": to_plain(errand.launch), **_told(errand)} for errand in self._waiting]
         return {"errands": {"running": running, "waiting": waiting}}
 
     def take_over(self, state: State) -> None:

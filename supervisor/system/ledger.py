@@ -20,7 +20,7 @@ from ..reporting.tally import Tally
 from . import pool_state
 from .guard import Guard
 from .part import Keep, Kept, Part, State
-from .plain_data import plain
+from .plain_data import to_plain
 
 # Told of a fact: the pool before, the fact, the pool after, and when that was in monotonic seconds.
 OnFact = Callable[[Pool, facts.Event, Pool, float], None]
@@ -88,7 +88,7 @@ class Ledger(Part):
 
     def take_over(self, state: State) -> None:
         kept: Pool | None = state["pool"]
-        self.tally = Tally(plain(state["tally"]))
+        self.tally = Tally(to_plain(state["tally"]))
         if kept is not None:
             self.early = False
             self.begin(replace(kept, policy=self.pool.policy))

@@ -33,43 +33,43 @@ class Unreadable(ValueError):
     """One line: why this program can't go on from that state."""
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """Frozen data as what JSON knows: dataclasses and mappings as objects, tuples and sets as
     lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
-            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+            field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, collections.abc.Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
+        return {str(key): to_plain(each) for key, each in value.items()}
     if isinstance(value, frozenset | set):
-        return sorted(plain(each) for each in value)
+        return sorted(to_plain(each) for each in value)
     if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
+        return [to_plain(each) for each in value]
     return value
 
 
-def made(kind: Any, value: Any) -> Any:
-    """The opposite of `plain`: a value of type `kind`.
+def from_plain(kind: Any, value: Any) -> Any:
+    """The opposite of `to_plain`: a value of type `kind`.
 
     Raises:
         Unreadable: `value` is no such thing.
     """
     try:
-        return _made(kind, value)
+        return _from_plain(kind, value)
     except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise Unreadable(f"expected {getattr(kind, '__name__', kind)}: {error}") from None
 
 
-def _made(kind: Any, value: Any) -> Any:
+def _from_plain(kind: Any, value: Any) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return value
     if origin in (types.UnionType, typing.Union):
         if value is None:
             return None
-        return _made(next(each for each in arguments if each is not type(None)), value)
+        return _from_plain(next(each for each in arguments if each is not type(None)), value)
     if dataclasses.is_dataclass(kind):
         return _made_record(kind, value)
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
@@ -80,7 +80,7 @@ def _made(kind: Any, value: Any) -> Any:
 def _made_record(kind: Any, value: Any) -> Any:
     hints = _fields(kind)
     found = {
-        key: _made_field(key, hints[key], each) for key, each in value.items() if key in hints}
+        key: _field_from_plain(key, hints[key], each) for key, each in value.items() if key in hints}
     try:
         return kind(**found)
     except TypeError as error:  # a field is missing
@@ -89,11 +89,11 @@ def _made_record(kind: Any, value: Any) -> Any:
 
 def _made_many(origin: Any, arguments: tuple[Any, ...], value: Any) -> Any:
     if origin in (collections.abc.Mapping, dict):
-        return {_key(arguments[0], key): _made(arguments[1], each) for key, each in value.items()}
+        return {_key(arguments[0], key): _from_plain(arguments[1], each) for key, each in value.items()}
     if origin is tuple and arguments[-1] is not Ellipsis:
-        return tuple(_made(each, one) for each, one in zip(arguments, value, strict=True))
+        return tuple(_from_plain(each, one) for each, one in zip(arguments, value, strict=True))
     container: Any = tuple if origin is collections.abc.Sequence else origin
-    return container(_made(arguments[0], each) for each in value)
+    return container(_from_plain(arguments[0], each) for each in value)
 
 
 def _made_scalar(kind: Any, value: Any) -> Any:
@@ -111,9 +111,9 @@ def _fields(kind: Any) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
-def _made_field(name: str, kind: Any, value: Any) -> Any:
+def _field_from_plain(name: str, kind: Any, value: Any) -> Any:
     try:
-        return _made(kind, value)
+        return _from_plain(kind, value)
     except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise TypeError(f"{name}: {error}") from None
 

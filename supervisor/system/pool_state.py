@@ -13,12 +13,16 @@ from typing import Any
 from ..core.causes import Recycling, Refusal
 from ..core.pool import Pool
 from ..core.upgrade import Phase, Upgrade
-from .plain_data import plain
+from .plain_data import to_plain
+
+# What a field of the pool was called before.
+_RENAMED = {"complete": "settled", "left_early": "hasty"}
 
 
 def written(pool: Pool) -> dict[str, Any]:
     """The pool as plain data, with the keys of earlier versions."""
-    document: dict[str, Any] = plain(pool)
+    document: dict[str, Any] = to_plain(pool)
+    document |= {old: document[new] for new, old in _RENAMED.items()}
     if pool.upgrade is not None:
         document["upgrade"] |= _flags(pool.upgrade)
     for each, upgrade in zip(document["history"], pool.history, strict=True):
@@ -39,6 +43,7 @@ def adapted(document: Any) -> Any:
     if not isinstance(document, Mapping):
         return document
     found = dict(document)
+    found |= {new: found[old] for new, old in _RENAMED.items() if old in found and new not in found}
     if isinstance(found.get("upgrade"), Mapping):
         found["upgrade"] = _upgrade(found["upgrade"])
     if isinstance(found.get("history"), list):

@@ -313,7 +313,7 @@ def canonical(world: World, deaths: int) -> Any:
         for generation in pool.generations.values()))
     upgrade = None if pool.upgrade is None else (pool.upgrade.outcome, pool.upgrade.rolling_back,
                                                  pool.upgrade.failures, pool.upgrade.preparing)
-    return pool.current, workers, generations, upgrade, pool.ever_ready, pool.settled, deaths, world.ended
+    return pool.current, workers, generations, upgrade, pool.ever_ready, pool.complete, deaths, world.ended
 
 
 def next_worlds(world: World, deaths: int) -> list[tuple[World, int]]:

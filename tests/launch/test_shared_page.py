@@ -19,13 +19,13 @@ Start = Callable[..., Master]
 
 
 @pytest.fixture
-def page() -> Iterator[shared_page.Page]:
-    made = shared_page.Page()
+def page() -> Iterator[shared_page.SharedPage]:
+    made = shared_page.SharedPage()
     yield made
     made.close()
 
 
-def test_master_and_worker_agree_on_the_layout(page: shared_page.Page) -> None:
+def test_master_and_worker_agree_on_the_layout(page: shared_page.SharedPage) -> None:
     assert (shared_page.LAYOUT_VERSION, shared_page.SLOT_SIZE, shared_page.RING) == (
         gunicorn_counters.LAYOUT_VERSION, gunicorn_counters.SLOT_SIZE, gunicorn_counters.RING)
     reached: list[str] = []
@@ -56,7 +56,7 @@ def test_master_and_worker_agree_on_the_layout(page: shared_page.Page) -> None:
     assert page.counters(39, 0.0, 1.0) is None
 
 
-def test_the_busy_share_is_that_of_the_last_ten_seconds(page: shared_page.Page) -> None:
+def test_the_busy_share_is_that_of_the_last_ten_seconds(page: shared_page.SharedPage) -> None:
     slot = gunicorn_counters.Slot(page.fd, page.take(1), 0, lambda reason: True)
     clock = [1000.0]
     slot.now = lambda: clock[0]
@@ -109,7 +109,7 @@ while True:
 """
 
 
-def test_no_read_is_torn(page: shared_page.Page) -> None:
+def test_no_read_is_torn(page: shared_page.SharedPage) -> None:
     """A process writes all the time; words that belong together are never seen apart."""
     page.take(1)
     with subprocess.Popen(

@@ -31,7 +31,7 @@ def pool(target: int, workers: Iterable[Worker], upgrade: Upgrade | None = None,
              for number in (1, 2)}
     return Pool(Policy(), target, **{
         "current": 2 if there else 1, "generations": known, "newest": 2, "ever_ready": True,
-        "settled": True, "workers": {each.id: each for each in workers}, "upgrade": upgrade,
+        "complete": True, "workers": {each.id: each for each in workers}, "upgrade": upgrade,
         **changes})
 
 

@@ -22,8 +22,8 @@ FAILED = {"failures_in_a_row": 3, "error": "no module shop"}
 LEFT = {77: LeftBehind(77, 0, 1, NOW - 5, NOW + 5)}
 # What it is of, the verdict, the sentence, the exit code, whether waiting longer may change it.
 TABLE: list[tuple[str, Any, str, str, int, bool]] = [
-    ("nobody yet", pool(2, [], settled=False), "starting", "0 of 2 workers ready", NOT_YET, False),
-    ("the first ones", pool(2, STARTING, settled=False),
+    ("nobody yet", pool(2, [], complete=False), "starting", "0 of 2 workers ready", NOT_YET, False),
+    ("the first ones", pool(2, STARTING, complete=False),
      "starting", "1 of 2 workers ready", NOT_YET, False),
     ("all there", pool(2, OLD), "ready", "2 of 2 workers ready on generation 1", READY, True),
     ("more than wanted", pool(1, OLD), "ready", "2 of 1 workers ready on generation 1", READY, True),
@@ -34,7 +34,7 @@ TABLE: list[tuple[str, Any, str, str, int, bool]] = [
      "degraded", "1 of 2 workers ready", DEGRADED, True),
     ("starts fail", pool(2, OLD[:1], generations={1: FAILED}),
      "degraded", "1 of 2 workers ready: no module shop", DEGRADED, True),
-    ("the first starts fail", pool(2, [], settled=False, generations={1: FAILED}),
+    ("the first starts fail", pool(2, [], complete=False, generations={1: FAILED}),
      "degraded", "0 of 2 workers ready: no module shop", DEGRADED, True),
     ("a start has failed, and all are there", pool(2, OLD, generations={1: FAILED}),
      "ready", "2 of 2 workers ready on generation 1", READY, True),
@@ -51,7 +51,7 @@ TABLE: list[tuple[str, Any, str, str, int, bool]] = [
      "ready", "2 of 2 workers ready on generation 1", READY, True),
     ("guesses that have stood", pool(1, [worker(1, guessed=True, stood=True)]),
      "ready", "1 of 1 workers ready on generation 1 (guessed)", READY, True),
-    ("guesses that have yet to stand", pool(1, [worker(1, guessed=True)], settled=False), "starting",
+    ("guesses that have yet to stand", pool(1, [worker(1, guessed=True)], complete=False), "starting",
      "1 of 1 workers ready, by a guess that has yet to stand for 0 s", NOT_YET, False),
     ("it stops", pool(2, OLD, stopping=Stopping.GRACEFUL),
      "stopping", "2 workers still there", STOPPING, False),

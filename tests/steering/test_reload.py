@@ -349,10 +349,10 @@ def test_a_state_that_cannot_be_read_is_one_line(place: Path, change: Callable[[
 
 
 def test_what_a_neighbouring_version_adds_or_lacks_is_no_obstacle() -> None:
-    plain = plain_data.plain(Worker(1, 0, 1, 100, 5.0))
+    plain = plain_data.to_plain(Worker(1, 0, 1, 100, 5.0))
     plain["invented_later"] = 3
     del plain["memory"]
-    assert plain_data.made(Worker, plain) == Worker(1, 0, 1, 100, 5.0)
+    assert plain_data.from_plain(Worker, plain) == Worker(1, 0, 1, 100, 5.0)
 
 
 workers = st.builds(Worker, id=st.integers(1, 9), index=st.integers(0, 3),
@@ -381,11 +381,11 @@ pools = st.builds(Pool, policy=st.builds(Policy), target=st.integers(1, 9),
 @settings(deadline=None)  # a loaded machine takes its time
 @given(pools)
 def test_every_pool_survives_the_way_through_a_sealed_file(pool: Pool) -> None:
-    fd = plain_data.sealed({"pool": plain_data.plain(pool)})
+    fd = plain_data.sealed({"pool": plain_data.to_plain(pool)})
     try:
         with pytest.raises(OSError):
             os.write(fd, b"x")
-        assert plain_data.made(Pool, plain_data.read(fd)["pool"]) == pool
+        assert plain_data.from_plain(Pool, plain_data.read(fd)["pool"]) == pool
     finally:
         os.close(fd)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from einhornpy.supervisor.outside.app_metrics import AppMetrics
 from einhornpy.supervisor.sockets.runtime_directory import (
-    NoPlace,
+    NoRuntimeDirectory,
     Rights,
     claim,
     remove_pidfile,
@@ -236,7 +236,7 @@ def test_the_pidfile_goes_through_no_link(theirs: Path, victim: Path) -> None:
     assert not path.exists()
     lay(path, victim)
     with pytest.raises(
-            NoPlace,
+            NoRuntimeDirectory,
             match=f"cannot read the pidfile {path}: the symbolic link pid on the way is not "
                   "followed"
     ):
@@ -359,14 +359,14 @@ def test_a_link_among_the_metrics_is_not_followed(place: Path) -> None:
 def test_a_lock_that_is_another_file_is_not_emptied(theirs: Path, victim: Path) -> None:
     os.link(victim, theirs / "x.lock")
     with pytest.raises(
-            NoPlace, match=
+            NoRuntimeDirectory, match=
             f"cannot make {theirs}/x.lock: others may write to its directory, and it has another "
             "name"
     ):
         claim("x", str(theirs / "x.sock"), {}, Rights())
     (theirs / "x.lock").unlink()
     lay(theirs / "x.lock", victim)
-    with pytest.raises(NoPlace, match="not followed"):
+    with pytest.raises(NoRuntimeDirectory, match="not followed"):
         claim("x", str(theirs / "x.sock"), {}, Rights())
     assert victim.read_text() == "precious\n"
 

@@ -8,7 +8,7 @@ import pytest
 from einhornpy.supervisor.core.causes import Recycling, Refusal
 from einhornpy.supervisor.core.pool import Pool, State
 from einhornpy.supervisor.core.upgrade import Outcome, Phase, Terms
-from einhornpy.supervisor.system.plain_data import made
+from einhornpy.supervisor.system.plain_data import from_plain
 from einhornpy.supervisor.system.pool_state import adapted, written
 
 from ..reporting.pools import NOW, pool, upgrade, worker
@@ -38,7 +38,7 @@ def test_both_versions_read_an_upgrade(course: Any, flags: tuple[bool, ...]) -> 
         assert tuple(told[key] for key in FLAGS) == flags
         for key in NEW:
             del told[key]
-    assert made(Pool, adapted(document)) == before
+    assert from_plain(Pool, adapted(document)) == before
 
 
 @pytest.mark.parametrize(("reason", "over", "cause"), [
@@ -51,12 +51,12 @@ def test_both_versions_read_why_a_worker_is_due(reason: str, over: bool, cause: 
     document = written(before)
     assert document["workers"]["1"]["over_memory"] is over
     del document["workers"]["1"]["recycling"]
-    assert made(Pool, adapted(document)) == before
+    assert from_plain(Pool, adapted(document)) == before
 
 
 def test_what_this_version_has_written_it_reads() -> None:
     before = pool(1, [worker(1, State.STARTING)], upgrade(Phase.HELD, terms=CANARY, held_since=1.0))
-    assert made(Pool, adapted(written(before))) == before
+    assert from_plain(Pool, adapted(written(before))) == before
 
 
 @pytest.mark.parametrize("nonsense", [None, 3, "x", [], {"upgrade": 3}, {"history": [3]},

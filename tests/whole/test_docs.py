@@ -85,6 +85,13 @@ def test_paths_of_ours_exist(page: Path) -> None:
         assert any(ROOT.glob(named)), named
 
 
+def test_the_map_has_every_room() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    for top in ("shared", "supervisor", "control", "worker"):
+        for room in {file.parent.relative_to(ROOT) for file in (ROOT / top).rglob("*.py")}:
+            assert f"| `{room}/` |" in page, room
+
+
 def anchors(page: Path) -> set[str]:
     """What the headings of a page are called in links."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)

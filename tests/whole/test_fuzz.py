@@ -341,17 +341,17 @@ def test_a_state_of_whatever_master(seed: int) -> None:
     def attempt(state: Any) -> None:
         for kind, value in ((Pool, state.get("pool")), (systemd.Told, state.get("systemd"))):
             try:
-                plain_data.made(kind, value)
+                plain_data.from_plain(kind, value)
             except plain_data.Unreadable:
                 pass
         for each in state["listeners"] if isinstance(state.get("listeners"), list) else ():
             try:
-                plain_data.made(Address, each.get("address") if isinstance(each, dict) else each)
+                plain_data.from_plain(Address, each.get("address") if isinstance(each, dict) else each)
             except plain_data.Unreadable:
                 pass
         if readable := getattr(reload_check, "readable", None):
             try:
-                readable(state, plain_data.made(Pool, STATES[-1]["pool"]).policy, 1e6)
+                readable(state, plain_data.from_plain(Pool, STATES[-1]["pool"]).policy, 1e6)
             except plain_data.Unreadable:
                 pass
 
@@ -559,7 +559,7 @@ def place_for_fuzz(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @fuzz
 @hypothesis.given(seeds)
 def test_the_shared_page(seed: int) -> None:
-    page = shared_page.Page()
+    page = shared_page.SharedPage()
     offset = page.take(1)
     odd = [float("nan"), float("inf"), -float("inf"), 1e300, -1.0, 0.5, 2.0**53, 2.0**70, 0.0, 1.0]
 

@@ -1,5 +1,5 @@
-"""The arrows of docs/architecture.md, over the syntax trees, and what really gets loaded in each
-process.
+"""The arrows between the rooms (docs/architecture.md), over the syntax trees, and what really gets
+loaded in each process.
 
 A room is a folder. A room may import itself and those that `ARROWS` names, and nothing else; the
 rooms are listed so that each imports only rooms above it, which is why there can be no circle.
