@@ -32,7 +32,8 @@ class TimedOut(Trouble):
 
 
 class Failed(Trouble):
-    """The master's answer was no. `code` as in `protocol.BadRequest`."""
+    """The master's answer was no. `code` as in `protocol.Code`, where its version
+    is ours."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)

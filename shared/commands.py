@@ -87,7 +87,8 @@ class Command:
     """One command. `about`: what it does, as `help` says it; `answers`: its reply; `waits`: until
     when more replies follow, if any do. `one_of`: exactly one of its arguments must be given.
     `words`: what Einhorn's clients give instead; None: whatever they give is passed over.
-    `by_result`: its result says more than its message, so the shell prints that."""
+    `by_result`: its result says more than its message, so the shell prints that. `early`: it is
+    heard before there are workers."""
 
     name: str
     about: str
@@ -98,6 +99,7 @@ class Command:
     one_of: bool = False
     words: Words | None = None
     by_result: bool = False
+    early: bool = False
 
     def read(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The value of every argument, the default of those that are not given.
@@ -146,11 +148,12 @@ _UNTIL_ENDED = "until it has ended, unless wait=false"
 
 OURS = (
     Command("ping", "answer with the master's name, pid and version",
-            "name, pid, version, control socket, number of reloads", Who.OBSERVERS),
+            "name, pid, version, control socket, number of reloads", Who.OBSERVERS, early=True),
     Command("help", "list the commands", "what each does, and its arguments",
-            Who.OBSERVERS),
+            Who.OBSERVERS, early=True),
     Command("status", "the status document; follow: again at every change", "the document",
-            Who.OBSERVERS, (_flag("follow", False),), "for ever, with follow=true"),
+            Who.OBSERVERS, (_flag("follow", False),), "for ever, with follow=true",
+            early=True),
     Command("upgrade", "replace every worker; kind: rolling or fleet", _COURSE, arguments=(
         _one_of("kind", "rolling", "fleet"), RELEASE, _count("canary", default=0),
         Argument("hold", f"seconds (90, 90s, 10min, 6h, 1d) or {UNTIL_RESUME}",
@@ -169,7 +172,7 @@ OURS = (
     Command("abort", "let the running upgrade go back", _COURSE, arguments=(_WAIT,),
             waits=_UNTIL_ENDED),
     Command("history", "the last upgrades, the newest last", "`upgrades`, a list", Who.OBSERVERS,
-            by_result=True),
+            by_result=True, early=True),
     Command("show", "what a generation was made of", "its recipe, and what differs from the one "
             "before", Who.OBSERVERS, (Argument("generation", "its number", is_whole,
                                                required=True),), by_result=True),
@@ -185,10 +188,11 @@ OURS = (
     Command("reload", "replace the master by the einhornpy that is installed now",
             "whether it was replaced", waits="until the next master goes on, or this one does"),
     Command("stop", "stop; how: graceful, terminate or now", "that it does",
-            arguments=(_one_of("how", "graceful", "terminate", "now"),)),
-    Command("tally", "what has happened since the start, as numbers", "counters", Who.OBSERVERS),
+            arguments=(_one_of("how", "graceful", "terminate", "now"),), early=True),
+    Command("tally", "what has happened since the start, as numbers", "counters", Who.OBSERVERS,
+            early=True),
     Command("events", "stream every event", "the status and the last 256 events, as `recent`; "
-            "then each event", Who.OBSERVERS, waits="for ever"),
+            "then each event", Who.OBSERVERS, waits="for ever", early=True),
 )
 # What Einhorn's clients know, with words for arguments; see docs/einhorn.md.
 EINHORNS = (
@@ -223,6 +227,7 @@ BY_NAME = {each.name: each for each in OURS}
 EINHORNS_BY_NAME = {each.name: each for each in EINHORNS}
 WORKERS_BY_NAME = {each.name: each for each in WORKERS}
 ABOUT = {each.name: each.about for each in (*EINHORNS, *OURS)}
+EARLY = sorted(each.name for each in OURS if each.early)
 _WHO = {each.name: each.who for each in (*EINHORNS, *OURS, *WORKERS)}
 
 

@@ -16,6 +16,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from . import einhorn, printable
@@ -28,11 +29,29 @@ LARGEST_ID = 1 << 63
 _UNSAFE = re.compile(r"[^\x20-\x7e\U00010000-\U0010ffff]|[%+]")
 
 
-class BadRequest(ValueError):
-    """`code` is for scripts: bad-json, bad-request, too-long, unknown-command, bad-argument,
-    not-allowed, stopping."""
+class Code(StrEnum):
+    """Why an answer is no, for scripts."""
 
-    def __init__(self, code: str, message: str, request_id: Any = None) -> None:
+    BAD_JSON = "bad-json"
+    BAD_REQUEST = "bad-request"
+    TOO_LONG = "too-long"
+    UNKNOWN_COMMAND = "unknown-command"
+    BAD_ARGUMENT = "bad-argument"
+    NOT_ALLOWED = "not-allowed"
+    STARTING = "starting"
+    STOPPING = "stopping"
+    NOT_READY = "not-ready"
+    NO_UPGRADE = "no-upgrade"
+    NOT_PAUSED = "not-paused"
+    UPGRADING = "upgrading"
+    RELOAD_REFUSED = "reload-refused"
+    INTERNAL_ERROR = "internal-error"
+
+
+class BadRequest(ValueError):
+    """The answer to a request is no; the message is one line for people."""
+
+    def __init__(self, code: Code, message: str, request_id: Any = None) -> None:
         super().__init__(message)
         self.code = code
         self.request_id = request_id
@@ -79,7 +98,7 @@ class Framer:
         if self._longest is not None and any(
                 len(line) > self._longest for line in (*lines, self._buffer)):
             self._buffer = bytearray()
-            raise BadRequest("too-long", f"a line is longer than {self._longest} bytes")
+            raise BadRequest(Code.TOO_LONG, f"a line is longer than {self._longest} bytes")
         return lines
 
 
@@ -93,10 +112,10 @@ def parse_request(line: bytes) -> Request:
     request_id = message.get("id")
     if not isinstance(request_id, int | str | None) or (isinstance(request_id, int)
                                                         and abs(request_id) >= LARGEST_ID):
-        raise BadRequest("bad-request", "id: expected a whole number below 2**63 or a text")
+        raise BadRequest(Code.BAD_REQUEST, "id: expected a whole number below 2**63 or a text")
     command = message.get("command")
     if not isinstance(command, str) or not command:
-        raise BadRequest("bad-request", "command: expected the name of a command", request_id)
+        raise BadRequest(Code.BAD_REQUEST, "command: expected the name of a command", request_id)
     beside = {
         str(key): value for key, value in message.items() if key not in ("id", "command", "args")}
     match message.get("args"):
@@ -108,10 +127,10 @@ def parse_request(line: bytes) -> Request:
         case list() as words if all(isinstance(word, str) for word in words):
             return Request(request_id, command, {}, tuple(words), beside)
         case list():
-            raise BadRequest("bad-request", "args: expected a list of texts, or an object",
+            raise BadRequest(Code.BAD_REQUEST, "args: expected a list of texts, or an object",
                              request_id)
         case _:
-            raise BadRequest("bad-request", "args: expected an object", request_id)
+            raise BadRequest(Code.BAD_REQUEST, "args: expected an object", request_id)
 
 
 def _message(line: bytes) -> dict[Any, Any]:
@@ -120,7 +139,7 @@ def _message(line: bytes) -> dict[Any, Any]:
     except (ValueError, RecursionError):
         message = _from_einhorn(line)
     if not isinstance(message, dict):
-        raise BadRequest("bad-request", "cannot read the request: expected a JSON object")
+        raise BadRequest(Code.BAD_REQUEST, "cannot read the request: expected a JSON object")
     return message
 
 
@@ -136,7 +155,7 @@ def _from_einhorn(line: bytes) -> Any:
         message = None
     if not isinstance(message, dict):
         raise BadRequest(
-            "bad-json",
+            Code.BAD_JSON,
             "cannot read the request: expected one JSON object, or Einhorn's escaped YAML, on one "
             "line"
         )
@@ -169,7 +188,7 @@ def reply(request_id: Any, message: str, result: Mapping[str, Any] | None = None
     return built | {"wait": True} if wait else built
 
 
-def failure(request_id: Any, code: str, message: str,
+def failure(request_id: Any, code: Code, message: str,
             result: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Build the reply of a command that failed, with one line for people."""
     message = printable.escaped(message)

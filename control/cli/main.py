@@ -14,6 +14,7 @@ from typing import NoReturn
 import click
 
 from ...shared import printable
+from ...shared.protocol import Code
 from .. import client, gate
 from ..terminal import say_block
 from .group import cli as cli
@@ -115,8 +116,9 @@ def ended(error: BaseException) -> tuple[int, str | None]:
         case client.TimedOut():
             return gate.TIMED_OUT, f"the master does not answer: {error}"
         case client.Failed():
-            codes = {
-                "bad-argument": gate.USAGE, "stopping": gate.STOPPING, "starting": gate.NOT_YET}
+            codes: dict[str, int] = {
+                Code.BAD_ARGUMENT: gate.USAGE, Code.STOPPING: gate.STOPPING,
+                Code.STARTING: gate.NOT_YET}
             return codes.get(error.code, 1), str(error)
         case KeyboardInterrupt() | click.Abort():
             return gate.INTERRUPTED, None

@@ -291,11 +291,11 @@ class Server(Part):
         try:
             if self.is_stranger(session) and not line.lstrip().startswith(b"{"):
                 # Not even read: YAML is work.
-                raise protocol.BadRequest("not-allowed", self._access.stranger(session))
+                raise protocol.BadRequest(protocol.Code.NOT_ALLOWED, self._access.stranger(session))
             request = protocol.parse_request(line)
             why = self._access.refusal(session, request.command)
             if why is not None:
-                raise protocol.BadRequest("not-allowed", why, request.id)
+                raise protocol.BadRequest(protocol.Code.NOT_ALLOWED, why, request.id)
             self._handler(session, request)
         except protocol.BadRequest as error:
             refusal = protocol.failure(error.request_id, error.code, str(error))

@@ -99,7 +99,7 @@ class Audience(Part):
                 self._send(
                     session, session.send,
                     protocol.reply(request_id, message, result) if well else protocol.failure(
-                        request_id, "reload-refused", message))
+                        request_id, protocol.Code.RELOAD_REFUSED, message))
 
     def forget_upgrade(self, session: Session, number: int) -> None:
         """It has heard how that upgrade ended, or nothing came of it."""
@@ -142,7 +142,7 @@ class Audience(Part):
         elif entry.event is Event.STOPPING:
             self.forget_upgrade(session, number)
             self._send(session, session.send,
-                       protocol.failure(request_id, "stopping", "the master stops"))
+                       protocol.failure(request_id, protocol.Code.STOPPING, "the master stops"))
         else:
             self._send_event(session, request_id, entry, document)
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...shared import commands, printable, protocol
-from ...shared.protocol import BadRequest, Request
+from ...shared.protocol import BadRequest, Code, Request
 from ..control_socket.session import Session
 from ..core.upgrade import Kind, Terms
 from ..launch.notices import Notices
@@ -31,9 +31,6 @@ from .audience import Audience
 from .orders import Orders
 from .reloads import Reloads
 from .upgrades import Upgrades
-
-# Commands that are heard before there are workers.
-HEARD_EARLY = frozenset({"ping", "help", "status", "history", "tally", "events", "stop"})
 
 
 class Commands:
@@ -60,20 +57,20 @@ class Commands:
             BadRequest: the command or an argument is wrong; nothing was done.
         """
         try:
-            if self._ledger.early and request.command not in HEARD_EARLY:
+            if self._ledger.early and request.command not in commands.EARLY:
                 raise BadRequest(
-                    "starting", "the first generation is being made: until then only "
-                    f"{', '.join(sorted(HEARD_EARLY))} are heard")
+                    Code.STARTING, "the first generation is being made: until then only "
+                    f"{', '.join(commands.EARLY)} are heard")
             self._handle(session, request)
         except BadRequest as error:
             raise BadRequest(error.code, str(error), request.id) from None
         except ValueError as error:
-            raise BadRequest("bad-argument", str(error), request.id) from None
+            raise BadRequest(Code.BAD_ARGUMENT, str(error), request.id) from None
         # a mistake of ours in one command must not take the workers' master down
         except Exception as error:
             self._guard.failed(f"command {request.command[:50]}", error)
-            session.send(
-                protocol.failure(request.id, "internal-error", f"{type(error).__name__}: {error}"))
+            session.send(protocol.failure(request.id, Code.INTERNAL_ERROR,
+                                          f"{type(error).__name__}: {error}"))
 
     def _handle(self, session: Session, request: Request) -> None:
         if request.command in commands.WORKERS_BY_NAME:
@@ -87,8 +84,8 @@ class Commands:
             return
         if declared is None:
             raise BadRequest(
-                "unknown-command", f"no such command: {request.command[:100]!r}; expected one of "
-                f"{', '.join(commands.ABOUT)}")
+                Code.UNKNOWN_COMMAND, f"no such command: {request.command[:100]!r}; expected one "
+                f"of {', '.join(commands.ABOUT)}")
         einhorn.refuse_words(request)
         act: Callable[[Session, Request], None] = getattr(self, f"do_{declared.name}")
         act(session, replace(request, args=declared.read(request.args)))

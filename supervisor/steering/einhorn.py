@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...shared import commands, einhorn
-from ...shared.protocol import BadRequest, Request
+from ...shared.protocol import BadRequest, Code, Request
 from ..core.generation import Recipe
 from ..core.pool import Pool, State, Worker
 from ..core.upgrade import Kind
@@ -145,7 +145,7 @@ def refuse_words(request: Request) -> None:
     """
     if request.words:
         raise BadRequest(
-            "bad-argument",
+            Code.BAD_ARGUMENT,
             f"{request.command} takes no words, got {' '.join(request.words)[:100]!r}", request.id)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import signal
 
-from ...shared.protocol import BadRequest
+from ...shared.protocol import BadRequest, Code
 from ..core import facts
 from ..core.causes import Recycling
 from ..core.pool import State, Stopping
@@ -46,11 +46,11 @@ class Orders:
             worker for worker in self._ledger.pool.workers.values()
             if worker.index == index and worker.state is State.READY]
         if not ready:
-            raise BadRequest("not-ready", f"no worker with index {index} is ready")
+            raise BadRequest(Code.NOT_READY, f"no worker with index {index} is ready")
         due = [worker for worker in ready if worker.recycled_for is None]
         if not due:
             raise BadRequest(
-                "not-ready",
+                Code.NOT_READY,
                 f"worker {index} (pid {ready[0].pid}) is due already: it {ready[0].recycled_for}")
         self._ledger.observe(facts.Due(due[0].id, f"was asked to go by {by}", Recycling.ASKED))
         self._measures.look_soon()  # is there room for its replacement?

@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...shared.protocol import BadRequest
+from ...shared.protocol import BadRequest, Code
 from ..reporting.events import Entry, Event
 from ..settings.table import SETTINGS, Reload, Settings
 from ..system import plain_data
@@ -160,7 +160,7 @@ class Reloads(Part):
             BadRequest: the master stops.
         """
         if self._ledger.pool.stopping is not None:
-            raise BadRequest("stopping", "the master stops")
+            raise BadRequest(Code.STOPPING, "the master stops")
         if self._wanted_by is None:
             self._wanted_by, self._answers = by, 0
             self._ledger.log(Entry(Event.RELOAD_REQUESTED, {"by": by}))

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ...shared.protocol import BadRequest
+from ...shared.protocol import BadRequest, Code
 from ..core import facts
 from ..core.upgrade import Terms, Upgrade
 from ..launch import recipes
@@ -90,7 +90,7 @@ class Upgrades(Part):
             BadRequest: the master stops.
         """
         if self._ledger.pool.stopping is not None:
-            raise BadRequest("stopping", "the master stops: no upgrade begins any more")
+            raise BadRequest(Code.STOPPING, "the master stops: no upgrade begins any more")
         self.stop_preparing()
         self.drop_check()
         self._ledger.observe(facts.UpgradeRequested(terms, requested_by, time.time(), vacant))
@@ -239,12 +239,12 @@ class Upgrades(Part):
         """
         worker = self._ledger.pool.workers.get(number)
         if worker is None:
-            raise BadRequest("not-allowed", f"pid {pid} is not a worker of this master")
+            raise BadRequest(Code.NOT_ALLOWED, f"pid {pid} is not a worker of this master")
         upgrade = self._ledger.pool.running_upgrade
         if upgrade is None:
             return self.request(Terms(release=release), f"worker {worker.index} (pid {pid})")
         if upgrade.rolling_back or upgrade.to_generation == worker.generation:
-            raise BadRequest("upgrading",
+            raise BadRequest(Code.UPGRADING,
                              f"the upgrade to generation {upgrade.to_generation} is not over yet")
         return upgrade.to_generation
 
@@ -256,10 +256,10 @@ class Upgrades(Part):
         """
         upgrade = self._ledger.pool.running_upgrade
         if upgrade is None:
-            raise BadRequest("no-upgrade", "no upgrade is under way")
+            raise BadRequest(Code.NO_UPGRADE, "no upgrade is under way")
         if upgrade.rolling_back:
             raise BadRequest(
-                "no-upgrade",
+                Code.NO_UPGRADE,
                 f"the upgrade to generation {upgrade.to_generation} goes back already")
         return upgrade.to_generation
 
@@ -271,7 +271,7 @@ class Upgrades(Part):
     def resume(self, by: str) -> str:
         number, upgrade = self.steerable(), self._ledger.pool.running_upgrade
         if upgrade is None or (upgrade.paused_by is None and not upgrade.on_canary):
-            raise BadRequest("not-paused",
+            raise BadRequest(Code.NOT_PAUSED,
                              f"the upgrade to generation {number} is neither paused nor held")
         self._ledger.observe(facts.Resumed(by))
         return f"upgrade to generation {number} goes on"

@@ -36,6 +36,10 @@ def test_who_may() -> None:
     assert {name for name in every if commands.who_may(name) is Who.WORKERS} == speaking
 
 
+def test_what_is_heard_before_there_are_workers() -> None:
+    assert commands.EARLY == ["events", "help", "history", "ping", "status", "stop", "tally"]
+
+
 def test_words_that_are_told_apart_later_are_those_that_are_declared() -> None:
     for name, argument, words in (
             ("upgrade", "kind", (Kind.ROLLING, Kind.FLEET)), ("stop", "how", tuple(Stopping))):
