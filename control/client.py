@@ -49,8 +49,9 @@ class Client:
         """Connect to the control socket at `path`. `timeout`: seconds for everything that follows;
         None: no limit.
 
-        Raises: NoMaster: nobody listens there, or nobody who is believed; TimedOut: too many others
-            wait to be heard.
+        Raises:
+            NoMaster: nobody listens there, or nobody who is believed; TimedOut: too many others
+                wait to be heard.
         """
         self._use(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), timeout, verbatim)
         self.path = path

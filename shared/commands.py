@@ -87,8 +87,8 @@ class Command:
     """One command. `about`: what it does, as `help` says it; `answers`: its reply; `waits`: until
     when more replies follow, if any do. `one_of`: exactly one of its arguments must be given.
     `words`: what Einhorn's clients give instead; None: whatever they give is passed over.
-    `by_result`: its result says more than its message, so the shell prints that. `early`: it is
-    heard before there are workers."""
+    `by_result`: the shell prints its result; the message is just the command's name then.
+    `early`: it is heard before there are workers."""
 
     name: str
     about: str

@@ -1,11 +1,8 @@
-"""Starts the master, in one of three ways.
+"""Starts the master, in one of three ways: `python -m einhornpy.supervisor`
 
-    python -m einhornpy.supervisor JSON            as the command line execs it; JSON holds `flags`,
-    `command` and `directory`
-    python -m einhornpy.supervisor --take-over FD  as a master execs the next one; FD is a file with
-    its state
-    python -m einhornpy.supervisor --check-state   says whether this program could take over from
-    the state on standard input
+    … JSON            as the command line execs it; JSON holds `flags`, `command` and `directory`
+    … --take-over FD  as a master execs the next one; FD is a file with its state
+    … --check-state   says whether this program could take over from the state on standard input
 """
 
 from __future__ import annotations

@@ -43,6 +43,10 @@ class Exits(Part):
         Raises whatever came of one of them; the others are seen to first.
         """
         parts = self._parts
+        if parts.processes.has_exited():
+            # What it has said in the end comes before its end: once it is reaped, nobody is
+            # believed to be it any more.
+            parts.hear()
         exits, self._missed, failures = [*self._missed, *parts.processes.reap()], [], []
         for exit in exits:
             try:

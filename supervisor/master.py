@@ -35,10 +35,6 @@ from .system import attributes
 from .system.guard import FIRST_HOLD
 from .system.part import Part
 
-# After a deadline that we have listened too late for. An ack is heard in the second round: one
-# accepts, one reads.
-ROUNDS_WHEN_LATE = 4
-
 
 class CannotRun(RuntimeError):
     """The master can't start; the message is one line, `code` the exit code."""
@@ -163,7 +159,7 @@ class Master:
     def _listen(self, among: Iterable[Part], longest: float | None = None) -> None:
         """Wait until something happens or is due to one of these parts, for `longest` seconds at
         most."""
-        loop, guard, server = self.parts.loop, self.parts.guard, self.parts.server
+        loop, guard = self.parts.loop, self.parts.guard
         now, listened_at = time.monotonic(), loop.listened_at
         deadlines = [guard.due(part.name, part.deadline) for part in among]
         deadlines.append(None if longest is None else now + longest)
@@ -172,9 +168,7 @@ class Master:
         if soonest is not None and time.monotonic() > max(soonest, listened_at) + LATE:
             # We were stopped, or the host is: hear first what was said in time, before anybody is
             # judged by the clock.
-            for _ in range(ROUNDS_WHEN_LATE):
-                came |= loop.wait(0.0)
-                guard.run("server", server.on_turn)
+            self.parts.hear()
         self.parts.signals.came |= came
 
     def _few(self) -> list[Part]:

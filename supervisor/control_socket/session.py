@@ -1,5 +1,5 @@
 """One client of the control socket: what it has said and was not carried out yet, what it has not
-read yet. It never waits, and knows no command: each line goes to the server (control_server.py).
+read yet. It never waits, and knows no command: each line goes to the server (server.py).
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ class Worker:
     recycling: Recycling | None = None
     # Its own word on why it will not become ready.
     error: str | None = None
-    # How often its seat had lost a worker when it came.
+    # `Pool.restarts` of its seat, as it was when this worker came.
     restarts: int = 0
     # When it had lived for long enough to be guessed ready; its readiness is such a guess; it has
     # been ready for the min ready seconds of a guess.
@@ -166,7 +166,8 @@ class Pool:
     ever_ready: bool = False
     complete: bool = False
     stopping: Stopping | None = None
-    # How often each seat has lost a worker.
+    # How often each seat has lost a worker unasked. A start that fails on trial isn't counted here:
+    # it is the upgrade's failure, and the seat has its old worker still.
     restarts: Mapping[int, int] = field(default_factory=dict)
     # Upgrades that have ended, the newest last.
     history: tuple[Upgrade, ...] = ()

@@ -62,8 +62,9 @@ class AppMetrics:
     def directory(self, generation: int) -> str:
         """The directory of a generation, made if it isn't there.
 
-        Raises: OSError: it can't be made, or has no room: a process that writes to a file without
-            room by mmap is killed by SIGBUS.
+        Raises:
+            OSError: it can't be made, or has no room: a process that writes to a file without
+                room by mmap is killed by SIGBUS.
         """
         made = f"{self.path}/{generation}"
         # whoever tidies up may have taken it away

@@ -271,7 +271,7 @@ class Settings:
         help="The control socket's group.")
     observers: str | None = setting(
         None, "--observers", parse=parsers.text, metavar="GROUP",
-        help="Members of this group may ask for status, history and events, and nothing else.")
+        help="Members of this group may ask whatever only looks, such as status, and nothing else.")
     command_socket_as_fd: bool = switch(
         False, "-g", "--command-socket-as-fd",
         help="Give each worker an open connection to the control socket, as EINHORN_SOCK_FD.")

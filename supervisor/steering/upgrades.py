@@ -234,8 +234,9 @@ class Upgrades(Part):
         """Worker `number`, or somebody else if it is 0, asks for an upgrade: the one under way
         counts, if it will replace that worker; return its generation.
 
-        Raises: BadRequest: nobody of ours, or new code that has yet to prove itself, or the upgrade
-            goes back.
+        Raises:
+            BadRequest: nobody of ours, or new code that has yet to prove itself, or the upgrade
+                goes back.
         """
         worker = self._ledger.pool.workers.get(number)
         if worker is None:

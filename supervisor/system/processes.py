@@ -210,6 +210,12 @@ class Processes(Part):
         # It may have left its group, and others may be there.
         return _sent(os.killpg, pid, number) or taken if group else taken
 
+    def has_exited(self) -> bool:
+        """Whether there is somebody to be reaped."""
+        with contextlib.suppress(ChildProcessError):
+            return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        return False
+
     def reap(self) -> list[Exit]:
         """Collect every child that has exited, strangers too (orphans come to us); never waits.
 

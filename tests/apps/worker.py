@@ -1,14 +1,18 @@
 """A worker that does what a test tells it, by words in its arguments:
 
 notify | ack | ack-other | silent    how it says ready (READY=1, Einhorn's ack, an ack for another
-pid, not at all) crash-before | crash-after           exits with 7 before, or at once after it is
-ready deaf                                 ignores the polite signals child
-starts a child process of its own that ignores them too report=PATH                          appends
-what it was given, as one JSON line, before it says ready serve
-answers HTTP on descriptor 3 shut                                 shuts the listening socket on
-descriptor 3 down, for everybody shut-late                            does so when it is asked to go
-late-arbiter                         becomes gunicorn's arbiter after it has said ready die=SECONDS
-exits with 7 so long after it is ready eat=N                                uses N MiB of memory
+                                     pid, not at all)
+crash-before | crash-after           exits with 7 before, or at once after it is ready
+deaf                                 ignores the polite signals
+child                                starts a child process of its own that ignores them too
+report=PATH                          appends what it was given, as one JSON line, before it says
+                                     ready
+serve                                answers HTTP on descriptor 3
+shut                                 shuts the listening socket on descriptor 3 down, for everybody
+shut-late                            does so when it is asked to go
+late-arbiter                         becomes gunicorn's arbiter after it has said ready
+die=SECONDS                          exits with 7 so long after it is ready
+eat=N                                uses N MiB of memory
 code=N                               on SIGUSR1 exits with N
 """
 

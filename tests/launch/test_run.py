@@ -218,15 +218,12 @@ def test_a_master_that_was_stopped_hears_first_what_was_said_in_time(start: Star
     assert "worker killed" not in master.log()
 
 
-def test_one_that_was_stopped_amid_its_turn_hears_first_too(
-        start: Start, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has listened just before it was stopped, and would judge by the clock just after it goes
-    on."""
-    os.mkfifo(place / "gate")
+def stops_in_its_turn(place: Path) -> Path:
+    """A master that stops itself in the middle of a turn, when the file `stop` is there."""
     program = place / "stopping"
     program.write_text(
-        f"#!{sys.executable} -P\nimport os, signal, sys\nfrom einhornpy.supervisor import "
-        "__main__\n"
+        f"#!{sys.executable} -P\nimport os, signal, sys\n"
+        "from einhornpy.supervisor import __main__\n"
         "from einhornpy.supervisor.logs import strangers\n"
         "def stop(self, now):\n"
         f"    if os.path.exists('{place}/stop'):\n"
@@ -234,23 +231,34 @@ def test_one_that_was_stopped_amid_its_turn_hears_first_too(
         "        os.kill(os.getpid(), signal.SIGSTOP)\n"
         "strangers.Strangers.on_time = stop\nsys.exit(__main__.main())\n")
     program.chmod(0o755)
+    return program
+
+
+def stop_in_turn(master: Master, place: Path) -> None:
+    (place / "stop").touch()
+    with Client(str(master.path)) as client:
+        client.send({"command": "ping"})  # any turn will do
+        wait_until(
+            lambda: Path(f"/proc/{master.pid}/stat").read_text().rpartition(")")[2].split()[0] ==
+            "T", "a stop", master.log)
+
+
+def test_one_that_was_stopped_amid_its_turn_hears_first_too(
+        start: Start, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has listened just before it was stopped, and would judge by the clock just after it goes
+    on."""
+    os.mkfifo(place / "gate")
     flags = {
         "number": "1", "ack_mode": "manual", "stop_signal": "TERM", "ready_timeout": "3",
         "max_failures": "1", "socket_path": str(place / "control.sock")}
     command = [
         "sh", "-c", f'cat {place}/gate; exec "$0" "$@"', *WORKER, "ack", f"report={place}/report"]
-    monkeypatch.setattr(harness, "EINHORNPY", str(program))
+    monkeypatch.setattr(harness, "EINHORNPY", str(stops_in_its_turn(place)))
     master = start(json.dumps({"flags": flags, "command": command, "directory": str(place)}))
     monkeypatch.undo()
-    assert master.path
     recorder = master.record()
     master.wait_status(lambda each: each["workers"], "a worker")
-    (place / "stop").touch()
-    with Client(master.path) as client:
-        client.send({"command": "ping"})  # any turn will do
-        wait_until(
-            lambda: Path(f"/proc/{master.pid}/stat").read_text().rpartition(")")[2].split()[0] ==
-            "T", "a stop", master.log)
+    stop_in_turn(master, place)
     (place / "gate").write_text("go")
     wait_until(lambda: (place / "report").exists(), "the worker's report, just before its ack",
                master.log)
@@ -259,6 +267,36 @@ def test_one_that_was_stopped_amid_its_turn_hears_first_too(
     os.kill(master.pid, signal.SIGCONT)
     recorder.wait_for("worker-ready")
     assert "worker killed" not in master.log()
+
+
+def test_the_last_words_of_a_worker_are_heard_before_its_end(
+        start: Start, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says why it fails and exits, after the master has listened and before it reaps."""
+    os.mkfifo(place / "gate")
+    worker = place / "failing.py"
+    worker.write_text(
+        "import json, os, socket\n"
+        f"open('{place}/gate').read()\n"
+        "way = socket.socket(socket.AF_UNIX)\n"
+        "way.connect(os.environ['EINHORN_SOCK_PATH'])\n"
+        "said = {'command': 'worker:failed', 'pid': os.getpid(), 'error': 'no such shop'}\n"
+        "way.sendall(json.dumps(said).encode() + b'\\n')\n"
+        f"open('{place}/said', 'w').close()\n"
+        "os._exit(3)\n")
+    flags = {"number": "1", "ack_mode": "manual", "max_failures": "1",
+             "socket_path": str(place / "control.sock")}
+    monkeypatch.setattr(harness, "EINHORNPY", str(stops_in_its_turn(place)))
+    master = start(json.dumps({"flags": flags, "command": [sys.executable, str(worker)],
+                               "directory": str(place)}))
+    monkeypatch.undo()
+    pid = master.wait_status(lambda each: each["workers"], "a worker")["workers"][0]["pid"]
+    stop_in_turn(master, place)
+    (place / "gate").write_text("go")
+    wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z",
+               "its end, which nobody has seen", master.log)
+    os.kill(master.pid, signal.SIGCONT)
+    assert master.process.wait(harness.DEADLINE) == 3
+    assert 'error="no such shop"' in master.log()
 
 
 def test_a_month_is_not_too_long_to_wait(start: Start) -> None:

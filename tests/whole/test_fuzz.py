@@ -27,6 +27,7 @@ import hypothesis
 import pytest
 from einhornpy.control import metadata
 from einhornpy.shared import einhorn, protocol
+from einhornpy.shared.commands import OURS
 from einhornpy.supervisor import reload_check
 from einhornpy.supervisor.control_socket.server import Access, Server
 from einhornpy.supervisor.core.pool import Pool
@@ -152,7 +153,8 @@ REQUESTS = [
           ("scale", {"by": -1}),
           ("upgrade", {
               "kind": "fleet", "release": "x", "canary": 1, "hold": "5min", "check": "true",
-              "max_failures": 3}), ("upgrade", {"wait": False}), ("signal", {"signal": "USR2"}),
+              "max_failures": 3}), ("upgrade", {"wait": False}), ("upgrade_fleet", {}),
+          ("signal", {"signal": "USR2"}),
           ("rollback", {"to": 1}), ("rollback", {"to": "x", "wait": True}),
           ("show", {"generation": 1}), ("recycle", {"index": 0}), ("stop", {"how": "now"}),
           ("events", {}), ("tally", {}), ("reload", {}), ("abort", {"wait": False}), (
@@ -175,6 +177,11 @@ def a_request(rng: random.Random) -> bytes:
     if rng.random() < 0.4 and good.startswith(b'{"id'):
         return json.dumps(spoilt_tree(rng, json.loads(good))).encode()
     return spoilt(rng, good)
+
+
+def test_every_command_of_ours_is_spoilt_too() -> None:
+    ones = {json.loads(line)["command"] for line in REQUESTS if line.startswith(b'{"id')}
+    assert {each.name for each in OURS} <= ones
 
 
 @fuzz
