@@ -68,6 +68,8 @@ test: lint types $(BASEPLATE)/.installed
 # Each target of tests/whole/test_fuzz.py gets 20 inputs from each of so many seeds; it says how many there were.
 fuzz: $(VENV)/.installed
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-10000} $(BIN)/pytest tests/whole/test_fuzz.py -s
+	EINHORN_PLANNER_RANDOM=1 EINHORN_PLANNER_EXAMPLES=$${FUZZ_EXAMPLES:-10000} \
+		$(BIN)/pytest tests/core/test_planner.py -k state_machine -s
 
 soak: $(VENV)/.installed
 	$(BIN)/pytest -m soak -s

@@ -32,7 +32,7 @@ class Exits(Part):
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._orphans = Orphans()
-        self._missed: list[Exit] = []  # ends of workers that could not be observed yet
+        self._missed: list[Exit] = []  # ends that could not be observed yet
 
     def on_time(self, now: float) -> None:
         self.reap()
@@ -53,7 +53,7 @@ class Exits(Part):
                 self._on_exit(exit)
             except Exception as error:
                 failures.append(error)
-                if exit.pid in parts.workers.by_pid:
+                if exit.pid in parts.workers.by_pid or parts.errands.runs(exit.pid):
                     # it must be observed, since nobody else will ever tell of it
                     self._missed.append(exit)
         if exits:

@@ -146,10 +146,12 @@ class Session:
         if self.closed:
             return
         self.closed = True
-        self._server.forget(self)
-        self._socket.close()
-        for handler in self.close_handlers:
-            handler()
+        try:
+            self._server.forget(self)
+        finally:  # else a client that is gone would wake us for ever
+            self._socket.close()
+            for handler in self.close_handlers:
+                handler()
 
     def fileno(self) -> int:
         return self._socket.fileno()

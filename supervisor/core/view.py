@@ -55,7 +55,8 @@ class View:
         return self.wanted + self.outdated
 
     def past(self, deadline: float, now: float) -> bool:
-        """Whether a deadline is over; one that isn't is remembered."""
+        """Whether a deadline is over; one that isn't is remembered, since whatever waits must leave
+        behind when to look again."""
         if now < deadline:
             self.deadlines.add(deadline)
         return now >= deadline

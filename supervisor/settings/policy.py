@@ -1,5 +1,6 @@
 """Where settings count by their names: in the planner's policy and in the rules of a recipe. Pure:
-a setting that is declared to count there is passed on without a word here.
+a setting that is declared to count there is passed on without a word here. What depends on whether
+somebody gave a setting is named.
 """
 
 from __future__ import annotations

@@ -232,6 +232,10 @@ class Errands(Part):
                 errand.deadline = now + errand.limit + 1.0
                 self._processes.signal(pid, signal.SIGKILL, group=True)
 
+    def runs(self, pid: int) -> bool:
+        """Whether this process is an errand of whose end nobody has heard yet."""
+        return pid in self._running
+
     def on_exit(self, exit: Exit) -> bool:
         """Note that a child has exited; return whether it was an errand."""
         errand = self._running.pop(exit.pid, None)

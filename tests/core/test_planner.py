@@ -41,6 +41,8 @@ from hypothesis.stateful import (
 from ..reporting import pools
 from .world import World, recipe
 
+# `make fuzz` draws others each time.
+RANDOM = "EINHORN_PLANNER_RANDOM" in os.environ
 EXAMPLES = int(os.environ.get("EINHORN_PLANNER_EXAMPLES", "500"))
 steps_taken = 0
 
@@ -272,7 +274,8 @@ def run_machine(examples: int) -> None:
     run_state_machine_as_test(
         PlannerMachine,
         settings=settings(max_examples=examples, stateful_step_count=50, deadline=None,
-                          derandomize=True, database=None, suppress_health_check=list(HealthCheck),
+                          derandomize=not RANDOM, database=None,
+                          suppress_health_check=list(HealthCheck),
                           phases=[Phase.generate], report_multiple_bugs=False),
     )
 

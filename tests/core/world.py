@@ -292,8 +292,10 @@ class World:
     def check_finish(self, asked: bool = True) -> None:
         upgrade = self.pool.running_upgrade
         assert upgrade is not None
-        if asked and not upgrade.rolling_back and any(worker.guessed
-                                                      for worker in self.pool.workers.values()):
+        # A guess that is leaving serves nobody any more.
+        if asked and not upgrade.rolling_back and any(
+                worker.guessed and worker.state is State.READY
+                for worker in self.pool.workers.values()):
             assert upgrade.accepting == "yes", (
                 "it says done, and nobody has looked whether the workers serve")
         stalled = 0 < self.pool.policy.progress_timeout <= self.now - upgrade.progress_at

@@ -34,6 +34,14 @@ def test_the_policy() -> None:
         stop_signal="SIGTERM")
 
 
+@pytest.mark.parametrize(("flags", "stop", "terminate"), [
+    ({}, "SIGTERM", "SIGTERM"), ({"ack_mode": "manual"}, "SIGUSR2", "SIGTERM"),
+    ({"stop_signal": "INT"}, "SIGINT", "SIGINT")])
+def test_what_asks_a_worker_to_leave(flags: dict[str, str], stop: str, terminate: str) -> None:
+    policy = policy_of(load(flags, ["app"], {}, "/"))
+    assert (policy.stop_signal, policy.terminate_signal) == (stop, terminate)
+
+
 @pytest.mark.parametrize(("ours", "gunicorn", "rules"), [
     ({}, {}, {}),
     ({"timeout": "7"}, {"timeout": 30, "graceful_timeout": 9},
