@@ -90,8 +90,10 @@ def look(pool: Pool, now: float) -> View:
             if not stopping:
                 _look_at_starting(view, worker, recipe, policy, now)
         else:
-            _sort_ready(view, worker, old, _due(view, worker, watched, now), policy, now)
-            _look_at_ready(view, worker, recipe, now)
+            due = worker.recycled_for is not None and _due(view, worker, watched, now)
+            _sort_ready(view, worker, old, due, policy, now)
+            if worker.heartbeat_at or worker.memory or worker.expires_at:
+                _look_at_ready(view, worker, recipe, now)
     for orphan in pool.left_behind.values():
         view.old_retiring += orphan.generation != current
         if not orphan.killed and (view.past(orphan.kill_at, now)
@@ -122,8 +124,8 @@ def _look_at_starting(view: View, worker: Worker, recipe: Recipe, policy: Policy
 
 
 def _due(view: View, worker: Worker, watched: bool, now: float) -> bool:
-    """Whether a ready worker is to be exchanged by now."""
-    if worker.recycled_for is None or (watched and not worker.over_memory):
+    """Whether a ready worker that is to be recycled is exchanged by now."""
+    if watched and not worker.over_memory:
         return False
     # One that is due as soon as it is ready, like its successor, must not be exchanged in a hot
     # loop.
