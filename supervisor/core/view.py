@@ -94,12 +94,16 @@ def look(pool: Pool, now: float) -> View:
             _sort_ready(view, worker, old, due, policy, now)
             if worker.heartbeat_at or worker.memory or worker.expires_at:
                 _look_at_ready(view, worker, recipe, now)
-    for orphan in pool.left_behind.values():
-        view.old_retiring += orphan.generation != current
-        if not orphan.killed and (view.past(orphan.kill_at, now)
-                                  or pool.stopping is Stopping.NOW):
-            view.overdue.append(KillOrphan(orphan.pid))
+    _look_at_left_behind(view, pool, now)
     return view
+
+
+def _look_at_left_behind(view: View, pool: Pool, now: float) -> None:
+    for process in pool.left_behind.values():
+        view.old_retiring += process.generation != pool.current
+        if not process.killed and (view.past(process.kill_at, now)
+                                   or pool.stopping is Stopping.NOW):
+            view.overdue.append(KillOrphan(process.pid))
 
 
 def _look_at_retiring(view: View, worker: Worker, recipe: Recipe, now: float) -> None:

@@ -46,6 +46,11 @@ def rollback_target(pool: Pool, wanted: int | str | None) -> int:
             raise ValueError(
                 f"cannot go back: no proven generation before {pool.current} is remembered")
         return found[-1]
+    return _of_release(wanted, every, proven)
+
+
+def _of_release(wanted: str, every: Mapping[int, Generation], proven: list[int]) -> int:
+    """The newest proven generation of a release."""
     found = [number for number in proven if every[number].recipe.release == wanted]
     if not found:
         releases = sorted({each for number in proven if (each := every[number].recipe.release)})
