@@ -17,8 +17,6 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 from urllib.parse import quote, unquote_to_bytes, urldefrag, urljoin, urlsplit
 from wsgiref.util import FileWrapper
 
-from .gunicorn_asgi import Known
-
 MOST_REDIRECTS = 5
 DEFAULT_PORTS = {"http": 80, "https": 443}
 # Names and values that servers send as headers; for others the client gets a 500. gunicorn's WSGI
@@ -32,6 +30,16 @@ FRAMEWORKS = (("django", "django.core.handlers.base"), ("fastapi", "fastapi.appl
               ("flask", "flask.app"))
 
 
+class AsgiApp:
+    """What a warm-up must know of an ASGI app. `asgi`: the app itself, as a warm-up asks it.
+    `lifespan`: uvicorn's."""
+
+    def __init__(self) -> None:
+        self.asgi: Optional[Any] = None
+        self.lifespan: Optional[Any] = None
+        self.warm_up: Optional[Any] = None  # the task: the loop alone would let it be collected
+
+
 class WarmUpFailed(Exception):
     pass
 
@@ -41,11 +49,11 @@ def framework() -> Optional[str]:
     return next((name for name, module in FRAMEWORKS if module in sys.modules), None)
 
 
-def warm_up(worker: Any, known: Known, wanted: List[str], ready: Callable[[], None],
+def warm_up(worker: Any, asgi_app: AsgiApp, wanted: List[str], ready: Callable[[], None],
             fail: Callable[[str, BaseException], None]) -> None:
     """Let the app answer every warm-up request, then say ready. WSGI at once, ASGI as a task of the
     running loop."""
-    asgi = known.asgi or getattr(worker, "asgi", None)
+    asgi = asgi_app.asgi or getattr(worker, "asgi", None)
     if not wanted:
         ready()
     elif asgi is None:
@@ -58,7 +66,7 @@ def warm_up(worker: Any, known: Known, wanted: List[str], ready: Callable[[], No
             fail(given, error)
         ready()
     else:
-        lifespan = known.lifespan
+        lifespan = asgi_app.lifespan
         shared = lifespan.state if lifespan is not None else getattr(worker, "state", {})
         root = getattr(getattr(worker, "config", worker.cfg), "root_path", "")
 
@@ -73,7 +81,7 @@ def warm_up(worker: Any, known: Known, wanted: List[str], ready: Callable[[], No
                 fail(given, error)
             ready()
 
-        known.warm_up = sys.modules["asyncio"].get_running_loop().create_task(ask_all())
+        asgi_app.warm_up = sys.modules["asyncio"].get_running_loop().create_task(ask_all())
 
 
 class Course:

@@ -14,10 +14,10 @@ import traceback
 from typing import Any, Callable, Dict, List, Optional
 
 from . import gunicorn_counters, gunicorn_draining, gunicorn_warm_up
-from .gunicorn_asgi import Known, remember_lifespan, wrap_asgi
 from .gunicorn_hooks import Arbiter
 from .gunicorn_master import Master, Notices
 from .gunicorn_settings import describe, make_app
+from .gunicorn_warm_up import AsgiApp
 
 BOOT_ERROR = 3
 
@@ -55,7 +55,7 @@ class Life:
         self.last_error = LastError()
         self.take_real_stderr = real_stderr(instructions["stderr"])
         self.ready = False
-        self.known = Known()
+        self.asgi_app = AsgiApp()
         self.arbiter: Optional[Arbiter] = None
         self.log: Any = None
         self.worker: Any = None
@@ -99,7 +99,7 @@ class Life:
             lambda reason: self.notices.send("X_EINHORNPY_DUE=" + reason))
         worker.tmp = gunicorn_counters.Heartbeat(fd, slot, self.first_sign_of_life)
         take_usr2_for_term(worker)
-        remember_lifespan(worker, self.known)
+        remember_lifespan(worker, self.asgi_app)
         leaving = gunicorn_draining.Draining(self.instructions["graceful_timeout"])
         gunicorn_draining.mend(worker, leaving)
         if hasattr(worker, "tpool"):
@@ -109,7 +109,7 @@ class Life:
         gunicorn_counters.count_requests(worker, slot)
 
         def around(asgi: Any) -> Any:
-            self.known.asgi = asgi  # a warm-up is no client's request
+            self.asgi_app.asgi = asgi  # a warm-up is no client's request
             return gunicorn_counters.counted_asgi(leaving.around(asgi), slot)
 
         if gunicorn_counters.way_of_counting(type(worker)) == "asgi":
@@ -126,7 +126,7 @@ class Life:
 
     def first_sign_of_life(self) -> None:
         tell_where_it_hangs()
-        gunicorn_warm_up.warm_up(self.worker, self.known, self.instructions["warm_up"],
+        gunicorn_warm_up.warm_up(self.worker, self.asgi_app, self.instructions["warm_up"],
                                  self.say_ready, self.warm_up_failed)
 
     def say_ready(self) -> None:
@@ -242,3 +242,42 @@ def tell_where_it_hangs() -> None:
 
     if not faulthandler.is_enabled():
         faulthandler.enable(file=2, all_threads=True)
+
+
+def remember_lifespan(worker: Any, app: AsgiApp) -> None:
+    """uvicorn keeps the state of an app's lifespan where only its server sees it; the warm-up needs
+    it too."""
+    config: Any = getattr(worker, "config", None)
+    if not hasattr(config, "load"):
+        return
+
+    def remember() -> None:
+        made = config.lifespan_class
+
+        def make(config: Any) -> Any:
+            app.lifespan = made(config)
+            return app.lifespan
+
+        config.lifespan_class = make
+
+    after(config, "load", remember)
+
+
+def wrap_asgi(worker: Any, around: Callable[[Any], Any]) -> None:
+    """Put `around(app)` in the place of the ASGI app, as soon as it is loaded."""
+    config: Any = getattr(worker, "config", None)
+    if hasattr(config, "load"):  # uvicorn
+        after(config, "load", lambda: setattr(config, "loaded_app", around(config.loaded_app)))
+    else:
+        after(worker, "load_wsgi", lambda: setattr(worker, "asgi", around(worker.asgi)))
+
+
+def after(owner: Any, method: str, then: Callable[[], None]) -> None:
+    """Call `then` whenever a method of `owner` has returned."""
+    original = getattr(owner, method)
+
+    def both() -> None:
+        original()
+        then()
+
+    setattr(owner, method, both)
