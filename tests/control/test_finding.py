@@ -20,8 +20,8 @@ import pytest
 from einhornpy.control import finding
 from einhornpy.shared import protocol
 
+from ..control_socket.test_control import WORKER
 from ..harness import DEADLINE, EINHORNPY, Master, base_environment
-from ..sockets.test_control import WORKER
 
 Start = Callable[..., Master]
 NOBODY = pwd.getpwnam("nobody").pw_uid
