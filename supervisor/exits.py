@@ -43,11 +43,13 @@ class Exits(Part):
         Raises whatever came of one of them; the others are seen to first.
         """
         parts = self._parts
-        if parts.processes.has_exited():
+        reaped: list[Exit] = []
+        if parts.processes.somebody_exited():
             # What it has said in the end comes before its end: once it is reaped, nobody is
             # believed to be it any more.
             parts.hear()
-        exits, self._missed, failures = [*self._missed, *parts.processes.reap()], [], []
+            reaped = parts.processes.reap()
+        exits, self._missed, failures = [*self._missed, *reaped], [], []
         for exit in exits:
             try:
                 self._on_exit(exit)

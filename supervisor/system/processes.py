@@ -210,11 +210,9 @@ class Processes(Part):
         # It may have left its group, and others may be there.
         return _sent(os.killpg, pid, number) or taken if group else taken
 
-    def has_exited(self) -> bool:
-        """Whether there is somebody to be reaped."""
-        with contextlib.suppress(ChildProcessError):
-            return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-        return False
+    def somebody_exited(self) -> bool:
+        """Whether there is somebody for `reap` to collect."""
+        return bool(self._unseen or self._exits) or _exited() is not None
 
     def reap(self) -> list[Exit]:
         """Collect every child that has exited, strangers too (orphans come to us); never waits.
@@ -227,16 +225,9 @@ class Processes(Part):
             self._failed[pid] = "nobody saw how it ended"
             self._exits.append((pid, 1))
         self._unseen = []
-        while True:
-            try:
-                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                break
-            if found is None:
-                break
-            # Signalled before it is reaped: until then nobody else can have this pid.
-            self.signal(found.si_pid, signal.SIGTERM, group=True)
-            pid, status = os.waitpid(found.si_pid, 0)
+        while (exited := _exited()) is not None:
+            self.signal(exited, signal.SIGTERM, group=True)  # before it is reaped, see `_exited`
+            pid, status = os.waitpid(exited, 0)
             self._ours.discard(pid)
             # Kept by us: what is reaped must not be forgotten, should the rest of this fail.
             self._exits.append((pid, os.waitstatus_to_exitcode(status)))
@@ -274,6 +265,14 @@ class Processes(Part):
     def close(self) -> None:
         os.close(self._errors)
         os.close(self._errors_end)
+
+
+def _exited() -> int | None:
+    """A child that has exited, if there is one. Until it is reaped nobody else can have its pid."""
+    with contextlib.suppress(ChildProcessError):
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        return None if found is None else found.si_pid
+    return None
 
 
 def children(pid: int) -> list[int]:
