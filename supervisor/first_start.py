@@ -18,14 +18,12 @@ from .launch import recipes
 from .launch.lookups import LookedUp
 from .launch.recognition import Refused
 from .parts import Parts, set_title
-from .reporting import report
 from .reporting.events import Entry, Event
 from .settings.table import GUESSED_ACK_SECONDS, Settings
 from .sockets import listeners, systemd
 from .sockets.addresses import parse_address
 from .sockets.given import Given, stored_name
 from .sockets.listener import Listener
-from .steering.hooks import START_HOOK
 from .steering.signals import STOPS
 from .steering.state import VERSION
 from .system.errands import Ended
@@ -50,7 +48,8 @@ class FirstStart:
         """Do it; return False if we were told to stop meanwhile.
 
         Raises:
-            NotAllowed, Refused, CannotListen, BadAddress, NoPlace: there is something in the way.
+            NotAllowed, Refused, CannotListen, BadAddress, NoRuntimeDirectory: there is something
+                in the way.
         """
         parts, settings = self._parts, self._settings
         given = Given(systemd.given_sockets(self._environ))
@@ -135,19 +134,14 @@ class FirstStart:
         Raises:
             NotAllowed: it has refused the start.
         """
-        command, pool = self._settings.on_upgrade_start, self._parts.ledger.pool
-        if command is None or not self._settings.on_upgrade_start_first:
+        if not self._settings.on_upgrade_start_first:
             return True
-        now, wall = time.monotonic(), time.time()
+        now, pool = time.monotonic(), self._parts.ledger.pool
         terms = Terms(Kind.FIRST, pool.generations[1].recipe.release)
-        start = Upgrade(0, 1, terms, "the first start", now, wall, now)
-        document = {
-            "event": "upgrade-start", "time": report.timestamp(wall),
-            "name": self._parts.place.master,
-            "upgrade": report.upgrade_document(pool, start, now) | {"from": None}}
+        start = Upgrade(0, 1, terms, "the first start", now, time.time(), now)
         ends: list[Ended] = []
-        self._parts.hooks.shell(START_HOOK, command, self._settings.hook_timeout, ends.append,
-                                document)
+        if self._parts.hooks.before_upgrade(start, ends.append) is None:
+            return True
         while not ends:
             if not self._wait():
                 return False

@@ -34,6 +34,7 @@ from .logs.strangers import Strangers
 from .outside.announcements import Announcements
 from .outside.labels import Labels
 from .outside.web import Web
+from .settings.parsers import WorkerOutput
 from .settings.policy import policy_of
 from .settings.table import Settings
 from .sockets.listener_repair import Listening
@@ -110,7 +111,7 @@ class Parts:
         self.page = SharedPage()
         self.output = Output(self.loop, self.log, settings.worker_output, self.guard)
         self.keeper = Keeper(self.processes, worker_environment.inherited(environ), self.output,
-                             self.ledger.log, settings.worker_output != "inherit")
+                             self.ledger.log, settings.worker_output is not WorkerOutput.INHERIT)
         self.place = RuntimeDirectory(settings.command_name)
         self.pidfile = Pidfile()
         self.listening = Listening(self.ledger, self.loop)
@@ -137,7 +138,7 @@ class Parts:
                                self.log, self.audience.status_changed)
         self.upgrades = Upgrades(
             self.ledger, self.generations, self.processes, self.loop, self.errands, self.hooks,
-            settings, environ, looked_up.attributes, self.place, self.answers.status)
+            settings, environ, looked_up.attributes, self.answers.status)
         self.orders = Orders(self.ledger, self.generations, self.processes, self.hooks,
                              self.measures, self.upgrades)
         self.signals = Signals(self.loop, self.guard, self.ledger, self.orders, self.upgrades,
@@ -203,7 +204,7 @@ def first_pool(settings: Settings, environ: Mapping[str, str]) -> Pool:
     say it."""
     blueprint = recipes.blueprint(settings, environ, settings.release)
     recipe = Recipe(blueprint.command, blueprint.directory, blueprint.environment,
-                          blueprint.release)
+                    blueprint.release)
     return observe.new_pool(recipe, settings.number, policy_of(settings))
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from ..core import facts
 from ..core.pool import State
+from ..core.upgrade import Accepting
 from ..sockets.listener import Listener
 from ..sockets.probes import Probes
 from ..system import part
@@ -53,7 +54,7 @@ class Guesses(part.Part):
             if worker.state is State.STARTING and worker.assumed_at is not None:
                 self._ask_for(worker.id)
         upgrade = self._ledger.pool.running_upgrade
-        if upgrade is not None and upgrade.accepting == "asked":
+        if upgrade is not None and upgrade.accepting is Accepting.ASKED:
             self._ask_for_upgrade(upgrade.to_generation)
 
     def assume(self, worker: int) -> None:
@@ -105,7 +106,7 @@ class Guesses(part.Part):
         def answered(silent: str | None) -> None:
             asked = self._ledger.pool.running_upgrade
             if (asked is not None and asked.to_generation == generation
-                    and asked.accepting == "asked"):
+                    and asked.accepting is Accepting.ASKED):
                 reason = None if silent is None else f"nobody accepts connections on {silent}"
                 self._ledger.observe(facts.AcceptingChecked(reason))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..outside import labels
 from ..reporting.events import Entry, Event, Weight
-from ..settings.parsers import LogTo
+from ..settings.parsers import LogFormat, LogTo, WorkerOutput
 from ..settings.table import Settings
 from ..system.part import Keep, Kept, Part, State
 from . import formats
@@ -137,9 +137,9 @@ class Log(Part):
                 **self.labels, **entry.logged, "event": entry.event.value, "name": self.master}
             return formats.journal_datagram(formats.sentence(entry), formats.severity(entry.weight),
                                             self.master, fields)
-        if self._format == "json":
+        if self._format is LogFormat.JSON:
             line = formats.json_line(entry, self.master, self.labels, wall)
-        elif self._format == "logfmt":
+        elif self._format is LogFormat.LOGFMT:
             line = formats.logfmt_line(entry, self.master, self.labels, wall)
         elif self._to == "syslog":
             line = formats.sentence(entry)
@@ -166,7 +166,7 @@ class Log(Part):
             for text, _, _ in pieces:
                 self._sink.put(self._datagram(source, fields, text, wall))
             return
-        if self._output_format == "json":
+        if self._output_format is WorkerOutput.JSON:
             written = _json_lines(self.master, fields, self.labels, source.stream, pieces, wall)
         else:  # for people, who know on which host they are
             written = _prefixed_lines(self.master, fields, self._given, source.stream, pieces)

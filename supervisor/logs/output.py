@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from ..settings.parsers import WorkerOutput
 from ..system.guard import Guard
 from ..system.loop import READ, Loop
 from ..system.part import Keep, Kept, Part, State
@@ -89,7 +90,7 @@ class Output(Part):
     name = "output"
     keeps = {"output": Keep(tuple[KeptPipe, ...], ())}
 
-    def __init__(self, loop: Loop, log: Log, mode: str, guard: Guard) -> None:
+    def __init__(self, loop: Loop, log: Log, mode: WorkerOutput, guard: Guard) -> None:
         self._guard = guard
         self._loop = loop
         self._log = log
@@ -104,7 +105,7 @@ class Output(Part):
         Raises:
             OSError: there are too many.
         """
-        stdout = None if self._mode == "inherit" else _pipe()
+        stdout = None if self._mode is WorkerOutput.INHERIT else _pipe()
         try:
             return Ends(stdout, _pipe())
         except OSError:
@@ -119,7 +120,7 @@ class Output(Part):
                  if pair is not None]
         for stream, pair in pairs:
             self._add(Pipe(pair[0], worker, replace(source, stream=stream)))
-            if for_good or self._mode != "inherit":
+            if for_good or self._mode is not WorkerOutput.INHERIT:
                 self._guard.run("keeper", self.keep, pair[0])
         for _, pair in pairs:
             os.close(pair[1])
@@ -155,7 +156,7 @@ class Output(Part):
     def _on_readable(self, pipe: Pipe, events: int) -> None:
         if self._left <= 0:
             return
-        if self._mode == "inherit" and not self._log.standard_error.room:
+        if self._mode is WorkerOutput.INHERIT and not self._log.standard_error.room:
             # As if it wrote there itself, it has to wait; we don't.
             self._loop.unwatch(pipe.fd)
             self._log.standard_error.when_there_is_room(lambda: self._watch(pipe))
@@ -198,7 +199,7 @@ class Output(Part):
         if pipe.source.stream == "stderr":
             pipe.last.extend(text[:LONGEST_LAST_LINE].decode(errors="backslashreplace")
                              for text, _, _ in pieces[-LINES_SEARCHED:])
-        if self._mode == "inherit":
+        if self._mode is WorkerOutput.INHERIT:
             self._log.standard_error.put(data, data.count(b"\n"))
         elif pieces:
             self._log.output(pipe.source, pieces, time.time())
@@ -223,7 +224,7 @@ class Output(Part):
     def kept_lines(self, worker: int) -> list[str]:
         """The same, as far as they have been read; none with `inherit`, where only the beginning
         may have come this way."""
-        if self._mode == "inherit":
+        if self._mode is WorkerOutput.INHERIT:
             return []
         return [
             line for pipe in self._pipes.get(worker, ()) if pipe.source.stream == "stderr"

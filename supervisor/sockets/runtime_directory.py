@@ -144,7 +144,7 @@ def claim(name: str, socket_path: str | None, environ: Mapping[str, str], rights
     """Take the name: make the directory, lock, and bind the control socket.
 
     Raises:
-        NoPlace: another master holds the name, or the place can't be made or trusted.
+        NoRuntimeDirectory: another master holds the name, or the place can't be made or trusted.
     """
     path = socket_path or f"{_private_directory(environ, rights.enterable)}/{name}.sock"
     base = path.removesuffix(".sock")
@@ -248,7 +248,7 @@ def write_pidfile(path: str) -> None:
     """Write our pid, whole or not at all.
 
     Raises:
-        NoPlace: it can't be written, or names another process that is alive.
+        NoRuntimeDirectory: it can't be written, or names another process that is alive.
     """
     try:
         old = _pid_in(path)

@@ -14,6 +14,7 @@ from typing import Any
 from ...shared import commands, printable, protocol
 from ...shared.protocol import BadRequest, Code, Request
 from ..control_socket.session import Session
+from ..core.pool import Stopping
 from ..core.upgrade import Kind, Terms
 from ..launch.notices import Notices
 from ..logs.log import Log
@@ -216,7 +217,7 @@ class Commands:
     def do_stop(self, session: Session, request: Request) -> None:
         how = request.args["how"]
         session.send(protocol.reply(request.id, f"stopping ({how})", {"how": how}))
-        self._orders.stop(how)
+        self._orders.stop(Stopping(how))
 
     def do_tally(self, session: Session, request: Request) -> None:
         session.send(protocol.reply(request.id, "tally", self._answers.tally()))

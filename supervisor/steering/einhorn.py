@@ -15,8 +15,8 @@ from typing import Any
 from ...shared import commands, einhorn
 from ...shared.protocol import BadRequest, Code, Request
 from ..core.generation import Recipe
-from ..core.pool import Pool, State, Worker
-from ..core.upgrade import Kind
+from ..core.pool import Pool, State, Stopping, Worker
+from ..core.upgrade import Kind, Outcome
 from ..logs.log import Log
 from ..reporting import generations
 from ..reporting.report import timestamp
@@ -25,11 +25,10 @@ from ..settings.table import Settings
 from ..system.ledger import Ledger
 from .answers import Answers
 from .orders import Orders
+from .signals import STOPS
 
-# What Einhorn's own `die` and its SIGTERM do, by the signal that is asked for.
-_STOPS = {
-    "SIGUSR2": "graceful", "SIGINT": "graceful", "SIGTERM": "terminate", "SIGQUIT": "now",
-    "SIGKILL": "now"}
+# What Einhorn's own `die` does, by the signal that is asked for: what that would do to us.
+_STOPS = {number.name: how for number, how in STOPS.items()} | {"SIGKILL": Stopping.NOW}
 
 
 class EinhornCommands:
@@ -157,7 +156,7 @@ def state_document(pool: Pool, status: Mapping[str, Any], settings: Settings, no
     upgrade = pool.running_upgrade
     recipe = pool.generations[pool.current].recipe
     newest = max(pool.workers.values(), key=lambda worker: worker.spawned_at, default=None)
-    ended = [each for each in pool.history if each.outcome == "done"]
+    ended = [each for each in pool.history if each.outcome is Outcome.DONE]
     told = generations.redaction(pool)
     state = {
         "children": {worker.pid: _child(worker, now, wall) for worker in pool.workers.values()},

@@ -6,13 +6,15 @@ Each is an errand; nobody waits for it here. What they are told is the caller's 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..core.upgrade import Outcome
+from ..core.upgrade import Outcome, Upgrade
 from ..launch import recipes
 from ..launch.prepared import Generations
+from ..reporting import report
 from ..reporting.events import Entry, Event
 from ..settings.table import Settings
 from ..sockets.runtime_directory import RuntimeDirectory
@@ -57,6 +59,20 @@ class Hooks:
                     environment={**launch.environment, **self._metrics(number)})
         self._errands.send(
             Errand(name, launch, GUNICORN_TIMEOUT, lambda ended: self.ended(name, ended)))
+
+    def before_upgrade(self, upgrade: Upgrade, done: Callable[[Ended], None]) -> Errand | None:
+        """Ask the operator's hook whether an upgrade, or the first start, may begin; None if there
+        is no such hook."""
+        command = self._settings.on_upgrade_start
+        if command is None:
+            return None
+        told = report.upgrade_document(self._ledger.pool, upgrade, time.monotonic())
+        document = {
+            "event": "upgrade-start", "time": report.timestamp(time.time()),
+            "name": self._place.master,
+            # before the first start there is none
+            "upgrade": told | {"from": upgrade.from_generation or None}}
+        return self.shell(START_HOOK, command, self._settings.hook_timeout, done, document)
 
     def of_event(self, entry: Entry, document: Mapping[str, Any],
                  ended: Mapping[str, Any] | None) -> None:

@@ -64,10 +64,10 @@ class Orders:
         self._ledger.log(Entry(Event.SIGNAL_SENT, {"signal": name, "workers": count}))
         return count
 
-    def stop(self, how: str) -> None:
-        """Stop: `graceful`, `terminate` or `now`; a stop under way can only become faster."""
-        if self._ledger.pool.stopping in ("now", how):
+    def stop(self, how: Stopping) -> None:
+        """Stop; a stop under way can only become faster."""
+        if self._ledger.pool.stopping in (Stopping.NOW, how):
             return
         self._upgrades.stop_preparing()
         self._upgrades.drop_check()
-        self._ledger.observe(facts.StopRequested(Stopping(how)))
+        self._ledger.observe(facts.StopRequested(how))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import signal
 from functools import partial
 
+from ..core.pool import Stopping
 from ..core.upgrade import Terms
 from ..launch import shared_page
 from ..logs.log import Log
@@ -23,8 +24,8 @@ SIGNALS = [
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2,
     signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD, signal.SIGALRM,]
 STOPS = {
-    signal.SIGINT: "graceful", signal.SIGUSR2: "graceful", signal.SIGTERM: "terminate",
-    signal.SIGQUIT: "now"}
+    signal.SIGUSR2: Stopping.GRACEFUL, signal.SIGINT: Stopping.GRACEFUL,
+    signal.SIGTERM: Stopping.TERMINATE, signal.SIGQUIT: Stopping.NOW}
 
 
 class Signals(Part):
@@ -71,7 +72,7 @@ class Signals(Part):
                                            f"signal {number.name.removeprefix('SIG')}")
             case signal.SIGINT | signal.SIGTERM | signal.SIGUSR2 | signal.SIGQUIT:
                 # The second time somebody is in a hurry.
-                self._orders.stop("now" if pool.stopping is not None else STOPS[number])
+                self._orders.stop(Stopping.NOW if pool.stopping is not None else STOPS[number])
             case signal.SIGUSR1:
                 self._open_log_anew()
             case signal.SIGTTIN:

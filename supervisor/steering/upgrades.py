@@ -15,14 +15,13 @@ from typing import Any
 
 from ...shared.protocol import BadRequest, Code
 from ..core import facts
-from ..core.upgrade import Terms, Upgrade
+from ..core.upgrade import Check, Terms, Upgrade
 from ..launch import recipes
 from ..launch.prepared import Generations
 from ..launch.recognition import Refused
 from ..reporting import generations, report
 from ..reporting.events import Entry, Event
 from ..settings.table import Settings
-from ..sockets.runtime_directory import RuntimeDirectory
 from ..system.attributes import Attributes
 from ..system.errands import Ended, Errand, Errands
 from ..system.ledger import Ledger
@@ -46,11 +45,9 @@ class Upgrades(Part):
 
     def __init__(self, ledger: Ledger, prepared: Generations, processes: Processes, loop: Loop,
                  errands: Errands, hooks: Hooks, settings: Settings, environ: Mapping[str, str],
-                 attributes: Attributes, place: RuntimeDirectory,
-                 status: Callable[[], dict[str, Any]]) -> None:
+                 attributes: Attributes, status: Callable[[], dict[str, Any]]) -> None:
         self._ledger = ledger
         self._prepared = prepared
-        self._place = place
         self._status = status
         errands.resumed_by(self._resume_errand)
         self._processes = processes
@@ -95,18 +92,11 @@ class Upgrades(Part):
         self.drop_check()
         self._ledger.observe(facts.UpgradeRequested(terms, requested_by, time.time(), vacant))
         number = self.preparing = self._ledger.pool.newest
-        if self._settings.on_upgrade_start is None:
-            self._prepare()
-            return number
         upgrade = self._running(number)
         assert upgrade is not None
-        document = {
-            "event": "upgrade-start", "time": report.timestamp(time.time()),
-            "name": self._place.master,
-            "upgrade": report.upgrade_document(self._ledger.pool, upgrade, time.monotonic())}
-        self._start_hook = self._hooks.shell(START_HOOK, self._settings.on_upgrade_start,
-                                             self._settings.hook_timeout, self._start_hook_ended,
-                                             document)
+        self._start_hook = self._hooks.before_upgrade(upgrade, self._start_hook_ended)
+        if self._start_hook is None:
+            self._prepare()
         return number
 
     def _running(self, number: int) -> Upgrade | None:
@@ -318,7 +308,8 @@ class Upgrades(Part):
         """Run the check of the hold that has just begun, unless it ran already."""
         upgrade = self._ledger.pool.running_upgrade
         assert upgrade is not None
-        if upgrade.check != "running" or self._check is not None or upgrade.terms.check is None:
+        due = upgrade.check is Check.RUNNING and self._check is None
+        if not due or upgrade.terms.check is None:
             return
         number, limit = upgrade.to_generation, max(upgrade.terms.hold or 0.0,
                                                    SHORTEST_CHECK_TIMEOUT)
