@@ -241,8 +241,9 @@ class Errands(Part):
         errand = self._running.pop(exit.pid, None)
         if errand is None:
             return False
+        # whoever waits for its end is told, whatever becomes of its pipe
         self._guard.run("errand's output", self._read, errand, True)
-        self._close(errand)
+        self._guard.run("errand's output", self._close, errand)
         lines = [
             line.strip() for line in errand.tail.decode(errors="replace").splitlines()
             if line.strip()]
