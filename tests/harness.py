@@ -358,6 +358,15 @@ def what_they_do() -> str:
     return "\n".join(lines)
 
 
+def process_state(pid: int) -> str | None:
+    """The letter that proc(5) has for it: `T` stopped, `Z` ended and not reaped yet …; None: it is
+    no more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
 def reap_leftovers() -> list[str]:
     """Kill and reap every child that is left; return what they were."""
     left = []
@@ -366,8 +375,7 @@ def reap_leftovers() -> list[str]:
             try:
                 command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(
                     b"\0", b" ").decode(errors="replace")
-                state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-                if state != "Z":
+                if process_state(pid) not in ("Z", None):
                     if command:  # one without has ended, but for its last instructions
                         left.append(f"{pid}: {command}")
                     os.kill(pid, signal.SIGKILL)

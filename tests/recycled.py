@@ -22,7 +22,7 @@ from typing import Any
 from einhornpy.control.client import Client
 from einhornpy.shared import protocol
 
-from .harness import APPS, DEADLINE, EINHORNPY, wait_listening, wait_until
+from .harness import APPS, DEADLINE, EINHORNPY, process_state, wait_listening, wait_until
 
 NOBODY = 65534
 # More than a master takes in before it looks at its signals.
@@ -96,9 +96,7 @@ class Haunted:
     def stopped(self) -> None:
         """Stop the master, and ask it for one worker more, which it will hear first."""
         self.master.send_signal(signal.SIGSTOP)
-        wait_until(
-            lambda: Path(f"/proc/{self.master.pid}/stat").read_text().rpartition(")")[2].split()[0]
-            == "T", "it stands still")
+        wait_until(lambda: process_state(self.master.pid) == "T", "it stands still")
         self.client.send(protocol.request("scale", {"by": 1}))
 
     def go_on(self, pid: int) -> None:

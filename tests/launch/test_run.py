@@ -24,6 +24,7 @@ from ..harness import (
     Master,
     base_environment,
     get,
+    process_state,
     wait_gone,
     wait_listening,
     wait_until,
@@ -238,9 +239,7 @@ def stop_in_turn(master: Master, place: Path) -> None:
     (place / "stop").touch()
     with Client(str(master.path)) as client:
         client.send({"command": "ping"})  # any turn will do
-        wait_until(
-            lambda: Path(f"/proc/{master.pid}/stat").read_text().rpartition(")")[2].split()[0] ==
-            "T", "a stop", master.log)
+        wait_until(lambda: process_state(master.pid) == "T", "a stop", master.log)
 
 
 def test_one_that_was_stopped_amid_its_turn_hears_first_too(
@@ -281,7 +280,6 @@ def test_the_last_words_of_a_worker_are_heard_before_its_end(
         "way.connect(os.environ['EINHORN_SOCK_PATH'])\n"
         "said = {'command': 'worker:failed', 'pid': os.getpid(), 'error': 'no such shop'}\n"
         "way.sendall(json.dumps(said).encode() + b'\\n')\n"
-        f"open('{place}/said', 'w').close()\n"
         "os._exit(3)\n")
     flags = {"number": "1", "ack_mode": "manual", "max_failures": "1",
              "socket_path": str(place / "control.sock")}
@@ -292,8 +290,7 @@ def test_the_last_words_of_a_worker_are_heard_before_its_end(
     pid = master.wait_status(lambda each: each["workers"], "a worker")["workers"][0]["pid"]
     stop_in_turn(master, place)
     (place / "gate").write_text("go")
-    wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z",
-               "its end, which nobody has seen", master.log)
+    wait_until(lambda: process_state(pid) == "Z", "its end, which nobody has seen", master.log)
     os.kill(master.pid, signal.SIGCONT)
     assert master.process.wait(harness.DEADLINE) == 3
     assert 'error="no such shop"' in master.log()
@@ -342,10 +339,7 @@ def test_without_standard_descriptors(start: Start, place: Path) -> None:
 
 
 def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    return process_state(pid) not in ("Z", None)
 
 
 def test_a_shell_around_the_server_leaves_no_server_behind(start: Start, place: Path) -> None:
