@@ -48,22 +48,22 @@ class FirstStart:
         """Do it; return False if we were told to stop meanwhile.
 
         Raises:
-            NotAllowed, Refused, CannotListen, BadAddress, NoRuntimeDirectory: there is something
-                in the way.
+            NotAllowed, Refused, CannotListen, BadAddress, NoRuntimeDirectory, NoPidfile: there is
+                something in the way.
         """
         parts, settings = self._parts, self._settings
         given = Given(systemd.given_sockets(self._environ))
         # Whoever asks is to find us from the first moment on; but a gunicorn's settings may hold
         # the name.
         if settings.given("command_name") or settings.given("socket_path"):
-            self._claim()
+            parts.place.claim()
         prepared = self._prepare()
         if prepared is None:
             return False
         gunicorn = prepared.gunicorn.settings if prepared.gunicorn is not None else {}
         self._note(prepared, gunicorn)
         if not parts.place.path:
-            self._claim()
+            parts.place.claim()
         parts.log.master = parts.place.master
         set_title(f"einhornpy: master {parts.place.master}")
         if not self._ask():
@@ -79,12 +79,7 @@ class FirstStart:
         parts.hooks.of_gunicorn(prepared, "when_ready", [])
         return True
 
-    def _claim(self) -> None:
-        settings = self._settings
-        self._parts.place.claim(settings.socket_path, self._environ, self._known.rights,
-                                settings.lockfile)
-
-    def _wait(self) -> bool:
+    def _wait(self, longest: float | None = None) -> bool:
         """Return False if we were told to stop."""
         signals = self._parts.signals
         self._turn()
@@ -167,8 +162,7 @@ class FirstStart:
             pidfile = settings.pidfile or gunicorn.get("pidfile")
             if pidfile:
                 parts.pidfile.write(pidfile)
-            parts.notify.open(parts.place.notify_path,
-                              0o666 if self._known.attributes.other_user else 0o600)
+            parts.notify.open(parts.place.notify_path)
         except BaseException:
             listeners.close_all(of_web)
             raise

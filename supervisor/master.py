@@ -26,6 +26,7 @@ from .reporting.redaction import Redaction, secrets_of
 from .settings.table import Settings
 from .sockets.addresses import BadAddress
 from .sockets.listeners import CannotListen
+from .sockets.pidfile import NoPidfile
 from .sockets.runtime_directory import NoRuntimeDirectory
 from .steering.own_code import OwnCode
 from .steering.signals import STOPS
@@ -81,7 +82,7 @@ class Master:
             return self._go_on()
         except NotAllowed as error:
             raise CannotRun(self.parts.ledger.redaction.text(str(error)), 3) from None
-        except (CannotListen, BadAddress, NoRuntimeDirectory, Refused,
+        except (CannotListen, BadAddress, NoRuntimeDirectory, NoPidfile, Refused,
                 attributes.Refused) as error:
             detail = getattr(error, "error", None)
             code = 2 if getattr(error, "bad_input", False) or isinstance(error,

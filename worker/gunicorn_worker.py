@@ -50,8 +50,9 @@ class Life:
 
     def __init__(self, instructions: Dict[str, Any]) -> None:
         self.instructions = instructions
-        self.master = Master(os.environ["EINHORN_SOCK_PATH"])
-        self.notices = Notices(os.environ["NOTIFY_SOCKET"])
+        # By descriptor, since files can be swept away; an older master names none.
+        self.master = Master(os.environ["EINHORN_SOCK_PATH"], instructions.get("control"))
+        self.notices = Notices(os.environ["NOTIFY_SOCKET"], instructions.get("notify"))
         self.last_error = LastError()
         self.take_real_stderr = real_stderr(instructions["stderr"])
         self.ready = False
