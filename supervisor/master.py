@@ -177,9 +177,9 @@ class Master:
         parts = self.parts
         return [parts.server, parts.upgrades, parts.errands, parts.exits]
 
-    def _early_turn(self) -> None:
+    def _early_turn(self, longest: float | None = None) -> None:
         """There is nobody yet who could be lost: whatever fails ends the start."""
-        self._listen(self._few())
+        self._listen(self._few(), longest)
         for part in self._few():
             part.on_time(time.monotonic())
 
