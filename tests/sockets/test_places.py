@@ -91,20 +91,24 @@ def test_each_file_is_made_again_by_itself(start: Start, which: str) -> None:
     assert master.cli("upgrade").returncode == 0, master.log()
 
 
-def test_a_file_in_the_place_of_another_is_somebody_elses(start: Start, place: Path) -> None:
+@pytest.mark.parametrize(("suffix", "kind"),
+                         [(".sock", socket.SOCK_STREAM), (".notify", socket.SOCK_DGRAM)])
+def test_a_file_in_the_place_of_ours_is_somebody_elses(
+        start: Start, place: Path, suffix: str, kind: socket.SocketKind) -> None:
     """What listens there now is not ours to remove; it is told of once, and taken back when it has
     gone."""
     master = start("-n", "1", "-c", "web", "-m", "notify", "--", *WORKER)
     master.wait_ready()
-    path = master.path
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+    path = Path(master.path).with_suffix(suffix)
+    with socket.socket(socket.AF_UNIX, kind) as other:
         other.bind(f"{place}/other")
-        other.listen()
+        if kind == socket.SOCK_STREAM:
+            other.listen()
         os.rename(f"{place}/other", path)
         theirs = os.lstat(path).st_ino
         assert "another master listens there" in master.wait_log("places lost")
         assert os.lstat(path).st_ino == theirs
-    wait_made_again(master, [Path(path)])
+    wait_made_again(master, [path])
     assert master.log().count("places lost") == 1
     assert master.status()["ready"] == 1
 
