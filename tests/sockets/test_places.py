@@ -78,6 +78,19 @@ def test_what_is_swept_away_is_made_again(start: Start, place: Path, what: str) 
     assert not any(file.exists() for file in [*files, pidfile])
 
 
+def test_who_is_started_meanwhile_finds_a_place_to_say_so(start: Start) -> None:
+    """By its path, and only once: it isn't kept waiting until the sweep is over."""
+    master = start("-n", "1", "-c", "web", "-m", "notify", "--ready-timeout", "300", "--", *WORKER)
+    pid = master.wait_ready()["workers"][0]["pid"]
+    record = master.record()
+    for count in (1, 2, 3):
+        for file in files_of(master):
+            file.unlink()
+        os.kill(pid, signal.SIGKILL)
+        record.wait_for("worker-died", pid=pid)
+        pid = record.wait_for("worker-ready", count)["pid"]
+
+
 @pytest.mark.parametrize("which", [".sock", ".lock", ".notify"])
 def test_each_file_is_made_again_by_itself(start: Start, which: str) -> None:
     master = start("-n", "1", "-c", "web", "-m", "notify", "--", *WORKER)
