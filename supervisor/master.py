@@ -35,6 +35,9 @@ from .system import attributes
 from .system.guard import FIRST_HOLD
 from .system.part import Part
 
+# Who should have run and didn't for so many seconds was suspended; less is a host that is busy.
+SUSPENDED = 2.0
+
 
 class CannotRun(RuntimeError):
     """The master can't start; the message is one line, `code` the exit code."""
@@ -169,7 +172,20 @@ class Master:
             # We were stopped, or the host is: hear first what was said in time, before anybody is
             # judged by the clock.
             self.parts.hear()
+        self._note_suspension(came)
         self.parts.signals.came |= came
+
+    def _note_suspension(self, came: set[signal.Signals]) -> None:
+        """Tell everybody if we did not run for a while, since nobody else may have run either: a
+        container that was frozen, a job that was stopped, a machine that slept."""
+        lost, self.parts.loop.lost = self.parts.loop.lost, 0.0
+        continued = signal.SIGCONT in came
+        came.discard(signal.SIGCONT)
+        if lost < SUSPENDED and not continued:
+            return
+        for part in self.parts:
+            self.parts.guard.run(part.name, part.on_suspended, time.monotonic(),
+                                 lost if lost >= SUSPENDED else None)
 
     def _few(self) -> list[Part]:
         """Those that have something to do when there are no workers."""

@@ -166,6 +166,8 @@ class Event(enum.StrEnum):
     MASTER_REPLACED = (
         "master-replaced", NORMAL, "master replaced: einhornpy {version} goes on after {before}"
         "[, asked for by {by}]", "pid workers")
+    MASTER_SUSPENDED = (
+        "master-suspended", NORMAL, "master was suspended[ for {lost:seconds}]: {so}")
     MASTER_STOPPED = "master-stopped", NORMAL, "master stopped", "pid"
     STOPPING = "stopping", NORMAL, "stopping ({how}), {workers:worker} still there"
     GIVING_UP = "giving-up", ATTENTION, "giving up: {because}"

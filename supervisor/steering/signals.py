@@ -22,7 +22,8 @@ from .upgrades import Upgrades
 
 SIGNALS = [
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2,
-    signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD, signal.SIGALRM,]
+    signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD, signal.SIGALRM,
+    signal.SIGCONT,]
 STOPS = {
     signal.SIGUSR2: Stopping.GRACEFUL, signal.SIGINT: Stopping.GRACEFUL,
     signal.SIGTERM: Stopping.TERMINATE, signal.SIGQUIT: Stopping.NOW}

@@ -232,6 +232,10 @@ class Errands(Part):
                 errand.deadline = now + errand.limit + 1.0
                 self._processes.signal(pid, signal.SIGKILL, group=True)
 
+    def on_suspended(self, now: float, seconds: float | None) -> None:
+        for errand in self._running.values():
+            errand.deadline = now + errand.limit
+
     def runs(self, pid: int) -> bool:
         """Whether this process is an errand of whose end nobody has heard yet."""
         return pid in self._running
