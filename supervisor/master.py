@@ -26,6 +26,7 @@ from .reporting.redaction import Redaction, secrets_of
 from .settings.table import Settings
 from .sockets.addresses import BadAddress
 from .sockets.listeners import CannotListen
+from .sockets.pidfile import NoPidfile
 from .sockets.runtime_directory import NoRuntimeDirectory
 from .steering.own_code import OwnCode
 from .steering.signals import STOPS
@@ -84,7 +85,7 @@ class Master:
             return self._go_on()
         except NotAllowed as error:
             raise CannotRun(self.parts.ledger.redaction.text(str(error)), 3) from None
-        except (CannotListen, BadAddress, NoRuntimeDirectory, Refused,
+        except (CannotListen, BadAddress, NoRuntimeDirectory, NoPidfile, Refused,
                 attributes.Refused) as error:
             detail = getattr(error, "error", None)
             code = 2 if getattr(error, "bad_input", False) or isinstance(error,
@@ -192,9 +193,9 @@ class Master:
         parts = self.parts
         return [parts.server, parts.upgrades, parts.errands, parts.exits]
 
-    def _early_turn(self) -> None:
+    def _early_turn(self, longest: float | None = None) -> None:
         """There is nobody yet who could be lost: whatever fails ends the start."""
-        self._listen(self._few())
+        self._listen(self._few(), longest)
         for part in self._few():
             part.on_time(time.monotonic())
 

@@ -79,6 +79,14 @@ class Heartbeat:
 
 
 @dataclass(frozen=True, slots=True)
+class Unheard:
+    """It could not reach us for a while, so its silence says nothing: nobody waits for its
+    heartbeat until there is another one."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """Bytes of each worker's process group."""
 
@@ -299,8 +307,8 @@ def how_it_ended(status: int) -> str:
     return f"was ended by signal {-status}" if status < 0 else f"exited with code {status}"
 
 
-OfWorker = (Assumed | SaidReady | Stood | FoundUnfit | SaidFailed | Heartbeat | Due | Aborted
-            | Retired | Killed | Exited)
+OfWorker = (Assumed | SaidReady | Stood | FoundUnfit | SaidFailed | Heartbeat | Unheard | Due
+            | Aborted | Retired | Killed | Exited)
 OfOrphan = OrphanFound | OrphanKilled | OrphanGone
 # What begins an upgrade, or says that it can't begin.
 OfBeginning = UpgradeRequested | UpgradePrepared | UpgradeRefused

@@ -74,8 +74,8 @@ def observe(pool: Pool, event: Event, now: float) -> Pool:
         case facts.OrphanFound() | facts.OrphanKilled() | facts.OrphanGone():
             return _of_orphan(pool, event, now)
         case (facts.Assumed() | facts.SaidReady() | facts.Stood() | facts.FoundUnfit()
-              | facts.SaidFailed() | facts.Heartbeat() | facts.Due() | facts.Aborted()
-              | facts.Retired() | facts.Killed() | facts.Exited()):
+              | facts.SaidFailed() | facts.Heartbeat() | facts.Unheard() | facts.Due()
+              | facts.Aborted() | facts.Retired() | facts.Killed() | facts.Exited()):
             return upgrading.look_at_canaries(_of_worker(pool, event, now))
         case _:
             return _of_host(pool, event, now)
@@ -150,6 +150,8 @@ def _of_worker(pool: Pool, event: facts.OfWorker, now: float) -> Pool:
         case facts.Heartbeat():
             return with_worker(
                 pool, replace(worker, heartbeat_at=event.at, pinged_request_id=event.request_id))
+        case facts.Unheard():
+            return with_worker(pool, replace(worker, heartbeat_at=None))
         case facts.Due():
             return _due(pool, worker, event, now)
         case facts.Retired():

@@ -46,6 +46,12 @@ class Measures(part.Part):
         if self.deadline is None and self._limit_of(worker):
             self.deadline = now + MEMORY_INTERVAL
 
+    def heard_by_path(self) -> list[int]:
+        """The workers whose heartbeats come from wherever they find our socket, and not by the
+        page."""
+        return [worker.id for worker in self._ledger.pool.workers.values()
+                if worker.heartbeat_at is not None and self._page.heartbeat(worker.id) is None]
+
     def look_soon(self) -> None:
         """Look at memory in the next turn."""
         self.deadline = time.monotonic()

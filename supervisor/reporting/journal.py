@@ -59,7 +59,7 @@ def _of_worker(before: Pool, fact: facts.OfWorker, after: Pool, now: float) -> I
             yield Entry(Event.WORKER_KILLED, _because(new, fact))
         case facts.Exited():
             yield _exit(old, fact, now)
-        case facts.Assumed() | facts.Stood() | facts.Heartbeat():
+        case facts.Assumed() | facts.Stood() | facts.Heartbeat() | facts.Unheard():
             pass
         case _:
             assert_never(fact)

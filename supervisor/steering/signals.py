@@ -12,6 +12,7 @@ from ..launch import shared_page
 from ..logs.log import Log
 from ..logs.sinks import CannotLog
 from ..reporting.events import Entry, Event
+from ..sockets.places import STIRRED
 from ..system.guard import Guard
 from ..system.ledger import Ledger
 from ..system.loop import Loop
@@ -23,7 +24,7 @@ from .upgrades import Upgrades
 SIGNALS = [
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2,
     signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD, signal.SIGALRM,
-    signal.SIGCONT,]
+    signal.SIGCONT, STIRRED,]
 STOPS = {
     signal.SIGUSR2: Stopping.GRACEFUL, signal.SIGINT: Stopping.GRACEFUL,
     signal.SIGTERM: Stopping.TERMINATE, signal.SIGQUIT: Stopping.NOW}
@@ -46,8 +47,9 @@ class Signals(Part):
         self.came: set[signal.Signals] = set()
 
     def waiting(self) -> set[signal.Signals]:
-        """Those that have yet to be heard, and those that nobody has been told of yet."""
-        return self._loop.pending() | self.came
+        """Those that have yet to be heard, and those that nobody has been told of yet. The next
+        master looks at its places by itself."""
+        return (self._loop.pending() | self.came) - {STIRRED}
 
     @property
     def deadline(self) -> float | None:
