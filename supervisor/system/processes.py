@@ -149,7 +149,18 @@ class Processes(Part):
             return False
         taken = _sent(os.kill, pid, number)
         # It may have left its group, and others may be there.
-        return _sent(os.killpg, pid, number) or taken if group else taken
+        for each in self._groups(pid) if group else ():
+            taken |= _sent(os.killpg, each, number)
+        return taken
+
+    def _groups(self, pid: int) -> set[int]:
+        """The process group that a child was given, and the one in which an adopted one is: of
+        somebody who is gone, never ours or that of another child."""
+        with contextlib.suppress(ProcessLookupError):
+            found = os.getpgid(pid)
+            if found != os.getpgrp() and found not in self._ours:
+                return {pid, found}
+        return {pid}
 
     def somebody_exited(self) -> bool:
         """Whether there is somebody for `reap` to collect."""
@@ -159,7 +170,7 @@ class Processes(Part):
         """Collect every child that has exited, strangers too (orphans come to us); never waits.
 
         What an exited child leaves behind in its process group is asked to go with SIGTERM: `sh -c
-        'server'` must not leave a server with old code behind.
+        'server'` must not leave a server with old code behind. Who stays all the same: orphans.py.
         """
         for pid in self._unseen:
             self._ours.discard(pid)
