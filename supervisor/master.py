@@ -31,7 +31,7 @@ from .steering.own_code import OwnCode
 from .steering.signals import STOPS
 from .steering.state import VERSION as VERSION
 from .steering.trial import Trial
-from .system import attributes
+from .system import attributes, descriptors
 from .system.guard import FIRST_HOLD
 from .system.part import Part
 
@@ -78,6 +78,7 @@ class Master:
             self.parts.take_over(self._state)
             if not self._start.begin():
                 return 0
+            self._close_inherited()
             return self._go_on()
         except NotAllowed as error:
             raise CannotRun(self.parts.ledger.redaction.text(str(error)), 3) from None
@@ -119,9 +120,18 @@ class Master:
         try:
             parts.guard.strict = False
             parts.guard.run("reload", parts.reloads.conclude, failed)
+            parts.guard.run("descriptors", self._close_inherited)
             return self._go_on()
         finally:
             self._clean_up()
+
+    def _close_inherited(self) -> None:
+        """What we were meant to have is ours by now; what else somebody left open, a shell's lock
+        for instance, would be held for as long as the service runs."""
+        closed = descriptors.close_inherited()
+        if closed:
+            self.parts.ledger.log(Entry(Event.INHERITED_DESCRIPTORS_CLOSED,
+                                        {"descriptors": " ".join(closed)}))
 
     def _as_left(self) -> dict[str, Any]:
         """The state for the master before us: what is true by now, but for what it has told us of

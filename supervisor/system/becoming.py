@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from ...shared import kernel
 from ..core.worker_environment import FIRST_FD
-from . import attributes
+from . import attributes, descriptors
 from .attributes import Attributes
 
 
@@ -68,7 +68,7 @@ def become(launch: Launch, limits: tuple[int, int], errors: int) -> NoReturn:
         parent = os.getppid()
         os.setpgid(0, 0)
         step.what = "take its descriptors"
-        # First of all, while our own high limit still says how many there may be.
+        # First of all, while our own high limit still has room for them.
         _arrange_descriptors([*launch.descriptors, errors], launch.stdin, launch.stdout,
                              launch.stderr)
         errors = FIRST_FD + len(launch.descriptors)
@@ -135,19 +135,19 @@ def _die_with_parent(number: int, parent: int) -> None:
 
 
 def _arrange_descriptors(
-    descriptors: Sequence[int], stdin: int | None, stdout: int | None, stderr: int | None
+    wanted: Sequence[int], stdin: int | None, stdout: int | None, stderr: int | None
 ) -> None:
-    """Move `descriptors` to 3, 4, … (inheritable, but for the last one) and close all others above
-    2."""
-    last = FIRST_FD + len(descriptors)
+    """Move those that are wanted to 3, 4, … (inheritable, but for the last one) and close all
+    others above 2."""
+    last = FIRST_FD + len(wanted)
     # First out of the way, since a target may be the source of another.
-    parked = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, last) for fd in descriptors]
+    parked = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, last) for fd in wanted]
     for target, fd in enumerate((stdin, stdout, stderr)):
         if fd is not None:
             os.dup2(fd, target)
     for target, fd in enumerate(parked, FIRST_FD):
         os.dup2(fd, target, inheritable=target < last - 1)
-    os.closerange(last, os.sysconf("SC_OPEN_MAX"))
+    descriptors.close_from(last)
 
 
 def find_program(name: str, search_path: str, directory: str) -> str:
