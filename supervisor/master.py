@@ -48,13 +48,16 @@ class Master:
     """One app's master. `run` returns the exit code of the process.
 
     `given`: the command line, from which `settings` were made. `looked_up`: who and what they name.
-    `own_code`: the way back to this one, should the next one fail. `inherited`: the state of the
-    master that this one replaces.
+    `own_code`: the way back to this one, should the next one fail. `left_open`: the descriptors
+    that it found when it began (system/descriptors.py). `inherited`: the state of the master that
+    this one replaces.
     """
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], given: Mapping[str, Any],
                  looked_up: LookedUp, own_code: OwnCode | None,
+                 left_open: Mapping[int, tuple[int, int]],
                  inherited: Mapping[str, Any] | None = None) -> None:
+        self._left_open = left_open
         self._inherited = inherited or {}
         self._state = SCHEMA.empty() if inherited is None else SCHEMA.read(inherited)
         for fd in SCHEMA.descriptors(self._state):
@@ -78,7 +81,7 @@ class Master:
             self.parts.take_over(self._state)
             if not self._start.begin():
                 return 0
-            self._close_inherited()
+            self._close_unclaimed()
             return self._go_on()
         except NotAllowed as error:
             raise CannotRun(self.parts.ledger.redaction.text(str(error)), 3) from None
@@ -120,15 +123,15 @@ class Master:
         try:
             parts.guard.strict = False
             parts.guard.run("reload", parts.reloads.conclude, failed)
-            parts.guard.run("descriptors", self._close_inherited)
+            parts.guard.run("descriptors", self._close_unclaimed)
             return self._go_on()
         finally:
             self._clean_up()
 
-    def _close_inherited(self) -> None:
-        """What we were meant to have is ours by now; what else somebody left open, a shell's lock
+    def _close_unclaimed(self) -> None:
+        """What we were meant to have is ours by now. What else somebody left open, a shell's lock
         for instance, would be held for as long as the service runs."""
-        closed = descriptors.close_inherited()
+        closed = descriptors.close_unclaimed(self._left_open)
         if closed:
             self.parts.ledger.log(Entry(Event.INHERITED_DESCRIPTORS_CLOSED,
                                         {"descriptors": " ".join(closed)}))

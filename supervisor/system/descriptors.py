@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 
 # Of so many numbers each is tried where /proc can't be read.
 MOST_TRIED = 1 << 16
@@ -28,17 +29,33 @@ def close_from(first: int) -> None:
         _close(fd)
 
 
-def close_inherited() -> list[str]:
-    """Close what whoever started this process has left open, but for standard input, output and
-    error: descriptors that aren't closed on exec, as all of our own are. Return what they were:
-    a number and the kernel's word for it."""
-    closed = []
+def inherited() -> dict[int, tuple[int, int]]:
+    """What whoever started this process has left open, but for standard input, output and error:
+    those that aren't closed on exec, as all of our own are; each with the device and inode of what
+    it is. To be asked first of all: a library may open some of the same kind, and needs them."""
+    found = {}
     for fd in open_from(3):
         with contextlib.suppress(OSError):
             if os.get_inheritable(fd):
+                found[fd] = _identity(fd)
+    return found
+
+
+def close_unclaimed(left_open: Mapping[int, tuple[int, int]]) -> list[str]:
+    """Close those of them that nobody has made his own since; return what they were: a number and
+    the kernel's word for it."""
+    closed = []
+    for fd, identity in left_open.items():
+        with contextlib.suppress(OSError):
+            if os.get_inheritable(fd) and _identity(fd) == identity:
                 closed.append(f"{fd} ({os.readlink(f'/proc/self/fd/{fd}')})")
                 os.close(fd)
     return closed
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino
 
 
 def _close(fd: int) -> None:

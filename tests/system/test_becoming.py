@@ -6,14 +6,16 @@ from __future__ import annotations
 import os
 import resource
 import select
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from einhornpy.supervisor.system.attributes import Attributes
 from einhornpy.supervisor.system.processes import Exit, Launch, Processes
 
-from ..harness import DEADLINE
+from ..harness import DEADLINE, Master
+from ..steering.test_einhorn import WORKER
 
 
 @pytest.fixture
@@ -79,3 +81,17 @@ def test_a_limit_of_descriptors_that_cannot_be_set_is_named(processes: Processes
     processes._limits = (hard, hard)
     exit = ended(processes, Launch(["true"], None, {"PATH": "/usr/bin:/bin"}))
     assert (exit.status, exit.error) == (0, None)
+
+
+def test_what_comes_before_the_fork_is_named_too(start: Callable[..., Master]) -> None:
+    master = start("-n", "1", "-m", "notify", "--on-worker-exit", "true", "--", *WORKER, "notify")
+    (worker,) = master.wait_ready()["workers"]
+    limits = resource.prlimit(master.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(master.pid, resource.RLIMIT_NOFILE, (8, limits[1]))
+    os.kill(worker["pid"], signal.SIGKILL)
+    why = "cannot make the pipes and sockets that it is given: Too many open files"
+    assert why in master.wait_log(" worker cannot be started ")
+    why = "cannot be started: cannot make the files that it is given: Too many open files"
+    assert why in master.wait_log(" hook failed ")
+    resource.prlimit(master.pid, resource.RLIMIT_NOFILE, limits)
+    master.wait_ready()
