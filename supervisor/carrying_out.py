@@ -190,9 +190,10 @@ class Plan(Part):
                 parts.guard.run("spawn", parts.output.worker_is_gone, worker)
             if not isinstance(error, CannotStart | OSError):
                 parts.guard.failed("spawn", error)
-            parts.ledger.observe(
-                facts.SpawnFailed(action.index, action.generation,
-                                  str(error) or type(error).__name__))
+            why = str(error) or type(error).__name__
+            if isinstance(error, OSError):
+                why = f"cannot make the pipes and sockets that it is given: {error.strerror}"
+            parts.ledger.observe(facts.SpawnFailed(action.index, action.generation, why))
             return False
         parts.workers.by_pid[started.pid] = worker
         if started.connection is not None:

@@ -32,7 +32,7 @@ from .steering.own_code import OwnCode
 from .steering.signals import STOPS
 from .steering.state import VERSION as VERSION
 from .steering.trial import Trial
-from .system import attributes
+from .system import attributes, descriptors
 from .system.guard import FIRST_HOLD
 from .system.part import Part
 
@@ -52,13 +52,16 @@ class Master:
     """One app's master. `run` returns the exit code of the process.
 
     `given`: the command line, from which `settings` were made. `looked_up`: who and what they name.
-    `own_code`: the way back to this one, should the next one fail. `inherited`: the state of the
-    master that this one replaces.
+    `own_code`: the way back to this one, should the next one fail. `left_open`: the descriptors
+    that it found when it began (system/descriptors.py). `inherited`: the state of the master that
+    this one replaces.
     """
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], given: Mapping[str, Any],
                  looked_up: LookedUp, own_code: OwnCode | None,
+                 left_open: Mapping[int, tuple[int, int]],
                  inherited: Mapping[str, Any] | None = None) -> None:
+        self._left_open = left_open
         self._inherited = inherited or {}
         self._state = SCHEMA.empty() if inherited is None else SCHEMA.read(inherited)
         for fd in SCHEMA.descriptors(self._state):
@@ -82,6 +85,7 @@ class Master:
             self.parts.take_over(self._state)
             if not self._start.begin():
                 return 0
+            self._close_unclaimed()
             return self._go_on()
         except NotAllowed as error:
             raise CannotRun(self.parts.ledger.redaction.text(str(error)), 3) from None
@@ -123,9 +127,18 @@ class Master:
         try:
             parts.guard.strict = False
             parts.guard.run("reload", parts.reloads.conclude, failed)
+            parts.guard.run("descriptors", self._close_unclaimed)
             return self._go_on()
         finally:
             self._clean_up()
+
+    def _close_unclaimed(self) -> None:
+        """What we were meant to have is ours by now. What else somebody left open, a shell's lock
+        for instance, would be held for as long as the service runs."""
+        closed = descriptors.close_unclaimed(self._left_open)
+        if closed:
+            self.parts.ledger.log(Entry(Event.INHERITED_DESCRIPTORS_CLOSED,
+                                        {"descriptors": " ".join(closed)}))
 
     def _as_left(self) -> dict[str, Any]:
         """The state for the master before us: what is true by now, but for what it has told us of

@@ -94,8 +94,12 @@ def become_master(*words: str) -> NoReturn:
     from ..privileges import adopt_orphans
 
     adopt_orphans()
+    python = sys.executable
+    if ".." in python.split("/"):
+        # Found by a relative PATH: the way through the current directory is gone when that is.
+        python = os.path.join(os.path.realpath(os.path.dirname(python)), os.path.basename(python))
     # -P: a file of the app's in the current directory must not shadow a module of the master's.
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "einhornpy.supervisor", *words])
+    os.execv(python, [python, "-P", "-m", "einhornpy.supervisor", *words])
 
 
 def ended(error: BaseException) -> tuple[int, str | None]:

@@ -184,6 +184,8 @@ class Event(enum.StrEnum):
         "places-made-again", ATTENTION, "{files} had been removed, made again", "socket")
     INHERITED_SOCKETS_UNUSED = (
         "inherited-sockets-unused", ATTENTION, "inherited sockets unused: {names}; {so}")
+    INHERITED_DESCRIPTORS_CLOSED = (
+        "inherited-descriptors-closed", DETAIL, "inherited descriptors closed: {descriptors}")
     GUNICORN_SETTINGS_OVERRULED = (
         "gunicorn-settings-overruled", NORMAL, "gunicorn settings overruled: {settings}")
     READINESS_IS_A_GUESS = (

@@ -192,8 +192,11 @@ class Errands(Part):
         except Exception as error:
             if not isinstance(error, CannotStart | OSError):
                 self._guard.failed("errand", error)
+            why = str(error)
+            if isinstance(error, OSError):
+                why = f"cannot make the files that it is given: {error.strerror}"
             self._close(errand)
-            self._done(errand, Ended(f"cannot be started: {error}"))
+            self._done(errand, Ended(f"cannot be started: {why}"))
             return
         finally:
             for fd in files:
