@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -33,6 +34,10 @@ from .system.attributes import Refused, renice
 
 def main() -> int:
     fill_standard_descriptors()
+    # Whoever ignores the ends of his children would have us never see those of ours.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # Or a terminal could stop us before we serve: see terminal_signals.py.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTTIN, signal.SIGTTOU))
     system = os.uname()
     kernel = tuple(int(number) for number in re.findall(r"[0-9]+", system.release)[:2])
     if system.sysname != "Linux" or kernel < (5, 4):

@@ -185,6 +185,10 @@ class FirstStart:
             "pid": os.getpid(), "version": VERSION, "workers": pool.target,
             "listen": " ".join(listener.name for listener in listening) or None,
             "socket": self._parts.place.path}))
+        if self._parts.terminal_signals.nohup:
+            log(Entry(Event.SIGNAL_IGNORED, {
+                "signal": "HUP", "reason": "it was ignored when the master was started, as nohup "
+                                           "does; einhornpy upgrade upgrades"}))
         if prepared.guessed:
             log(Entry(Event.READINESS_IS_A_GUESS, {
                 "reason": f"nothing is known about how {settings.command[0]} says that it is ready",

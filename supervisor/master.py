@@ -73,7 +73,7 @@ class Master:
             CannotRun: the master can't start.
         """
         try:
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            signal.pthread_sigmask(signal.SIG_SETMASK, self.parts.terminal_signals.blocked)
             self.parts.guard.strict = False  # there is no master before us who could go on
             self.parts.take_over(self._state)
             if not self._start.begin():
@@ -105,7 +105,7 @@ class Master:
             parts.take_over(self._state)
             trial.whole = self._as_left
             # Whoever had exec'ed us had blocked them all, so that none was lost meanwhile.
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            signal.pthread_sigmask(signal.SIG_SETMASK, parts.terminal_signals.blocked)
             self._turn()
             trial.begin()
             while parts.plan.exit_code is None and time.monotonic() < (trial.until or 0.0):

@@ -14,15 +14,21 @@ from ..logs.sinks import CannotLog
 from ..reporting.events import Entry, Event
 from ..system.guard import Guard
 from ..system.ledger import Ledger
-from ..system.loop import Loop
+from ..system.loop import READ, Loop
 from ..system.part import Part
 from ..system.processes import Processes
+from ..system.terminal_signals import Sender, TerminalSignals
 from .orders import Orders
 from .upgrades import Upgrades
 
-SIGNALS = [
+SIGNALS = {
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2,
-    signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD, signal.SIGALRM,]
+    signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD, signal.SIGALRM,}
+# A hang-up ends nothing: who serves goes on.
+HUNG_UP = {
+    Sender.KERNEL: "the terminal has hung up, which is no order; einhornpy stop stops the master",
+    Sender.SHELL: "it comes from the shell in which the master was started, as when a terminal is "
+                  "closed, and is no order; einhornpy upgrade upgrades"}
 STOPS = {
     signal.SIGUSR2: Stopping.GRACEFUL, signal.SIGINT: Stopping.GRACEFUL,
     signal.SIGTERM: Stopping.TERMINATE, signal.SIGQUIT: Stopping.NOW}
@@ -34,7 +40,7 @@ class Signals(Part):
     name = "signals"
 
     def __init__(self, loop: Loop, guard: Guard, ledger: Ledger, orders: Orders, upgrades: Upgrades,
-                 processes: Processes, log: Log) -> None:
+                 processes: Processes, log: Log, of_terminal: TerminalSignals) -> None:
         self._loop = loop
         self._guard = guard
         self._ledger = ledger
@@ -42,7 +48,18 @@ class Signals(Part):
         self._upgrades = upgrades
         self._processes = processes
         self._log = log
+        self._of_terminal = of_terminal
         self.came: set[signal.Signals] = set()
+        if of_terminal.blocked:
+            loop.watch(of_terminal.fd, READ, self._hear_terminal)
+
+    def _hear_terminal(self, events: int) -> None:
+        for number, sender in self._of_terminal.read():
+            if number is signal.SIGHUP and sender in HUNG_UP:
+                self._ledger.log(
+                    Entry(Event.SIGNAL_IGNORED, {"signal": "HUP", "reason": HUNG_UP[sender]}))
+            elif sender is not Sender.KERNEL:
+                self.came.add(number)
 
     def waiting(self) -> set[signal.Signals]:
         """Those that have yet to be heard, and those that nobody has been told of yet."""
@@ -84,6 +101,10 @@ class Signals(Part):
                     self._ledger.log(
                         Entry(Event.SIGNAL_IGNORED,
                               {"signal": "TTOU", "reason": "one worker is the least"}))
+
+    def close(self) -> None:
+        self._loop.unwatch(self._of_terminal.fd)
+        self._of_terminal.close()
 
     def _open_log_anew(self) -> None:
         try:

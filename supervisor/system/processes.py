@@ -13,6 +13,7 @@ import os
 import resource
 import select
 import signal
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
@@ -25,6 +26,9 @@ from . import attributes
 from .attributes import Attributes
 from .part import Keep, Kept, Part, State
 
+# Each child has a process group of its own, so to a terminal it is always in the background: it
+# would be stopped when it reads from it, and, after `stty tostop`, when it prints (termios(3)).
+_OF_TERMINALS = {signal.SIGTTIN, signal.SIGTTOU}
 # Seconds. A process that was killed is gone in milliseconds, unless the kernel can't end it.
 PATIENCE = 2.0
 
@@ -182,7 +186,7 @@ class Processes(Part):
             program = find_program(launch.command[0], environment.get("PATH", os.defpath),
                                    launch.directory)
             for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-                signal.signal(number, signal.SIG_DFL)
+                signal.signal(number, signal.SIG_IGN if number in _OF_TERMINALS else signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             os.execve(program, list(launch.command), environment)
         except BaseException as error:
@@ -372,3 +376,14 @@ def _arrange_descriptors(
     for target, fd in enumerate(parked, FIRST_FD):
         os.dup2(fd, target, inheritable=target < last - 1)
     os.closerange(last, os.sysconf("SC_OPEN_MAX"))
+    for fd in (0, 1, 2):
+        if _has_hung_up(fd):
+            os.dup2(os.open(os.devnull, os.O_RDWR), fd)
+
+
+def _has_hung_up(fd: int) -> bool:
+    """Whether it is a terminal that is no more: whoever prints there would fail of it."""
+    poller = select.poll()
+    poller.register(fd, 0)
+    return stat.S_ISCHR(os.fstat(fd).st_mode) and any(
+        events & select.POLLHUP for _, events in poller.poll(0))

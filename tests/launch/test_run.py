@@ -86,9 +86,10 @@ def test_a_worker_is_given_exactly_the_contract(start: Start, place: Path) -> No
     assert given["ppid"] == master.pid
     assert given["cwd"] == str(place)
     # Python itself ignores SIGPIPE and SIGXFSZ, and 32 and 33 are the C library's own; nothing else
-    # may be ignored.
+    # may be ignored, but for what a terminal stops those in its background by.
     assert given["signals"]["SigBlk"] == 0
-    allowed = sum(1 << number - 1 for number in (signal.SIGPIPE, signal.SIGXFSZ, 32, 33))
+    allowed = sum(1 << number - 1 for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTTIN,
+                                                 signal.SIGTTOU, 32, 33))
     assert given["signals"]["SigIgn"] & ~allowed == 0
     assert [listener["fd"] for listener in document["listeners"]] == [3, 4]
     assert document["workers"][0]["pid"] == given["pid"]
