@@ -24,7 +24,6 @@ from .sockets import listeners, systemd
 from .sockets.addresses import parse_address
 from .sockets.given import Given, stored_name
 from .sockets.listener import Listener
-from .steering.signals import STOPS
 from .steering.state import VERSION
 from .system.errands import Ended
 
@@ -89,7 +88,7 @@ class FirstStart:
         signals = self._parts.signals
         self._turn()
         came, signals.came = signals.came, set()  # others are for workers, and there are none
-        if not came & STOPS.keys() and self._parts.ledger.pool.stopping is None:
+        if not came & signals.stops.keys() and self._parts.ledger.pool.stopping is None:
             return True
         self._parts.ledger.log(Entry(Event.MASTER_STOPPED, {"pid": os.getpid()}))
         return False

@@ -28,7 +28,6 @@ from .sockets.addresses import BadAddress
 from .sockets.listeners import CannotListen
 from .sockets.runtime_directory import NoRuntimeDirectory
 from .steering.own_code import OwnCode
-from .steering.signals import STOPS
 from .steering.state import VERSION as VERSION
 from .steering.trial import Trial
 from .system import attributes
@@ -189,7 +188,7 @@ class Master:
         parts.signals.came.clear()
         while (left := begun + parts.errands.grace - time.monotonic()) > 0:
             self._listen(self._few(), left)
-            if parts.signals.came & STOPS.keys():
+            if parts.signals.came & parts.signals.stops.keys():
                 return
             for part in self._few():
                 parts.guard.part(part.name, part.on_time, time.monotonic())

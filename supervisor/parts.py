@@ -144,7 +144,7 @@ class Parts:
         self.orders = Orders(self.ledger, self.generations, self.processes, self.hooks,
                              self.measures, self.upgrades)
         self.signals = Signals(self.loop, self.guard, self.ledger, self.orders, self.upgrades,
-                               self.processes, self.log, self.terminal_signals)
+                               self.processes, self.log, self.terminal_signals, settings)
         self.server = Server(
             self.loop, lambda session, request: self.commands.handle(session, request),
             Access(os.geteuid(), looked_up.observers), self.workers.of, self.workers.lives,

@@ -12,6 +12,8 @@ from ..launch import shared_page
 from ..logs.log import Log
 from ..logs.sinks import CannotLog
 from ..reporting.events import Entry, Event
+from ..settings.parsers import AckMode
+from ..settings.table import Settings
 from ..system.guard import Guard
 from ..system.ledger import Ledger
 from ..system.loop import READ, Loop
@@ -29,18 +31,20 @@ HUNG_UP = {
     Sender.KERNEL: "the terminal has hung up, which is no order; einhornpy stop stops the master",
     Sender.SHELL: "it comes from the shell in which the master was started, as when a terminal is "
                   "closed, and is no order; einhornpy upgrade upgrades"}
+# Einhorn's; see `Signals.stops`.
 STOPS = {
     signal.SIGUSR2: Stopping.GRACEFUL, signal.SIGINT: Stopping.GRACEFUL,
     signal.SIGTERM: Stopping.TERMINATE, signal.SIGQUIT: Stopping.NOW}
 
 
 class Signals(Part):
-    """`came`: those that have yet to be heard."""
+    """`came`: those that have yet to be heard. `stops`: those that stop the master, and how."""
 
     name = "signals"
 
     def __init__(self, loop: Loop, guard: Guard, ledger: Ledger, orders: Orders, upgrades: Upgrades,
-                 processes: Processes, log: Log, of_terminal: TerminalSignals) -> None:
+                 processes: Processes, log: Log, of_terminal: TerminalSignals,
+                 settings: Settings) -> None:
         self._loop = loop
         self._guard = guard
         self._ledger = ledger
@@ -49,6 +53,10 @@ class Signals(Part):
         self._processes = processes
         self._log = log
         self._of_terminal = of_terminal
+        self.stops = dict(STOPS)
+        if settings.ack_mode is not AckMode.MANUAL:
+            # It stops an Einhorn; to everybody else, such as gunicorn's users, it means new code.
+            del self.stops[signal.SIGUSR2]
         self.came: set[signal.Signals] = set()
         if of_terminal.blocked:
             loop.watch(of_terminal.fd, READ, self._hear_terminal)
@@ -83,13 +91,13 @@ class Signals(Part):
     def _carry_out(self, number: signal.Signals) -> None:
         pool = self._ledger.pool
         match number:
-            case signal.SIGHUP | signal.SIGALRM:
+            case _ if number in self.stops:
+                # The second time somebody is in a hurry.
+                self._orders.stop(Stopping.NOW if pool.stopping is not None else self.stops[number])
+            case signal.SIGHUP | signal.SIGALRM | signal.SIGUSR2:
                 if pool.stopping is None:
                     self._upgrades.request(Terms(),
                                            f"signal {number.name.removeprefix('SIG')}")
-            case signal.SIGINT | signal.SIGTERM | signal.SIGUSR2 | signal.SIGQUIT:
-                # The second time somebody is in a hurry.
-                self._orders.stop(Stopping.NOW if pool.stopping is not None else STOPS[number])
             case signal.SIGUSR1:
                 self._open_log_anew()
             case signal.SIGTTIN:

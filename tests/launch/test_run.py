@@ -385,7 +385,7 @@ def test_workers_leave_when_the_master_is_killed_unless_told_otherwise(start: St
 
 
 @pytest.mark.parametrize(("number", "workers_see"), [
-    (signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGUSR2, 0), (signal.SIGQUIT, -9),
+    (signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGQUIT, -9),
 ])
 def test_asked_for_stops_end_with_0(start: Start, number: int, workers_see: int) -> None:
     master = start("-n", "2", "-m", "notify", "--", *WORKER, "notify")
@@ -424,6 +424,18 @@ def test_hup_upgrades_and_tt_scales(start: Start) -> None:
     master.signal(signal.SIGTTOU)
     master.wait_log("signal ignored signal=TTOU")
     assert master.status()["target"] == 1
+
+
+def test_usr2_stops_einhorns_users_master_and_upgrades_everybody_elses(start: Start) -> None:
+    master = start("-n", "1", "-m", "manual", "-c", "theirs", "--", *WORKER, "ack")
+    master.wait_ready()
+    master.signal(signal.SIGUSR2)
+    assert master.wait_exit() == 0
+    master = start("-n", "1", "-m", "notify", "-c", "ours", "--", *WORKER, "notify")
+    master.wait_ready()
+    master.signal(signal.SIGUSR2)
+    document = master.wait_status(lambda each: each["gate"] == "ready" and each["generation"] == 2)
+    assert document["upgrade"]["requested_by"] == "signal USR2"
 
 
 def test_usr1_goes_to_the_workers(start: Start, place: Path) -> None:

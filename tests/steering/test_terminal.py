@@ -284,3 +284,18 @@ def test_signals_that_the_parent_ignored_or_blocked(start: Start, place: Path) -
                lambda: (place / "log").read_text())
     process.send_signal(signal.SIGINT)
     assert process.wait(DEADLINE) == 0
+
+
+def test_a_terminal_that_takes_nothing_holds_nobody_up(terminal: Callable[..., Terminal]) -> None:
+    there = terminal()
+    there.shell.type(run("--worker-output prefix --max-surge 4"))
+    there.wait_ready()
+    there.shell.press("S")
+    for target in (8, 2, 8, 2):
+        there.ask("scale", to=target)
+        there.wait_ready(target=target)
+    assert b"scaled from" not in there.shell.seen
+    there.shell.press("Q")
+    wait_until(lambda: there.shell.seen.count(b"scaled from=8 to=2") == 2, "what was held back",
+               there.log)
+    there.stop()
