@@ -19,6 +19,7 @@ from .launch.lookups import LookedUp
 from .launch.recognition import Refused
 from .parts import Parts, set_title
 from .reporting.events import Entry, Event
+from .settings import sources
 from .settings.table import GUESSED_ACK_SECONDS, Settings
 from .sockets import listeners, systemd
 from .sockets.addresses import parse_address
@@ -26,6 +27,9 @@ from .sockets.given import Given, stored_name
 from .sockets.listener import Listener
 from .steering.state import VERSION
 from .system.errands import Ended
+
+# Of variables that mean nothing to us, in one line.
+MOST_NAMED = 20
 
 
 class NotAllowed(RuntimeError):
@@ -184,6 +188,11 @@ class FirstStart:
             "pid": os.getpid(), "version": VERSION, "workers": pool.target,
             "listen": " ".join(listener.name for listener in listening) or None,
             "socket": self._parts.place.path}))
+        stray = sources.strays(self._environ)
+        if stray:
+            more = f" and {len(stray) - MOST_NAMED} more" if len(stray) > MOST_NAMED else ""
+            log(Entry(Event.STRAY_VARIABLES, {
+                "variables": ", ".join(stray[:MOST_NAMED]) + more, "so": "they are ignored"}))
         if self._parts.terminal_signals.nohup:
             log(Entry(Event.SIGNAL_IGNORED, {
                 "signal": "HUP", "reason": "it was ignored when the master was started, as nohup "

@@ -174,6 +174,8 @@ class Event(enum.StrEnum):
     SETTINGS_THAT_STAY = (
         "settings-that-stay-as-they-were", ATTENTION,
         "settings that stay as they were: {settings}; {so}")
+    STRAY_VARIABLES = (
+        "stray-variables", ATTENTION, "variables that are no settings: {variables}; {so}")
     INHERITED_SOCKETS_UNUSED = (
         "inherited-sockets-unused", ATTENTION, "inherited sockets unused: {names}; {so}")
     GUNICORN_SETTINGS_OVERRULED = (

@@ -381,6 +381,17 @@ def test_workers_leave_when_the_master_is_killed_unless_told_otherwise(start: St
     os.waitpid(pid, 0)
 
 
+def test_variables_that_are_no_settings_are_named_once_and_stop_nobody(start: Start) -> None:
+    master = start("-n", "1", "-m", "notify", "--", *WORKER, "notify", environment={
+        "EINHORNPY_SERVICE_HOST": "10.0.0.1", "EINHORNPY_PORT": "tcp://10.0.0.1:80",
+        "EINHORNPY_NUMBR": "9"})
+    master.wait_ready()
+    assert master.cli("reload").returncode == 0
+    (line,) = [each for each in master.log().splitlines() if "stray variables" in each]
+    assert line.endswith('variables="EINHORNPY_NUMBR (did you mean EINHORNPY_NUMBER?), '
+                         'EINHORNPY_PORT, EINHORNPY_SERVICE_HOST" so="they are ignored"')
+
+
 # --- signals to the master ---
 
 
