@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from ..shared import descriptors
 from .launch.lookups import look_up
 from .logs import log
 from .logs.sinks import CannotLog
@@ -33,7 +34,7 @@ from .system.attributes import Refused, renice
 
 
 def main() -> int:
-    fill_standard_descriptors()
+    descriptors.fill()
     # Whoever ignores the ends of his children would have us never see those of ours.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # Or a terminal could stop us before we serve: see terminal_signals.py.
@@ -124,17 +125,6 @@ def understand(document: Mapping[str, Any],
         raise plain_data.Unreadable(
             f"the command line of the state: {type(error).__name__}: {error}") from error
     return wanted, readable(document, policy_of(wanted), time.monotonic())
-
-
-def fill_standard_descriptors() -> None:
-    """Where somebody started us without standard input, output or error, nothing else of ours may
-    land on their numbers."""
-    for fd in (0, 1, 2):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
-            os.set_inheritable(fd, True)
 
 
 def load(given: Mapping[str, Any], configuration: str | None = None) -> Settings:

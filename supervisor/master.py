@@ -7,10 +7,10 @@ the plan asked for (carrying_out.py). Which parts there are, and in which order,
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -20,6 +20,7 @@ from .carrying_out import LATE
 from .first_start import FirstStart, NotAllowed
 from .launch.lookups import LookedUp
 from .launch.recognition import Refused
+from .logs.log import STANDARD_ERROR
 from .parts import SCHEMA, Parts
 from .reporting.events import Entry, Event
 from .reporting.redaction import Redaction, secrets_of
@@ -198,5 +199,6 @@ def fail(message: str, code: int, as_it_is: bool = False) -> int:
     """Print one line about what went wrong; return the exit code. `as_it_is`: nothing secret is in
     it, and what was expected isn't to be taken for that."""
     told = message if as_it_is else Redaction(known=secrets_of(os.environ)).text(message)
-    print(f"einhornpy: {printable.escaped(told)}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the exit code says it too
+        os.write(STANDARD_ERROR, f"einhornpy: {printable.escaped(told)}\n".encode())
     return code
