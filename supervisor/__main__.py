@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from ..shared import standard_descriptors
 from .launch.lookups import look_up
 from .logs import log
 from .logs.sinks import CannotLog
@@ -32,8 +34,12 @@ from .system.attributes import Refused, renice
 
 
 def main() -> int:
-    fill_standard_descriptors()
+    standard_descriptors.fill()
     left_open = descriptors.inherited()
+    # Whoever ignores the ends of his children would have us never see those of ours.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # Or a terminal could stop us before we serve: see terminal_signals.py.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTTIN, signal.SIGTTOU))
     system = os.uname()
     kernel = tuple(int(number) for number in re.findall(r"[0-9]+", system.release)[:2])
     if system.sysname != "Linux" or kernel < (5, 4):
@@ -121,17 +127,6 @@ def understand(document: Mapping[str, Any],
         raise plain_data.Unreadable(
             f"the command line of the state: {type(error).__name__}: {error}") from error
     return wanted, readable(document, policy_of(wanted), time.monotonic())
-
-
-def fill_standard_descriptors() -> None:
-    """Where somebody started us without standard input, output or error, nothing else of ours may
-    land on their numbers."""
-    for fd in (0, 1, 2):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
-            os.set_inheritable(fd, True)
 
 
 def load(given: Mapping[str, Any], configuration: str | None = None) -> Settings:

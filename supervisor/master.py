@@ -7,10 +7,10 @@ the plan asked for (carrying_out.py). Which parts there are, and in which order,
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -20,6 +20,7 @@ from .carrying_out import LATE
 from .first_start import FirstStart, NotAllowed
 from .launch.lookups import LookedUp
 from .launch.recognition import Refused
+from .logs.log import STANDARD_ERROR
 from .parts import SCHEMA, Parts
 from .reporting.events import Entry, Event
 from .reporting.redaction import Redaction, secrets_of
@@ -29,7 +30,6 @@ from .sockets.listeners import CannotListen
 from .sockets.pidfile import NoPidfile
 from .sockets.runtime_directory import NoRuntimeDirectory
 from .steering.own_code import OwnCode
-from .steering.signals import STOPS
 from .steering.state import VERSION as VERSION
 from .steering.trial import Trial
 from .system import attributes, descriptors
@@ -80,7 +80,7 @@ class Master:
             CannotRun: the master can't start.
         """
         try:
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            signal.pthread_sigmask(signal.SIG_SETMASK, self.parts.terminal_signals.blocked)
             self.parts.guard.strict = False  # there is no master before us who could go on
             self.parts.take_over(self._state)
             if not self._start.begin():
@@ -113,7 +113,7 @@ class Master:
             parts.take_over(self._state)
             trial.whole = self._as_left
             # Whoever had exec'ed us had blocked them all, so that none was lost meanwhile.
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            signal.pthread_sigmask(signal.SIG_SETMASK, parts.terminal_signals.blocked)
             self._turn()
             trial.begin()
             while parts.plan.exit_code is None and time.monotonic() < (trial.until or 0.0):
@@ -219,7 +219,7 @@ class Master:
         parts.signals.came.clear()
         while (left := begun + parts.errands.grace - time.monotonic()) > 0:
             self._listen(self._few(), left)
-            if parts.signals.came & STOPS.keys():
+            if parts.signals.came & parts.signals.stops.keys():
                 return
             for part in self._few():
                 parts.guard.part(part.name, part.on_time, time.monotonic())
@@ -229,5 +229,6 @@ def fail(message: str, code: int, as_it_is: bool = False) -> int:
     """Print one line about what went wrong; return the exit code. `as_it_is`: nothing secret is in
     it, and what was expected isn't to be taken for that."""
     told = message if as_it_is else Redaction(known=secrets_of(os.environ)).text(message)
-    print(f"einhornpy: {printable.escaped(told)}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the exit code says it too
+        os.write(STANDARD_ERROR, f"einhornpy: {printable.escaped(told)}\n".encode())
     return code

@@ -17,6 +17,7 @@ from ...supervisor.settings.table import SETTINGS, Settings
 from ..terminal import say_block
 from . import flags, unit
 from .group import HELP, command_of
+from .options import in_utf8
 
 
 class Run(click.Command):
@@ -47,7 +48,8 @@ def start(command: tuple[str, ...], **given: Any) -> NoReturn:
     from .main import become_master
 
     become_master(json.dumps({
-        "flags": flags.given_only(given), "command": command, "directory": logical_directory()}))
+        "flags": flags.given_only(given), "command": command,
+        "directory": in_utf8(logical_directory())}))
 
 
 run = Run(

@@ -182,6 +182,8 @@ class Event(enum.StrEnum):
     PLACES_LOST = "places-lost", ATTENTION, "{files} gone, and not to be made again: {reason}; {so}"
     PLACES_MADE_AGAIN = (
         "places-made-again", ATTENTION, "{files} had been removed, made again", "socket")
+    STRAY_VARIABLES = (
+        "stray-variables", ATTENTION, "variables that are no settings: {variables}; {so}")
     INHERITED_SOCKETS_UNUSED = (
         "inherited-sockets-unused", ATTENTION, "inherited sockets unused: {names}; {so}")
     INHERITED_DESCRIPTORS_CLOSED = (

@@ -10,6 +10,7 @@ import os
 import resource
 import select
 import signal
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -18,6 +19,10 @@ from ...shared import kernel
 from ..core.worker_environment import FIRST_FD
 from . import attributes, descriptors
 from .attributes import Attributes
+
+# Each child has a process group of its own, so to a terminal it is always in the background: it
+# would be stopped when it reads from it, and, after `stty tostop`, when it prints (termios(3)).
+_OF_TERMINALS = {signal.SIGTTIN, signal.SIGTTOU}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,7 @@ def _run(launch: Launch, environment: dict[str, str], step: _Step) -> None:
     program = find_program(launch.command[0], environment.get("PATH", os.defpath),
                            launch.directory or ".")
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, signal.SIG_IGN if number in _OF_TERMINALS else signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     step.what = f"run {program}"
     try:
@@ -148,6 +153,17 @@ def _arrange_descriptors(
     for target, fd in enumerate(parked, FIRST_FD):
         os.dup2(fd, target, inheritable=target < last - 1)
     descriptors.close_from(last)
+    for fd in (0, 1, 2):
+        if _has_hung_up(fd):
+            os.dup2(os.open(os.devnull, os.O_RDWR), fd)
+
+
+def _has_hung_up(fd: int) -> bool:
+    """Whether it is a terminal that is no more: whoever prints there would fail of it."""
+    poller = select.poll()
+    poller.register(fd, 0)
+    return stat.S_ISCHR(os.fstat(fd).st_mode) and any(
+        events & select.POLLHUP for _, events in poller.poll(0))
 
 
 def find_program(name: str, search_path: str, directory: str) -> str:

@@ -43,8 +43,8 @@ class Exit:
 
 def own_program(module: str, *words: str) -> list[str]:
     """The command line of one of our own modules. -P: a file of the app's in the current directory
-    must not shadow ours."""
-    return [sys.executable, "-P", "-m", f"einhornpy.{module}", *words]
+    must not shadow ours. -X utf8: whatever the locale, a text is one and the same for us all."""
+    return [sys.executable, "-X", "utf8", "-P", "-m", f"einhornpy.{module}", *words]
 
 
 @dataclass(frozen=True, slots=True)
