@@ -21,7 +21,7 @@ from .parts import Parts, set_title
 from .reporting.events import Entry, Event
 from .settings.table import GUESSED_ACK_SECONDS, Settings
 from .sockets import listeners, systemd
-from .sockets.addresses import parse_address
+from .sockets.addresses import ipv4_ports_of, parse_address
 from .sockets.given import Given, stored_name
 from .sockets.listener import Listener
 from .steering.signals import STOPS
@@ -156,12 +156,13 @@ class FirstStart:
         parts, settings = self._parts, self._settings
         binds = list(settings.bind)
         if not binds and gunicorn and not given:
-            binds = [recipes.bind_of(bind, gunicorn) for bind in gunicorn["bind"]]
+            binds = recipes.binds_of(gunicorn)
         addresses = [parse_address(bind, settings.backlog) for bind in binds]
-        parts.listening.begin(listeners.open_all(addresses, given))
+        web = [] if settings.web is None else [parse_address(settings.web)]
+        parts.listening.begin(listeners.open_all(addresses, given, ipv4_ports_of(web)))
         of_web: list[Listener] = []
-        if settings.web is not None:
-            of_web = listeners.open_all([parse_address(settings.web)], given)
+        if web:
+            of_web = listeners.open_all(web, given, ipv4_ports_of(addresses))
         try:
             unused = given.close_rest()
             pidfile = settings.pidfile or gunicorn.get("pidfile")
