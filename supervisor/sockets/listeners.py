@@ -26,8 +26,15 @@ class CannotListen(RuntimeError):
     """The address is fine, but it can't be listened on; the message says why and what to do."""
 
 
+_OF_BOTH = " (by its IPv4 or IPv6: add ,v6only where somebody else is to have the port's IPv4)"
+
+
 class InUse(CannotListen):
-    """Somebody else listens there."""
+    """Somebody else listens there. `advice`: what may be done about that, to be told last."""
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 def open_all(addresses: Sequence[Address], given: Given | None = None,
@@ -64,7 +71,7 @@ def _opened(address: Address, again: Callable[[Address], bool]) -> Listener:
             return _open(address)
         except InUse as error:
             if not again(address):
-                raise InUse(f"{error}{_by_whom(address)}") from None
+                raise InUse(f"{error}{_by_whom(address)}{error.advice}") from None
 
 
 def _as_asked(taken: Listener) -> Listener:
@@ -206,12 +213,11 @@ def _bind_tcp(address: Address) -> Listener:
                 return Listener(address, _bound(address, family, where, address.backlog))
         return Listener(address, _bound(address, family, where, address.backlog))
     except OSError as error:
-        why = _why(error, address.port)
-        in_use = error.errno == errno.EADDRINUSE
-        if in_use and where[0] == "::" and not address.v6only:
-            why += (" (by its IPv4 or IPv6: add ,v6only where somebody else is to have the port's "
-                    "IPv4)")
-        raise (InUse if in_use else CannotListen)(f"cannot bind {address.text}: {why}") from None
+        told = f"cannot bind {address.text}: {_why(error, address.port)}"
+        if error.errno != errno.EADDRINUSE:
+            raise CannotListen(told) from None
+        both = where[0] == "::" and not address.v6only
+        raise InUse(told, _OF_BOTH if both else "") from None
 
 
 def _bound(address: Address, family: socket.AddressFamily, where: Any,
