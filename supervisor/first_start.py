@@ -19,18 +19,20 @@ from .launch.lookups import LookedUp
 from .launch.recognition import Refused
 from .parts import Parts, set_title
 from .reporting.events import Entry, Event, Seconds
+from .settings import sources
 from .settings.table import GUESSED_ACK_SECONDS, Settings
 from .sockets import leftovers, listeners, systemd
-from .sockets.addresses import Address, parse_address
+from .sockets.addresses import Address, ipv4_ports_of, parse_address
 from .sockets.given import Given, stored_name
 from .sockets.listener import Listener
-from .steering.signals import STOPS
 from .steering.state import VERSION
 from .system.errands import Ended
 
 # What a worker may take to notice that its master was killed, and how often is looked whether it
 # has left, in seconds.
 NOTICING, ATTEMPTS = 3.0, 0.1
+# Of variables that mean nothing to us, in one line.
+MOST_NAMED = 20
 
 
 class NotAllowed(RuntimeError):
@@ -96,7 +98,7 @@ class FirstStart:
         signals = self._parts.signals
         self._turn(longest)
         came, signals.came = signals.came, set()  # others are for workers, and there are none
-        if not came & STOPS.keys() and self._parts.ledger.pool.stopping is None:
+        if not came & signals.stops.keys() and self._parts.ledger.pool.stopping is None:
             return True
         self._parts.ledger.log(Entry(Event.MASTER_STOPPED, {"pid": os.getpid()}))
         return False
@@ -163,13 +165,14 @@ class FirstStart:
         parts, settings = self._parts, self._settings
         binds = list(settings.bind)
         if not binds and gunicorn and not given:
-            binds = [recipes.bind_of(bind, gunicorn) for bind in gunicorn["bind"]]
+            binds = recipes.binds_of(gunicorn)
         addresses = [parse_address(bind, settings.backlog) for bind in binds]
-        parts.listening.begin(listeners.open_all(addresses, given, self._is_free_again))
+        web = [] if settings.web is None else [parse_address(settings.web)]
+        parts.listening.begin(listeners.open_all(addresses, given, ipv4_ports_of(web),
+                                                 self._is_free_again))
         of_web: list[Listener] = []
-        if settings.web is not None:
-            of_web = listeners.open_all([parse_address(settings.web)], given,
-                                        self._is_free_again)
+        if web:
+            of_web = listeners.open_all(web, given, ipv4_ports_of(addresses), self._is_free_again)
         try:
             unused = given.close_rest()
             pidfile = settings.pidfile or gunicorn.get("pidfile")
@@ -214,6 +217,15 @@ class FirstStart:
             "pid": os.getpid(), "version": VERSION, "workers": pool.target,
             "listen": " ".join(listener.name for listener in listening) or None,
             "socket": self._parts.place.path}))
+        stray = sources.strays(self._environ)
+        if stray:
+            more = f" and {len(stray) - MOST_NAMED} more" if len(stray) > MOST_NAMED else ""
+            log(Entry(Event.STRAY_VARIABLES, {
+                "variables": ", ".join(stray[:MOST_NAMED]) + more, "so": "they are ignored"}))
+        if self._parts.terminal_signals.nohup:
+            log(Entry(Event.SIGNAL_IGNORED, {
+                "signal": "HUP", "reason": "it was ignored when the master was started, as nohup "
+                                           "does; einhornpy upgrade upgrades"}))
         if prepared.guessed:
             log(Entry(Event.READINESS_IS_A_GUESS, {
                 "reason": f"nothing is known about how {settings.command[0]} says that it is ready",

@@ -59,6 +59,7 @@ from .system.ledger import Ledger
 from .system.loop import Loop
 from .system.part import Part, State
 from .system.processes import Processes
+from .system.terminal_signals import TerminalSignals
 
 # In this order they take over, are asked whose an exit was, and have their turn; in reverse they
 # end. The first ones are what others stand on.
@@ -89,7 +90,8 @@ class Parts:
         self.guard = Guard(lambda entry: self.ledger.log(entry),
                            lambda: self.ledger.tally.failed())
         self.ledger = Ledger(self.guard, first_pool(settings, environ), environ, dict(settings.env))
-        self.loop = Loop(SIGNALS, self.guard,
+        self.terminal_signals = TerminalSignals()
+        self.loop = Loop(SIGNALS - self.terminal_signals.left_alone, self.guard,
                          lambda seconds: self.ledger.tally.lag_seconds.add(seconds))
         self.processes = Processes()
         self.errands = Errands(self.processes, self.loop, self.guard)
@@ -150,7 +152,7 @@ class Parts:
         self.orders = Orders(self.ledger, self.generations, self.processes, self.hooks,
                              self.measures, self.upgrades)
         self.signals = Signals(self.loop, self.guard, self.ledger, self.orders, self.upgrades,
-                               self.processes, self.log)
+                               self.processes, self.log, self.terminal_signals, settings)
         self.server = Server(
             self.loop, lambda session, request: self.commands.handle(session, request),
             Access(os.geteuid(), looked_up.observers), self.workers.of, self.workers.lives,

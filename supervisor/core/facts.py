@@ -289,6 +289,14 @@ class Scaled:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspended:
+    """Neither the master nor, as far as it can know, anybody else ran for a while, which is over: a
+    frozen container, a machine that slept. `seconds`: how long, None where that isn't known."""
+
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class StopRequested:
     how: Stopping
 
@@ -308,5 +316,5 @@ OfBeginning = UpgradeRequested | UpgradePrepared | UpgradeRefused
 OfCourse = (Paused | Resumed | AbortRequested | HoldBegun | Checked | HoldEnded | AcceptingAsked
             | AcceptingChecked | RolledBack | Finished)
 OfHost = (Spawned | SpawnFailed | Measured | HostMeasured | Scaled | ListenerShut | ListenerLost
-          | Calmed | StopRequested)
+          | Calmed | Suspended | StopRequested)
 Event = OfWorker | OfOrphan | OfBeginning | OfCourse | OfHost

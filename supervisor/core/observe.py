@@ -102,6 +102,8 @@ def _of_host(pool: Pool, event: facts.OfHost, now: float) -> Pool:
         case facts.Calmed():
             return with_generation(
                 pool, replace(pool.generations[event.generation], faults=0, fault=None))
+        case facts.Suspended():
+            return replace(pool, suspended_until=now)
         case facts.StopRequested():
             return replace(pool, stopping=event.how)
         case _:
@@ -179,6 +181,9 @@ def _spawned(pool: Pool, event: facts.Spawned, now: float) -> Pool:
 
 
 def _said_ready(pool: Pool, worker: Worker, guessed: bool, now: float) -> Pool:
+    if worker.state is State.RETIRING and worker.ready_at is None:
+        # Too late to count, but it may serve somebody by now: it leaves like one that does.
+        return with_worker(pool, replace(worker, ready_at=now))
     if worker.state is not State.STARTING or worker.unfit is not None:
         return pool
     pool = with_worker(pool, replace(worker, state=State.READY, ready_at=now, guessed=guessed))
