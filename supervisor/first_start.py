@@ -202,7 +202,8 @@ class FirstStart:
             left = (leftovers.of_dead_masters(address) if self._settings.kill_children_on_exit
                     else [])
             if not left:
-                return False
+                self._free_by[address.text] = now
+                return left is None  # the last one has left just now
             self._free_by[address.text] = now + most
             self._parts.ledger.log(Entry(Event.WAITING_FOR_LEFTOVERS, {
                 "address": address.text, "holders": ", ".join(left), "most": Seconds(most, "g")}))
