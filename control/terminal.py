@@ -15,7 +15,7 @@ import stat
 import sys
 from typing import Any, TextIO
 
-from ..shared import descriptors, printable
+from ..shared import printable, standard_streams
 
 # The colours that are ours (show.py). What the master tells holds none any more: see client.py.
 _COLOUR = re.compile(r"(\x1b\[(?:0|3[1-3])m)")
@@ -55,7 +55,7 @@ class Stream(io.FileIO):
 def take_streams() -> Stream:
     """Have everything that is printed from now on, by whomever, go through `Stream`; return that of
     standard output. What its encoding doesn't know is escaped."""
-    descriptors.fill()
+    standard_streams.fill()
     out, err = (Stream(fd, "wb", closefd=False) for fd in (1, 2))
     for name, stream in (("stdout", out), ("stderr", err)):
         given: TextIO | None = getattr(sys, name)

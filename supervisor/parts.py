@@ -39,7 +39,9 @@ from .settings.policy import policy_of
 from .settings.table import Settings
 from .sockets.listener_repair import Listening
 from .sockets.notify_socket import NotifySocket
-from .sockets.runtime_directory import Pidfile, RuntimeDirectory
+from .sockets.pidfile import Pidfile
+from .sockets.places import STIRRED, Places
+from .sockets.runtime_directory import RuntimeDirectory
 from .sockets.systemd import Notifier
 from .steering.answers import Answers
 from .steering.audience import Audience
@@ -63,7 +65,9 @@ from .system.terminal_signals import TerminalSignals
 # end. The first ones are what others stand on.
 ORDER: tuple[type[Part], ...] = (
     Loop, Processes, SharedPage, log.Log, Ledger, Workers, Generations, Pidfile, RuntimeDirectory,
-    NotifySocket, Output, Labels, Audience, Notices, Signals,
+    NotifySocket,
+    Places,  # before anybody is judged by what he couldn't say
+    Output, Labels, Audience, Notices, Signals,
     Listening,  # before anybody is told how we are
     Server, Upgrades, Web, Errands,
     Announcements,  # when it is known which of them are on their way
@@ -114,7 +118,8 @@ class Parts:
         self.output = Output(self.loop, self.log, settings.worker_output, self.guard)
         self.keeper = Keeper(self.processes, worker_environment.inherited(environ), self.output,
                              self.ledger.log, settings.worker_output is not WorkerOutput.INHERIT)
-        self.place = RuntimeDirectory(settings.command_name)
+        self.place = RuntimeDirectory(settings.command_name, settings.socket_path,
+                                      settings.lockfile, environ, looked_up.rights)
         self.pidfile = Pidfile()
         self.listening = Listening(self.ledger, self.loop)
         self.guesses = Guesses(self.ledger, self.listening.all)
@@ -122,13 +127,16 @@ class Parts:
         self.notices = Notices(self.ledger, self.generations, self.guesses, self.measures, settings,
                                self.guard)
         self.notify = NotifySocket(self.loop, self.workers.of, self.workers.above,
-                                   self.notices.guarded)
+                                   self.notices.guarded,
+                                   0o666 if looked_up.attributes.other_user else 0o600)
+        self.places = Places(self.ledger, self.place, self.notify, self.pidfile,
+                             self.measures.heard_by_path, lambda: STIRRED in self.signals.came)
         self.hooks = Hooks(self.ledger, self.generations, self.errands, settings,
                            looked_up.attributes, self.place,
                            lambda generation: self.web.environment(generation))
         self.spawner = Spawner(
             self.ledger, self.generations, self.processes, self.page, self.output, settings,
-            looked_up.attributes, self.listening.all, self.place,
+            looked_up.attributes, self.listening.all, self.place, self.notify,
             lambda generation: self.web.environment(generation))
 
     def _of_clients(self, settings: Settings, environ: Mapping[str, str],

@@ -107,10 +107,14 @@ def become_master(*words: str) -> NoReturn:
     from ..privileges import adopt_orphans
 
     adopt_orphans()
+    python = sys.executable
+    if ".." in python.split("/"):
+        # Found by a relative PATH: the way through the current directory is gone when that is.
+        python = os.path.join(os.path.realpath(os.path.dirname(python)), os.path.basename(python))
     # -P: a file of the app's in the current directory must not shadow a module of the master's.
     # -X utf8: whatever the locale is, the master reads and writes one and the same text.
-    os.execv(sys.executable,
-             [sys.executable, "-X", "utf8", "-P", "-m", "einhornpy.supervisor", *words])
+    os.execv(python,
+             [python, "-X", "utf8", "-P", "-m", "einhornpy.supervisor", *words])
 
 
 def ended(error: BaseException) -> tuple[int, str | None]:

@@ -69,14 +69,23 @@ run = Run(
 
 def logical_directory() -> str:
     """The current directory by the name that the shell gave it, so that a symbolic link in it can
-    be followed anew."""
+    be followed anew.
+
+    Raises:
+        click.ClickException: it is gone.
+    """
     named = os.environ.get("PWD", "")
     try:
         if named.startswith("/") and os.path.samefile(named, "."):
             return named
     except OSError:
         pass
-    return os.getcwd()
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise click.ClickException(
+            f"cannot start in the current directory: {error.strerror} (it was removed: change to "
+            "one that is there)") from None
 
 
 @click.command("unit", options_metavar="[--user]", context_settings={

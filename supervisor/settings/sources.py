@@ -137,12 +137,13 @@ def _from_file(config: str | None, text: str | None) -> _Source:
 
 
 def _read(config: str, directory: str) -> str:
+    path = os.path.join(directory, os.path.expanduser(config))
     try:
-        with open(os.path.join(directory, os.path.expanduser(config)), "rb") as file:
+        with open(path, "rb") as file:
             content = file.read(LARGEST_FILE + 1)
         text = content.decode()
     except OSError as error:
-        raise BadSetting(f"cannot read the configuration {config}: {error.strerror}") from None
+        raise BadSetting(f"cannot read the configuration {path}: {error.strerror}") from None
     except ValueError as error:
         raise _not_toml(config, error) from None
     if len(content) > LARGEST_FILE:

@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,9 +26,15 @@ class CannotListen(RuntimeError):
     """The address is fine, but it can't be listened on; the message says why and what to do."""
 
 
-def open_all(addresses: Sequence[Address], given: Given | None = None) -> list[Listener]:
+class InUse(CannotListen):
+    """Somebody else listens there."""
+
+
+def open_all(addresses: Sequence[Address], given: Given | None = None,
+             again: Callable[[Address], bool] = lambda address: False) -> list[Listener]:
     """Open every address, or none: what was opened before an error is closed and removed again.
-    What systemd has given is taken instead of bound, and without any address all of it.
+    What systemd has given is taken instead of bound, and without any address all of it. `again`:
+    whether one that is in use is tried again; it may take its time.
 
     Raises:
         CannotListen: one of them can't be opened.
@@ -39,11 +45,20 @@ def open_all(addresses: Sequence[Address], given: Given | None = None) -> list[L
     opened: list[Listener] = []
     try:
         for position, address in enumerate(addresses):
-            opened.append(given.take(address, position) or _open(address))
-    except CannotListen:
+            opened.append(given.take(address, position) or _opened(address, again))
+    except BaseException:
         close_all(opened)
         raise
     return opened
+
+
+def _opened(address: Address, again: Callable[[Address], bool]) -> Listener:
+    while True:
+        try:
+            return _open(address)
+        except InUse as error:
+            if not again(address):
+                raise InUse(f"{error}{_by_whom(address)}") from None
 
 
 def close_all(listeners: Sequence[Listener]) -> None:
@@ -157,7 +172,8 @@ def _bind_tcp(address: Address) -> Listener:
                 return Listener(address, _bound(family, chosen.getsockname(), address.backlog))
         return Listener(address, _bound(family, where, address.backlog))
     except OSError as error:
-        raise CannotListen(f"cannot bind {address.text}: {_why(error, address.port)}") from None
+        kind = InUse if error.errno == errno.EADDRINUSE else CannotListen
+        raise kind(f"cannot bind {address.text}: {_why(error, address.port)}") from None
 
 
 def _bound(family: socket.AddressFamily, where: Any, backlog: int | None = None) -> socket.socket:
@@ -182,7 +198,7 @@ def _bound(family: socket.AddressFamily, where: Any, backlog: int | None = None)
 
 def _why(error: OSError, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"the address is in use{_by_whom(port)}"
+        return "the address is in use"
     if error.errno == errno.EACCES:
         return "permission denied (ports below 1024 need root or CAP_NET_BIND_SERVICE)"
     if error.errno == errno.EADDRNOTAVAIL:
@@ -190,7 +206,10 @@ def _why(error: OSError, port: int) -> str:
     return str(error.strerror)
 
 
-def _by_whom(port: int) -> str:
+def _by_whom(address: Address) -> str:
+    if address.kind is Kind.UNIX:
+        return ""
+    port = address.port
     # psutil reads the kernel's socket tables and matches them to processes; only needed on the way
     # out.
     import psutil
@@ -247,11 +266,11 @@ def clear_stale_socket(path: str) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.setblocking(False)
             probe.connect(path)
-        raise CannotListen(f"cannot bind unix:{path}: another process is listening there")
+        raise InUse(f"cannot bind unix:{path}: another process is listening there")
     except FileNotFoundError:
         return
     except BlockingIOError:
-        raise CannotListen(
+        raise InUse(
             f"cannot bind unix:{path}: another process is listening there, with a full queue"
         ) from None
     except ConnectionRefusedError:

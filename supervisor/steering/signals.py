@@ -14,6 +14,7 @@ from ..logs.sinks import CannotLog
 from ..reporting.events import Entry, Event
 from ..settings.parsers import AckMode
 from ..settings.table import Settings
+from ..sockets.places import STIRRED
 from ..system.guard import Guard
 from ..system.ledger import Ledger
 from ..system.loop import READ, Loop
@@ -25,7 +26,8 @@ from .upgrades import Upgrades
 
 SIGNALS = {
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2,
-    signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD, signal.SIGALRM,}
+    signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD, signal.SIGALRM,
+    signal.SIGCONT, STIRRED,}
 # A hang-up ends nothing: who serves goes on.
 HUNG_UP = {
     Sender.KERNEL: "the terminal has hung up, which is no order; einhornpy stop stops the master",
@@ -70,8 +72,9 @@ class Signals(Part):
                 self.came.add(number)
 
     def waiting(self) -> set[signal.Signals]:
-        """Those that have yet to be heard, and those that nobody has been told of yet."""
-        return self._loop.pending() | self.came
+        """Those that have yet to be heard, and those that nobody has been told of yet. The next
+        master looks at its places by itself."""
+        return (self._loop.pending() | self.came) - {STIRRED}
 
     @property
     def deadline(self) -> float | None:

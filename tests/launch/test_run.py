@@ -199,6 +199,41 @@ def test_one_that_left_its_process_group_is_killed_all_the_same(start: Start, pl
     assert not alive(pid)
 
 
+IMPORTING = (
+    "import os, signal, socket, sys\n"
+    "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    "open('importing-' + os.environ['EINHORNPY_GENERATION'], 'w').close()\n"
+    "if os.environ['EINHORNPY_GENERATION'] == '1' and 'first' not in sys.argv:\n"
+    "    s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
+    "    s.connect(os.environ['NOTIFY_SOCKET']); s.send(b'READY=1')\n"
+    "    signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
+    "while True: signal.pause()")
+NEVER_READY = "did not leave within 1 s, and was never ready"
+
+
+@pytest.mark.parametrize("how", ["stop", "abort", "superseded"])
+def test_one_that_still_imports_is_not_waited_for(start: Start, place: Path, how: str) -> None:
+    """It serves nobody, and doesn't hear while it imports: it is asked, and killed soon after."""
+    master = start("-n", "1", "-m", "notify", "--stop-signal", "TERM", "--graceful-timeout", "300",
+                   "--", sys.executable, "-c", IMPORTING, *(["first"] if how == "stop" else []),
+                   cwd=place)
+    if how == "stop":
+        wait_until((place / "importing-1").exists, "an import", master.log)
+        master.signal(signal.SIGTERM)
+        assert master.wait_exit() == 0
+        assert NEVER_READY in master.log()
+        return
+    master.wait_ready()
+    recorder = master.record()
+    assert master.cli("upgrade", "--no-wait").returncode == 0
+    wait_until((place / "importing-2").exists, "an import", master.log)
+    if how == "abort":
+        assert master.cli("abort").returncode == 0
+    else:
+        assert master.cli("upgrade", "--no-wait").returncode == 0
+    assert recorder.wait_for("worker-killed", generation=2)["reason"] == NEVER_READY
+
+
 def test_a_master_that_was_stopped_hears_first_what_was_said_in_time(start: Start,
                                                                      place: Path) -> None:
     os.mkfifo(place / "gate")
