@@ -15,7 +15,7 @@ import stat
 import sys
 from typing import Any, TextIO
 
-from ..shared import printable, standard_streams
+from ..shared import printable, standard_descriptors
 
 # The colours that are ours (show.py). What the master tells holds none any more: see client.py.
 _COLOUR = re.compile(r"(\x1b\[(?:0|3[1-3])m)")
@@ -55,7 +55,7 @@ class Stream(io.FileIO):
 def take_streams() -> tuple[Stream, Stream]:
     """Have everything that is printed from now on, by whomever, go through `Stream`; return those
     of standard output and error. What their encoding doesn't know is escaped."""
-    standard_streams.fill()
+    standard_descriptors.fill()
     out, err = Stream(1, "wb", closefd=False), Stream(2, "wb", closefd=False)
     for name, stream in (("stdout", out), ("stderr", err)):
         given: TextIO | None = getattr(sys, name)

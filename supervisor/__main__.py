@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ..shared import standard_streams
+from ..shared import standard_descriptors
 from .launch.lookups import look_up
 from .logs import log
 from .logs.sinks import CannotLog
@@ -34,12 +34,12 @@ from .system.attributes import Refused, renice
 
 
 def main() -> int:
-    standard_streams.fill()
+    standard_descriptors.fill()
+    left_open = descriptors.inherited()
     # Whoever ignores the ends of his children would have us never see those of ours.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # Or a terminal could stop us before we serve: see terminal_signals.py.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTTIN, signal.SIGTTOU))
-    left_open = descriptors.inherited()
     system = os.uname()
     kernel = tuple(int(number) for number in re.findall(r"[0-9]+", system.release)[:2])
     if system.sysname != "Linux" or kernel < (5, 4):

@@ -22,17 +22,17 @@ from .reporting.events import Entry, Event, Seconds
 from .settings import sources
 from .settings.table import GUESSED_ACK_SECONDS, Settings
 from .sockets import leftovers, listeners, systemd
-from .sockets.addresses import Address, parse_address
+from .sockets.addresses import Address, ipv4_ports_of, parse_address
 from .sockets.given import Given, stored_name
 from .sockets.listener import Listener
 from .steering.state import VERSION
 from .system.errands import Ended
 
-# Of variables that mean nothing to us, in one line.
-MOST_NAMED = 20
 # What a worker may take to notice that its master was killed, and how often is looked whether it
 # has left, in seconds.
 NOTICING, ATTEMPTS = 3.0, 0.1
+# Of variables that mean nothing to us, in one line.
+MOST_NAMED = 20
 
 
 class NotAllowed(RuntimeError):
@@ -165,13 +165,14 @@ class FirstStart:
         parts, settings = self._parts, self._settings
         binds = list(settings.bind)
         if not binds and gunicorn and not given:
-            binds = [recipes.bind_of(bind, gunicorn) for bind in gunicorn["bind"]]
+            binds = recipes.binds_of(gunicorn)
         addresses = [parse_address(bind, settings.backlog) for bind in binds]
-        parts.listening.begin(listeners.open_all(addresses, given, self._is_free_again))
+        web = [] if settings.web is None else [parse_address(settings.web)]
+        parts.listening.begin(listeners.open_all(addresses, given, ipv4_ports_of(web),
+                                                 self._is_free_again))
         of_web: list[Listener] = []
-        if settings.web is not None:
-            of_web = listeners.open_all([parse_address(settings.web)], given,
-                                        self._is_free_again)
+        if web:
+            of_web = listeners.open_all(web, given, ipv4_ports_of(addresses), self._is_free_again)
         try:
             unused = given.close_rest()
             pidfile = settings.pidfile or gunicorn.get("pidfile")

@@ -115,8 +115,7 @@ def become_master(*words: str) -> NoReturn:
         python = os.path.join(os.path.realpath(os.path.dirname(python)), os.path.basename(python))
     # -P: a file of the app's in the current directory must not shadow a module of the master's.
     # -X utf8: whatever the locale is, the master reads and writes one and the same text.
-    os.execv(python,
-             [python, "-X", "utf8", "-P", "-m", "einhornpy.supervisor", *words])
+    os.execv(python, [python, "-X", "utf8", "-P", "-m", "einhornpy.supervisor", *words])
 
 
 def ended(error: BaseException) -> tuple[int, str | None]:

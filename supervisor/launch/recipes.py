@@ -22,6 +22,7 @@ from ..settings.contradictions import without_gunicorn
 from ..settings.parsers import AckMode
 from ..settings.policy import rules_of_recipe
 from ..settings.table import GUESSED_ACK_SECONDS, Settings
+from ..sockets.addresses import escaped
 from ..system.attributes import Attributes
 from ..system.loop import READ, Loop
 from ..system.processes import CannotStart, Exit, Launch, Processes
@@ -249,11 +250,24 @@ def adapter_instructions(prepared: Prepared, settings: Settings, target: int, pa
         "outlive_master": not settings.kill_children_on_exit,})
 
 
-def bind_of(bind: str, settings: Mapping[str, Any]) -> str:
+def binds_of(settings: Mapping[str, Any]) -> list[str]:
+    """gunicorn's addresses in our form."""
+    return [_bind_of(bind, settings) for bind in settings["bind"]]
+
+
+def _bind_of(bind: str, settings: Mapping[str, Any]) -> str:
     """One of gunicorn's addresses in our form. gunicorn makes UNIX sockets with its own umask (0
-    unless somebody set it), so that a proxy of another user can connect."""
-    mode = f",mode={0o777 & ~settings['umask']:03o}" if bind.startswith("unix:") else ""
-    return f"{bind},backlog={min(65535, settings['backlog'])}{mode}"
+    unless somebody set it), so that a proxy of another user can connect, and gives them to its own
+    user and group where somebody set these."""
+    options = f",backlog={min(65535, settings['backlog'])}"
+    if not bind.startswith("unix:"):
+        return bind + options
+    options += f",mode={0o777 & ~settings['umask']:03o}"
+    for name in ("user", "group"):
+        # an earlier version didn't ask for them
+        if name in settings["given"] and settings.get(name) is not None:
+            options += f",{name}={settings[name]}"
+    return escaped(bind) + options
 
 
 def hook_launch(prepared: Prepared, gunicorn: Gunicorn, name: str, arguments: list[Any],

@@ -176,14 +176,14 @@ class Event(enum.StrEnum):
     SETTINGS_THAT_STAY = (
         "settings-that-stay-as-they-were", ATTENTION,
         "settings that stay as they were: {settings}; {so}")
-    STRAY_VARIABLES = (
-        "stray-variables", ATTENTION, "variables that are no settings: {variables}; {so}")
     WAITING_FOR_LEFTOVERS = (
         "waiting-for-leftovers", ATTENTION, "{address} is still held by {holders}, of a master "
         "that is dead: waiting for up to {most:seconds}")
     PLACES_LOST = "places-lost", ATTENTION, "{files} gone, and not to be made again: {reason}; {so}"
     PLACES_MADE_AGAIN = (
         "places-made-again", ATTENTION, "{files} had been removed, made again", "socket")
+    STRAY_VARIABLES = (
+        "stray-variables", ATTENTION, "variables that are no settings: {variables}; {so}")
     INHERITED_SOCKETS_UNUSED = (
         "inherited-sockets-unused", ATTENTION, "inherited sockets unused: {names}; {so}")
     INHERITED_DESCRIPTORS_CLOSED = (

@@ -26,8 +26,7 @@ from .upgrades import Upgrades
 
 SIGNALS = {
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2,
-    signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD, signal.SIGALRM,
-    signal.SIGCONT, STIRRED,}
+    signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD, signal.SIGALRM, signal.SIGCONT, STIRRED}
 # A hang-up ends nothing: who serves goes on.
 HUNG_UP = {
     Sender.KERNEL: "the terminal has hung up, which is no order; einhornpy stop stops the master",

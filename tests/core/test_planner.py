@@ -936,11 +936,10 @@ def test_a_hold_lasts_as_long_as_somebody_runs() -> None:
     world.fact(facts.SaidReady(only(world, State.STARTING).id))
     world.pass_time(200.0)
     world.suspend(400.0)
-    world.pass_time(200.0)
-    assert world.pool.upgrade is not None
-    assert world.pool.upgrade.phase is UpgradePhase.HELD
-    world.pass_time(100.0)
-    assert world.pool.upgrade.phase is UpgradePhase.EXCHANGING
+    for seconds, phase in ((200.0, UpgradePhase.HELD), (100.0, UpgradePhase.EXCHANGING)):
+        world.pass_time(seconds)
+        assert world.pool.upgrade is not None
+        assert world.pool.upgrade.phase is phase
 
 
 def test_a_due_worker_stays_while_its_replacement_cannot_be_started() -> None:

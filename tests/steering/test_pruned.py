@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from .. import harness
-from ..harness import BIN, EINHORNPY, Master
-from .test_einhorn import WORKER
+from ..harness import BIN, EINHORNPY, WORKER, Master
 from .test_upgrade import check_airbag, release, start_app
 from .test_way_back import append, own_package
 

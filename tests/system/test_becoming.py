@@ -14,8 +14,7 @@ import pytest
 from einhornpy.supervisor.system.attributes import Attributes
 from einhornpy.supervisor.system.processes import Exit, Launch, Processes
 
-from ..harness import DEADLINE, Master
-from ..steering.test_einhorn import WORKER
+from ..harness import DEADLINE, WORKER, Master
 
 
 @pytest.fixture
