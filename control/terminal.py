@@ -52,11 +52,11 @@ class Stream(io.FileIO):
             raise TimeoutError(errno.ETIMEDOUT, "nobody reads it")
 
 
-def take_streams() -> Stream:
-    """Have everything that is printed from now on, by whomever, go through `Stream`; return that of
-    standard output. What its encoding doesn't know is escaped."""
+def take_streams() -> tuple[Stream, Stream]:
+    """Have everything that is printed from now on, by whomever, go through `Stream`; return those
+    of standard output and error. What their encoding doesn't know is escaped."""
     standard_descriptors.fill()
-    out, err = (Stream(fd, "wb", closefd=False) for fd in (1, 2))
+    out, err = Stream(1, "wb", closefd=False), Stream(2, "wb", closefd=False)
     for name, stream in (("stdout", out), ("stderr", err)):
         given: TextIO | None = getattr(sys, name)
         if given is None or given is getattr(sys, f"__{name}__"):  # else somebody listens to us
@@ -65,7 +65,7 @@ def take_streams() -> Stream:
                 "backslashreplace", line_buffering=True))
     if sys.stdin is None:
         sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
-    return out
+    return out, err
 
 
 def heard() -> bool:

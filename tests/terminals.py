@@ -40,7 +40,7 @@ class Shell:
                  command: tuple[str, ...] = ("bash", "--norc", "--noprofile", "-i")) -> None:
         self._terminal, inside = pty.openpty()
         self.process = subprocess.Popen(
-            command, env=environment | {"TERM": "dumb", "PS1": "$ "}, cwd=place, stdin=inside,
+            command, env={"TERM": "dumb", "PS1": "$ "} | environment, cwd=place, stdin=inside,
             stdout=inside, stderr=inside, start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
         os.close(inside)

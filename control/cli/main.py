@@ -37,20 +37,22 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     # a master execs us as its next one (--reexec-as)
     if words and words[0] in ("--take-over", "--check-state"):
         become_master(*words)
-    heard = take_streams()
+    streams = take_streams()
     code, message, answered = 0, None, False
     try:
         words = meant(words)
         answered = words[0] in ANSWERED_BY_CODE
-        heard.patience = PATIENCE if words[0] in ACTING else None
+        for stream in streams:
+            stream.patience = PATIENCE if words[0] in ACTING else None
         cli.main(words, prog_name="einhornpy", standalone_mode=False)
     # whatever ended it, it is one line
     except (Exception, KeyboardInterrupt) as error:
         code, message = ended(error)
-    if heard.lost is not None and not isinstance(heard.lost, BrokenPipeError):
+    lost = streams[0].lost
+    if lost is not None and not isinstance(lost, BrokenPipeError):
         # whoever has only asked for words has got none
         code = code if answered else code or 1
-        message = message or f"cannot write to standard output: {heard.lost.strerror}"
+        message = message or f"cannot write to standard output: {lost.strerror}"
     if message is not None:
         from .. import show
 

@@ -59,11 +59,13 @@ class TerminalSignals:
             data = os.read(self.fd, 64 * _LENGTH)
         except BlockingIOError:
             return []
-        session, found = os.getsid(0), []
+        # A container's first process is no shell that leaves: it passes on what it is sent.
+        shell = os.getsid(0) if os.getsid(0) not in (os.getpid(), 1) else None
+        found = []
         for begin in range(0, len(data), _LENGTH):
             number, _, code, pid = _SIGINFO.unpack_from(data, begin)
             sender = (Sender.KERNEL if code > 0 else  # sigaction(2), si_code
-                      Sender.SHELL if pid == session != os.getpid() else Sender.SOMEBODY)
+                      Sender.SHELL if pid == shell else Sender.SOMEBODY)
             found.append((signal.Signals(number), sender))
         return found
 

@@ -91,6 +91,9 @@ def test_a_pipe_that_nobody_reads(master: Master, full: int) -> None:
     assert run(master, ["upgrade"], full) == (
         0, "einhornpy: cannot write to standard output: nobody reads it\n")
     assert master.status()["generation"] == 2
+    both = subprocess.run([EINHORNPY, "pause"], env=master.environment, stdout=full, stderr=full,
+                          timeout=DEADLINE)
+    assert both.returncode == 1
 
 
 def test_no_descriptor_at_all(master: Master) -> None:
