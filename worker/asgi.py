@@ -18,8 +18,8 @@ import time
 import traceback
 from typing import Any, Awaitable, Callable, List
 
-from . import info, ready
-from .accepting import announcing_the_end, stop_listening
+from . import asgi_http2, info, ready
+from .accepting import announcing_the_end, stop_listening, tls_options
 
 __all__ = ["ready_when_started"]
 
@@ -37,8 +37,9 @@ def ready_when_started(app: App, keep_alive: float = KEEP_ALIVE) -> App:
       listens;
     - fails the start when the startup raises, where the servers would go on without lifespan;
     - on SIGTERM, SIGUSR2 or the master's `--stop-signal` (SIGINT is the server's) accepts nobody
-      any more, ends each answer with `Connection: close`, and sends the server the SIGINT on which
-      it leaves only when the connections that it promised to keep are over.
+      any more, ends each answer with `Connection: close` and each HTTP/2 connection with a GOAWAY,
+      and sends the server the SIGINT on which it leaves only when the connections that it promised
+      to keep are over.
 
     In any other process, and under gunicorn, where the adapter does it, nothing is different.
 
@@ -64,6 +65,7 @@ class _Worker:
     def __init__(self, keep_alive: float) -> None:
         self.keep_alive = keep_alive
         self.servers: List[Any] = []
+        self.http2 = asgi_http2.Goodbyes()
         self.retiring = self.left = False
         # when the last answer ended that promised to keep its connection
         self.promised = float("-inf")
@@ -117,8 +119,9 @@ class _Worker:
             return
         create_server = loop.create_server
 
-        async def create_and_say(*arguments: Any, **options: Any) -> Any:
-            server = await create_server(*arguments, **options)
+        async def create_and_say(factory: Any, *arguments: Any, **options: Any) -> Any:
+            server = await create_server(self.http2.around(factory), *arguments,
+                                         **tls_options(options))
             self.servers.append(server)
             ready()
             return server
@@ -134,6 +137,7 @@ class _Worker:
             return
         self.retiring = True
         stop_listening(loop, self.servers)
+        self.http2.begin(loop)
         self.linger(loop, LEAST_LINGER)
 
     def linger(self, loop: Any, least: float = 0.0) -> None:
@@ -153,11 +157,13 @@ class _Worker:
     def answering(self, scope: Any, send: Any) -> Any:
         """`send` for one request: it announces the end while we retire, else it notes the
         promise."""
-        # HTTP/2 has no such header: its clients are told by the server's GOAWAY.
         version = scope.get("http_version", "1.1")
         http1 = version in ("1.0", "1.1")
         ends = version == "1.0" or (b"connection", b"close") in [
             (name, value.lower()) for name, value in scope["headers"]]
+        # HTTP/2 has no such header, and whom a GOAWAY will be sent to was promised nothing.
+        if version.startswith("2"):
+            ends = asgi_http2.request_begun()
 
         async def answer(message: Any) -> None:
             nonlocal ends
