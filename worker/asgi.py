@@ -5,8 +5,9 @@ In code: `app = ready_when_started(app)`. Without touching the app: serve
 `einhornpy.worker.asgi:app` and name yours in EINHORNPY_ASGI_APP=module:attribute. Standard library
 from Python 3.9 on; the server must run in this very process.
 
-It reaches no server's insides: it waits for `loop.create_server`, takes SIGTERM by the loop and
-hands it on as SIGINT. So it holds for any asyncio server that leaves on SIGINT, in any version.
+It reaches no server's insides, but for a limit of requests (asgi_limit.py): it waits for
+`loop.create_server`, takes SIGTERM by the loop and hands it on as SIGINT. So it holds for any
+asyncio server that leaves on SIGINT, in any version.
 """
 
 import asyncio
@@ -18,8 +19,9 @@ import time
 import traceback
 from typing import Any, Awaitable, Callable, List
 
-from . import asgi_http2, info, ready
+from . import _notify, asgi_http2, info, ready
 from .accepting import announcing_the_end, stop_listening, tls_options
+from .asgi_limit import Limit
 
 __all__ = ["ready_when_started"]
 
@@ -39,7 +41,9 @@ def ready_when_started(app: App, keep_alive: float = KEEP_ALIVE) -> App:
     - on SIGTERM, SIGUSR2 or the master's `--stop-signal` (SIGINT is the server's) accepts nobody
       any more, ends each answer with `Connection: close` and each HTTP/2 connection with a GOAWAY,
       and sends the server the SIGINT on which it leaves only when the connections that it promised
-      to keep are over.
+      to keep are over;
+    - takes over the server's limit of requests (uvicorn's --limit-max-requests, hypercorn's
+      --max-requests): having served so many, it asks for a replacement and serves on until then.
 
     In any other process, and under gunicorn, where the adapter does it, nothing is different.
 
@@ -52,7 +56,10 @@ def ready_when_started(app: App, keep_alive: float = KEEP_ALIVE) -> App:
         if scope["type"] == "lifespan":
             await worker.live(app, scope, receive, send)
         elif scope["type"] == "http":
-            await app(scope, receive, worker.answering(scope, send))
+            try:
+                await app(scope, receive, worker.answering(scope, send))
+            finally:
+                worker.limit.served_one()
         else:
             await app(scope, receive, send)
 
@@ -66,6 +73,7 @@ class _Worker:
         self.keep_alive = keep_alive
         self.servers: List[Any] = []
         self.http2 = asgi_http2.Goodbyes()
+        self.limit = Limit(lambda reason: _notify(b"X_EINHORNPY_DUE=" + reason.encode()))
         self.retiring = self.left = False
         # when the last answer ended that promised to keep its connection
         self.promised = float("-inf")
@@ -84,7 +92,7 @@ class _Worker:
             nonlocal answered
             answered = True
             if message["type"] == "lifespan.startup.complete":
-                self.started()
+                self.started(receive)
             await send(message)
 
         try:
@@ -94,14 +102,14 @@ class _Worker:
                 # The servers would take it for an app that knows no lifespan, and serve.
                 await send({"type": "lifespan.startup.failed", "message": traceback.format_exc()})
             elif not answered:
-                self.started()
+                self.started(receive)
             raise
         if not answered:
-            self.started()
+            self.started(receive)
 
-    def started(self) -> None:
+    def started(self, receive: Any) -> None:
         """The app is: say ready as soon as the server listens, which is its next step, and take
-        over the retiring."""
+        over the retiring. `receive`: what the server gave the lifespan."""
         if info() is None:
             if "EINHORN_MASTER_PID" in os.environ:
                 print(
@@ -112,6 +120,7 @@ class _Worker:
         if os.path.basename(getattr(sys.modules["__main__"], "__file__", None)
                             or "") == "gunicorn_adapter.py":
             return
+        self.limit.take_over(receive)
         try:
             loop: Any = asyncio.get_running_loop()
         except RuntimeError:  # trio
