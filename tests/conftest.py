@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -55,8 +55,10 @@ def start(place: Path) -> Iterator[Callable[..., Master]]:
     before = open_descriptors()
 
     def factory(*arguments: str, environment: dict[str, str] | None = None, cwd: Path | None = None,
-                directory: Path | None = None, stderr: int | None = None) -> Master:
-        master = Master(directory or place, list(arguments), environment, cwd, stderr=stderr)
+                directory: Path | None = None, stderr: int | None = None,
+                pass_fds: Sequence[int] = ()) -> Master:
+        master = Master(directory or place, list(arguments), environment, cwd, stderr=stderr,
+                        pass_fds=pass_fds)
         masters.append(master)
         return master
 

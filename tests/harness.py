@@ -32,6 +32,7 @@ EXAMPLE = ROOT / "examples" / "wsgi_app"
 BIN = Path(sys.executable).parent
 EINHORNPY = str(BIN / "einhornpy")
 PR_SET_CHILD_SUBREAPER = 36
+WORKER = [sys.executable, str(APPS / "worker.py")]
 # A worker (-m notify) that can't start while there is a file called `broken` in its directory.
 BREAKABLE = [sys.executable, "-c", """
 import os, signal, socket, sys

@@ -226,15 +226,19 @@ def _resolve(directory: str) -> str:
 
 
 def adapter_instructions(prepared: Prepared, settings: Settings, target: int, page: tuple[int, int],
-                         jitter: float, stderr: int | None) -> str:
+                         jitter: float, stderr: int | None, control: int | None,
+                         notify: int) -> str:
     """What the adapter in a worker is told, as JSON. `page`: descriptor and offset of its slot.
     `jitter`: 0 to 1. `stderr`: the descriptor that is its standard error as soon as it is ready,
-    None where it has that already."""
+    None where it has that already. `control`, `notify`: descriptors that are connected to the
+    master: commands go to the one, datagrams of sd_notify(3) to the other."""
     recipe = prepared.recipe
     return json.dumps({
         "mode": "worker",
         "page": page,
         "stderr": stderr,
+        "control": control,
+        "notify": notify,
         "workers": target,
         "timeout": recipe.timeout,
         "max_requests": recipe.max_requests

@@ -27,6 +27,36 @@ def bind(bound: socket.socket, path: str, mode: int | None) -> None:
             os.umask(umask)
 
 
+def identity(path: str) -> tuple[int, int]:
+    """Device and inode of what is there. As long as a socket is open, no other file can have those
+    of its own.
+
+    Raises:
+        OSError: nothing is.
+    """
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino
+
+
+def identity_or_none(path: str) -> tuple[int, int]:
+    """The same; (0, 0), which no file has, where nothing is."""
+    try:
+        return identity(path)
+    except OSError:
+        return 0, 0
+
+
+def is_still(path: str, made: tuple[int, int]) -> bool:
+    """Whether what is there is what was `made`."""
+    return identity_or_none(path) == made
+
+
+def remove(path: str, made: tuple[int, int]) -> None:
+    """Remove the file that was `made`, unless somebody else's is there by now."""
+    if is_still(path, made):
+        files.remove(path)
+
+
 def own(path: str, address: Address) -> None:
     """Give a socket's file to the user and group that an address asks for.
 

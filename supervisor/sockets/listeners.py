@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,11 +26,24 @@ class CannotListen(RuntimeError):
     """The address is fine, but it can't be listened on; the message says why and what to do."""
 
 
+_OF_BOTH = " (by its IPv4 or IPv6: add ,v6only where somebody else is to have the port's IPv4)"
+
+
+class InUse(CannotListen):
+    """Somebody else listens there. `advice`: what may be done about that, to be told last."""
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.advice = advice
+
+
 def open_all(addresses: Sequence[Address], given: Given | None = None,
-             ipv4_ports: Iterable[int] = ()) -> list[Listener]:
+             ipv4_ports: Iterable[int] = (),
+             again: Callable[[Address], bool] = lambda address: False) -> list[Listener]:
     """Open every address, or none: what was opened before an error is closed and removed again.
     What systemd has given is taken instead of bound, and without any address all of it.
-    `ipv4_ports`: whose IPv4 is somebody else's of ours.
+    `ipv4_ports`: whose IPv4 is somebody else's of ours. `again`: whether one that is in use is
+    tried again; it may take its time.
 
     Raises:
         CannotListen: one of them can't be opened.
@@ -45,11 +58,20 @@ def open_all(addresses: Sequence[Address], given: Given | None = None,
     try:
         for position, address in enumerate(told_apart(addresses, known)):
             taken = given.take(address, position)
-            opened.append(_open(address) if taken is None else _as_asked(taken))
+            opened.append(_opened(address, again) if taken is None else _as_asked(taken))
     except BaseException:
         close_all(opened)
         raise
     return opened
+
+
+def _opened(address: Address, again: Callable[[Address], bool]) -> Listener:
+    while True:
+        try:
+            return _open(address)
+        except InUse as error:
+            if not again(address):
+                raise InUse(f"{error}{_by_whom(address)}{error.advice}") from None
 
 
 def _as_asked(taken: Listener) -> Listener:
@@ -85,12 +107,8 @@ def close_all(listeners: Sequence[Listener]) -> None:
     since."""
     for listener in listeners:
         if listener.made is not None:
-            try:
-                found = os.lstat(listener.address.path)
-                if (found.st_dev, found.st_ino) == listener.made:
-                    files.remove(listener.address.path)
-            except OSError:
-                pass
+            with contextlib.suppress(OSError):
+                binding.remove(listener.address.path, listener.made)
         listener.socket.close()
 
 
@@ -195,11 +213,11 @@ def _bind_tcp(address: Address) -> Listener:
                 return Listener(address, _bound(address, family, where, address.backlog))
         return Listener(address, _bound(address, family, where, address.backlog))
     except OSError as error:
-        why = _why(error, address.port)
-        if error.errno == errno.EADDRINUSE and where[0] == "::" and not address.v6only:
-            why += (" (by its IPv4 or IPv6: add ,v6only where somebody else is to have the port's "
-                    "IPv4)")
-        raise CannotListen(f"cannot bind {address.text}: {why}") from None
+        told = f"cannot bind {address.text}: {_why(error, address.port)}"
+        if error.errno != errno.EADDRINUSE:
+            raise CannotListen(told) from None
+        both = where[0] == "::" and not address.v6only
+        raise InUse(told, _OF_BOTH if both else "") from None
 
 
 def _bound(address: Address, family: socket.AddressFamily, where: Any,
@@ -213,7 +231,7 @@ def _bound(address: Address, family: socket.AddressFamily, where: Any,
         # acknowledgements).
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if family == socket.AF_INET6:
-            # else as the host is set up (net.ipv6.bindv6only)
+            # whatever net.ipv6.bindv6only says
             v6only = address.v6only and where[0] == "::"
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
         bound.bind(where)
@@ -227,7 +245,7 @@ def _bound(address: Address, family: socket.AddressFamily, where: Any,
 
 def _why(error: OSError, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"the address is in use{_by_whom(port)}"
+        return "the address is in use"
     if error.errno == errno.EACCES:
         return "permission denied (ports below 1024 need root or CAP_NET_BIND_SERVICE)"
     if error.errno == errno.EADDRNOTAVAIL:
@@ -235,7 +253,10 @@ def _why(error: OSError, port: int) -> str:
     return str(error.strerror)
 
 
-def _by_whom(port: int) -> str:
+def _by_whom(address: Address) -> str:
+    if address.kind is Kind.UNIX:
+        return ""
+    port = address.port
     # psutil reads the kernel's socket tables and matches them to processes; only needed on the way
     # out.
     import psutil
@@ -296,11 +317,11 @@ def clear_stale_socket(path: str) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.setblocking(False)
             probe.connect(path)
-        raise CannotListen(f"cannot bind unix:{path}: another process is listening there")
+        raise InUse(f"cannot bind unix:{path}: another process is listening there")
     except FileNotFoundError:
         return
     except BlockingIOError:
-        raise CannotListen(
+        raise InUse(
             f"cannot bind unix:{path}: another process is listening there, with a full queue"
         ) from None
     except ConnectionRefusedError:

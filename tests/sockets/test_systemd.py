@@ -28,6 +28,7 @@ from ..harness import (
     DEADLINE,
     EINHORNPY,
     EXAMPLE,
+    WORKER,
     Master,
     base_environment,
     get,
@@ -35,7 +36,6 @@ from ..harness import (
     wait_until,
 )
 from ..load import Load
-from ..steering.test_einhorn import WORKER
 
 Start = Callable[..., Master]
 ANALYZE, ACTIVATE = shutil.which("systemd-analyze"), shutil.which("systemd-socket-activate")

@@ -24,9 +24,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ..airbag import check
-from ..harness import DEADLINE, EINHORNPY, EXAMPLE, ROOT, Master, get, wait_until
+from ..harness import DEADLINE, EINHORNPY, EXAMPLE, ROOT, WORKER, Master, get, wait_until
 from ..load import Load
-from .test_einhorn import WORKER
 from .test_upgrade import check_airbag, release, start_app
 
 Start = Callable[..., Master]

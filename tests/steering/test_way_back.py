@@ -15,9 +15,8 @@ import einhornpy.supervisor
 import pytest
 
 from ..airbag import check
-from ..harness import EINHORNPY, EXAMPLE, Master, wait_gone, wait_until
+from ..harness import EINHORNPY, EXAMPLE, WORKER, Master, wait_gone, wait_until
 from ..load import Load
-from .test_einhorn import WORKER
 
 Start = Callable[..., Master]
 PACKAGE = Path(einhornpy.supervisor.__file__).parent.parent

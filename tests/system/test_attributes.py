@@ -20,9 +20,17 @@ from typing import Any
 import pytest
 from einhornpy.supervisor.settings import parsers
 
-from ..harness import DEADLINE, EINHORNPY, EXAMPLE, Master, get, wait_listening, wait_until
+from ..harness import (
+    DEADLINE,
+    EINHORNPY,
+    EXAMPLE,
+    WORKER,
+    Master,
+    get,
+    wait_listening,
+    wait_until,
+)
 from ..launch.test_run import attempt, reports
-from ..steering.test_einhorn import WORKER
 
 Start = Callable[..., Master]
 as_root = pytest.mark.skipif(os.geteuid() != 0,

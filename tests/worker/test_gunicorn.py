@@ -180,6 +180,20 @@ def test_out_of_descriptors_an_upgrade_is_refused_and_the_master_goes_on(
     assert get(master.address)[0] == 200
 
 
+@pytest.mark.parametrize("name", ["USR2", "WINCH"])
+def test_signals_to_gunicorns_master_stop_nothing_by_surprise(start: Start, site: Path,
+                                                              name: str) -> None:
+    """USR2 made another master of gunicorn's, with new code; WINCH, where it was a daemon, sent its
+    workers away."""
+    master = start_gunicorn(start, "app:wsgi", flags=("-n", "1", "-b", "127.0.0.1:0"))
+    master.wait_ready()
+    master.signal(signal.Signals[f"SIG{name}"])
+    if name == "USR2":
+        master.wait_status(lambda each: each["gate"] == "ready" and each["generation"] == 2)
+    assert master.status()["gate"] == "ready"
+    assert get(master.address)[0] == 200
+
+
 @pytest.mark.parametrize("worker_class", ["sync", "gevent", "asgi"])
 def test_a_hung_worker_says_where_and_is_replaced(start: Start, site: Path,
                                                   worker_class: str) -> None:
