@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from .harness import Master, adopt_orphans, keepers, reap_leftovers, wait_until, what_they_do
+from .harness import (
+    EINHORNPY,
+    Master,
+    adopt_orphans,
+    keepers,
+    reap_leftovers,
+    wait_until,
+    what_they_do,
+)
 
 LONGEST = ("test_chaos.py", "test_planner.py")
 adopt_orphans()
@@ -55,8 +63,10 @@ def start(place: Path) -> Iterator[Callable[..., Master]]:
     before = open_descriptors()
 
     def factory(*arguments: str, environment: dict[str, str] | None = None, cwd: Path | None = None,
-                directory: Path | None = None, stderr: int | None = None) -> Master:
-        master = Master(directory or place, list(arguments), environment, cwd, stderr=stderr)
+                directory: Path | None = None, stderr: int | None = None,
+                program: str = EINHORNPY) -> Master:
+        master = Master(directory or place, list(arguments), environment, cwd, stderr=stderr,
+                        program=program)
         masters.append(master)
         return master
 

@@ -21,6 +21,14 @@ from .group import cli as cli
 from .group import command_of, names
 from .options import Exit, where
 
+# What Einhorn says where it is told nothing.
+USAGE = """## Usage
+
+    einhorn [options] program
+
+This is einhornpy under Einhorn's name: it opens sockets, runs copies of a program that serve them,
+and replaces these one by one. `einhorn -h` lists the options."""
+
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """The entry point of `einhornpy`; leaves by SystemExit."""
@@ -34,7 +42,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     code, message = 0, None
     try:
-        cli.main(meant(words), prog_name="einhornpy", standalone_mode=False)
+        words = einhorns(words) if is_einhorn() else meant(words)
+        cli.main(words, prog_name="einhornpy", standalone_mode=False)
     # whatever ended it, it is one line
     except (Exception, KeyboardInterrupt) as error:
         code, message = ended(error)
@@ -67,6 +76,23 @@ def meant(words: list[str]) -> list[str]:
         return words
     _check_spelling(words[0])
     return ["run", *words]
+
+
+def is_einhorn() -> bool:
+    """Whether we are called by Einhorn's name."""
+    return os.path.basename(sys.argv[0]) == "einhorn"
+
+
+def einhorns(words: list[str]) -> list[str]:
+    """The words as the commands want them, where they are Einhorn's: all of them are `run`'s.
+
+    Raises:
+        Exit: there are none; Einhorn tells its usage then, and fails.
+    """
+    if not words:
+        say_block(USAGE)
+        raise Exit(1)
+    return ["version"] if words == ["--version"] else ["run", "--einhorn", *words]
 
 
 def _check_spelling(word: str) -> None:

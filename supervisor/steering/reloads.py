@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...shared.protocol import BadRequest, Code
+from ..core import worker_environment
 from ..reporting.events import Entry, Event
 from ..settings.table import SETTINGS, Reload, Settings
 from ..system import plain_data
@@ -110,7 +111,7 @@ class Reloads(Part):
         self._tell = tell
         self._state = state
         self._whole = whole
-        self._environ = environ
+        self._environ = worker_environment.without(environ, settings.drop_env_var)
         self._settings = settings
         self._given = given
         self._own_code = own_code
@@ -152,6 +153,7 @@ class Reloads(Part):
             self._ledger.log(
                 Entry(Event.SETTINGS_THAT_STAY, {"settings": " ".join(stays), "so": why}))
         self._tell(f"einhornpy {VERSION} goes on, pid {os.getpid()}", True)
+        self._upgrades.renewed(None)
 
     def request(self, by: str) -> None:
         """Ask for it. It happens as soon as no generation is in the making.
@@ -226,14 +228,15 @@ class Reloads(Part):
             document = self._state() | {
                 "reloads": self.count + 1, "reloaded_by": self._wanted_by}
             if self._own_code is not None:
-                way_back = self._own_code.way_back(self._environ) | {
+                way_back = self._own_code.way_back(self._upgrades.restored) | {
                     "configuration": self._settings.configuration}
                 document |= {"way_back": way_back}
                 fds.append(self._own_code.fd)
             document = self._whole(document)
             fds += document["descriptors"]
             opened = [plain_data.sealed(document)]
-            command, environment = [*self._command, TAKE_OVER, str(opened[0])], self._environ
+            command = [*self._command, TAKE_OVER, str(opened[0])]
+            environment: Mapping[str, str] = self._environ
             if (self._own_code is not None and answer.command is not None
                     and answer.environment is not None):
                 command = [*answer.command, "-S", "-c", self._own_code.stage, *command[-2:]]
@@ -262,6 +265,7 @@ class Reloads(Part):
         self._ledger.log(
             Entry(Event.RELOAD_REFUSED, {"reason": reason, "so": "this master goes on"}))
         self._tell(f"reload refused: {self._ledger.redaction.text(reason)}", False)
+        self._upgrades.renewed(reason)
 
 
 def answer(version: str, how: bool) -> str:

@@ -68,22 +68,20 @@ class Signals(Part):
         match number:
             case signal.SIGHUP | signal.SIGALRM:
                 if pool.stopping is None:
-                    self._upgrades.request(Terms(),
-                                           f"signal {number.name.removeprefix('SIG')}")
+                    self._upgrades.request(Terms(), f"signal {number.name.removeprefix('SIG')}",
+                                           as_einhorn=True)
             case signal.SIGINT | signal.SIGTERM | signal.SIGUSR2 | signal.SIGQUIT:
                 # The second time somebody is in a hurry.
                 self._orders.stop(Stopping.NOW if pool.stopping is not None else STOPS[number])
             case signal.SIGUSR1:
                 self._open_log_anew()
-            case signal.SIGTTIN:
-                self._orders.scale(pool.target + 1)
-            case signal.SIGTTOU:
-                if pool.target > 1:
-                    self._orders.scale(pool.target - 1)
-                else:
+            case signal.SIGTTIN | signal.SIGTTOU:
+                try:
+                    self._orders.scale(pool.target + (1 if number is signal.SIGTTIN else -1))
+                except ValueError as error:
                     self._ledger.log(
-                        Entry(Event.SIGNAL_IGNORED,
-                              {"signal": "TTOU", "reason": "one worker is the least"}))
+                        Entry(Event.SIGNAL_IGNORED, {
+                            "signal": number.name.removeprefix("SIG"), "reason": str(error)}))
 
     def _open_log_anew(self) -> None:
         try:
