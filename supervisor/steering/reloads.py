@@ -29,6 +29,7 @@ from typing import Any
 from ...shared.protocol import BadRequest, Code
 from ..core import worker_environment
 from ..reporting.events import Entry, Event
+from ..settings import sources
 from ..settings.table import SETTINGS, Reload, Settings
 from ..system import plain_data
 from ..system.errands import Ended, Errand, Errands
@@ -115,8 +116,7 @@ class Reloads(Part):
         self._settings = settings
         self._given = given
         self._own_code = own_code
-        self._command = (own_program("supervisor") if settings.reexec_as is None else
-                         list(settings.reexec_as))
+        self._command = _next_program(settings)
         self._wanted_by: str | None = None
         self._asking = False
         self._answer: Answer | None = None
@@ -192,7 +192,17 @@ class Reloads(Part):
         else:
             self._ask()
 
+    def _settings_of_now(self) -> Settings:
+        """The settings as the next master will read them: what is wrong in the file may be mended
+        by now, or the other way round. Where they can't be read, it says so better than we."""
+        try:
+            return sources.load(self._given["flags"], self._given["command"], self._environ,
+                                self._given["directory"])
+        except sources.BadSetting:
+            return self._settings
+
     def _ask(self) -> None:
+        self._command = _next_program(self._settings_of_now())
         # What clients have yet to read may be much, and is nothing that could be misread.
         state = self._state()
         sessions = [each | {"unsent": ""} for each in state["sessions"]]
@@ -266,6 +276,10 @@ class Reloads(Part):
             Entry(Event.RELOAD_REFUSED, {"reason": reason, "so": "this master goes on"}))
         self._tell(f"reload refused: {self._ledger.redaction.text(reason)}", False)
         self._upgrades.renewed(reason)
+
+
+def _next_program(settings: Settings) -> list[str]:
+    return own_program("supervisor") if settings.reexec_as is None else list(settings.reexec_as)
 
 
 def answer(version: str, how: bool) -> str:
