@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from .harness import (
-    EINHORNPY,
     Master,
     adopt_orphans,
     keepers,
@@ -64,7 +63,7 @@ def start(place: Path) -> Iterator[Callable[..., Master]]:
 
     def factory(*arguments: str, environment: dict[str, str] | None = None, cwd: Path | None = None,
                 directory: Path | None = None, stderr: int | None = None,
-                program: str = EINHORNPY) -> Master:
+                program: str | None = None) -> Master:
         master = Master(directory or place, list(arguments), environment, cwd, stderr=stderr,
                         program=program)
         masters.append(master)
