@@ -6,15 +6,72 @@ tests/shared/test_printable.py keeps everything else from printing.
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import re
+import select
+import stat
 import sys
 from typing import Any, TextIO
 
-from ..shared import printable
+from ..shared import printable, standard_descriptors
 
 # The colours that are ours (show.py). What the master tells holds none any more: see client.py.
 _COLOUR = re.compile(r"(\x1b\[(?:0|3[1-3])m)")
+
+
+class Stream(io.FileIO):
+    """Standard output or error, whatever it is: a write never fails. What can't be written is
+    lost, and so is all that comes after it. `lost`: why, if it is. `patience`: how many seconds a
+    pipe that nobody reads is waited for, None: as long as it takes."""
+
+    lost: OSError | None = None
+    patience: float | None = None
+
+    def write(self, data: Any) -> int:
+        some = memoryview(data).cast("B")
+        if self.lost is not None:
+            return len(some)
+        try:
+            self._wait()
+            # A pipe that is writable has room for as much (pipe(7)).
+            return super().write(some[:select.PIPE_BUF]) or 0
+        except OSError as error:
+            self.lost = error
+            return len(some)
+
+    def _wait(self) -> None:
+        """Raises TimeoutError: nobody has read for so long."""
+        poller = select.poll()
+        poller.register(self.fileno(), select.POLLOUT)
+        kind = os.fstat(self.fileno()).st_mode
+        # A terminal may be held by somebody who reads.
+        limited = self.patience is not None and (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind))
+        if not poller.poll((self.patience or 0) * 1000 if limited else None):
+            raise TimeoutError(errno.ETIMEDOUT, "nobody reads it")
+
+
+def take_streams() -> Stream:
+    """Have everything that is printed from now on, by whomever, go through `Stream`; return that of
+    standard output. What its encoding doesn't know is escaped."""
+    standard_descriptors.fill()
+    out, err = (Stream(fd, "wb", closefd=False) for fd in (1, 2))
+    for name, stream in (("stdout", out), ("stderr", err)):
+        given: TextIO | None = getattr(sys, name)
+        if given is None or given is getattr(sys, f"__{name}__"):  # else somebody listens to us
+            setattr(sys, name, io.TextIOWrapper(
+                io.BufferedWriter(stream), given.encoding if given else "utf-8",
+                "backslashreplace", line_buffering=True))
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    return out
+
+
+def heard() -> bool:
+    """Whether standard output still takes what is printed."""
+    stream = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return not isinstance(stream, Stream) or stream.lost is None
 
 
 def say(line: str, file: TextIO | None = None) -> None:

@@ -203,14 +203,16 @@ def failure(request_id: Any, code: Code, message: str,
 
 
 SYSTEM_DIRECTORY = "/run/einhornpy"
+# Below these are the directories that last as long as a user is logged in.
+OF_LOGINS = ("/run/user/", "/var/run/user/")
 # What a user's own is called where everybody may make one.
 TEMPORARY = "einhornpy-{}"
 
 
 def socket_directories(environ: Mapping[str, str], uid: int) -> list[str]:
-    """Where masters put their control sockets by default: the first for a new one, all of them to
-    look in. (Clients look in `SYSTEM_DIRECTORY` and one level below too, where systemd makes
-    directories for its services.)"""
+    """Where masters' control sockets may be by default, to look in. (Clients look in
+    `SYSTEM_DIRECTORY` and one level below too, where systemd makes directories for its
+    services.)"""
     directories = []
     if environ.get("XDG_RUNTIME_DIR", "").startswith("/"):
         directories.append(f"{environ['XDG_RUNTIME_DIR']}/einhornpy")
@@ -220,3 +222,10 @@ def socket_directories(environ: Mapping[str, str], uid: int) -> list[str]:
     directories.append(
         f"{temporary if temporary.startswith('/') else '/tmp'}/{TEMPORARY.format(uid)}")
     return directories
+
+
+def places_for_sockets(environ: Mapping[str, str], uid: int) -> list[str]:
+    """Those of them where a new master puts its control socket: the first that can be had. Root's
+    is none that the end of a login session removes (pam_systemd(8), XDG_RUNTIME_DIR)."""
+    return [directory for directory in socket_directories(environ, uid)
+            if uid != 0 or not directory.startswith(OF_LOGINS)]

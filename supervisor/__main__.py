@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from ..shared import standard_descriptors
 from .launch.lookups import look_up
 from .logs import log
 from .logs.sinks import CannotLog
@@ -27,12 +29,17 @@ from .settings.table import Settings
 from .sockets.addresses import BadAddress, parse_address
 from .steering.own_code import OwnCode
 from .steering.reloads import CHECK_STATE, TAKE_OVER, Given, answer
-from .system import plain_data
+from .system import descriptors, plain_data
 from .system.attributes import Refused, renice
 
 
 def main() -> int:
-    fill_standard_descriptors()
+    standard_descriptors.fill()
+    left_open = descriptors.inherited()
+    # Whoever ignores the ends of his children would have us never see those of ours.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # Or a terminal could stop us before we serve: see terminal_signals.py.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTTIN, signal.SIGTTOU))
     system = os.uname()
     kernel = tuple(int(number) for number in re.findall(r"[0-9]+", system.release)[:2])
     if system.sysname != "Linux" or kernel < (5, 4):
@@ -49,13 +56,14 @@ def main() -> int:
             print(answer(VERSION, document.get("how") is True))
             return 0
         if words[0] == TAKE_OVER:
-            return take_over(int(words[1]), words[2] if len(words) > 2 else None)
+            return take_over(int(words[1]), words[2] if len(words) > 2 else None, left_open)
         given = json.loads(words[0])
         wanted = load(given)
         log.check(wanted)
         if wanted.nice is not None:
             renice(wanted.nice[0])  # first, since what workers may have depends on it
-        return Master(wanted, os.environ, given, look_up(wanted), _own_code()).run()
+        return Master(wanted, os.environ, given, look_up(wanted), _own_code(),
+                      left_open).run()
     except BadSetting as error:
         return fail(str(error), 2, as_it_is=True)
     except (BadAddress, Refused, CannotLog) as error:
@@ -66,10 +74,10 @@ def main() -> int:
         return fail(str(error), error.code)
 
 
-def take_over(fd: int, failed: str | None) -> int:
+def take_over(fd: int, failed: str | None, left_open: Mapping[int, tuple[int, int]]) -> int:
     """Go on where the master before us was. `fd`: its state, which stays open until we have
     settled. `failed`: why the master that should have gone on in our place didn't, where we are the
-    way back.
+    way back. `left_open`: the descriptors that we have found.
 
     Raises:
         SystemExit: we can't; nothing was touched, and the one before can.
@@ -89,7 +97,7 @@ def take_over(fd: int, failed: str | None) -> int:
         if failed is None and copy is not None:
             os.set_inheritable(copy, False)
         master = Master(wanted, os.environ, inherited["given"], look_up(wanted), own_code,
-                        inherited)
+                        left_open, inherited)
     except (BadSetting, BadAddress, Refused, plain_data.Unreadable) as error:
         raise SystemExit(f"cannot take over: {error}") from None
     return master.take_over(fd, failed)
@@ -119,17 +127,6 @@ def understand(document: Mapping[str, Any],
         raise plain_data.Unreadable(
             f"the command line of the state: {type(error).__name__}: {error}") from error
     return wanted, readable(document, policy_of(wanted), time.monotonic())
-
-
-def fill_standard_descriptors() -> None:
-    """Where somebody started us without standard input, output or error, nothing else of ours may
-    land on their numbers."""
-    for fd in (0, 1, 2):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
-            os.set_inheritable(fd, True)
 
 
 def load(given: Mapping[str, Any], configuration: str | None = None) -> Settings:

@@ -26,6 +26,8 @@ LONGEST_TURN = 0.05
 # Listening so many seconds after a deadline is late, and by no later clock is anybody judged than
 # so long after we have listened.
 LATE = 0.2
+# While somebody is judged by the clock, we look so often whether we have been running at all.
+LOOK_SECONDS = 1.0
 
 
 class Plan(Part):
@@ -53,7 +55,7 @@ class Plan(Part):
             # first, in the next turn.
             plan = planner.plan(parts.ledger.pool,
                                 min(time.monotonic(), parts.loop.listened_at + LATE))
-            self.deadline = plan.wake_at
+            self.deadline = self._look_again(plan.wake_at)
             if not plan.actions:
                 return
             for action in plan.actions:
@@ -62,6 +64,15 @@ class Plan(Part):
                 if time.monotonic() >= until:
                     self.deadline = until
                     return
+
+    def _look_again(self, wake_at: float | None) -> float | None:
+        """When to plan again: at rest not before it is due, since nothing else is to wake us."""
+        pool = self._parts.ledger.pool
+        at_rest = pool.running_upgrade is None and all(
+            worker.state is State.READY for worker in pool.workers.values())
+        if wake_at is None or at_rest:
+            return wake_at
+        return min(wake_at, time.monotonic() + LOOK_SECONDS)
 
     def _carry_out(self, action: actions.Action) -> bool:
         """Do it and observe that it was done; return whether the rest of the plan still holds."""
@@ -179,9 +190,10 @@ class Plan(Part):
                 parts.guard.run("spawn", parts.output.worker_is_gone, worker)
             if not isinstance(error, CannotStart | OSError):
                 parts.guard.failed("spawn", error)
-            parts.ledger.observe(
-                facts.SpawnFailed(action.index, action.generation,
-                                  str(error) or type(error).__name__))
+            why = str(error) or type(error).__name__
+            if isinstance(error, OSError):
+                why = f"cannot make the pipes and sockets that it is given: {error.strerror}"
+            parts.ledger.observe(facts.SpawnFailed(action.index, action.generation, why))
             return False
         parts.workers.by_pid[started.pid] = worker
         if started.connection is not None:

@@ -8,26 +8,43 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .core import facts, observe
 from .core.pool import Worker
 from .core.upgrade import Terms
 from .logs.output import LAST_LINES, LINES_SEARCHED
 from .reporting.complaints import complaint
-from .system.orphans import Orphans
-from .system.part import Part
+from .system.orphans import Orphan, Orphans
+from .system.part import Keep, Kept, Part, State
 from .system.processes import Exit
 
 if TYPE_CHECKING:
     from .parts import Parts
 
 
+@dataclass(frozen=True, slots=True)
+class KeptGroup(Kept):
+    """A process group that a worker which is gone has left behind."""
+
+    group: int
+    worker: int
+    index: int
+    generation: int
+
+    def doubts(self) -> Iterator[str]:
+        if not 2 <= self.group < 1 << 31:
+            yield f"the process group {self.group} of worker {self.worker}"
+
+
 class Exits(Part):
     """`parts`: who is asked, in order."""
 
     name = "exits"
+    keeps = {"left_groups": Keep(tuple[KeptGroup, ...], ())}
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -36,6 +53,17 @@ class Exits(Part):
 
     def on_time(self, now: float) -> None:
         self.reap()
+
+    def hand_over(self) -> dict[str, Any]:
+        return {"left_groups": [
+            {"group": group, "worker": each.worker, "index": each.index,
+             "generation": each.generation} for group, each in self._orphans.groups.items()]}
+
+    def take_over(self, state: State) -> None:
+        kept: tuple[KeptGroup, ...] = state["left_groups"]
+        self._orphans.groups = {
+            each.group: Orphan(each.group, each.worker, each.index, each.generation)
+            for each in kept}
 
     def reap(self) -> None:
         """Collect whoever has exited.
@@ -103,6 +131,8 @@ class Exits(Part):
         parts.ledger.observe(
             facts.Exited(worker.id, exit.status, exit.error, lines[-LAST_LINES:], why))
         parts.workers.by_pid.pop(exit.pid)
+        self._orphans.groups[exit.pid] = Orphan(exit.pid, worker.id, worker.index,
+                                                worker.generation)
         tidy = partial(parts.guard.run, "what a worker left")
         tidy(parts.output.worker_is_gone, worker.id)
         tidy(lambda: parts.ledger.tally.worker_is_gone(parts.page.requests(worker.id)))

@@ -18,57 +18,71 @@ from .launch import recipes
 from .launch.lookups import LookedUp
 from .launch.recognition import Refused
 from .parts import Parts, set_title
-from .reporting.events import Entry, Event
+from .reporting.events import Entry, Event, Seconds
+from .settings import sources
 from .settings.table import GUESSED_ACK_SECONDS, Settings
-from .sockets import listeners, systemd
-from .sockets.addresses import parse_address
+from .sockets import leftovers, listeners, systemd
+from .sockets.addresses import Address, ipv4_ports_of, parse_address
 from .sockets.given import Given, stored_name
 from .sockets.listener import Listener
-from .steering.signals import STOPS
 from .steering.state import VERSION
 from .system.errands import Ended
+
+# What a worker may take to notice that its master was killed, and how often is looked whether it
+# has left, in seconds.
+NOTICING, ATTEMPTS = 3.0, 0.1
+# Of variables that mean nothing to us, in one line.
+MOST_NAMED = 20
 
 
 class NotAllowed(RuntimeError):
     """The start hook has refused the first start; the message says why."""
 
 
+class _Stopped(Exception):
+    """We were told to stop before there was anything."""
+
+
 class FirstStart:
-    """`turn`: lets clients and errands have a turn."""
+    """`turn`: lets clients and errands have a turn, which waits for so many seconds at most."""
 
     def __init__(self, parts: Parts, settings: Settings, environ: Mapping[str, str],
-                 looked_up: LookedUp, turn: Callable[[], None]) -> None:
+                 looked_up: LookedUp, turn: Callable[[float | None], None]) -> None:
         self._parts = parts
         self._settings = settings
         self._environ = environ
         self._known = looked_up
         self._turn = turn
+        self._free_by: dict[str, float] = {}  # by address: until when we wait for it
 
     def begin(self) -> bool:
         """Do it; return False if we were told to stop meanwhile.
 
         Raises:
-            NotAllowed, Refused, CannotListen, BadAddress, NoRuntimeDirectory: there is something
-                in the way.
+            NotAllowed, Refused, CannotListen, BadAddress, NoRuntimeDirectory, NoPidfile: there is
+                something in the way.
         """
         parts, settings = self._parts, self._settings
         given = Given(systemd.given_sockets(self._environ))
         # Whoever asks is to find us from the first moment on; but a gunicorn's settings may hold
         # the name.
         if settings.given("command_name") or settings.given("socket_path"):
-            self._claim()
+            parts.place.claim()
         prepared = self._prepare()
         if prepared is None:
             return False
         gunicorn = prepared.gunicorn.settings if prepared.gunicorn is not None else {}
         self._note(prepared, gunicorn)
         if not parts.place.path:
-            self._claim()
+            parts.place.claim()
         parts.log.master = parts.place.master
         set_title(f"einhornpy: master {parts.place.master}")
         if not self._ask():
             return False
-        unused = self._open(given, gunicorn)
+        try:
+            unused = self._open(given, gunicorn)
+        except _Stopped:
+            return False
         parts.ledger.early, parts.ledger.changed = False, True
         self._say_how(prepared)
         parts.labels.ask_the_platform()
@@ -79,17 +93,12 @@ class FirstStart:
         parts.hooks.of_gunicorn(prepared, "when_ready", [])
         return True
 
-    def _claim(self) -> None:
-        settings = self._settings
-        self._parts.place.claim(settings.socket_path, self._environ, self._known.rights,
-                                settings.lockfile)
-
-    def _wait(self) -> bool:
+    def _wait(self, longest: float | None = None) -> bool:
         """Return False if we were told to stop."""
         signals = self._parts.signals
-        self._turn()
+        self._turn(longest)
         came, signals.came = signals.came, set()  # others are for workers, and there are none
-        if not came & STOPS.keys() and self._parts.ledger.pool.stopping is None:
+        if not came & signals.stops.keys() and self._parts.ledger.pool.stopping is None:
             return True
         self._parts.ledger.log(Entry(Event.MASTER_STOPPED, {"pid": os.getpid()}))
         return False
@@ -156,19 +165,20 @@ class FirstStart:
         parts, settings = self._parts, self._settings
         binds = list(settings.bind)
         if not binds and gunicorn and not given:
-            binds = [recipes.bind_of(bind, gunicorn) for bind in gunicorn["bind"]]
+            binds = recipes.binds_of(gunicorn)
         addresses = [parse_address(bind, settings.backlog) for bind in binds]
-        parts.listening.begin(listeners.open_all(addresses, given))
+        web = [] if settings.web is None else [parse_address(settings.web)]
+        parts.listening.begin(listeners.open_all(addresses, given, ipv4_ports_of(web),
+                                                 self._is_free_again))
         of_web: list[Listener] = []
-        if settings.web is not None:
-            of_web = listeners.open_all([parse_address(settings.web)], given)
+        if web:
+            of_web = listeners.open_all(web, given, ipv4_ports_of(addresses), self._is_free_again)
         try:
             unused = given.close_rest()
             pidfile = settings.pidfile or gunicorn.get("pidfile")
             if pidfile:
                 parts.pidfile.write(pidfile)
-            parts.notify.open(parts.place.notify_path,
-                              0o666 if self._known.attributes.other_user else 0o600)
+            parts.notify.open(parts.place.notify_path)
         except BaseException:
             listeners.close_all(of_web)
             raise
@@ -178,6 +188,28 @@ class FirstStart:
                              for position, each in enumerate(parts.listening.all)])
         return unused
 
+    def _is_free_again(self, address: Address) -> bool:
+        """Whether an address that is in use is worth another attempt: the workers of a master that
+        was killed finish their requests, and are waited for as long as they may take.
+
+        Raises:
+            _Stopped: we were told to stop meanwhile.
+        """
+        now, most = time.monotonic(), self._parts.ledger.pool.generations[
+            1].recipe.graceful_timeout + NOTICING
+        if address.text not in self._free_by:
+            # what was to outlive its master is not waited for
+            left = (leftovers.of_dead_masters(address) if self._settings.kill_children_on_exit
+                    else [])
+            if not left:
+                return False
+            self._free_by[address.text] = now + most
+            self._parts.ledger.log(Entry(Event.WAITING_FOR_LEFTOVERS, {
+                "address": address.text, "holders": ", ".join(left), "most": Seconds(most, "g")}))
+        if not self._wait(ATTEMPTS):
+            raise _Stopped
+        return now < self._free_by[address.text]
+
     def _say_how(self, prepared: recipes.Prepared) -> None:
         settings, log = self._settings, self._parts.ledger.log
         pool, listening = self._parts.ledger.pool, self._parts.listening.all
@@ -185,6 +217,15 @@ class FirstStart:
             "pid": os.getpid(), "version": VERSION, "workers": pool.target,
             "listen": " ".join(listener.name for listener in listening) or None,
             "socket": self._parts.place.path}))
+        stray = sources.strays(self._environ)
+        if stray:
+            more = f" and {len(stray) - MOST_NAMED} more" if len(stray) > MOST_NAMED else ""
+            log(Entry(Event.STRAY_VARIABLES, {
+                "variables": ", ".join(stray[:MOST_NAMED]) + more, "so": "they are ignored"}))
+        if self._parts.terminal_signals.nohup:
+            log(Entry(Event.SIGNAL_IGNORED, {
+                "signal": "HUP", "reason": "it was ignored when the master was started, as nohup "
+                                           "does; einhornpy upgrade upgrades"}))
         if prepared.guessed:
             log(Entry(Event.READINESS_IS_A_GUESS, {
                 "reason": f"nothing is known about how {settings.command[0]} says that it is ready",

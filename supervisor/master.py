@@ -7,10 +7,10 @@ the plan asked for (carrying_out.py). Which parts there are, and in which order,
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -20,20 +20,24 @@ from .carrying_out import LATE
 from .first_start import FirstStart, NotAllowed
 from .launch.lookups import LookedUp
 from .launch.recognition import Refused
+from .logs.log import STANDARD_ERROR
 from .parts import SCHEMA, Parts
 from .reporting.events import Entry, Event
 from .reporting.redaction import Redaction, secrets_of
 from .settings.table import Settings
 from .sockets.addresses import BadAddress
 from .sockets.listeners import CannotListen
+from .sockets.pidfile import NoPidfile
 from .sockets.runtime_directory import NoRuntimeDirectory
 from .steering.own_code import OwnCode
-from .steering.signals import STOPS
 from .steering.state import VERSION as VERSION
 from .steering.trial import Trial
-from .system import attributes
+from .system import attributes, descriptors
 from .system.guard import FIRST_HOLD
 from .system.part import Part
+
+# Who should have run and didn't for so many seconds was suspended; less is a host that is busy.
+SUSPENDED = 2.0
 
 
 class CannotRun(RuntimeError):
@@ -48,13 +52,16 @@ class Master:
     """One app's master. `run` returns the exit code of the process.
 
     `given`: the command line, from which `settings` were made. `looked_up`: who and what they name.
-    `own_code`: the way back to this one, should the next one fail. `inherited`: the state of the
-    master that this one replaces.
+    `own_code`: the way back to this one, should the next one fail. `left_open`: the descriptors
+    that it found when it began (system/descriptors.py). `inherited`: the state of the master that
+    this one replaces.
     """
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], given: Mapping[str, Any],
                  looked_up: LookedUp, own_code: OwnCode | None,
+                 left_open: Mapping[int, tuple[int, int]],
                  inherited: Mapping[str, Any] | None = None) -> None:
+        self._left_open = left_open
         self._inherited = inherited or {}
         self._state = SCHEMA.empty() if inherited is None else SCHEMA.read(inherited)
         for fd in SCHEMA.descriptors(self._state):
@@ -73,15 +80,16 @@ class Master:
             CannotRun: the master can't start.
         """
         try:
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            signal.pthread_sigmask(signal.SIG_SETMASK, self.parts.terminal_signals.blocked)
             self.parts.guard.strict = False  # there is no master before us who could go on
             self.parts.take_over(self._state)
             if not self._start.begin():
                 return 0
+            self._close_unclaimed()
             return self._go_on()
         except NotAllowed as error:
             raise CannotRun(self.parts.ledger.redaction.text(str(error)), 3) from None
-        except (CannotListen, BadAddress, NoRuntimeDirectory, Refused,
+        except (CannotListen, BadAddress, NoRuntimeDirectory, NoPidfile, Refused,
                 attributes.Refused) as error:
             detail = getattr(error, "error", None)
             code = 2 if getattr(error, "bad_input", False) or isinstance(error,
@@ -105,7 +113,7 @@ class Master:
             parts.take_over(self._state)
             trial.whole = self._as_left
             # Whoever had exec'ed us had blocked them all, so that none was lost meanwhile.
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            signal.pthread_sigmask(signal.SIG_SETMASK, parts.terminal_signals.blocked)
             self._turn()
             trial.begin()
             while parts.plan.exit_code is None and time.monotonic() < (trial.until or 0.0):
@@ -119,9 +127,18 @@ class Master:
         try:
             parts.guard.strict = False
             parts.guard.run("reload", parts.reloads.conclude, failed)
+            parts.guard.run("descriptors", self._close_unclaimed)
             return self._go_on()
         finally:
             self._clean_up()
+
+    def _close_unclaimed(self) -> None:
+        """What we were meant to have is ours by now. What else somebody left open, a shell's lock
+        for instance, would be held for as long as the service runs."""
+        closed = descriptors.close_unclaimed(self._left_open)
+        if closed:
+            self.parts.ledger.log(Entry(Event.INHERITED_DESCRIPTORS_CLOSED,
+                                        {"descriptors": " ".join(closed)}))
 
     def _as_left(self) -> dict[str, Any]:
         """The state for the master before us: what is true by now, but for what it has told us of
@@ -169,16 +186,29 @@ class Master:
             # We were stopped, or the host is: hear first what was said in time, before anybody is
             # judged by the clock.
             self.parts.hear()
+        self._note_suspension(came)
         self.parts.signals.came |= came
+
+    def _note_suspension(self, came: set[signal.Signals]) -> None:
+        """Tell everybody if we did not run for a while, since nobody else may have run either: a
+        container that was frozen, a job that was stopped, a machine that slept."""
+        lost, self.parts.loop.lost = self.parts.loop.lost, 0.0
+        continued = signal.SIGCONT in came
+        came.discard(signal.SIGCONT)
+        if lost < SUSPENDED and not continued:
+            return
+        for part in self.parts:
+            self.parts.guard.run(part.name, part.on_suspended, time.monotonic(),
+                                 lost if lost >= SUSPENDED else None)
 
     def _few(self) -> list[Part]:
         """Those that have something to do when there are no workers."""
         parts = self.parts
         return [parts.server, parts.upgrades, parts.errands, parts.exits]
 
-    def _early_turn(self) -> None:
+    def _early_turn(self, longest: float | None = None) -> None:
         """There is nobody yet who could be lost: whatever fails ends the start."""
-        self._listen(self._few())
+        self._listen(self._few(), longest)
         for part in self._few():
             part.on_time(time.monotonic())
 
@@ -189,7 +219,7 @@ class Master:
         parts.signals.came.clear()
         while (left := begun + parts.errands.grace - time.monotonic()) > 0:
             self._listen(self._few(), left)
-            if parts.signals.came & STOPS.keys():
+            if parts.signals.came & parts.signals.stops.keys():
                 return
             for part in self._few():
                 parts.guard.part(part.name, part.on_time, time.monotonic())
@@ -199,5 +229,6 @@ def fail(message: str, code: int, as_it_is: bool = False) -> int:
     """Print one line about what went wrong; return the exit code. `as_it_is`: nothing secret is in
     it, and what was expected isn't to be taken for that."""
     told = message if as_it_is else Redaction(known=secrets_of(os.environ)).text(message)
-    print(f"einhornpy: {printable.escaped(told)}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the exit code says it too
+        os.write(STANDARD_ERROR, f"einhornpy: {printable.escaped(told)}\n".encode())
     return code

@@ -39,7 +39,9 @@ from .settings.policy import policy_of
 from .settings.table import Settings
 from .sockets.listener_repair import Listening
 from .sockets.notify_socket import NotifySocket
-from .sockets.runtime_directory import Pidfile, RuntimeDirectory
+from .sockets.pidfile import Pidfile
+from .sockets.places import STIRRED, Places
+from .sockets.runtime_directory import RuntimeDirectory
 from .sockets.systemd import Notifier
 from .steering.answers import Answers
 from .steering.audience import Audience
@@ -57,12 +59,15 @@ from .system.ledger import Ledger
 from .system.loop import Loop
 from .system.part import Part, State
 from .system.processes import Processes
+from .system.terminal_signals import TerminalSignals
 
 # In this order they take over, are asked whose an exit was, and have their turn; in reverse they
 # end. The first ones are what others stand on.
 ORDER: tuple[type[Part], ...] = (
     Loop, Processes, SharedPage, log.Log, Ledger, Workers, Generations, Pidfile, RuntimeDirectory,
-    NotifySocket, Output, Labels, Audience, Notices, Signals,
+    NotifySocket,
+    Places,  # before anybody is judged by what he couldn't say
+    Output, Labels, Audience, Notices, Signals,
     Listening,  # before anybody is told how we are
     Server, Upgrades, Web, Errands,
     Announcements,  # when it is known which of them are on their way
@@ -85,7 +90,8 @@ class Parts:
         self.guard = Guard(lambda entry: self.ledger.log(entry),
                            lambda: self.ledger.tally.failed())
         self.ledger = Ledger(self.guard, first_pool(settings, environ), environ, dict(settings.env))
-        self.loop = Loop(SIGNALS, self.guard,
+        self.terminal_signals = TerminalSignals()
+        self.loop = Loop(SIGNALS - self.terminal_signals.left_alone, self.guard,
                          lambda seconds: self.ledger.tally.lag_seconds.add(seconds))
         self.processes = Processes()
         self.errands = Errands(self.processes, self.loop, self.guard)
@@ -113,7 +119,8 @@ class Parts:
         self.output = Output(self.loop, self.log, settings.worker_output, self.guard)
         self.keeper = Keeper(self.processes, worker_environment.inherited(environ), self.output,
                              self.ledger.log, settings.worker_output is not WorkerOutput.INHERIT)
-        self.place = RuntimeDirectory(settings.command_name)
+        self.place = RuntimeDirectory(settings.command_name, settings.socket_path,
+                                      settings.lockfile, environ, looked_up.rights)
         self.pidfile = Pidfile()
         self.listening = Listening(self.ledger, self.loop)
         self.guesses = Guesses(self.ledger, self.listening.all)
@@ -121,13 +128,16 @@ class Parts:
         self.notices = Notices(self.ledger, self.generations, self.guesses, self.measures, settings,
                                self.guard)
         self.notify = NotifySocket(self.loop, self.workers.of, self.workers.above,
-                                   self.notices.guarded)
+                                   self.notices.guarded,
+                                   0o666 if looked_up.attributes.other_user else 0o600)
+        self.places = Places(self.ledger, self.place, self.notify, self.pidfile,
+                             self.measures.heard_by_path, lambda: STIRRED in self.signals.came)
         self.hooks = Hooks(self.ledger, self.generations, self.errands, settings,
                            looked_up.attributes, self.place,
                            lambda generation: self.web.environment(generation))
         self.spawner = Spawner(
             self.ledger, self.generations, self.processes, self.page, self.output, settings,
-            looked_up.attributes, self.listening.all, self.place,
+            looked_up.attributes, self.listening.all, self.place, self.notify,
             lambda generation: self.web.environment(generation))
 
     def _of_clients(self, settings: Settings, environ: Mapping[str, str],
@@ -143,7 +153,7 @@ class Parts:
         self.orders = Orders(self.ledger, self.generations, self.processes, self.hooks,
                              self.measures, self.upgrades)
         self.signals = Signals(self.loop, self.guard, self.ledger, self.orders, self.upgrades,
-                               self.processes, self.log)
+                               self.processes, self.log, self.terminal_signals, settings)
         self.server = Server(
             self.loop, lambda session, request: self.commands.handle(session, request),
             Access(os.geteuid(), looked_up.observers), self.workers.of, self.workers.lives,

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -63,9 +63,9 @@ def start(place: Path) -> Iterator[Callable[..., Master]]:
 
     def factory(*arguments: str, environment: dict[str, str] | None = None, cwd: Path | None = None,
                 directory: Path | None = None, stderr: int | None = None,
-                program: str | None = None) -> Master:
+                program: str | None = None, pass_fds: Sequence[int] = ()) -> Master:
         master = Master(directory or place, list(arguments), environment, cwd, stderr=stderr,
-                        program=program)
+                        pass_fds=pass_fds, program=program)
         masters.append(master)
         return master
 

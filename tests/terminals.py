@@ -1,12 +1,16 @@
-"""Terminals in which tests run commands: a bare one of 80 columns, and a tmux where keys are
-pressed and the screen is read."""
+"""Terminals in which tests run commands: a bare one of 80 columns, a shell with job control, and a
+tmux where keys are pressed and the screen is read."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
+import select
 import shlex
 import subprocess
+import termios
+import threading
 from pathlib import Path
 
 from .harness import DEADLINE, wait_gone, wait_until
@@ -26,6 +30,58 @@ def on_terminal(command: list[str], environment: dict[str, str]) -> tuple[int, s
         pass
     os.close(terminal)
     return process.wait(DEADLINE), seen.decode().replace("\r\n", "\n")
+
+
+class Shell:
+    """An interactive shell with job control, the leader of a session on a terminal of its own. What
+    is written there is read at once, unless the terminal is to stay full."""
+
+    def __init__(self, place: Path, environment: dict[str, str],
+                 command: tuple[str, ...] = ("bash", "--norc", "--noprofile", "-i")) -> None:
+        self._terminal, inside = pty.openpty()
+        self.process = subprocess.Popen(
+            command, env=environment | {"TERM": "dumb", "PS1": "$ "}, cwd=place, stdin=inside,
+            stdout=inside, stderr=inside, start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+        os.close(inside)
+        self.seen = b""
+        self._leave, self._leave_end = os.pipe()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        poller = select.poll()
+        for fd in (self._leave, self._terminal):
+            poller.register(fd, select.POLLIN)
+        try:
+            while self._leave not in dict(poller.poll()):
+                self.seen += os.read(self._terminal, 65536)
+        except OSError:  # nobody has the other end any more
+            pass
+
+    def type(self, line: str) -> None:
+        os.write(self._terminal, line.encode() + b"\n")
+
+    def press(self, key: str) -> None:
+        """A control key: `C` is ^C."""
+        os.write(self._terminal, bytes([ord(key) - 64]))
+
+    def sees(self, text: str) -> None:
+        wait_until(lambda: text.encode() in self.seen, repr(text),
+                   lambda: self.seen.decode(errors="replace"))
+
+    def close(self, wait: bool = True) -> None:
+        """Close the terminal, as a window or an ssh session is closed, and wait for the shell's
+        end."""
+        if self._terminal < 0:
+            return
+        os.write(self._leave_end, b"x")
+        self._thread.join(DEADLINE)
+        for fd in (self._leave, self._leave_end, self._terminal):
+            os.close(fd)
+        self._terminal = -1
+        if wait:
+            self.process.wait(DEADLINE)
 
 
 class Tmux:

@@ -14,8 +14,8 @@ from . import gunicorn_counters, gunicorn_hooks
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 # What the master is told as gunicorn has it.
-AS_THEY_ARE = ("umask", "backlog", "workers", "timeout", "graceful_timeout", "max_requests",
-               "max_requests_jitter", "reuse_port", "preload_app")
+AS_THEY_ARE = ("umask", "user", "group", "backlog", "workers", "timeout", "graceful_timeout",
+               "max_requests", "max_requests_jitter", "reuse_port", "preload_app")
 
 
 def make_app() -> Tuple[Any, List[str]]:

@@ -50,8 +50,14 @@ class Life:
 
     def __init__(self, instructions: Dict[str, Any]) -> None:
         self.instructions = instructions
-        self.master = Master(os.environ["EINHORN_SOCK_PATH"])
-        self.notices = Notices(os.environ["NOTIFY_SOCKET"])
+        # By descriptor, since files can be swept away; an older master names none.
+        self.master = Master(os.environ["EINHORN_SOCK_PATH"], instructions.get("control"))
+        self.notices = Notices(os.environ["NOTIFY_SOCKET"], instructions.get("notify"))
+        fd, offset = instructions["page"]
+        slot = gunicorn_counters.Slot(
+            fd, offset, instructions["max_requests"],
+            lambda reason: self.notices.send("X_EINHORNPY_DUE=" + reason))
+        self.heartbeat = gunicorn_counters.Heartbeat(fd, slot, self.first_sign_of_life)
         self.last_error = LastError()
         self.take_real_stderr = real_stderr(instructions["stderr"])
         self.ready = False
@@ -83,6 +89,10 @@ class Life:
         if self.instructions["outlive_master"]:
             parent = OutlivingParent(parent)
         self.arbiter.LISTENERS = adopt_listeners(cfg, log)
+        from gunicorn.workers import base  # not before its class, which may patch the world
+
+        # gunicorn's own would be a file, and there need be no directory where one can be made.
+        base.WorkerTmp = lambda _: self.heartbeat
         self.worker = worker_class(
             int(os.environ["EINHORN_CHILD_INDEX"]) + 1, parent, self.arbiter.LISTENERS, app,
             (self.instructions["timeout"] or 60) / 2.0, cfg, log)
@@ -93,11 +103,8 @@ class Life:
         warm-up, ways to leave well."""
         worker = self.worker
         worker.tmp.close()
-        fd, offset = self.instructions["page"]
-        slot = gunicorn_counters.Slot(
-            fd, offset, self.instructions["max_requests"],
-            lambda reason: self.notices.send("X_EINHORNPY_DUE=" + reason))
-        worker.tmp = gunicorn_counters.Heartbeat(fd, slot, self.first_sign_of_life)
+        worker.tmp = self.heartbeat
+        slot = self.heartbeat.slot
         take_usr2_for_term(worker)
         remember_lifespan(worker, self.asgi_app)
         leaving = gunicorn_draining.Draining(self.instructions["graceful_timeout"])

@@ -8,7 +8,7 @@ import sys
 import click
 
 from .. import client, finding, gate
-from ..terminal import say, say_json
+from ..terminal import heard, say, say_json
 from .flags import suggest
 from .options import Connect, Exit, Whole, tell, which_master
 
@@ -71,6 +71,8 @@ def events(connect: Connect, as_json: bool) -> None:
                         say_json(event)
                     else:
                         say(show.event(event))
+                if not heard():
+                    return
         except KeyboardInterrupt:
             return
         except client.MasterGone:

@@ -16,10 +16,17 @@ import click
 from ...shared import printable
 from ...shared.protocol import Code
 from .. import client, gate
-from ..terminal import say_block
+from ..terminal import say_block, take_streams
 from .group import cli as cli
 from .group import command_of, names
-from .options import Exit, where
+from .options import Exit, in_utf8, where
+
+# Commands that do something: how it ended is what their exit code says, whatever becomes of the
+# words, and nobody who doesn't read them keeps it back for longer than `PATIENCE` seconds.
+ACTING = {"upgrade", "rollback", "pause", "resume", "abort", "scale", "recycle", "signal", "stop",
+          "reload"}
+ANSWERED_BY_CODE = ACTING | {"status", "shell"}
+PATIENCE = 5.0
 
 # What Einhorn says where it is told nothing.
 USAGE = """## Usage
@@ -32,21 +39,26 @@ and replaces these one by one. `einhorn -h` lists the options."""
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """The entry point of `einhornpy`; leaves by SystemExit."""
-    words = sys.argv[1:] if arguments is None else arguments
+    words = [in_utf8(word) for word in sys.argv[1:]] if arguments is None else arguments
     if "_EINHORNPY_COMPLETE" in os.environ:
         from . import completion  # noqa: F401  it teaches click how fish wants it
     # a master execs us as its next one (--reexec-as)
     if words and words[0] in ("--take-over", "--check-state"):
         become_master(*words)
-    if sys.stdout is None:  # closed: whoever asks for the exit code alone gets the true one
-        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
-    code, message = 0, None
+    heard = take_streams()
+    code, message, answered = 0, None, False
     try:
         words = einhorns(words) if is_einhorn() else meant(words)
+        answered = words[0] in ANSWERED_BY_CODE
+        heard.patience = PATIENCE if words[0] in ACTING else None
         cli.main(words, prog_name="einhornpy", standalone_mode=False)
     # whatever ended it, it is one line
     except (Exception, KeyboardInterrupt) as error:
         code, message = ended(error)
+    if heard.lost is not None and not isinstance(heard.lost, BrokenPipeError):
+        # whoever has only asked for words has got none
+        code = code if answered else code or 1
+        message = message or f"cannot write to standard output: {heard.lost.strerror}"
     if message is not None:
         from .. import show
 
@@ -120,8 +132,13 @@ def become_master(*words: str) -> NoReturn:
     from ..privileges import adopt_orphans
 
     adopt_orphans()
+    python = sys.executable
+    if ".." in python.split("/"):
+        # Found by a relative PATH: the way through the current directory is gone when that is.
+        python = os.path.join(os.path.realpath(os.path.dirname(python)), os.path.basename(python))
     # -P: a file of the app's in the current directory must not shadow a module of the master's.
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "einhornpy.supervisor", *words])
+    # -X utf8: whatever the locale is, the master reads and writes one and the same text.
+    os.execv(python, [python, "-X", "utf8", "-P", "-m", "einhornpy.supervisor", *words])
 
 
 def ended(error: BaseException) -> tuple[int, str | None]:
@@ -149,11 +166,7 @@ def ended(error: BaseException) -> tuple[int, str | None]:
         case KeyboardInterrupt() | click.Abort():
             return gate.INTERRUPTED, None
         case OSError():
-            # what is left unsaid finds no room at the end either
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            # whoever read us has left: nothing more is said, to anyone
-            left = isinstance(error, BrokenPipeError)
-            return (0, None) if left else (1, f"cannot go on: {error}")
+            return 1, f"cannot go on: {error}"
         case _:
             # One line for scripts too, with the place for whoever is to mend it.
             return 1, f"unforeseen {where(error)}"

@@ -87,6 +87,12 @@ def check_label(flag: str, label: str | None) -> None:
         raise click.UsageError(f"{flag}: got {label!r}, expected {printable.LABEL}")
 
 
+def in_utf8(text: str) -> str:
+    """A word or path that the system gave us, as UTF-8, in which the master and its clients speak
+    whatever the locale is."""
+    return os.fsencode(text).decode("utf-8", "surrogateescape")
+
+
 def where(error: BaseException) -> str:
     """What an exception says, and where it was raised."""
     import traceback

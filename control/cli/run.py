@@ -17,6 +17,7 @@ from ...supervisor.settings.table import SETTINGS, Settings
 from ..terminal import say_block
 from . import flags, unit
 from .group import HELP, command_of
+from .options import in_utf8
 
 
 class Run(click.Command):
@@ -63,7 +64,8 @@ def start(command: tuple[str, ...], **given: Any) -> NoReturn:
     from .main import become_master
 
     become_master(json.dumps({
-        "flags": flags.given_only(given), "command": command, "directory": logical_directory()}))
+        "flags": flags.given_only(given), "command": command,
+        "directory": in_utf8(logical_directory())}))
 
 
 run = Run(
@@ -83,14 +85,23 @@ run = Run(
 
 def logical_directory() -> str:
     """The current directory by the name that the shell gave it, so that a symbolic link in it can
-    be followed anew."""
+    be followed anew.
+
+    Raises:
+        click.ClickException: it is gone.
+    """
     named = os.environ.get("PWD", "")
     try:
         if named.startswith("/") and os.path.samefile(named, "."):
             return named
     except OSError:
         pass
-    return os.getcwd()
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise click.ClickException(
+            f"cannot start in the current directory: {error.strerror} (it was removed: change to "
+            "one that is there)") from None
 
 
 @click.command("unit", options_metavar="[--user]", context_settings={

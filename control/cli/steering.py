@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import select
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import click
 
 from ...shared import commands
+from ...shared.alive import is_alive
 from .. import client, gate
 from ..terminal import say
 from .flags import suggest
@@ -140,7 +140,7 @@ def stop(connect: Connect, now: bool, no_wait: bool) -> None:
             raise Exit(gate.INTERRUPTED, "the stop goes on without you") from None
     if not clean:
         alive = ", ".join(
-            str(worker["pid"]) for worker in workers if os.path.exists(f"/proc/{worker['pid']}"))
+            str(worker["pid"]) for worker in workers if is_alive(worker["pid"]))
         raise Exit(
             1, "not stopped cleanly: the master ended without its last word, so it was killed; " +
             (f"of its workers there are still pid {alive}" if alive else "its workers are gone"))

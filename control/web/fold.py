@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from ...shared.alive import is_alive
 from ..privileges import become, by_descriptor, die_with
 from .metrics import locked, readable
 
@@ -38,7 +39,7 @@ def fold(directory: str) -> int:
             found = re.fullmatch(r"([a-z]+(?:_[a-z]+)?)_([0-9]+)\.db", name)
             if not stat.S_ISREG(os.lstat(f"{directory}/{name}").st_mode):
                 continue  # the app's own business
-            if found and int(found[2]) != FOLDED and not os.path.exists(f"/proc/{found[2]}"):
+            if found and int(found[2]) != FOLDED and not is_alive(int(found[2])):
                 dead.setdefault(found[1], []).append(f"{directory}/{name}")
         for kind, paths in dead.items():
             if kind in ADDED_UP:

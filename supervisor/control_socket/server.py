@@ -113,7 +113,11 @@ class Server(Part):
         self._with_lines: dict[Session, None] = {}
 
     def open(self, listener: socket.socket) -> None:
-        """Accept whoever comes there. Who has opened it closes it too."""
+        """Accept whoever comes there, and no longer where it was before: who waits there comes
+        first. Who has opened it closes it too."""
+        if self._listener is not None:
+            self.accept_all()
+            self._loop.unwatch(self._listener.fileno())
         self._listener = listener
         listener.setblocking(False)
         self._listen()

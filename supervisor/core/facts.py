@@ -79,6 +79,14 @@ class Heartbeat:
 
 
 @dataclass(frozen=True, slots=True)
+class Unheard:
+    """It could not reach us for a while, so its silence says nothing: nobody waits for its
+    heartbeat until there is another one."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """Bytes of each worker's process group."""
 
@@ -281,6 +289,14 @@ class Scaled:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspended:
+    """Neither the master nor, as far as it can know, anybody else ran for a while, which is over: a
+    frozen container, a machine that slept. `seconds`: how long, None where that isn't known."""
+
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class StopRequested:
     how: Stopping
 
@@ -291,8 +307,8 @@ def how_it_ended(status: int) -> str:
     return f"was ended by signal {-status}" if status < 0 else f"exited with code {status}"
 
 
-OfWorker = (Assumed | SaidReady | Stood | FoundUnfit | SaidFailed | Heartbeat | Due | Aborted
-            | Retired | Killed | Exited)
+OfWorker = (Assumed | SaidReady | Stood | FoundUnfit | SaidFailed | Heartbeat | Unheard | Due
+            | Aborted | Retired | Killed | Exited)
 OfOrphan = OrphanFound | OrphanKilled | OrphanGone
 # What begins an upgrade, or says that it can't begin.
 OfBeginning = UpgradeRequested | UpgradePrepared | UpgradeRefused
@@ -300,5 +316,5 @@ OfBeginning = UpgradeRequested | UpgradePrepared | UpgradeRefused
 OfCourse = (Paused | Resumed | AbortRequested | HoldBegun | Checked | HoldEnded | AcceptingAsked
             | AcceptingChecked | RolledBack | Finished)
 OfHost = (Spawned | SpawnFailed | Measured | HostMeasured | Scaled | ListenerShut | ListenerLost
-          | Calmed | StopRequested)
+          | Calmed | Suspended | StopRequested)
 Event = OfWorker | OfOrphan | OfBeginning | OfCourse | OfHost

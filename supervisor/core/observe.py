@@ -74,8 +74,8 @@ def observe(pool: Pool, event: Event, now: float) -> Pool:
         case facts.OrphanFound() | facts.OrphanKilled() | facts.OrphanGone():
             return _of_orphan(pool, event, now)
         case (facts.Assumed() | facts.SaidReady() | facts.Stood() | facts.FoundUnfit()
-              | facts.SaidFailed() | facts.Heartbeat() | facts.Due() | facts.Aborted()
-              | facts.Retired() | facts.Killed() | facts.Exited()):
+              | facts.SaidFailed() | facts.Heartbeat() | facts.Unheard() | facts.Due()
+              | facts.Aborted() | facts.Retired() | facts.Killed() | facts.Exited()):
             return upgrading.look_at_canaries(_of_worker(pool, event, now))
         case _:
             return _of_host(pool, event, now)
@@ -102,6 +102,8 @@ def _of_host(pool: Pool, event: facts.OfHost, now: float) -> Pool:
         case facts.Calmed():
             return with_generation(
                 pool, replace(pool.generations[event.generation], faults=0, fault=None))
+        case facts.Suspended():
+            return replace(pool, suspended_until=now)
         case facts.StopRequested():
             return replace(pool, stopping=event.how)
         case _:
@@ -148,6 +150,8 @@ def _of_worker(pool: Pool, event: facts.OfWorker, now: float) -> Pool:
         case facts.Heartbeat():
             return with_worker(
                 pool, replace(worker, heartbeat_at=event.at, pinged_request_id=event.request_id))
+        case facts.Unheard():
+            return with_worker(pool, replace(worker, heartbeat_at=None))
         case facts.Due():
             return _due(pool, worker, event, now)
         case facts.Retired():
@@ -177,6 +181,9 @@ def _spawned(pool: Pool, event: facts.Spawned, now: float) -> Pool:
 
 
 def _said_ready(pool: Pool, worker: Worker, guessed: bool, now: float) -> Pool:
+    if worker.state is State.RETIRING and worker.ready_at is None:
+        # Too late to count, but it may serve somebody by now: it leaves like one that does.
+        return with_worker(pool, replace(worker, ready_at=now))
     if worker.state is not State.STARTING or worker.unfit is not None:
         return pool
     pool = with_worker(pool, replace(worker, state=State.READY, ready_at=now, guessed=guessed))

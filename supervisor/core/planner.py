@@ -85,7 +85,7 @@ def _stalled(pool: Pool, view: View, upgrade: Upgrade, now: float) -> bool:
     if (pool.policy.progress_timeout <= 0 or upgrade.paused_by is not None
             or upgrade.phase is Phase.HELD or view.wanted_available >= _wanted_of_current(pool)):
         return False
-    return view.past(upgrade.progress_at + pool.policy.progress_timeout, now)
+    return view.past(pool.since(upgrade.progress_at) + pool.policy.progress_timeout, now)
 
 
 def _wanted_of_current(pool: Pool) -> int:
@@ -108,7 +108,7 @@ def _hold(pool: Pool, view: View, now: float) -> Iterable[Action]:
         return []
     over = upgrade.hold_over
     if not over and upgrade.terms.hold is not None:
-        over = view.past(upgrade.held_since + upgrade.terms.hold, now)
+        over = view.past(pool.since(upgrade.held_since) + upgrade.terms.hold, now)
     return [EndHold()] if over and upgrade.check in (None, Check.PASSED) else []
 
 
@@ -298,15 +298,15 @@ def _retire_outdated(pool: Pool, view: View, now: float) -> Iterable[Action]:
         # Until all new ones are there, only what scaling down has made too many may go.
         candidates = candidates[: max(0, len(candidates) - pool.target)]
     if upgrade is not None and upgrade.suspicious and not upgrade.rolling_back:
-        candidates = _apart(view, now, candidates)
+        candidates = _apart(pool, view, now, candidates)
     return _spare(pool, view, now, candidates)
 
 
-def _apart(view: View, now: float, candidates: list[Worker]) -> list[Worker]:
+def _apart(pool: Pool, view: View, now: float, candidates: list[Worker]) -> list[Worker]:
     """Old workers go one by one, and only while nothing new has just begun: whatever happens then
     has one possible cause."""
     newest = max((worker.ready_at or 0.0 for worker in view.wanted_ready), default=0.0)
-    quiet = view.past(newest + SETTLE_SECONDS, now)
+    quiet = view.past(pool.since(newest) + SETTLE_SECONDS, now)
     return candidates[:1] if quiet and not view.old_retiring else []
 
 
@@ -342,7 +342,7 @@ def _spare(pool: Pool, view: View, now: float, candidates: list[Worker]) -> list
     ready, available = view.ready, view.available
     actions: list[Action] = []
     for worker in candidates:
-        counted = worker.available(now, pool.policy)
+        counted = pool.available(worker, now)
         if ready <= pool.target:
             break
         if available - counted >= pool.target:

@@ -10,7 +10,7 @@ people to read.
     starting       SaidReady                ready
     starting|ready Retired, Aborted, Killed retiring
     starting       Assumed                  starting    (old enough to be guessed ready)
-    retiring       Retired, SaidReady       retiring    (said twice, or too late: nothing changes)
+    retiring       Retired, SaidReady       retiring    (said twice, or too late: it doesn't count)
     any            Exited                   gone
 """
 
@@ -122,13 +122,6 @@ class Worker:
         """Whether it is due because it uses too much."""
         return self.recycling is Recycling.MEMORY
 
-    def available(self, now: float, policy: Policy) -> bool:
-        """Whether it has been ready for long enough to let another one go. To be ready is not
-        enough: a release whose workers die a moment later would cost an old one each time."""
-        if self.state is not State.READY or self.ready_at is None:
-            return False
-        return now >= self.ready_at + policy.min_ready(self)
-
     @property
     def convincing(self) -> bool:
         """Whether its readiness proves something: it said so, or the guess has stood. Before that a
@@ -184,6 +177,20 @@ class Pool:
     lost: Mapping[str, str] = field(default_factory=dict)
     # Processes that outlive their workers.
     left_behind: Mapping[int, LeftBehind] = field(default_factory=dict)
+    # When the master last came back from a time in which it did not run (monotonic seconds).
+    suspended_until: float = 0.0
+
+    def since(self, at: float) -> float:
+        """From when a time that began at `at` counts. What nobody could do while everything stood
+        still is held against nobody: after it, each has its whole share again."""
+        return max(at, self.suspended_until)
+
+    def available(self, worker: Worker, now: float) -> bool:
+        """Whether a worker has been ready for long enough to let another one go. To be ready is not
+        enough: a release whose workers die a moment later would cost an old one each time."""
+        if worker.state is not State.READY or worker.ready_at is None:
+            return False
+        return now >= self.since(worker.ready_at) + self.policy.min_ready(worker)
 
     @property
     def farewell(self) -> str:

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 
 from .actions import Abort, Action, AssumeReady, Kill, KillOrphan, Recycle, Retire, Trust
 from .causes import Force, Leaving, Recycling
-from .generation import Recipe
-from .pool import SETTLE_SECONDS, Policy, Pool, State, Stopping, Worker
+from .pool import SETTLE_SECONDS, Pool, State, Stopping, Worker
 from .upgrade import Phase
 
 # How long a hung worker has to say where it hangs, between SIGABRT and SIGKILL.
 ABORT_SECONDS = 2.0
+# How long a worker that has never been ready has to leave: it serves nobody, and may not be able to
+# hear us while it imports.
+UNREADY_SECONDS = 1.0
 _DEAF = "a listening socket of it is no more what clients connect to"
 
 
@@ -69,18 +71,17 @@ def look(pool: Pool, now: float) -> View:
     While the master stops, nobody is expected to become ready any more.
     """
     view = View()
-    current, policy, generations = pool.current, pool.policy, pool.generations
+    current = pool.current
     upgrade, stopping, sockets = pool.running_upgrade, pool.stopping is not None, pool.sockets
     # A canary is watched until its hold is over, whatever its age; but too much memory is what it
     # is watched for.
     watched = upgrade is not None and upgrade.phase in (Phase.CANARY, Phase.HELD)
     for worker in pool.workers.values():
-        recipe = generations[worker.generation].recipe
         old = worker.generation != current
         if worker.state is State.RETIRING:
             view.retiring += 1
             view.old_retiring += old
-            _look_at_retiring(view, worker, recipe, now)
+            _look_at_retiring(view, pool, worker, now)
         elif worker.unfit is not None:
             view.overdue.append(Kill(worker.id, worker.unfit, Force.UNFIT))
         elif worker.sockets != sockets:
@@ -88,12 +89,12 @@ def look(pool: Pool, now: float) -> View:
         elif worker.state is State.STARTING:
             (view.outdated_starting if old else view.wanted_starting).append(worker)
             if not stopping:
-                _look_at_starting(view, worker, recipe, policy, now)
+                _look_at_starting(view, pool, worker, now)
         else:
             due = worker.recycled_for is not None and _due(view, worker, watched, now)
-            _sort_ready(view, worker, old, due, policy, now)
+            _sort_ready(view, pool, worker, due, now)
             if worker.heartbeat_at or worker.memory or worker.expires_at:
-                _look_at_ready(view, worker, recipe, now)
+                _look_at_ready(view, pool, worker, now)
     _look_at_left_behind(view, pool, now)
     return view
 
@@ -101,29 +102,37 @@ def look(pool: Pool, now: float) -> View:
 def _look_at_left_behind(view: View, pool: Pool, now: float) -> None:
     for process in pool.left_behind.values():
         view.old_retiring += process.generation != pool.current
-        if not process.killed and (view.past(process.kill_at, now)
+        # All of its time again, if nobody ran meanwhile.
+        kill_at = process.kill_at - process.found_at + pool.since(process.found_at)
+        if not process.killed and (view.past(kill_at, now)
                                    or pool.stopping is Stopping.NOW):
             view.overdue.append(KillOrphan(process.pid))
 
 
-def _look_at_retiring(view: View, worker: Worker, recipe: Recipe, now: float) -> None:
+def _look_at_retiring(view: View, pool: Pool, worker: Worker, now: float) -> None:
+    recipe = pool.generations[worker.generation].recipe
     if worker.killed_at is not None or worker.retired_at is None:
         return
     if worker.aborted_at is not None:
-        if view.past(worker.aborted_at + ABORT_SECONDS, now):
+        if view.past(pool.since(worker.aborted_at) + ABORT_SECONDS, now):
             view.overdue.append(Kill(worker.id, "did not leave after SIGABRT", Force.HUNG))
-    elif view.past(worker.retired_at + recipe.graceful_timeout, now):
-        reason = f"did not leave within {recipe.graceful_timeout:g} s"
+        return
+    unready = worker.ready_at is None and recipe.ack_seconds is None
+    patience = min(recipe.graceful_timeout, UNREADY_SECONDS) if unready else recipe.graceful_timeout
+    if view.past(pool.since(worker.retired_at) + patience, now):
+        never = ", and was never ready" if unready else ""
+        reason = f"did not leave within {patience:g} s{never}"
         view.overdue.append(Kill(worker.id, reason, Force.OVERSTAYED))
 
 
-def _look_at_starting(view: View, worker: Worker, recipe: Recipe, policy: Policy,
-                      now: float) -> None:
-    assumed_from = None if recipe.ack_seconds is None else worker.spawned_at + recipe.ack_seconds
-    if assumed_from is not None and worker.assumed_at is None and view.past(assumed_from, now):
+def _look_at_starting(view: View, pool: Pool, worker: Worker, now: float) -> None:
+    ack_seconds = pool.generations[worker.generation].recipe.ack_seconds
+    begun, timeout = pool.since(worker.spawned_at), pool.policy.ready_timeout
+    if (ack_seconds is not None and worker.assumed_at is None
+            and view.past(begun + ack_seconds, now)):
         view.overdue.append(AssumeReady(worker.id))
-    elif view.past(worker.spawned_at + policy.ready_timeout, now):
-        reason = f"was not ready within {policy.ready_timeout:g} s"
+    elif view.past(begun + timeout, now):
+        reason = f"was not ready within {timeout:g} s"
         view.overdue.append(Kill(worker.id, reason, Force.NOT_READY))
 
 
@@ -136,25 +145,26 @@ def _due(view: View, worker: Worker, watched: bool, now: float) -> bool:
     return worker.ready_at is None or view.past(worker.ready_at + SETTLE_SECONDS, now)
 
 
-def _sort_ready(view: View, worker: Worker, old: bool, due: bool, policy: Policy,
-                now: float) -> None:
+def _sort_ready(view: View, pool: Pool, worker: Worker, due: bool, now: float) -> None:
+    old = worker.generation != pool.current
     # Recycling has no rules of its own: a due worker is exchanged like one of an old generation.
     outdated = old or due
     (view.outdated_ready if outdated else view.wanted_ready).append(worker)
     view.due += outdated and not old
-    if worker.available(now, policy):
+    if pool.available(worker, now):
         view.available += 1
         view.wanted_available += not outdated
         view.current_available += not old
         if worker.guessed and not worker.stood:
             view.overdue.append(Trust(worker.id))
     elif worker.ready_at is not None:
-        view.deadlines.add(worker.ready_at + policy.min_ready(worker))
+        view.deadlines.add(pool.since(worker.ready_at) + pool.policy.min_ready(worker))
 
 
-def _look_at_ready(view: View, worker: Worker, recipe: Recipe, now: float) -> None:
+def _look_at_ready(view: View, pool: Pool, worker: Worker, now: float) -> None:
+    recipe = pool.generations[worker.generation].recipe
     if worker.heartbeat_at is not None and recipe.timeout > 0 and view.past(
-            worker.heartbeat_at + recipe.timeout, now):
+            pool.since(worker.heartbeat_at) + recipe.timeout, now):
         reason = f"gave no heartbeat for {recipe.timeout:g} s"
         view.overdue.append(Abort(worker.id, reason, Force.HUNG))
         return

@@ -45,6 +45,9 @@ class Guesses(part.Part):
     def on_time(self, now: float) -> None:
         self._probes.on_time(now)
 
+    def on_suspended(self, now: float, seconds: float | None) -> None:
+        self._probes.on_suspended(now)
+
     def close(self) -> None:
         self._probes.close()
 

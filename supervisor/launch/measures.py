@@ -12,7 +12,7 @@ from ..core import facts
 from ..core.pool import State, Worker
 from ..system import part
 from ..system.ledger import Ledger
-from . import shared_page
+from . import memory, shared_page
 
 # How often memory is looked at, where somebody limits it; nothing wakes the master for it
 # otherwise.
@@ -46,6 +46,12 @@ class Measures(part.Part):
         if self.deadline is None and self._limit_of(worker):
             self.deadline = now + MEMORY_INTERVAL
 
+    def heard_by_path(self) -> list[int]:
+        """The workers whose heartbeats come from wherever they find our socket, and not by the
+        page."""
+        return [worker.id for worker in self._ledger.pool.workers.values()
+                if worker.heartbeat_at is not None and self._page.heartbeat(worker.id) is None]
+
     def look_soon(self) -> None:
         """Look at memory in the next turn."""
         self.deadline = time.monotonic()
@@ -69,7 +75,7 @@ class Measures(part.Part):
         workers = [worker for worker in pool.workers.values() if worker.state is State.READY]
         limits = [limit for limit in map(self._limit_of, workers) if limit]
         if limits:
-            used = shared_page.group_memory((worker.pid for worker in workers), min(limits))
+            used = memory.group_memory((worker.pid for worker in workers), min(limits))
             self._ledger.observe(facts.Measured({
                 worker.id: used[worker.pid] for worker in workers if worker.pid in used}))
         due = [worker for worker in workers if self._is_due(worker)]
@@ -88,8 +94,8 @@ class Measures(part.Part):
         """Look whether there is room for one worker more, and again a little later."""
         needed = self._min_available
         if needed is None:
-            needed = max((shared_page.memory(worker.pid) or 0 for worker in due), default=0)
-        available = shared_page.available_memory()
+            needed = max((memory.own_memory(worker.pid) for worker in due), default=0)
+        available = memory.available_memory()
         if (available < needed) != self._ledger.pool.short_of_memory:
             self._ledger.observe(facts.HostMeasured(available < needed, available))
         self.deadline = now + MEMORY_INTERVAL

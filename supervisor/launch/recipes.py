@@ -22,6 +22,7 @@ from ..settings.contradictions import without_gunicorn
 from ..settings.parsers import AckMode
 from ..settings.policy import rules_of_recipe
 from ..settings.table import GUESSED_ACK_SECONDS, Settings
+from ..sockets.addresses import escaped
 from ..system.attributes import Attributes
 from ..system.loop import READ, Loop
 from ..system.processes import CannotStart, Exit, Launch, Processes
@@ -223,15 +224,19 @@ def _resolve(directory: str) -> str:
 
 
 def adapter_instructions(prepared: Prepared, settings: Settings, target: int, page: tuple[int, int],
-                         jitter: float, stderr: int | None) -> str:
+                         jitter: float, stderr: int | None, control: int | None,
+                         notify: int) -> str:
     """What the adapter in a worker is told, as JSON. `page`: descriptor and offset of its slot.
     `jitter`: 0 to 1. `stderr`: the descriptor that is its standard error as soon as it is ready,
-    None where it has that already."""
+    None where it has that already. `control`, `notify`: descriptors that are connected to the
+    master: commands go to the one, datagrams of sd_notify(3) to the other."""
     recipe = prepared.recipe
     return json.dumps({
         "mode": "worker",
         "page": page,
         "stderr": stderr,
+        "control": control,
+        "notify": notify,
         "workers": target,
         "timeout": recipe.timeout,
         "max_requests": recipe.max_requests
@@ -243,11 +248,24 @@ def adapter_instructions(prepared: Prepared, settings: Settings, target: int, pa
         "outlive_master": not settings.kill_children_on_exit,})
 
 
-def bind_of(bind: str, settings: Mapping[str, Any]) -> str:
+def binds_of(settings: Mapping[str, Any]) -> list[str]:
+    """gunicorn's addresses in our form."""
+    return [_bind_of(bind, settings) for bind in settings["bind"]]
+
+
+def _bind_of(bind: str, settings: Mapping[str, Any]) -> str:
     """One of gunicorn's addresses in our form. gunicorn makes UNIX sockets with its own umask (0
-    unless somebody set it), so that a proxy of another user can connect."""
-    mode = f",mode={0o777 & ~settings['umask']:03o}" if bind.startswith("unix:") else ""
-    return f"{bind},backlog={min(65535, settings['backlog'])}{mode}"
+    unless somebody set it), so that a proxy of another user can connect, and gives them to its own
+    user and group where somebody set these."""
+    options = f",backlog={min(65535, settings['backlog'])}"
+    if not bind.startswith("unix:"):
+        return bind + options
+    options += f",mode={0o777 & ~settings['umask']:03o}"
+    for name in ("user", "group"):
+        # an earlier version didn't ask for them
+        if name in settings["given"] and settings.get(name) is not None:
+            options += f",{name}={settings[name]}"
+    return escaped(bind) + options
 
 
 def hook_launch(prepared: Prepared, gunicorn: Gunicorn, name: str, arguments: list[Any],

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..system.processes import find_program
+from ..system.becoming import find_program
 
 ADAPTER = str(Path(__file__).absolute().parents[2] / "worker" / "gunicorn_adapter.py")
 _PYTHON = re.compile(r"(python|pypy)[0-9.]*$")

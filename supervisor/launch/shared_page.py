@@ -1,4 +1,4 @@
-"""What the master notices by itself: the shared page of heartbeats and counters, and memory.
+"""What the master notices by itself: the shared page of heartbeats and counters.
 
 The page is one in-memory file with a slot a worker: 32 words, each a native float64. The worker
 alone writes its slot (worker/gunicorn_counters.py), without a system call; the master reads it
@@ -169,15 +169,6 @@ def busy_share(words: tuple[float, ...], now: float, age: float) -> float:
     return min(1.0, max(0.0, (until_now - at_begin) / max(0.001, min(now - begin, age))))
 
 
-def memory(pid: int) -> int | None:
-    """Resident bytes of a process (proc(5), `statm`); None if it is gone."""
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError, ValueError):
-        return None
-
-
 def catches(pid: int, number: int) -> bool:
     """Whether a process has a handler for a signal (proc(5), `SigCgt`)."""
     try:
@@ -186,67 +177,3 @@ def catches(pid: int, number: int) -> bool:
         return bool(int(mask.split()[1], 16) >> (number - 1) & 1)
     except (OSError, StopIteration, ValueError):
         return False
-
-
-def group_memory(groups: Iterable[int], enough: int) -> dict[int, int]:
-    """Bytes that each process group uses. Resident bytes count shared pages in every process that
-    has them; where they come to `enough` or more, the proportional set size (proc(5),
-    `smaps_rollup`) is asked, which costs more to find. Empty where /proc can't be read: out of
-    descriptors, for instance."""
-    wanted = set(groups)
-    members: dict[int, list[int]] = {}
-    try:
-        names = os.listdir("/proc")
-    except OSError:
-        return {}
-    for name in names:
-        if name.isdecimal():
-            group = _group_of(int(name))
-            if group in wanted:
-                members.setdefault(group, []).append(int(name))
-    found = {}
-    for group, pids in members.items():
-        resident = sum(memory(pid) or 0 for pid in pids)
-        found[group] = resident if resident < enough else sum(_proportional(pid) for pid in pids)
-    return found
-
-
-def _group_of(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[2])
-    except (OSError, IndexError, ValueError):
-        return 0
-
-
-def _proportional(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-            for line in file:
-                if line.startswith(b"Pss:"):
-                    return int(line.split()[1]) * 1024
-    except (OSError, IndexError, ValueError):
-        pass
-    return memory(pid) or 0
-
-
-def available_memory() -> int:
-    """Bytes that can still be had without swapping: the host's (proc(5), `MemAvailable`), or less
-    where the control group has a limit (cgroup v2, `memory.max`)."""
-    available = 1 << 62
-    try:
-        with open("/proc/meminfo", "rb") as file:
-            for line in file:
-                if line.startswith(b"MemAvailable:"):
-                    available = int(line.split()[1]) * 1024
-    except (OSError, IndexError, ValueError):
-        pass
-    try:
-        with open("/proc/self/cgroup") as file:
-            path = file.read().strip().rpartition("::")[2]
-        with open(f"/sys/fs/cgroup{path}/memory.max") as file:
-            most = int(file.read())
-        with open(f"/sys/fs/cgroup{path}/memory.current") as file:
-            return min(available, max(0, most - int(file.read())))
-    except (OSError, ValueError):
-        return available

@@ -17,6 +17,7 @@ from ..logs.output import Ends, Output
 from ..settings.parsers import WorkerOutput
 from ..settings.table import Settings
 from ..sockets.listener import Listener
+from ..sockets.notify_socket import NotifySocket
 from ..sockets.runtime_directory import RuntimeDirectory
 from ..system.attributes import Attributes
 from ..system.ledger import Ledger
@@ -42,7 +43,7 @@ class Spawner:
 
     def __init__(self, ledger: Ledger, generations: Generations, processes: Processes,
                  page: SharedPage, output: Output, settings: Settings, attributes: Attributes,
-                 listeners: Sequence[Listener], place: RuntimeDirectory,
+                 listeners: Sequence[Listener], place: RuntimeDirectory, notify: NotifySocket,
                  metrics: Callable[[int], dict[str, str]]) -> None:
         self._ledger = ledger
         self._generations = generations
@@ -53,6 +54,7 @@ class Spawner:
         self._attributes = attributes
         self._listeners = listeners
         self._place = place
+        self._notify = notify
         self._metrics = metrics
 
     def spawn(self, action: Spawn, worker: int) -> Started:
@@ -64,8 +66,9 @@ class Spawner:
         jitter = int.from_bytes(os.urandom(4), "little") / (1 << 32)
         with contextlib.ExitStack() as undoing:
             undoing.callback(self._page.give_back, worker)
-            ours, theirs = socket.socketpair() if self._settings.command_socket_as_fd else (None,
-                                                                                            None)
+            wanted = (self._settings.command_socket_as_fd
+                      or self._generations.prepared[action.generation].gunicorn is not None)
+            ours, theirs = socket.socketpair() if wanted else (None, None)
             if ours is not None and theirs is not None:
                 undoing.callback(ours.close)
                 undoing.callback(theirs.close)
@@ -92,8 +95,13 @@ class Spawner:
         pool, prepared = self._ledger.pool, self._generations.prepared[action.generation]
         generation = pool.generations[action.generation]
         descriptors = [listener.socket.fileno() for listener in self._listeners]
-        adapter, command = None, generation.recipe.command
+        adapter, command, control_fd = None, generation.recipe.command, None
+        if control is not None:
+            control_fd = worker_environment.FIRST_FD + len(descriptors)
+            descriptors.append(control.fileno())
         if prepared.gunicorn is not None:
+            notify_fd = worker_environment.FIRST_FD + len(descriptors)
+            descriptors.append(self._notify.way)
             page = (worker_environment.FIRST_FD + len(descriptors), self._page.take(worker))
             descriptors.append(self._page.fd)
             stderr = None
@@ -101,7 +109,7 @@ class Spawner:
                 stderr = worker_environment.FIRST_FD + len(descriptors)
                 descriptors.append(STANDARD_ERROR)
             adapter = recipes.adapter_instructions(prepared, settings, pool.target, page, jitter,
-                                                   stderr)
+                                                   stderr, control_fd, notify_fd)
             command = prepared.gunicorn.adapter
         environment = worker_environment.environment(
             generation, worker=worker, index=action.index, master=os.getpid(),
@@ -110,10 +118,8 @@ class Spawner:
                 socket.AddressFamily(listener.socket.family).name for listener in self._listeners
             ], names=[listener.label for listener in self._listeners
                       ], stop_signal=settings.stop_signal, adapter=adapter,
-            control_fd=None if control is None else worker_environment.FIRST_FD + len(descriptors),
+            control_fd=control_fd if settings.command_socket_as_fd else None,
         ) | self._metrics(action.generation)
-        if control is not None:
-            descriptors.append(control.fileno())
         farewell = signal.Signals[settings.stop_signal] if settings.kill_children_on_exit else None
         stdout, stderr_pipe = ends.writers
         return Launch(command, generation.recipe.directory, environment, descriptors, farewell,

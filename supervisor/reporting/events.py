@@ -166,6 +166,8 @@ class Event(enum.StrEnum):
     MASTER_REPLACED = (
         "master-replaced", NORMAL, "master replaced: einhornpy {version} goes on after {before}"
         "[, asked for by {by}]", "pid workers")
+    MASTER_SUSPENDED = (
+        "master-suspended", NORMAL, "master was suspended[ for {lost:seconds}]: {so}")
     MASTER_STOPPED = "master-stopped", NORMAL, "master stopped", "pid"
     STOPPING = "stopping", NORMAL, "stopping ({how}), {workers:worker} still there"
     GIVING_UP = "giving-up", ATTENTION, "giving up: {because}"
@@ -174,8 +176,18 @@ class Event(enum.StrEnum):
     SETTINGS_THAT_STAY = (
         "settings-that-stay-as-they-were", ATTENTION,
         "settings that stay as they were: {settings}; {so}")
+    WAITING_FOR_LEFTOVERS = (
+        "waiting-for-leftovers", ATTENTION, "{address} is still held by {holders}, of a master "
+        "that is dead: waiting for up to {most:seconds}")
+    PLACES_LOST = "places-lost", ATTENTION, "{files} gone, and not to be made again: {reason}; {so}"
+    PLACES_MADE_AGAIN = (
+        "places-made-again", ATTENTION, "{files} had been removed, made again", "socket")
+    STRAY_VARIABLES = (
+        "stray-variables", ATTENTION, "variables that are no settings: {variables}; {so}")
     INHERITED_SOCKETS_UNUSED = (
         "inherited-sockets-unused", ATTENTION, "inherited sockets unused: {names}; {so}")
+    INHERITED_DESCRIPTORS_CLOSED = (
+        "inherited-descriptors-closed", DETAIL, "inherited descriptors closed: {descriptors}")
     GUNICORN_SETTINGS_OVERRULED = (
         "gunicorn-settings-overruled", NORMAL, "gunicorn settings overruled: {settings}")
     READINESS_IS_A_GUESS = (

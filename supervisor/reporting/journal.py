@@ -59,7 +59,7 @@ def _of_worker(before: Pool, fact: facts.OfWorker, after: Pool, now: float) -> I
             yield Entry(Event.WORKER_KILLED, _because(new, fact))
         case facts.Exited():
             yield _exit(old, fact, now)
-        case facts.Assumed() | facts.Stood() | facts.Heartbeat():
+        case facts.Assumed() | facts.Stood() | facts.Heartbeat() | facts.Unheard():
             pass
         case _:
             assert_never(fact)
@@ -75,7 +75,7 @@ def _because(worker: Worker, fact: facts.Due | facts.Aborted | facts.Retired | f
 
 
 def _ready(old: Worker, new: Worker, now: float) -> Entry:
-    if new == old:
+    if new.state is not State.READY or old.state is State.READY:
         return Entry(Event.LATE_ACK_IGNORED, _worker(new))
     fields = _worker(new, took=Seconds(now - new.spawned_at))
     return Entry(Event.WORKER_READY, fields | ({"guessed": True} if new.guessed else {}))
@@ -185,6 +185,10 @@ def _of_host(before: Pool, fact: facts.OfHost, after: Pool) -> Iterator[Entry]:
             yield _listener_shut(fact, after)
         case facts.ListenerLost():
             yield _listener_lost(fact)
+        case facts.Suspended():
+            lost = None if fact.seconds is None else Seconds(fact.seconds)
+            yield Entry(Event.MASTER_SUSPENDED, {
+                "lost": lost, "so": "that time counts for nothing, and each deadline begins anew"})
         case facts.StopRequested():
             yield Entry(Event.STOPPING, {"how": fact.how, "workers": len(after.workers)})
         case facts.Measured() | facts.Calmed():

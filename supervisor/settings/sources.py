@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,6 +23,10 @@ LONGEST_SHOWN = 200
 NOT_SETTINGS = {
     "EINHORNPY_GENERATION", "EINHORNPY_WORKER", "EINHORNPY_ADAPTER", "EINHORNPY_RETIRE_SIGNAL",
     "EINHORNPY_STATUS", *FOR_WORKERS}
+# What Kubernetes gives every pod of each Service (Service, "Environment variables"); no setting may
+# have such a name.
+OF_KUBERNETES = re.compile(
+    "_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)?)$")
 _Source = dict[str, tuple[Any, str]]
 
 
@@ -44,7 +49,7 @@ def load(flags: Mapping[str, Any], command: Sequence[str], environ: Mapping[str,
     Raises:
         BadSetting: a key or value is wrong, or no command was given anywhere.
     """
-    config = flags.get("config") or environ.get(f"{ENVIRONMENT_PREFIX}CONFIG")
+    config = flags.get("config") or environ.get(f"{ENVIRONMENT_PREFIX}CONFIG") or None
     if configuration is None and config is not None:
         configuration = _read(config, directory)
     given = _from_file(config, configuration) | _from_environment(environ) | _from_flags(flags)
@@ -91,11 +96,26 @@ def _from_environment(environ: Mapping[str, str]) -> _Source:
             if words := _split(value, variable):
                 found[key] = (tuple(words), variable)
             continue
-        if key not in SETTINGS:
-            raise BadSetting(f"{_named(variable)}: no such setting{_near(key)}")
+        if key not in SETTINGS:  # see `strays`
+            continue
         setting = SETTINGS[key]
         texts = _split(value, variable, setting.secret) if setting.many else value
         found[key] = (_parse(setting, texts, variable), variable)
+    return found
+
+
+def strays(environ: Mapping[str, str]) -> list[str]:
+    """The variables with our prefix that are no settings, each with what may have been meant. They
+    are nobody's fault: Kubernetes makes some of a Service's name."""
+    found = []
+    for variable in sorted(environ):
+        key = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if (not variable.startswith(ENVIRONMENT_PREFIX) or variable in NOT_SETTINGS
+                or key in SETTINGS or key in ("config", "command")):
+            continue
+        near = None if OF_KUBERNETES.search(variable) else _nearest(key)
+        meant = near and ENVIRONMENT_PREFIX + near.replace("-", "_").upper()
+        found.append(_named(variable) + (f" (did you mean {meant}?)" if meant else ""))
     return found
 
 
@@ -117,12 +137,13 @@ def _from_file(config: str | None, text: str | None) -> _Source:
 
 
 def _read(config: str, directory: str) -> str:
+    path = os.path.join(directory, os.path.expanduser(config))
     try:
-        with open(os.path.join(directory, os.path.expanduser(config)), "rb") as file:
+        with open(path, "rb") as file:
             content = file.read(LARGEST_FILE + 1)
         text = content.decode()
     except OSError as error:
-        raise BadSetting(f"cannot read the configuration {config}: {error.strerror}") from None
+        raise BadSetting(f"cannot read the configuration {path}: {error.strerror}") from None
     except ValueError as error:
         raise _not_toml(config, error) from None
     if len(content) > LARGEST_FILE:
@@ -207,8 +228,16 @@ def _named(key: str) -> str:
 
 def _near(key: str) -> str:
     """What was meant, or, where nothing is like it, what there is."""
+    near = _nearest(key)
+    return f", did you mean {near}?" if near else f"; expected one of {', '.join(_known())}"
+
+
+def _nearest(key: str) -> str | None:
     import difflib
 
-    known = ["command", *(each.key for each in SETTINGS.values())]
-    near = difflib.get_close_matches(key.replace("_", "-"), known, 1)
-    return f", did you mean {near[0]}?" if near else f"; expected one of {', '.join(known)}"
+    near = difflib.get_close_matches(key.replace("_", "-"), _known(), 1)
+    return near[0] if near else None
+
+
+def _known() -> list[str]:
+    return ["command", *(each.key for each in SETTINGS.values())]

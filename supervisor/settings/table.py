@@ -158,8 +158,8 @@ class Settings:
     bind: tuple[str, ...] = several(
         "-b", "--bind", parse=parsers.text, metavar="ADDR", reload=Reload.RESTART,
         help="Listen here: HOST:PORT, [V6]:PORT, :PORT, unix:PATH or fd://N, with options after "
-             "commas: r (SO_REUSEADDR, always on), n (non-blocking), backlog=N, mode=OCTAL. May "
-             "be given several times.")
+             "commas: r (SO_REUSEADDR, always on), n (non-blocking), backlog=N, v6only; and for a "
+             "UNIX socket mode=OCTAL, user=USER, group=GROUP. May be given several times.")
     backlog: int = setting(
         2048, "-l", "--backlog", parse=parsers.whole(1, 65535), reload=Reload.RESTART,
         help="How many connections may wait to be accepted, where the address doesn't say.")

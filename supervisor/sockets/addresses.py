@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 DEFAULT_BACKLOG = 2048
@@ -26,7 +27,8 @@ class Kind(enum.StrEnum):
 @dataclass(frozen=True, slots=True)
 class Address:
     """`name`: of a socket that systemd gives. `backlog`: connections. `mode`: permission bits of a
-    UNIX socket."""
+    UNIX socket. `user`, `group`: whose it is, by name or number. `v6only`: every address of the
+    host means the IPv6 ones alone."""
 
     text: str
     kind: Kind
@@ -38,28 +40,35 @@ class Address:
     nonblocking: bool = False
     backlog: int = DEFAULT_BACKLOG
     mode: int | None = None
+    user: str = ""
+    group: str = ""
+    v6only: bool = False
 
 
-_HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.%a-z]+)\]|([^\s:\[\]/]*)):([0-9]{1,5})")
+# What follows % is the zone: an interface of this host, by any name that the kernel lets it have
+# (RFC 4007, section 11).
+_HOST_AND_PORT = re.compile(
+    r"(?:\[([0-9A-Fa-f:.]+(?:%[^\s\[\]/:%]+)?)\]|([^\s:\[\]/]*)):([0-9]{1,5})")
+_COMMA = re.compile(r"(?<!\\),")
 
 
 def parse_address(text: str, usual_backlog: int = DEFAULT_BACKLOG) -> Address:
     """Parse `HOST:PORT`, `[V6]:PORT`, `:PORT`, `unix:PATH`, `fd://N` or `fd://NAME`, with options
-    after commas.
+    after commas. A comma in PATH is written `\\,`; a backslash before anything else is itself.
 
     `usual_backlog`: where the address doesn't say.
 
     Raises:
         BadAddress: it is none of these, or an option is unknown or out of range.
     """
-    base, *options = text.split(",")
+    base, *options = _COMMA.split(text)
     if "\0" in base:
         raise BadAddress(f"{text!r} is no address: no name holds a zero byte")
     given: dict[str, Any] = {"backlog": usual_backlog}
     for option in options:
         given |= _option(text, base, option)
     if base.startswith("unix:") and len(base) > 5:
-        return Address(text, Kind.UNIX, path=base[5:], **given)
+        return Address(text, Kind.UNIX, path=base[5:].replace("\\,", ","), **given)
     if match := re.fullmatch(r"fd://([0-9]{1,6})", base):
         return Address(text, Kind.FD, fd=int(match[1]), **given)
     if match := re.fullmatch(r"fd://([A-Za-z][A-Za-z0-9_.@-]*)", base):
@@ -82,5 +91,32 @@ def _option(text: str, base: str, option: str) -> dict[str, Any]:
         return {"backlog": int(value)}
     if key == "mode" and re.fullmatch("0?[0-7]{3}", value) and base.startswith("unix:"):
         return {"mode": int(value, 8)}
+    if key in ("user", "group") and value and base.startswith("unix:"):
+        return {key: value}
+    if option == "v6only" and base.startswith("["):
+        return {"v6only": True}
     raise BadAddress(f"{text!r}: {option!r} is none of the options r, n, backlog=1…65535, "
-                     "mode=OCTAL (for UNIX sockets)")
+                     "mode=OCTAL, user=USER, group=GROUP (for UNIX sockets; a comma in the path is "
+                     "\\,), v6only (for [V6]:PORT)")
+
+
+def escaped(path: str) -> str:
+    """A path as it stands in an address."""
+    return path.replace(",", "\\,")
+
+
+def told_apart(addresses: Sequence[Address], ipv4_ports: Iterable[int]) -> list[Address]:
+    """The addresses, where no IPv6 one takes a port's IPv4 from another one that asks for it.
+    `ipv4_ports`: those of sockets that are there already or are opened elsewhere.
+
+    The kernel lets only one socket listen to a port's IPv4.
+    """
+    taken = ipv4_ports_of(addresses) | {*ipv4_ports}
+    return [
+        replace(each, v6only=True) if each.kind is Kind.TCP6 and each.port in taken else each
+        for each in addresses]
+
+
+def ipv4_ports_of(addresses: Iterable[Address]) -> set[int]:
+    """The ports that these addresses ask for by number, of IPv4."""
+    return {each.port for each in addresses if each.kind is Kind.TCP4} - {0}

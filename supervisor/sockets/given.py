@@ -36,6 +36,11 @@ class Given:
     def __bool__(self) -> bool:
         return bool(self._left)
 
+    @property
+    def descriptors(self) -> list[int]:
+        """Those that nobody has taken yet."""
+        return list(self._left)
+
     def take(self, address: Address, position: int) -> Listener | None:
         """The one that is meant by the address with this position among all, if it is there."""
         for fd, name in list(self._left.items()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 from dataclasses import dataclass
@@ -26,9 +27,12 @@ class Listener:
         bound = self.socket.getsockname()
         match self.socket.family:
             case socket.AF_UNIX:
-                return f"unix:{bound}"
+                # one without a file has a name that begins with a zero byte: shown as ss(8) does
+                name = os.fsdecode(bound)
+                return f"unix:@{name[1:]}" if name.startswith("\0") else f"unix:{name}"
             case socket.AF_INET6:
-                return f"[{bound[0]}]:{bound[1]}"
+                zone = f"%{_interface(bound[3])}" if bound[3] and "%" not in bound[0] else ""
+                return f"[{bound[0]}{zone}]:{bound[1]}"
             case _:
                 return f"{bound[0]}:{bound[1]}"
 
@@ -38,7 +42,18 @@ def reachable(listener: Listener) -> Any:
     bound = listener.socket.getsockname()
     if listener.socket.family == socket.AF_UNIX or bound[0] not in ("0.0.0.0", "::"):
         return bound
-    return ("127.0.0.1" if listener.socket.family == socket.AF_INET else "::1", *bound[1:])
+    if listener.socket.family == socket.AF_INET:
+        return ("127.0.0.1", *bound[1:])
+    # Where it takes both, by IPv4: a host or container often has no IPv6 address, not even ::1.
+    v6only = listener.socket.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+    return ("::1" if v6only else "::ffff:127.0.0.1", *bound[1:])
+
+
+def _interface(index: int) -> str:
+    try:
+        return socket.if_indextoname(index)
+    except OSError:  # it is gone
+        return str(index)
 
 
 def is_shut(listener: Listener) -> bool:

@@ -11,13 +11,13 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..system import files
 from . import binding
-from .addresses import Address, Kind
+from .addresses import Address, Kind, told_apart
 from .given import Given
 from .listener import Listener, path_of
 
@@ -26,24 +26,80 @@ class CannotListen(RuntimeError):
     """The address is fine, but it can't be listened on; the message says why and what to do."""
 
 
-def open_all(addresses: Sequence[Address], given: Given | None = None) -> list[Listener]:
+_OF_BOTH = " (by its IPv4 or IPv6: add ,v6only where somebody else is to have the port's IPv4)"
+
+
+class InUse(CannotListen):
+    """Somebody else listens there. `advice`: what may be done about that, to be told last."""
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.advice = advice
+
+
+def open_all(addresses: Sequence[Address], given: Given | None = None,
+             ipv4_ports: Iterable[int] = (),
+             again: Callable[[Address], bool] = lambda address: False) -> list[Listener]:
     """Open every address, or none: what was opened before an error is closed and removed again.
     What systemd has given is taken instead of bound, and without any address all of it.
+    `ipv4_ports`: whose IPv4 is somebody else's of ours. `again`: whether one that is in use is
+    tried again; it may take its time.
 
     Raises:
         CannotListen: one of them can't be opened.
+        attributes.Refused: it is to belong to somebody who doesn't exist.
     """
     given = Given(()) if given is None else given
     if not addresses:
         return given.take_all()
+    inherited = [each.fd for each in addresses if each.kind is Kind.FD]
+    known = {*ipv4_ports, *filter(None, map(_ipv4_port, [*inherited, *given.descriptors]))}
     opened: list[Listener] = []
     try:
-        for position, address in enumerate(addresses):
-            opened.append(given.take(address, position) or _open(address))
-    except CannotListen:
+        for position, address in enumerate(told_apart(addresses, known)):
+            taken = given.take(address, position)
+            opened.append(_opened(address, again) if taken is None else _as_asked(taken))
+    except BaseException:
         close_all(opened)
         raise
     return opened
+
+
+def _opened(address: Address, again: Callable[[Address], bool]) -> Listener:
+    while True:
+        try:
+            return _open(address)
+        except InUse as error:
+            if not again(address):
+                raise InUse(f"{error}{_by_whom(address)}{error.advice}") from None
+
+
+def _as_asked(taken: Listener) -> Listener:
+    """One that an earlier master of ours had left with systemd: its file is as the address says
+    now."""
+    address = taken.address
+    if taken.made is not None and address.kind is Kind.UNIX:
+        try:
+            if address.mode is not None:
+                os.chmod(address.path, address.mode)
+            binding.own(address.path, address)
+        except OSError as error:
+            raise CannotListen(_not_owned(address, error)) from None
+    return taken
+
+
+def _not_owned(address: Address, error: OSError) -> str:
+    why = " (only root may give it to another user)" if error.errno == errno.EPERM else ""
+    return f"cannot bind {address.text}: {error.strerror}{why}"
+
+
+def _ipv4_port(fd: int) -> int | None:
+    """The port of a descriptor, if it is an IPv4 socket's."""
+    try:
+        with socket.socket(fileno=os.dup(fd)) as probe:
+            return int(probe.getsockname()[1]) if probe.family == socket.AF_INET else None
+    except OSError:
+        return None
 
 
 def close_all(listeners: Sequence[Listener]) -> None:
@@ -51,12 +107,8 @@ def close_all(listeners: Sequence[Listener]) -> None:
     since."""
     for listener in listeners:
         if listener.made is not None:
-            try:
-                found = os.lstat(listener.address.path)
-                if (found.st_dev, found.st_ino) == listener.made:
-                    files.remove(listener.address.path)
-            except OSError:
-                pass
+            with contextlib.suppress(OSError):
+                binding.remove(listener.address.path, listener.made)
         listener.socket.close()
 
 
@@ -81,8 +133,11 @@ def listen_again(listener: Listener, before: os.stat_result | None) -> Listener:
     with contextlib.suppress(OSError):  # what is somebody else's by now is not removed
         if before is not None and _same_file(os.lstat(path), before):
             files.remove(path)
-    mode = listener.address.mode if before is None else stat.S_IMODE(before.st_mode)
-    again = _bind_unix(replace(listener.address, kind=Kind.UNIX, path=path, mode=mode), before)
+    address = replace(listener.address, kind=Kind.UNIX, path=path)
+    if before is not None:
+        address = replace(address, mode=stat.S_IMODE(before.st_mode), user=str(before.st_uid),
+                          group=str(before.st_gid))
+    again = _bind_unix(address)
     if listener.address.nonblocking:
         again.socket.setblocking(False)
     listener.socket.close()
@@ -153,14 +208,20 @@ def _bind_tcp(address: Address) -> Listener:
         if address.port == 0:
             # A port asked for by number stays with the socket when a worker shuts it down; one that
             # the kernel chose would be given away, and listening again would be on another.
-            with _bound(family, where) as chosen:
-                return Listener(address, _bound(family, chosen.getsockname(), address.backlog))
-        return Listener(address, _bound(family, where, address.backlog))
+            with _bound(address, family, where) as chosen:
+                where = chosen.getsockname()
+                return Listener(address, _bound(address, family, where, address.backlog))
+        return Listener(address, _bound(address, family, where, address.backlog))
     except OSError as error:
-        raise CannotListen(f"cannot bind {address.text}: {_why(error, address.port)}") from None
+        told = f"cannot bind {address.text}: {_why(error, address.port)}"
+        if error.errno != errno.EADDRINUSE:
+            raise CannotListen(told) from None
+        both = where[0] == "::" and not address.v6only
+        raise InUse(told, _OF_BOTH if both else "") from None
 
 
-def _bound(family: socket.AddressFamily, where: Any, backlog: int | None = None) -> socket.socket:
+def _bound(address: Address, family: socket.AddressFamily, where: Any,
+           backlog: int | None = None) -> socket.socket:
     """A TCP socket that is bound, and listens if it is given a backlog."""
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -170,7 +231,9 @@ def _bound(family: socket.AddressFamily, where: Any, backlog: int | None = None)
         # acknowledgements).
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # else as the host is set up (net.ipv6.bindv6only)
+            v6only = address.v6only and where[0] == "::"
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
         bound.bind(where)
         if backlog is not None:
             bound.listen(backlog)
@@ -182,7 +245,7 @@ def _bound(family: socket.AddressFamily, where: Any, backlog: int | None = None)
 
 def _why(error: OSError, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"the address is in use{_by_whom(port)}"
+        return "the address is in use"
     if error.errno == errno.EACCES:
         return "permission denied (ports below 1024 need root or CAP_NET_BIND_SERVICE)"
     if error.errno == errno.EADDRNOTAVAIL:
@@ -190,7 +253,10 @@ def _why(error: OSError, port: int) -> str:
     return str(error.strerror)
 
 
-def _by_whom(port: int) -> str:
+def _by_whom(address: Address) -> str:
+    if address.kind is Kind.UNIX:
+        return ""
+    port = address.port
     # psutil reads the kernel's socket tables and matches them to processes; only needed on the way
     # out.
     import psutil
@@ -213,9 +279,9 @@ def _by_whom(port: int) -> str:
     return ""
 
 
-def _bind_unix(address: Address, owner: os.stat_result | None = None) -> Listener:
-    """`owner`: whose it is to be, where that differs from us."""
+def _bind_unix(address: Address) -> Listener:
     path = address.path
+    binding.owner_of(address)  # nobody of that name: nothing is made
     if len(os.fsencode(path)) > 107:
         raise CannotListen(
             f"cannot bind {address.text}: the path is longer than the 107 bytes that the kernel "
@@ -225,14 +291,18 @@ def _bind_unix(address: Address, owner: os.stat_result | None = None) -> Listene
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         binding.bind(bound, path, address.mode)
-        made = os.lstat(path)
-        if owner is not None and (owner.st_uid, owner.st_gid) != (made.st_uid, made.st_gid):
-            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
-        bound.listen(address.backlog)
     except OSError as error:
         bound.close()
         raise CannotListen(f"cannot bind {address.text}: {error.strerror}") from None
-    return Listener(address, bound, made=(made.st_dev, made.st_ino))
+    found = os.lstat(path)
+    listener = Listener(address, bound, made=(found.st_dev, found.st_ino))
+    try:
+        binding.own(path, address)
+        bound.listen(address.backlog)
+    except OSError as error:
+        close_all([listener])
+        raise CannotListen(_not_owned(address, error)) from None
+    return listener
 
 
 def clear_stale_socket(path: str) -> None:
@@ -247,11 +317,11 @@ def clear_stale_socket(path: str) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.setblocking(False)
             probe.connect(path)
-        raise CannotListen(f"cannot bind unix:{path}: another process is listening there")
+        raise InUse(f"cannot bind unix:{path}: another process is listening there")
     except FileNotFoundError:
         return
     except BlockingIOError:
-        raise CannotListen(
+        raise InUse(
             f"cannot bind unix:{path}: another process is listening there, with a full queue"
         ) from None
     except ConnectionRefusedError:

@@ -9,15 +9,14 @@ name.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 from ...shared import peer
-from ..system import files
 from ..system.loop import READ, Loop
-from ..system.part import Keep, Part, State
+from ..system.part import Keep, Kept, Part, State
 from . import binding
 from .listeners import CannotListen
 
@@ -68,52 +67,105 @@ def from_command(command: str, args: Mapping[str, Any], pid: int, worker: int) -
                           str(error)[:LONGEST_ERROR] if error else "it gave no reason")
 
 
+@dataclass(frozen=True, slots=True)
+class KeptWay(Kept):
+    """Both ends of what workers have by descriptor."""
+
+    ours: int
+    theirs: int
+
+    def descriptors(self) -> Iterable[int]:
+        return [self.ours, self.theirs]
+
+
 class NotifySocket(Part):
     """The datagram socket behind NOTIFY_SOCKET: sd_notify(3)'s `READY=1` and `WATCHDOG=1`, and our
-    own `X_EINHORNPY_DUE=`, by which a worker asks to be recycled, for the reason after it."""
+    own `X_EINHORNPY_DUE=`, by which a worker asks to be recycled, for the reason after it.
+
+    The socket has a path, as that protocol wants it. Whatever becomes of its file, whoever is given
+    the descriptor `way` reaches us too: a socket that is connected to us, the same for all."""
 
     name = "notify"
-    keeps = {"notify": Keep(int, needed=True, descriptor=True)}
+    keeps = {"notify": Keep(int, needed=True, descriptor=True),
+             "notify_made": Keep(tuple[int, int] | None), "notify_way": Keep(KeptWay | None)}
 
     def __init__(self, loop: Loop, worker_of: Callable[[int], int],
-                 worker_above: Callable[[int], int], receive: Callable[[Notice], None]) -> None:
+                 worker_above: Callable[[int], int], receive: Callable[[Notice], None],
+                 mode: int) -> None:
         """`worker_of`: the worker that has a pid, `worker_above`: in whose process tree it is; 0
-        if none."""
+        if none. `mode`: the permission bits of its file."""
         self.path = ""
+        self._mode = mode
+        self._made: tuple[int, int] = (0, 0)
         self._loop = loop
         self._worker_of = worker_of
         self._worker_above = worker_above
         self._receive = receive
         self._socket: socket.socket | None = None
+        self._by_pidfd = False
+        self._ours: socket.socket | None = None
+        self._theirs: socket.socket | None = None
 
-    def open(self, path: str, mode: int) -> None:
-        """Bind it at `path`, with these permission bits.
+    def open(self, path: str) -> None:
+        """Bind it at `path`; whatever was said to the one before is read first.
 
         Raises:
             CannotListen: there can be none.
         """
-        self._begin(path, self._bound(path, mode))
+        before, opened = self._socket, self._bound(path)
+        if before is not None:
+            self._read(before, self._by_pidfd, READ)
+            self._loop.unwatch(before.fileno())
+            before.close()
+        self._begin(path, opened, binding.identity(path))
+        if self._ours is None:
+            self._begin_way(*socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
 
-    def _begin(self, path: str, opened: socket.socket) -> None:
-        self.path, self._socket = path, opened
-        by_pidfd = peer.ask_who_sends(opened)
-        self._loop.watch(opened.fileno(), READ, partial(self._read, opened, by_pidfd))
+    def _begin_way(self, ours: socket.socket, theirs: socket.socket) -> None:
+        self._ours, self._theirs = ours, theirs
+        self._loop.watch(ours.fileno(), READ,
+                         partial(self._read, ours, peer.ask_who_sends(ours)))
+
+    @property
+    def way(self) -> int:
+        """A descriptor for workers; the socket is open."""
+        assert self._theirs is not None
+        return self._theirs.fileno()
+
+    def _begin(self, path: str, opened: socket.socket, made: tuple[int, int]) -> None:
+        self.path, self._socket, self._made = path, opened, made
+        self._by_pidfd = peer.ask_who_sends(opened)
+        self._loop.watch(opened.fileno(), READ, partial(self._read, opened, self._by_pidfd))
+
+    @property
+    def lost(self) -> bool:
+        """Whether nobody can reach it by its path."""
+        return self._socket is not None and not binding.is_still(self.path, self._made)
 
     def hand_over(self) -> dict[str, Any]:
-        return {"notify": None if self._socket is None else self._socket.fileno()}
+        return {"notify": None if self._socket is None else self._socket.fileno(),
+                "notify_made": self._made,
+                "notify_way": None if self._ours is None or self._theirs is None else {
+                    "ours": self._ours.fileno(), "theirs": self._theirs.fileno()}}
 
     def take_over(self, state: State) -> None:
         fd: int | None = state["notify"]
         if fd is not None:
-            self._begin(state["place"].notify_path, socket.socket(fileno=fd))
+            path = state["place"].notify_path
+            made = state["notify_made"]
+            if made is None:  # an earlier version didn't say
+                made = binding.identity_or_none(path)
+            self._begin(path, socket.socket(fileno=fd), made)
+            way: KeptWay | None = state["notify_way"]
+            self._begin_way(*(socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) if way is None
+                              else (socket.socket(fileno=end) for end in way.descriptors())))
 
-    @staticmethod
-    def _bound(path: str, mode: int) -> socket.socket:
+    def _bound(self, path: str) -> socket.socket:
         made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         made.setblocking(False)
         try:
             binding.clear(path)
-            binding.bind(made, path, mode)
+            binding.bind(made, path, self._mode)
         except OSError as error:
             made.close()
             raise CannotListen(f"cannot bind {path}: {error.strerror}") from None
@@ -147,5 +199,9 @@ class NotifySocket(Part):
         if self._socket is None:
             return
         self._loop.unwatch(self._socket.fileno())
+        binding.remove(self.path, self._made)
         self._socket.close()
-        files.remove(self.path)
+        for end in (self._ours, self._theirs):
+            if end is not None:
+                self._loop.unwatch(end.fileno())
+                end.close()

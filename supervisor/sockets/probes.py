@@ -19,10 +19,11 @@ FIRST_LOOK, LONGEST_LOOK, GROWTH = 0.01, 0.5, 1.5
 
 @dataclass(slots=True)
 class _Ask:
-    """One question. `until`: when to answer no. `answer`: is told the address where nobody accepts,
-    None where somebody does."""
+    """One question. `until`: when to answer no, `seconds` after it was asked. `answer`: is told the
+    address where nobody accepts, None where somebody does."""
 
     until: float
+    seconds: float
     answer: Callable[[str | None], None]
 
 
@@ -39,9 +40,14 @@ class Probes:
     def ask(self, until: float, answer: Callable[[str | None], None], now: float) -> None:
         """Find out whether somebody accepts connections at every listening socket, from now on:
         `answer` is called once, at `until` (monotonic seconds) at the latest."""
-        self._asks.append(_Ask(until, answer))
+        self._asks.append(_Ask(until, until - now, answer))
         self._drop_connections()
         self._interval, self.deadline = FIRST_LOOK, now
+
+    def on_suspended(self, now: float) -> None:
+        """Nobody could accept before `now`: each question has its whole time again."""
+        for ask in self._asks:
+            ask.until = now + ask.seconds
 
     def on_time(self, now: float) -> None:
         """Look again, and answer whom it concerns."""

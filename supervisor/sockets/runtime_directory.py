@@ -1,5 +1,4 @@
-"""Where a master lives: its private directory, the lock on its name, its control socket and
-pidfile.
+"""Where a master lives: its private directory, the lock on its name, its control socket.
 
 Everything made here is removed when it is closed, by the process that made it, and only while it is
 still its own.
@@ -9,19 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
-import re
 import socket
 import stat
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...shared.protocol import SYSTEM_DIRECTORY, socket_directories
+from ...shared.protocol import SYSTEM_DIRECTORY, places_for_sockets
 from ..system import files
 from ..system.part import Keep, Kept, Part, State
-from . import binding
+from . import binding, name_lock
 
 
 class NoRuntimeDirectory(RuntimeError):
@@ -31,19 +28,31 @@ class NoRuntimeDirectory(RuntimeError):
 @dataclass(slots=True)
 class Place:
     """`path`: the control socket; `notify_path`: the one for sd_notify; `listener`: the bound
-    control socket; `lock`: the descriptor of the locked file at `lock_path`."""
+    control socket; `made`: device and inode of its file; `lock`: the descriptor of the locked file
+    at `lock_path`; `for_good`: what holds the name beside that, if it could be had."""
 
     path: str
     notify_path: str
     lock_path: str
     listener: socket.socket
+    made: tuple[int, int]
     lock: int
+    for_good: socket.socket | None
+
+    def lost(self) -> list[str]:
+        """The files of ours that are gone, or in whose place somebody has put another one."""
+        return [path for path, ours in (
+            (self.path, binding.is_still(self.path, self.made)),
+            (self.lock_path, name_lock.is_at(self.lock, self.lock_path))) if not ours]
 
     def close(self) -> None:
+        binding.remove(self.path, self.made)
+        if name_lock.is_at(self.lock, self.lock_path):
+            files.remove(self.lock_path)
         self.listener.close()
-        for path in (self.path, self.lock_path):
-            files.remove(path)
         os.close(self.lock)
+        if self.for_good is not None:
+            self.for_good.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,27 +62,34 @@ class KeptPlace(Kept):
     lock_path: str
     listener: int
     lock: int
+    made: tuple[int, int] | None = None
+    for_good: int | None = None
 
     def descriptors(self) -> Iterable[int]:
-        return self.listener, self.lock
+        return [self.listener, self.lock] + ([] if self.for_good is None else [self.for_good])
 
 
 class RuntimeDirectory(Part):
     """What a master has there. `master`: its name. `path`: its control socket, "" before there is
-    one. `on_open`: takes that, whoever has made it."""
+    one. `on_open`: takes that, whoever has made it. `socket_path`, `lock_path`: where somebody
+    wants them; `rights`: who may connect."""
 
     name = "runtime directory"
     keeps = {"name": Keep(str, needed=True), "place": Keep(KeptPlace, needed=True)}
 
-    def __init__(self, master: str) -> None:
+    def __init__(self, master: str, socket_path: str | None, lock_path: str | None,
+                 environ: Mapping[str, str], rights: Rights) -> None:
         self.master = master
+        self._wanted = socket_path, lock_path
+        self._environ = environ
+        self._rights = rights
         self._place: Place | None = None
         self.on_open: Callable[[socket.socket], None] = lambda listener: None
 
-    def claim(self, socket_path: str | None, environ: Mapping[str, str], rights: Rights,
-              lock_path: str | None) -> None:
+    def claim(self) -> None:
         """See `claim`."""
-        self._place = claim(self.master, socket_path, environ, rights, lock_path)
+        path, lock_path = self._wanted
+        self._place = claim(self.master, path, self._environ, self._rights, lock_path)
         self.on_open(self._place.listener)
 
     @property
@@ -84,18 +100,64 @@ class RuntimeDirectory(Part):
     def notify_path(self) -> str:
         return "" if self._place is None else self._place.notify_path
 
+    def lost(self) -> list[str]:
+        """See `Place`. Whoever has asked for the name meanwhile has his answer."""
+        if self._place is None:
+            return []
+        if self._place.for_good is not None:
+            name_lock.turn_away(self._place.for_good)
+        return self._place.lost()
+
+    def make_again(self) -> None:
+        """Make what is lost once more: where it was or, where that can't be and nobody has named
+        the place, where a new master would have it.
+
+        Raises:
+            NoRuntimeDirectory: there is no place for it, or it is another master's by now.
+        """
+        place = self._place
+        if place is None or not place.lost():
+            return
+        path = self._where(place.path)
+        if path != place.path:
+            self._place = claim(self.master, path, self._environ, self._rights, self._wanted[1])
+            self.on_open(self._place.listener)
+            place.close()
+            return
+        if not name_lock.is_at(place.lock, place.lock_path):
+            lock = _held(place.lock_path, self.master)
+            os.close(place.lock)
+            place.lock = lock
+        if not binding.is_still(path, place.made):
+            old = place.listener
+            place.listener, place.made = _listening(path, self._rights)
+            self.on_open(place.listener)
+            old.close()
+
+    def _where(self, path: str) -> str:
+        """Where the control socket can be made again, in a directory that is there."""
+        directory, file = os.path.split(path)
+        if self._wanted[0] is None:
+            return f"{_private_directory(self._environ, self._rights.enterable, directory)}/{file}"
+        try:
+            if not os.path.isdir(directory):
+                os.close(_own_directory(directory, 0o755 if self._rights.enterable else 0o700))
+        except OSError as error:
+            raise NoRuntimeDirectory(f"cannot make {directory} again: {error.strerror}") from None
+        return path
+
     def hand_over(self) -> dict[str, Any]:
         place = self._place
         return {"name": self.master, "place": None if place is None else {
             "path": place.path, "notify_path": place.notify_path, "lock_path": place.lock_path,
-            "listener": place.listener.fileno(), "lock": place.lock}}
+            "listener": place.listener.fileno(), "lock": place.lock, "made": place.made,
+            "for_good": None if place.for_good is None else place.for_good.fileno()}}
 
     def take_over(self, state: State) -> None:
         kept: KeptPlace | None = state["place"]
         if kept is not None:
             self.master = state["name"]
-            self._place = Place(kept.path, kept.notify_path, kept.lock_path,
-                                socket.socket(fileno=kept.listener), kept.lock)
+            self._place = _taken_over(kept, self.master)
             self.on_open(self._place.listener)
 
     def close(self) -> None:
@@ -103,29 +165,18 @@ class RuntimeDirectory(Part):
             self._place.close()
 
 
-class Pidfile(Part):
-    """The file with our pid, if somebody wants one."""
-
-    name = "pidfile"
-    keeps = {"pidfile": Keep(str | None, needed=True)}
-
-    def __init__(self) -> None:
-        self._path: str | None = None
-
-    def write(self, path: str) -> None:
-        """See `write_pidfile`."""
-        write_pidfile(path)
-        self._path = path
-
-    def hand_over(self) -> dict[str, Any]:
-        return {"pidfile": self._path}
-
-    def take_over(self, state: State) -> None:
-        self._path = state["pidfile"]
-
-    def close(self) -> None:
-        if self._path is not None:
-            remove_pidfile(self._path)
+def _taken_over(kept: KeptPlace, name: str) -> Place:
+    """What the master before us had; an earlier version knew less."""
+    made, for_good = kept.made, None
+    if kept.for_good is not None:
+        for_good = socket.socket(fileno=kept.for_good)
+    else:
+        with contextlib.suppress(name_lock.NameTaken):
+            for_good = name_lock.hold_for_good(kept.lock_path, name)
+    if made is None:
+        made = binding.identity_or_none(kept.path)
+    return Place(kept.path, kept.notify_path, kept.lock_path,
+                 socket.socket(fileno=kept.listener), made, kept.lock, for_good)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +204,29 @@ def claim(name: str, socket_path: str | None, environ: Mapping[str, str], rights
             f"cannot make the control socket {path}: the path is longer than the 100 bytes that fit"
         )
     lock_path = lock_path or f"{base}.lock"
-    lock = _lock(lock_path, name)
+    with contextlib.ExitStack() as undoing:
+        try:
+            for_good = name_lock.hold_for_good(lock_path, name)
+        except name_lock.NameTaken as error:
+            raise NoRuntimeDirectory(str(error)) from None
+        if for_good is not None:
+            undoing.callback(for_good.close)
+        lock = _held(lock_path, name)
+        undoing.callback(os.close, lock)
+        listener, made = _listening(path, rights)
+        undoing.pop_all()
+    return Place(path, f"{base}.notify", lock_path, listener, made, lock, for_good)
+
+
+def _held(lock_path: str, name: str) -> int:
+    try:
+        return name_lock.hold_file(lock_path, name)
+    except name_lock.NameTaken as error:
+        raise NoRuntimeDirectory(str(error)) from None
+
+
+def _listening(path: str, rights: Rights) -> tuple[socket.socket, tuple[int, int]]:
+    """A control socket at `path`; device and inode of its file."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if binding.is_there(path) and _somebody_listens(path):  # with a lock elsewhere (--lockfile)
@@ -163,11 +236,11 @@ def claim(name: str, socket_path: str | None, environ: Mapping[str, str], rights
         if rights.group is not None:
             files.give_group(path, rights.group)
         listener.listen(1024)
+        return listener, binding.identity(path)
     except OSError as error:
-        os.close(lock)
+        listener.close()
         raise NoRuntimeDirectory(
             f"cannot make the control socket {path}: {error.strerror}") from None
-    return Place(path, f"{base}.notify", lock_path, listener, lock)
 
 
 def _somebody_listens(path: str) -> bool:
@@ -192,10 +265,22 @@ def _others_may_pass(directory: str) -> bool:
     return True
 
 
-def _private_directory(environ: Mapping[str, str], enterable: bool) -> str:
+def _own_directory(path: str, mode: int) -> int:
+    """One of our own, open; what is missing above it is made too."""
+    above = os.path.dirname(path)
+    if not os.path.lexists(above):
+        os.close(_own_directory(above, mode))
+    return files.own_directory(path, mode)
+
+
+def _private_directory(environ: Mapping[str, str], enterable: bool,
+                       before: str | None = None) -> str:
+    """The first usual directory that can be had. `before`: where it was until now; if it is a usual
+    one, it comes first, and is made again with all that is missing above it."""
     uid = os.geteuid()
     tried = []
-    for directory in socket_directories(environ, uid):
+    usual = places_for_sockets(environ, uid)
+    for directory in ([before] if before in usual else []) + usual:
         if enterable and not _others_may_pass(directory):
             tried.append(f"{directory} (others can't get there)")
             continue
@@ -203,7 +288,8 @@ def _private_directory(environ: Mapping[str, str], enterable: bool) -> str:
             # Who may enter matters little, every request is checked; who may write there could put
             # a socket of his own there. systemd makes directories of other users' services in
             # there.
-            made = files.own_directory(directory, 0o755 if directory == SYSTEM_DIRECTORY else 0o700)
+            made = (_own_directory if directory == before else files.own_directory)(
+                directory, 0o755 if directory == SYSTEM_DIRECTORY else 0o700)
         except OSError as error:
             tried.append(f"{directory} ({error.strerror})")
             continue
@@ -218,61 +304,3 @@ def _private_directory(environ: Mapping[str, str], enterable: bool) -> str:
         return directory
     raise NoRuntimeDirectory(
         f"no place for the control socket: tried {', '.join(tried)}; --socket-path names another")
-
-
-def _lock(path: str, name: str) -> int:
-    try:
-        while True:
-            lock = files.opened(path, os.O_RDWR | os.O_CREAT)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                pid = os.read(lock, 20).decode(errors="replace").strip()
-                os.close(lock)
-                who = f"named {name} is running" if path.endswith(
-                    f"/{name}.lock") else f"holds {path}"
-                raise NoRuntimeDirectory(f"another master {who}{f' (pid {pid})' if pid else ''}: "
-                              "stop it, or choose another name with -c NAME") from None
-            # Its last holder may have removed the file between our open and our lock.
-            if os.path.exists(path) and os.stat(path).st_ino == os.fstat(lock).st_ino:
-                break
-            os.close(lock)
-        os.ftruncate(lock, 0)
-        os.write(lock, f"{os.getpid()}\n".encode())
-    except OSError as error:
-        raise NoRuntimeDirectory(f"cannot make {path}: {error.strerror}") from None
-    return lock
-
-
-def write_pidfile(path: str) -> None:
-    """Write our pid, whole or not at all.
-
-    Raises:
-        NoRuntimeDirectory: it can't be written, or names another process that is alive.
-    """
-    try:
-        old = _pid_in(path)
-    except FileNotFoundError:
-        old = None
-    except OSError as error:
-        raise NoRuntimeDirectory(f"cannot read the pidfile {path}: {error.strerror}") from None
-    if old not in (None, os.getpid()) and os.path.exists(f"/proc/{old}"):
-        raise NoRuntimeDirectory(
-            f"cannot write the pidfile {path}: it names pid {old}, which is alive")
-    try:
-        files.replace(path, f"{os.getpid()}\n".encode(), 0o644)
-    except OSError as error:
-        raise NoRuntimeDirectory(f"cannot write the pidfile {path}: {error.strerror}") from None
-
-
-def _pid_in(path: str) -> int | None:
-    """The pid in a file, None if there is something else in it."""
-    text = files.read(path, 32).strip()
-    return int(text) if re.fullmatch(rb"[0-9]{1,18}", text) else None
-
-
-def remove_pidfile(path: str) -> None:
-    """Remove it if it is still ours."""
-    with contextlib.suppress(OSError):
-        if _pid_in(path) == os.getpid():
-            files.remove(path)

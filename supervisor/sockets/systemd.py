@@ -18,7 +18,9 @@ from typing import Any
 
 from ...shared import printable
 from ..core.pool import Pool
+from ..core.worker_environment import FIRST_FD
 from ..reporting.report import gate
+from ..system.descriptors import open_from
 from ..system.ledger import Ledger
 from ..system.part import Keep, Part, State
 from ..system.plain_data import to_plain
@@ -178,7 +180,6 @@ def given_sockets(environ: Mapping[str, str]) -> list[tuple[int, str]]:
     count = environ.get("LISTEN_FDS", "")
     if environ.get("LISTEN_PID") != str(os.getpid()) or not re.fullmatch("[0-9]{1,9}", count):
         return []
-    number = min(int(count), os.sysconf("SC_OPEN_MAX"))
-    names = environ.get("LISTEN_FDNAMES", "").split(":")[:number]
-    names += [""] * (number - len(names))
-    return [(3 + position, name) for position, name in enumerate(names)]
+    names = environ.get("LISTEN_FDNAMES", "").split(":")
+    given = [fd for fd in open_from(FIRST_FD) if fd < FIRST_FD + int(count)]
+    return [(fd, names[fd - FIRST_FD] if fd - FIRST_FD < len(names) else "") for fd in given]

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..core import worker_environment
-from ..launch import shared_page
+from ..launch import memory, shared_page
 from ..logs.log import Log
 from ..logs.output import Output
 from ..reporting import report
@@ -73,7 +73,7 @@ class Answers(Part):
             pool, now, name=self._place.master, started_at=self._started_at, master={
                 "pid": os.getpid(), "version": VERSION, "socket": self._place.path,
                 "reloads": count, "reload_refused": refused}, listeners=listeners,
-            memory={worker.pid: shared_page.memory(worker.pid) for worker in pool.workers.values()},
+            memory={worker.pid: memory.memory(worker.pid) for worker in pool.workers.values()},
             usage=self._usage(now), labels=self._log.labels, last_lines={
                 worker: self._ledger.redaction.lines(self._output.kept_lines(worker))
                 for worker in pool.workers})
@@ -97,6 +97,6 @@ class Answers(Part):
         return self._ledger.tally.document(requests) | {
             "log": to_plain(self._log.counts), "master": {
                 "cpu_seconds": used.user + used.system,
-                "memory_bytes": shared_page.memory(os.getpid()), "started_at": round(
+                "memory_bytes": memory.memory(os.getpid()), "started_at": round(
                     time.time() - (time.monotonic() - self._started_at), 3),
                 "reloads": self.reloads()[0]}}

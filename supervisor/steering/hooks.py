@@ -6,6 +6,7 @@ Each is an errand; nobody waits for it here. What they are told is the caller's 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -98,10 +99,14 @@ class Hooks:
     def shell(self, name: str, command: str, limit: float, done: Callable[[Ended], None],
               document: Mapping[str, Any], **variables: str) -> Errand:
         """Run a shell command in the place and environment of the current generation, with
-        `document` as its standard input."""
+        `document` as its standard input.
+
+        Where that place is gone (a release that was tidied up), it runs where the next generation
+        would be, or in /: what has to be asked or told must not depend on old code."""
         recipe = self._ledger.pool.generations[self._ledger.pool.current].recipe
+        places = (recipe.directory, self._settings.chdir)
+        directory = next((each for each in places if os.path.isdir(each)), "/")
         environment = dict(recipe.environment) | {
-            "EINHORNPY_SOCKET_PATH": self._place.path, "PWD": recipe.directory
-        } | variables
-        return self._errands.shell(name, command, recipe.directory, environment, limit, done,
+            "EINHORNPY_SOCKET_PATH": self._place.path, "PWD": directory} | variables
+        return self._errands.shell(name, command, directory, environment, limit, done,
                                    document, self._attributes, urgent=name in (START_HOOK, CHECK))

@@ -58,7 +58,7 @@ def _copied() -> tuple[int, str]:
             package = path.stem == "__init__"
             rooms_between = path.relative_to(rooms).parent.parts
             name = ".".join(["einhornpy", *rooms_between, *([] if package else [path.stem])])
-            text = path.read_text()
+            text = path.read_text("utf-8")
             file.write(
                 squeeze.compress(
                     f", {json.dumps(name)}: {json.dumps([str(path), text, package])}".encode()))

@@ -32,10 +32,11 @@ from ..reporting.events import Entry, Event
 from ..settings import sources
 from ..settings.table import SETTINGS, Reload, Settings
 from ..system import plain_data
+from ..system.becoming import Launch, find_program
 from ..system.errands import Ended, Errand, Errands
 from ..system.ledger import Ledger
 from ..system.part import Keep, Part, State
-from ..system.processes import Launch, find_program, own_program
+from ..system.processes import own_program
 from .own_code import OwnCode, interpreter
 from .signals import Signals
 from .state import VERSION
@@ -207,12 +208,27 @@ class Reloads(Part):
         state = self._state()
         sessions = [each | {"unsent": ""} for each in state["sessions"]]
         document = {"format": plain_data.FORMAT, "how": True, **state, "sessions": sessions}
-        launch = Launch([*self._command, CHECK_STATE], self._given["directory"], self._environ, (),
+        _leave_what_is_gone()
+        try:
+            program = self._found(self._command[0])
+        except OSError as error:
+            self._refuse(f"cannot run {self._command[0]}: {error.strerror}")
+            return
+        # Where we are, as it will be when it is exec'ed.
+        launch = Launch([program, *self._command[1:], CHECK_STATE], None, self._environ, (),
                         signal.SIGKILL)
         self._asking = True
         self._errands.send(
             Errand("check-state", launch, CHECK_TIMEOUT, self._answered, json.dumps(document),
                    urgent=True, most=LONGEST_ANSWER))
+
+    def _found(self, name: str) -> str:
+        """The path of a program, looked up where we were started, whatever that name means by now.
+
+        Raises:
+            OSError: it isn't there.
+        """
+        return find_program(name, self._environ.get("PATH", os.defpath), self._given["directory"])
 
     def _answered(self, ended: Ended) -> None:
         self._asking = False
@@ -232,6 +248,7 @@ class Reloads(Part):
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         fds: list[int] = []
         opened: list[int] = []
+        program = self._command[0]
         try:
             if self._signals.waiting():
                 return  # the next turn begins with them; then we ask again
@@ -251,8 +268,8 @@ class Reloads(Part):
                     and answer.environment is not None):
                 command = [*answer.command, "-S", "-c", self._own_code.stage, *command[-2:]]
                 environment = answer.environment
-            program = find_program(command[0], self._environ.get("PATH", os.defpath),
-                                   self._given["directory"])
+            program = command[0]
+            program = self._found(program)
             for fd in (*fds, *opened):
                 os.set_inheritable(fd, True)
             os.execve(program, command, dict(environment))
@@ -260,9 +277,8 @@ class Reloads(Part):
             for fd in fds:
                 os.set_inheritable(fd, False)
             self._refuse(
-                f"cannot run {self._command[0]}: "
-                f"{getattr(error, 'strerror', None) or f'{type(error).__name__}: {error}'}"
-            )
+                f"cannot run {program}: "
+                f"{getattr(error, 'strerror', None) or f'{type(error).__name__}: {error}'}")
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             for fd in opened:
@@ -280,6 +296,15 @@ class Reloads(Part):
 
 def _next_program(settings: Settings) -> list[str]:
     return own_program("supervisor") if settings.reexec_as is None else list(settings.reexec_as)
+
+
+def _leave_what_is_gone() -> None:
+    """Where our directory was removed (a release that was tidied up), go to /: nothing can be found
+    in it, and Python can't start there with a relative PYTHONPATH."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        os.chdir("/")
 
 
 def answer(version: str, how: bool) -> str:

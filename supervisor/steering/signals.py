@@ -12,29 +12,40 @@ from ..launch import shared_page
 from ..logs.log import Log
 from ..logs.sinks import CannotLog
 from ..reporting.events import Entry, Event
+from ..settings.parsers import AckMode
+from ..settings.table import Settings
+from ..sockets.places import STIRRED
 from ..system.guard import Guard
 from ..system.ledger import Ledger
-from ..system.loop import Loop
+from ..system.loop import READ, Loop
 from ..system.part import Part
 from ..system.processes import Processes
+from ..system.terminal_signals import Sender, TerminalSignals
 from .orders import Orders
 from .upgrades import Upgrades
 
-SIGNALS = [
+SIGNALS = {
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2,
-    signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD, signal.SIGALRM,]
+    signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD, signal.SIGALRM, signal.SIGCONT, STIRRED}
+# A hang-up ends nothing: who serves goes on.
+HUNG_UP = {
+    Sender.KERNEL: "the terminal has hung up, which is no order; einhornpy stop stops the master",
+    Sender.SHELL: "it comes from the shell in which the master was started, as when a terminal is "
+                  "closed, and is no order; einhornpy upgrade upgrades"}
+# Einhorn's; see `Signals.stops`.
 STOPS = {
     signal.SIGUSR2: Stopping.GRACEFUL, signal.SIGINT: Stopping.GRACEFUL,
     signal.SIGTERM: Stopping.TERMINATE, signal.SIGQUIT: Stopping.NOW}
 
 
 class Signals(Part):
-    """`came`: those that have yet to be heard."""
+    """`came`: those that have yet to be heard. `stops`: those that stop the master, and how."""
 
     name = "signals"
 
     def __init__(self, loop: Loop, guard: Guard, ledger: Ledger, orders: Orders, upgrades: Upgrades,
-                 processes: Processes, log: Log) -> None:
+                 processes: Processes, log: Log, of_terminal: TerminalSignals,
+                 settings: Settings) -> None:
         self._loop = loop
         self._guard = guard
         self._ledger = ledger
@@ -42,11 +53,27 @@ class Signals(Part):
         self._upgrades = upgrades
         self._processes = processes
         self._log = log
+        self._of_terminal = of_terminal
+        self.stops = dict(STOPS)
+        if settings.ack_mode is not AckMode.MANUAL and not settings.einhorn:
+            # It stops an Einhorn; to everybody else, such as gunicorn's users, it means new code.
+            del self.stops[signal.SIGUSR2]
         self.came: set[signal.Signals] = set()
+        if of_terminal.blocked:
+            loop.watch(of_terminal.fd, READ, self._hear_terminal)
+
+    def _hear_terminal(self, events: int) -> None:
+        for number, sender in self._of_terminal.read():
+            if number is signal.SIGHUP and sender in HUNG_UP:
+                self._ledger.log(
+                    Entry(Event.SIGNAL_IGNORED, {"signal": "HUP", "reason": HUNG_UP[sender]}))
+            elif sender is not Sender.KERNEL:
+                self.came.add(number)
 
     def waiting(self) -> set[signal.Signals]:
-        """Those that have yet to be heard, and those that nobody has been told of yet."""
-        return self._loop.pending() | self.came
+        """Those that have yet to be heard, and those that nobody has been told of yet. The next
+        master looks at its places by itself."""
+        return (self._loop.pending() | self.came) - {STIRRED}
 
     @property
     def deadline(self) -> float | None:
@@ -66,13 +93,13 @@ class Signals(Part):
     def _carry_out(self, number: signal.Signals) -> None:
         pool = self._ledger.pool
         match number:
-            case signal.SIGHUP | signal.SIGALRM:
+            case _ if number in self.stops:
+                # The second time somebody is in a hurry.
+                self._orders.stop(Stopping.NOW if pool.stopping is not None else self.stops[number])
+            case signal.SIGHUP | signal.SIGALRM | signal.SIGUSR2:
                 if pool.stopping is None:
                     self._upgrades.request(Terms(), f"signal {number.name.removeprefix('SIG')}",
                                            as_einhorn=True)
-            case signal.SIGINT | signal.SIGTERM | signal.SIGUSR2 | signal.SIGQUIT:
-                # The second time somebody is in a hurry.
-                self._orders.stop(Stopping.NOW if pool.stopping is not None else STOPS[number])
             case signal.SIGUSR1:
                 self._open_log_anew()
             case signal.SIGTTIN | signal.SIGTTOU:
@@ -82,6 +109,10 @@ class Signals(Part):
                     self._ledger.log(
                         Entry(Event.SIGNAL_IGNORED, {
                             "signal": number.name.removeprefix("SIG"), "reason": str(error)}))
+
+    def close(self) -> None:
+        self._loop.unwatch(self._of_terminal.fd)
+        self._of_terminal.close()
 
     def _open_log_anew(self) -> None:
         try:

@@ -353,7 +353,8 @@ class Upgrades(Part):
     def _say_what_cannot_change(self, old: recipes.Prepared, new: recipes.Prepared) -> None:
         if old.gunicorn is None or new.gunicorn is None or self._settings.given("bind"):
             return
-        before, after = old.gunicorn.settings["bind"], new.gunicorn.settings["bind"]
+        before = recipes.binds_of(old.gunicorn.settings)
+        after = recipes.binds_of(new.gunicorn.settings)
         if before != after:
             self._ledger.log(Entry(Event.GUNICORN_SETTING_CANNOT_CHANGE, {
                 "setting": "bind", "wanted": " ".join(after), "kept": " ".join(before),

@@ -78,6 +78,20 @@ def group_id(name: str, flag: str) -> int:
         raise Refused(f"{flag}: there is no group {name!r}") from None
 
 
+def user_id(name: str, flag: str) -> int:
+    """Look a user up by name or number.
+
+    Raises:
+        Refused: there is none.
+    """
+    if name.isdecimal():
+        return _number(name, flag)
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise Refused(f"{flag}: there is no user {name!r}") from None
+
+
 def look_up(
     user: str | None, group: str | None, nice: int | None, limits: tuple[tuple[str, int, int], ...],
     cores: str | tuple[int, ...] | None, umask: int | None, oom_score_adj: int | None,

@@ -192,8 +192,11 @@ class Errands(Part):
         except Exception as error:
             if not isinstance(error, CannotStart | OSError):
                 self._guard.failed("errand", error)
+            why = str(error)
+            if isinstance(error, OSError):
+                why = f"cannot make the files that it is given: {error.strerror}"
             self._close(errand)
-            self._done(errand, Ended(f"cannot be started: {error}"))
+            self._done(errand, Ended(f"cannot be started: {why}"))
             return
         finally:
             for fd in files:
@@ -231,6 +234,10 @@ class Errands(Part):
                 errand.timed_out = True
                 errand.deadline = now + errand.limit + 1.0
                 self._processes.signal(pid, signal.SIGKILL, group=True)
+
+    def on_suspended(self, now: float, seconds: float | None) -> None:
+        for errand in self._running.values():
+            errand.deadline = now + errand.limit
 
     def runs(self, pid: int) -> bool:
         """Whether this process is an errand of whose end nobody has heard yet."""

@@ -93,6 +93,9 @@ class Ledger(Part):
             self.early = False
             self.begin(replace(kept, policy=self.pool.policy))
 
+    def on_suspended(self, now: float, seconds: float | None) -> None:
+        self.observe(facts.Suspended(seconds))
+
     def follow(self, name: str, fact: OnFact | None = None, entry: OnEntry | None = None,
                event: OnEvent | None = None) -> None:
         """Tell somebody, after those who follow already. `name`: what fails if that does."""

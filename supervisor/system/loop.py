@@ -25,8 +25,9 @@ LONGEST_WAIT = 86400.0
 class Loop(Part):
     """A selector with a wake-up descriptor for signals. Handlers are restored by `close`.
     `on_round`: told for how many seconds everybody else had to wait, each time that the loop comes
-    back to sleep. `listened_at`: when everybody who had something to say was last heard, in
-    monotonic seconds."""
+    back to sleep. `lost`: for how many seconds at a time we should have run and didn't, the most
+    since somebody set it to 0. `listened_at`: when everybody who had something to say was last
+    heard, in monotonic seconds."""
 
     name = "loop"
 
@@ -37,6 +38,7 @@ class Loop(Part):
         self._held: dict[int, tuple[Hold, int, Callable[[int], None]]] = {}
         self._holds: dict[int, Hold] = {}  # of those that have failed last time
         self._awake_since: float | None = None
+        self.lost = 0.0
         self.listened_at = time.monotonic()
         self._selector = selectors.DefaultSelector()
         self._pending: set[signal.Signals] = set()
@@ -101,13 +103,17 @@ class Loop(Part):
             self._release()
             left = [hold.until - time.monotonic() for hold, _, _ in self._held.values()]
             timeout = min(left if timeout is None else [timeout, *left], default=None)
+        begun = time.monotonic()
         if self._awake_since is not None:
-            self._on_round(time.monotonic() - self._awake_since)
+            self.lost = max(self.lost, begun - self._awake_since)
+            self._on_round(begun - self._awake_since)
         # epoll_wait(2) takes milliseconds as a C int; whoever waits longer looks at the clock once
         # a day.
         ready = self._selector.select(None if timeout is
                                       None else min(max(0.0, timeout), LONGEST_WAIT))
         self._awake_since = time.monotonic()
+        if timeout is not None:
+            self.lost = max(self.lost, self._awake_since - begun - max(0.0, timeout))
         for key, events in ready:
             # An earlier callback of this round may have closed it.
             if self._selector.get_map().get(key.fd) is key:

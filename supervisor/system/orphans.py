@@ -2,10 +2,11 @@
 daemons), still with old code.
 
 The kernel gives every orphan below the master to it (the command line has asked for that), and a
-worker's environment, which its children inherit, says whose they are. One that has wiped that out
-is known by a listening socket of ours that it holds: some worker's that was there before it, so it
-is left behind when all of those are gone. What a hook leaves behind has neither, and is nobody's
-business here: by elimination, as a child that we haven't started, it would be ended too.
+worker's environment, which its children inherit, says whose they are. One that has wiped that out,
+or whose environment we may not read, is known by its process group, if that was a worker's; or by a
+listening socket of ours that it holds: some worker's that was there before it, so it is left behind
+when all of those are gone. What a hook leaves behind has none of these, and is nobody's business
+here: by elimination, as a child that we haven't started, it would be ended too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import math
 import os
 import re
 from collections.abc import Collection, Container, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..core.worker_environment import GENERATION, MASTER, SEAT, WORKER
 from .processes import children, started
@@ -36,18 +37,44 @@ class Orphans:
 
     def __init__(self) -> None:
         self._seen: dict[int, Orphan | None] = {}
+        # Process groups that workers which are gone have left: who was their leader.
+        self.groups: dict[int, Orphan] = {}
 
     def look(self, ours: Container[int], living: Mapping[int, int],
              sockets: Collection[int]) -> list[Orphan]:
         """Those that workers have left which are gone. `ours`: pids that need no look; `living`:
         the pids of workers, by id; `sockets`: the inodes of our listening sockets."""
+        # As long as somebody is in a group, nobody else gets its number.
+        self.groups = {
+            group: leader for group, leader in self.groups.items()
+            if group not in ours and _is_there(group)}
         strangers = [pid for pid in children(os.getpid()) if pid not in ours]
-        self._seen = {pid: self._seen.get(pid) or _marked(pid) for pid in strangers}
+        self._seen = {
+            pid: self._seen.get(pid) or _marked(pid) or self._in_a_group(pid) for pid in strangers}
         left = [
             each for each in self._seen.values() if each is not None and each.worker not in living]
         unmarked = [
             pid for pid, orphan in self._seen.items() if orphan is None and _holds(pid, sockets)]
         return left + _older_than(unmarked, living.values())
+
+
+    def _in_a_group(self, pid: int) -> Orphan | None:
+        try:
+            leader = self.groups.get(os.getpgid(pid))
+        except ProcessLookupError:
+            return None
+        return None if leader is None else replace(leader, pid=pid)
+
+
+def _is_there(group: int) -> bool:
+    """Whether there is anybody in a process group."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user by now
+        pass
+    return True
 
 
 def _older_than(pids: Collection[int], workers: Iterable[int]) -> list[Orphan]:

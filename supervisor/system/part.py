@@ -69,6 +69,10 @@ class Part:
     def on_time(self, now: float) -> None:
         """It has its turn, in time or before."""
 
+    def on_suspended(self, now: float, seconds: float | None) -> None:
+        """Nobody ran for a while (`seconds`, None where that isn't known), until `now`: whatever it
+        measures from an earlier time counts from now."""
+
     def on_exit(self, exit: Exit) -> bool:
         """A child has exited; return whether it was one of this part's."""
         return False

@@ -1,4 +1,5 @@
-"""Processes: fork, exec, signal, reap: the only place that knows pids as things to act on.
+"""Processes: fork, signal, reap: the only place that knows pids as things to act on. What a child
+does from there to its program stands in becoming.py.
 
 Everybody else names a worker by its id. No pidfd is needed for that to be safe: a child's pid stays
 taken until this module has reaped it, and it forgets the pid in the same step. It decides nothing;
@@ -8,21 +9,18 @@ it reports exits.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import resource
 import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 from typing import Any
 
-from ...shared import kernel
-from ..core.worker_environment import FIRST_FD
-from . import attributes
-from .attributes import Attributes
+from .becoming import Launch as Launch
+from .becoming import become
 from .part import Keep, Kept, Part, State
 
 # Seconds. A process that was killed is gone in milliseconds, unless the kernel can't end it.
@@ -31,29 +29,6 @@ PATIENCE = 2.0
 
 class CannotStart(RuntimeError):
     """The process could not be forked, or what it should run can't be found."""
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """What a child is made of.
-
-    `descriptors` become 3, 4, … in the child; everything else above 2 is closed.
-    `parent_death_signal`: sent to the child when this process dies (None: nothing is). `stdin`,
-    `stdout`, `stderr`: descriptors for its standard input, output and error, or None to share ours.
-    `attributes`: what it is made to be (None: what we are); `seat`: for those that differ from
-    worker to worker.
-    """
-
-    command: Sequence[str]
-    directory: str
-    environment: Mapping[str, str]
-    descriptors: Sequence[int] = ()
-    parent_death_signal: int | None = None
-    stdout: int | None = None
-    stderr: int | None = None
-    stdin: int | None = None
-    attributes: Attributes | None = None
-    seat: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +43,8 @@ class Exit:
 
 def own_program(module: str, *words: str) -> list[str]:
     """The command line of one of our own modules. -P: a file of the app's in the current directory
-    must not shadow ours."""
-    return [sys.executable, "-P", "-m", f"einhornpy.{module}", *words]
+    must not shadow ours. -X utf8: whatever the locale, a text is one and the same for us all."""
+    return [sys.executable, "-X", "utf8", "-P", "-m", f"einhornpy.{module}", *words]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +121,7 @@ class Processes(Part):
         try:
             pid = os.fork()
             if pid == 0:
-                self._become(launch)
+                become(launch, self._limits, self._errors_end)
         except OSError as error:
             raise CannotStart(f"cannot fork: {error.strerror}") from None
         finally:
@@ -157,40 +132,6 @@ class Processes(Part):
             pass
         self._ours.add(pid)
         return pid
-
-    def _become(self, launch: Launch) -> None:
-        try:
-            parent = os.getppid()
-            os.setpgid(0, 0)
-            # First of all, while our own high limit still says how many there may be.
-            _arrange_descriptors([*launch.descriptors, self._errors_end], launch.stdin,
-                                 launch.stdout, launch.stderr)
-            self._errors_end = FIRST_FD + len(launch.descriptors)
-            resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
-            environment = dict(launch.environment)
-            if launch.attributes is not None:
-                attributes.apply(launch.attributes, launch.seat)
-                environment |= launch.attributes.environment
-            # After the user has changed, since the kernel then forgets it (prctl(2)).
-            if launch.parent_death_signal is not None:
-                _die_with_parent(launch.parent_death_signal, parent)
-            os.chdir(launch.directory)
-            if "LISTEN_FDS" in environment:
-                environment["LISTEN_PID"] = str(os.getpid())
-            if "WATCHDOG_USEC" in environment:
-                environment["WATCHDOG_PID"] = str(os.getpid())
-            program = find_program(launch.command[0], environment.get("PATH", os.defpath),
-                                   launch.directory)
-            for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-                signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
-            os.execve(program, list(launch.command), environment)
-        except BaseException as error:
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            message = f"{os.getpid()}\t{launch.command[0]}: {reason}\n"
-            os.write(self._errors_end, message.encode(errors="replace")[:512])
-        finally:
-            os._exit(127)
 
     def adopt(self, pid: int) -> None:
         """Take a child that somebody below us has started for one of ours."""
@@ -208,7 +149,18 @@ class Processes(Part):
             return False
         taken = _sent(os.kill, pid, number)
         # It may have left its group, and others may be there.
-        return _sent(os.killpg, pid, number) or taken if group else taken
+        for each in self._groups(pid) if group else ():
+            taken |= _sent(os.killpg, each, number)
+        return taken
+
+    def _groups(self, pid: int) -> set[int]:
+        """The process group that a child was given, and the one in which an adopted one is: of
+        somebody who is gone, never ours or that of another child."""
+        with contextlib.suppress(ProcessLookupError):
+            found = os.getpgid(pid)
+            if found != os.getpgrp() and found not in self._ours:
+                return {pid, found}
+        return {pid}
 
     def somebody_exited(self) -> bool:
         """Whether there is somebody for `reap` to collect."""
@@ -218,7 +170,7 @@ class Processes(Part):
         """Collect every child that has exited, strangers too (orphans come to us); never waits.
 
         What an exited child leaves behind in its process group is asked to go with SIGTERM: `sh -c
-        'server'` must not leave a server with old code behind.
+        'server'` must not leave a server with old code behind. Who stays all the same: orphans.py.
         """
         for pid in self._unseen:
             self._ours.discard(pid)
@@ -257,7 +209,7 @@ class Processes(Part):
             data = os.read(self._errors, 1 << 20)
         except BlockingIOError:
             return
-        for line in data.decode(errors="replace").splitlines():
+        for line in data.decode(errors="replace").split("\n"):
             pid, _, reason = line.partition("\t")
             if pid.isdecimal():
                 self._failed[int(pid)] = reason
@@ -329,46 +281,3 @@ def _sent(how: Callable[[int, int], None], pid: int, number: int) -> bool:
     except (ProcessLookupError, PermissionError):  # nobody is there, or it has become another user
         return False
     return True
-
-
-def find_program(name: str, search_path: str, directory: str) -> str:
-    """Return the absolute path of the program that `name` means in `directory`.
-
-    Raises:
-        OSError: there is none (ENOENT), or it may not be run (EACCES).
-    """
-    places = [""] if "/" in name else search_path.split(os.pathsep)
-    found = [os.path.join(directory, place, name) for place in places]
-    files = [each for each in found if os.path.isfile(each)]
-    for each in files:
-        if os.access(each, os.X_OK):
-            return each
-    if files:
-        raise PermissionError(errno.EACCES, "permission denied (it is not executable)")
-    raise FileNotFoundError(errno.ENOENT, "command not found")
-
-
-def _die_with_parent(number: int, parent: int) -> None:
-    """Ask the kernel to send us `number` when our parent dies (prctl(2)); leave at once if it has
-    died already."""
-    kernel.prctl(kernel.PR_SET_PDEATHSIG, number)
-    if os.getppid() != parent:
-        os._exit(0)
-
-
-def _arrange_descriptors(
-    descriptors: Sequence[int], stdin: int | None, stdout: int | None, stderr: int | None
-) -> None:
-    """Move `descriptors` to 3, 4, … (inheritable, but for the last one) and close all others above
-    2."""
-    import fcntl
-
-    last = FIRST_FD + len(descriptors)
-    # First out of the way, since a target may be the source of another.
-    parked = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, last) for fd in descriptors]
-    for target, fd in enumerate((stdin, stdout, stderr)):
-        if fd is not None:
-            os.dup2(fd, target)
-    for target, fd in enumerate(parked, FIRST_FD):
-        os.dup2(fd, target, inheritable=target < last - 1)
-    os.closerange(last, os.sysconf("SC_OPEN_MAX"))

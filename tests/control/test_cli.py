@@ -322,17 +322,6 @@ def test_who_answers_nonsense_is_one_line(place: Path, answer: str) -> None:
     assert asking.returncode in (1, 6)
 
 
-def test_output_that_finds_no_room_is_one_line(start: Start) -> None:
-    master = good(start)
-    for command in ("status", "history", "version"):
-        with open("/dev/full", "w") as full:
-            result = subprocess.run([EINHORNPY, command], env=master.environment, stdout=full,
-                                    stderr=subprocess.PIPE, text=True, timeout=DEADLINE)
-        assert (result.returncode,
-                result.stderr) == (1,
-                                   "einhornpy: cannot go on: [Errno 28] No space left on device\n")
-
-
 @pytest.mark.parametrize("timeout", ["nan", "inf", "1e400", "1e9", "-1", "0", "9" * 400])
 def test_a_time_that_no_clock_can_wait_for_is_wrong_usage(place: Path, timeout: str) -> None:
     result = run(place, "status", "--wait", "--timeout", timeout)
@@ -361,16 +350,6 @@ def test_stop_returns_when_the_process_is_gone(start: Start) -> None:
     master.wait_ready()
     assert master.cli("stop").returncode == 0
     assert master.process.poll() == 0
-
-
-@pytest.mark.parametrize("arguments",
-                         [["status"], ["status", "--json"], ["history"], ["upgrade"], ["version"]])
-def test_a_closed_output_leaves_the_exit_code(start: Start, arguments: list[str]) -> None:
-    master = good(start)
-    result = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", EINHORNPY, *arguments],
-                            env=master.environment, text=True, stderr=subprocess.PIPE,
-                            timeout=DEADLINE)
-    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_several_masters_are_listed(start: Start, place: Path) -> None:

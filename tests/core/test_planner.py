@@ -96,7 +96,11 @@ class PlannerMachine(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from(self.workers(State.READY, State.RETIRING)))
         before = self.world.pool
         self.world.fact(facts.SaidReady(worker.id))
-        assert self.world.pool == before
+        after = self.world.pool
+        if worker.ready_at is None:  # it may serve by now, and leaves like one that does
+            assert after.workers[worker.id].ready_at == self.world.now
+            after = replace(after, workers={**after.workers, worker.id: worker})
+        assert after == before
 
     @precondition(lambda self: self.alive() and self.world.pool.workers)
     @rule(data=st.data(), status=st.sampled_from([0, 1, -9, 75, 75]))
@@ -146,6 +150,11 @@ class PlannerMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.1, 1.0, 5.0, 31.0, 61.0]))
     def time_passes(self, seconds: float) -> None:
         self.world.pass_time(seconds)
+
+    @precondition(lambda self: self.alive())
+    @rule(seconds=st.sampled_from([3.0, 25.0, 400.0]))
+    def everybody_is_suspended(self, seconds: float) -> None:
+        self.world.suspend(seconds)
 
     @precondition(lambda self: self.alive() and self.world.wake_at is not None)
     @rule()
@@ -449,6 +458,15 @@ def credulous_look(pool: Pool, now: float) -> Any:
     return view
 
 
+def of_no_suspension(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """A rule that takes time in which nobody ran for time that has passed."""
+
+    def counted(pool: Pool, *others: Any) -> Any:
+        return rule(replace(pool, suspended_until=0.0), *others)
+
+    return counted
+
+
 def same_seat(pool: Pool, view: Any, generation: Any, count: int) -> list[int]:
     return [0] * count
 
@@ -483,6 +501,9 @@ BUGS: dict[str, tuple[str, Any]] = {
                        lambda pool, view, now: []), "says done too early": ("_finish",
                                                                             early_finish),
     "says done though nobody has looked who answers": ("_finish", blind_finish),
+    "holds a suspension against workers": ("look", of_no_suspension(original_look)),
+    "lets a hold pass while nobody runs": ("_hold", of_no_suspension(original_hold)),
+    "sees no progress while nobody runs": ("_roll_back", of_no_suspension(original_roll_back)),
     "trusts a guess at once": ("look", credulous_look),
     "fills gaps with unproven code": ("_on_trial", lambda pool: False),
     "puts everybody on seat 0": ("_free_seats", same_seat),
@@ -509,6 +530,7 @@ def look_for_bugs() -> None:
     search(2, "rolling", 2)
     test_recycling_keeps_the_seats_and_one_at_a_time()
     test_a_due_worker_stays_while_its_replacement_cannot_be_started()
+    test_a_hold_lasts_as_long_as_somebody_runs()
     test_a_guess_must_stand_before_an_old_worker_goes_and_somebody_must_accept()
     test_a_canary_that_is_due_by_age_serves_until_its_hold_is_over()
 
@@ -905,6 +927,19 @@ def test_recycling_keeps_the_seats_and_one_at_a_time() -> None:
         assert world.pool.ready == 3
         world.fact(facts.Exited(old.id, 0))
     assert world.resting()
+
+
+def test_a_hold_lasts_as_long_as_somebody_runs() -> None:
+    world = ready_pool(2)
+    world.fact(facts.UpgradeRequested(Terms(canary=1, hold=300.0), "test", 0.0))
+    world.fact(facts.UpgradePrepared(2, recipe()))
+    world.fact(facts.SaidReady(only(world, State.STARTING).id))
+    world.pass_time(200.0)
+    world.suspend(400.0)
+    for seconds, phase in ((200.0, UpgradePhase.HELD), (100.0, UpgradePhase.EXCHANGING)):
+        world.pass_time(seconds)
+        assert world.pool.upgrade is not None
+        assert world.pool.upgrade.phase is phase
 
 
 def test_a_due_worker_stays_while_its_replacement_cannot_be_started() -> None:

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field, replace
 
 from einhornpy.supervisor.core import actions, facts, planner, upgrade
 from einhornpy.supervisor.core import observe as observing
+from einhornpy.supervisor.core.causes import Refusal
 from einhornpy.supervisor.core.generation import Recipe
 from einhornpy.supervisor.core.pool import CALM_SECONDS, Policy, Pool, State, Worker
+from einhornpy.supervisor.core.view import ABORT_SECONDS, UNREADY_SECONDS
 
 Now = float
 PlanFunction = Callable[[Pool, Now], actions.Plan]
@@ -35,6 +37,7 @@ class World:
     spawn_fails: bool = False
     steps: int = 0
     spawned: list[tuple[float, int]] = field(default_factory=list)
+    awake_since: float = 0.0
 
     @classmethod
     def new(cls, target: int, policy: Policy, first: Recipe | None = None) -> World:
@@ -68,6 +71,18 @@ class World:
         self.steps += 1
         self.now += seconds
         self.settle()
+
+    def suspend(self, seconds: float) -> None:
+        """Nobody runs for a while, the master included."""
+        self.now += seconds
+        self.awake_since = self.now
+        self.fact(facts.Suspended(seconds))
+
+    def ran(self, since: float | None) -> float:
+        """For how many seconds everybody has been running, as far as they may be held against
+        anybody who began at `since`."""
+        assert since is not None
+        return round(self.now - max(since, self.awake_since), 6)
 
     def settle(self) -> None:
         """Plan and act until nothing is due. That it comes to an end is promise and bound at
@@ -146,11 +161,16 @@ class World:
                 self.observe(facts.Killed(action.worker, action.reason, action.cause))
             case actions.KillOrphan():
                 orphan = self.pool.left_behind[action.pid]
-                assert self.pool.stopping == "now" or self.now >= orphan.found_at + 30, (
+                assert self.pool.stopping == "now" or self.ran(orphan.found_at) >= 30, (
                     f"{orphan} had more time")
                 self.observe(facts.OrphanKilled(action.pid))
                 self.observe(facts.OrphanGone(action.pid))
             case actions.RollBack():
+                running = self.pool.running_upgrade
+                assert running is not None
+                if action.cause is Refusal.NO_PROGRESS:
+                    assert self.ran(running.progress_at) >= self.pool.policy.progress_timeout, (
+                        "it is refused for time in which nobody ran")
                 self.observe(facts.RolledBack(action.reason, action.error, action.cause))
             case actions.Finish():
                 self.check_finish()
@@ -171,7 +191,7 @@ class World:
 
     def available(self) -> int:
         return sum(
-            worker.available(self.now, self.pool.policy) for worker in self.pool.workers.values())
+            self.pool.available(worker, self.now) for worker in self.pool.workers.values())
 
     def check_retire(self, worker: Worker) -> None:
         """The airbag: nobody ready goes unless enough ready ones, long enough ready, remain."""
@@ -195,7 +215,7 @@ class World:
             assert worker.over_memory, (
                 f"a canary goes for its age or its requests while it is watched: {worker}")
         self.check_standstill(worker)
-        counted = worker.available(self.now, self.pool.policy)
+        counted = self.pool.available(worker, self.now)
         assert self.pool.ready - 1 >= self.pool.target, (
             f"the airbag: {self.pool.ready} ready, {worker} is asked to go")
         assert self.available(
@@ -238,20 +258,32 @@ class World:
             assert upgrade.check in (None, "passed"), "the check has not passed"
             assert upgrade.held_since is not None
             assert upgrade.hold_over or (upgrade.terms.hold is not None
-                                         and self.now >= upgrade.held_since + upgrade.terms.hold)
+                                         and self.ran(upgrade.held_since) >= upgrade.terms.hold)
 
     def check_kill(self, worker: Worker) -> None:
         if worker.unfit is not None:
             assert not worker.convincing, f"{worker} serves, and is killed"
             return
-        if worker.state is State.READY and self.pool.stopping is None:
-            recipe = self.pool.generations[worker.generation].recipe
+        recipe = self.pool.generations[worker.generation].recipe
+        if self.pool.stopping == "now":
+            return
+        if worker.state is State.STARTING:
+            assert self.ran(worker.spawned_at) >= self.pool.policy.ready_timeout, (
+                f"{worker} had more time to become ready")
+        elif worker.aborted_at is not None:
+            assert self.ran(worker.aborted_at) >= ABORT_SECONDS
+        elif worker.state is State.RETIRING:
+            serves = worker.ready_at is not None or recipe.ack_seconds is not None
+            assert self.ran(worker.retired_at) >= (
+                recipe.graceful_timeout if serves else UNREADY_SECONDS), (
+                f"{worker} had more time to leave")
+        elif self.pool.stopping is None:
             if worker.memory is not None and 0 < recipe.max_memory_hard <= worker.memory:
                 return
             timeout = recipe.timeout
             assert worker.heartbeat_at is not None
             assert timeout > 0
-            assert self.now >= worker.heartbeat_at + timeout, (
+            assert self.ran(worker.heartbeat_at) >= timeout, (
                 f"{worker} is killed though it is well")
 
     def check_spawn(self, action: actions.Spawn) -> None:
@@ -298,7 +330,7 @@ class World:
                 for worker in self.pool.workers.values()):
             assert upgrade.accepting == "yes", (
                 "it says done, and nobody has looked whether the workers serve")
-        stalled = 0 < self.pool.policy.progress_timeout <= self.now - upgrade.progress_at
+        stalled = 0 < self.pool.policy.progress_timeout <= self.ran(upgrade.progress_at)
         if upgrade.rolling_back and (stalled
                                      or self.pool.generations[self.pool.current].failures_in_a_row):
             return

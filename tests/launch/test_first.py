@@ -5,13 +5,23 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ..harness import BREAKABLE, EINHORNPY, EXAMPLE, Master, wait_gone, wait_until
+from ..harness import (
+    BREAKABLE,
+    EINHORNPY,
+    EXAMPLE,
+    Master,
+    process_state,
+    wait_gone,
+    wait_until,
+)
 
 Start = Callable[..., Master]
 WORKER = BREAKABLE
@@ -159,3 +169,84 @@ def test_recycle_waits_until_the_worker_is_replaced_and_gone(start: Start, place
     assert master.cli("recycle", "0", "--wait").returncode == 1  # it is due already
     assert master.cli("recycle", "0", "--timeout", "1").returncode == 2
     (place / "broken").unlink()
+
+
+# --- what a killed master has left ---
+
+# Takes its time to leave: until there is a file `leave`.
+DRAINING = [sys.executable, "-c", """
+import os, signal, socket
+signal.signal(signal.SIGTERM, lambda *_: None)
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+    notify.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+while not os.path.exists("leave"):
+    signal.sigtimedwait([], 0.05)
+"""]
+
+
+def killed(master: Master, reap: bool = True) -> int:
+    """Kill a master whose worker drains; return that worker's pid."""
+    pid = int(master.wait_ready()["workers"][0]["pid"])
+    os.kill(master.pid, signal.SIGKILL)
+    if reap:
+        master.process.wait()
+    else:
+        wait_until(lambda: process_state(master.pid) == "Z", "it dead")
+    return pid
+
+
+def test_the_workers_of_a_killed_master_are_waited_for(start: Start, place: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = ("-n", "1", "-c", "web", "-b", f"127.0.0.1:{port}", "-b", f"unix:{place}/app",
+             "-m", "notify", "-e", str(place / "pid"), "--")
+    pid = killed(start(*flags, *DRAINING))
+    second = start(*flags, *WORKER)
+    line = second.wait_log("waiting for leftovers")
+    assert f"address=127.0.0.1:{port}" in line
+    assert f"pid {pid} (" in line
+    assert second.status()["gate"] == "starting"
+    (place / "leave").touch()
+    assert second.wait_ready()["ready"] == 1
+    assert second.log().count("waiting for leftovers") == 1
+
+
+def test_unix_sockets_are_waited_for_too_and_a_stop_is_heard(start: Start, place: Path) -> None:
+    flags = ("-n", "1", "-c", "web", "-b", f"unix:{place}/app", "-m", "notify", "--")
+    pid = killed(start(*flags, *DRAINING))
+    second = start(*flags, *WORKER)
+    assert f"pid {pid} (" in second.wait_log("waiting for leftovers")
+    assert second.stop() == 0
+    third = start(*flags, *WORKER)
+    third.wait_log("waiting for leftovers")
+    (place / "leave").touch()
+    assert third.wait_ready()["ready"] == 1
+
+
+def test_they_are_waited_for_no_longer_than_they_may_take(start: Start, place: Path) -> None:
+    flags = ("-n", "1", "-c", "web", "-b", f"unix:{place}/app", "-m", "notify")
+    pid = killed(start(*flags, "--", *DRAINING))
+    second = start(*flags, "--graceful-timeout", "0.1", "--", *WORKER)
+    assert second.wait_exit() == 1
+    assert "waiting for leftovers" in second.log()
+    assert "another process is listening there" in second.log()
+    third = start(*flags, "--keep-children-on-exit", "--", *WORKER)
+    assert third.wait_exit() == 1
+    assert "waiting for leftovers" not in third.log()
+    (place / "leave").touch()
+    wait_gone(pid)
+
+
+def test_a_master_that_is_dead_but_not_reaped_holds_nothing(start: Start, place: Path) -> None:
+    (place / "leave").touch()
+    flags = ("-n", "1", "-c", "web", "-e", str(place / "pid"), "-m", "notify", "--", *WORKER)
+    first = start(*flags)
+    killed(first, reap=False)
+    assert process_state(first.pid) == "Z"
+    listed = first.cli("list")
+    assert f"{first.pid}" not in listed.stdout
+    second = start(*flags)
+    assert second.wait_ready()["ready"] == 1
+    assert (place / "pid").read_text() == f"{second.pid}\n"
+    assert process_state(first.pid) == "Z"

@@ -86,9 +86,10 @@ def test_a_worker_is_given_exactly_the_contract(start: Start, place: Path) -> No
     assert given["ppid"] == master.pid
     assert given["cwd"] == str(place)
     # Python itself ignores SIGPIPE and SIGXFSZ, and 32 and 33 are the C library's own; nothing else
-    # may be ignored.
+    # may be ignored, but for what a terminal stops those in its background by.
     assert given["signals"]["SigBlk"] == 0
-    allowed = sum(1 << number - 1 for number in (signal.SIGPIPE, signal.SIGXFSZ, 32, 33))
+    allowed = sum(1 << number - 1 for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTTIN,
+                                                 signal.SIGTTOU, 32, 33))
     assert given["signals"]["SigIgn"] & ~allowed == 0
     assert [listener["fd"] for listener in document["listeners"]] == [3, 4]
     assert document["workers"][0]["pid"] == given["pid"]
@@ -196,6 +197,41 @@ def test_one_that_left_its_process_group_is_killed_all_the_same(start: Start, pl
     assert master.cli("stop").returncode == 0
     assert "did not leave within 1 s" in master.log()
     assert not alive(pid)
+
+
+IMPORTING = (
+    "import os, signal, socket, sys\n"
+    "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    "open('importing-' + os.environ['EINHORNPY_GENERATION'], 'w').close()\n"
+    "if os.environ['EINHORNPY_GENERATION'] == '1' and 'first' not in sys.argv:\n"
+    "    s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
+    "    s.connect(os.environ['NOTIFY_SOCKET']); s.send(b'READY=1')\n"
+    "    signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
+    "while True: signal.pause()")
+NEVER_READY = "did not leave within 1 s, and was never ready"
+
+
+@pytest.mark.parametrize("how", ["stop", "abort", "superseded"])
+def test_one_that_still_imports_is_not_waited_for(start: Start, place: Path, how: str) -> None:
+    """It serves nobody, and doesn't hear while it imports: it is asked, and killed soon after."""
+    master = start("-n", "1", "-m", "notify", "--stop-signal", "TERM", "--graceful-timeout", "300",
+                   "--", sys.executable, "-c", IMPORTING, *(["first"] if how == "stop" else []),
+                   cwd=place)
+    if how == "stop":
+        wait_until((place / "importing-1").exists, "an import", master.log)
+        master.signal(signal.SIGTERM)
+        assert master.wait_exit() == 0
+        assert NEVER_READY in master.log()
+        return
+    master.wait_ready()
+    recorder = master.record()
+    assert master.cli("upgrade", "--no-wait").returncode == 0
+    wait_until((place / "importing-2").exists, "an import", master.log)
+    if how == "abort":
+        assert master.cli("abort").returncode == 0
+    else:
+        assert master.cli("upgrade", "--no-wait").returncode == 0
+    assert recorder.wait_for("worker-killed", generation=2)["reason"] == NEVER_READY
 
 
 def test_a_master_that_was_stopped_hears_first_what_was_said_in_time(start: Start,
@@ -380,11 +416,22 @@ def test_workers_leave_when_the_master_is_killed_unless_told_otherwise(start: St
     os.waitpid(pid, 0)
 
 
+def test_variables_that_are_no_settings_are_named_once_and_stop_nobody(start: Start) -> None:
+    master = start("-n", "1", "-m", "notify", "--", *WORKER, "notify", environment={
+        "EINHORNPY_SERVICE_HOST": "10.0.0.1", "EINHORNPY_PORT": "tcp://10.0.0.1:80",
+        "EINHORNPY_NUMBR": "9"})
+    master.wait_ready()
+    assert master.cli("reload").returncode == 0
+    (line,) = [each for each in master.log().splitlines() if "stray variables" in each]
+    assert line.endswith('variables="EINHORNPY_NUMBR (did you mean EINHORNPY_NUMBER?), '
+                         'EINHORNPY_PORT, EINHORNPY_SERVICE_HOST" so="they are ignored"')
+
+
 # --- signals to the master ---
 
 
 @pytest.mark.parametrize(("number", "workers_see"), [
-    (signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGUSR2, 0), (signal.SIGQUIT, -9),
+    (signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGQUIT, -9),
 ])
 def test_asked_for_stops_end_with_0(start: Start, number: int, workers_see: int) -> None:
     master = start("-n", "2", "-m", "notify", "--", *WORKER, "notify")
@@ -423,6 +470,18 @@ def test_hup_upgrades_and_tt_scales(start: Start) -> None:
     master.signal(signal.SIGTTOU)
     master.wait_log("signal ignored signal=TTOU")
     assert master.status()["target"] == 1
+
+
+def test_usr2_stops_einhorns_users_master_and_upgrades_everybody_elses(start: Start) -> None:
+    master = start("-n", "1", "-m", "manual", "-c", "theirs", "--", *WORKER, "ack")
+    master.wait_ready()
+    master.signal(signal.SIGUSR2)
+    assert master.wait_exit() == 0
+    master = start("-n", "1", "-m", "notify", "-c", "ours", "--", *WORKER, "notify")
+    master.wait_ready()
+    master.signal(signal.SIGUSR2)
+    document = master.wait_status(lambda each: each["gate"] == "ready" and each["generation"] == 2)
+    assert document["upgrade"]["requested_by"] == "signal USR2"
 
 
 def test_usr1_goes_to_the_workers(start: Start, place: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from einhornpy.supervisor.settings.sources import BadSetting, load
+from einhornpy.supervisor.settings.sources import OF_KUBERNETES, BadSetting, load, strays
 from einhornpy.supervisor.settings.table import SETTINGS, Setting, Settings
 from hypothesis import given
 from hypothesis import strategies as st
@@ -160,9 +160,7 @@ def test_wrong_files(tmp_path: Path, content: str, line: str) -> None:
 
 
 @pytest.mark.parametrize(("variable", "value", "line"),
-                         [("EINHORNPY_A\nB", "1", r"'EINHORNPY_A\nB': no such setting"),
-                          ("EINHORNPY_\udcff", "1", r"'EINHORNPY_\udcff': no such setting"),
-                          ("EINHORNPY_NUMBER", "\udcff" * 1000, r"EINHORNPY_NUMBER: got '\udcff"),
+                         [("EINHORNPY_NUMBER", "\udcff" * 1000, r"EINHORNPY_NUMBER: got '\udcff"),
                           ("EINHORNPY_WEBHOOK", "https://secret 'x",
                            "EINHORNPY_WEBHOOK: got some that are not shown here, expected words"),])
 def test_odd_variables_are_one_line(variable: str, value: str, line: str) -> None:
@@ -171,6 +169,32 @@ def test_odd_variables_are_one_line(variable: str, value: str, line: str) -> Non
     assert str(caught.value).startswith(line)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 2000
+
+
+SERVICE = {
+    "SERVICE_HOST": "10.0.0.1", "SERVICE_PORT": "80", "SERVICE_PORT_HTTP": "80",
+    "PORT": "tcp://10.0.0.1:80", "PORT_80_TCP": "tcp://10.0.0.1:80", "PORT_80_TCP_PROTO": "tcp",
+    "PORT_80_TCP_PORT": "80", "PORT_80_TCP_ADDR": "10.0.0.1"}
+
+
+@pytest.mark.parametrize("service", ["EINHORNPY", "EINHORNPY_WEB", "EINHORNPY_SOCKET"])
+def test_what_kubernetes_makes_of_a_services_name_is_no_setting(service: str) -> None:
+    environment = {f"{service}_{name}": value for name, value in SERVICE.items()}
+    assert load({}, ["app"], environment, "/dir") == load({}, ["app"], {}, "/dir")
+    assert strays(environment) == sorted(environment)
+    assert not any(OF_KUBERNETES.search(each.variable) for each in SETTINGS.values())
+
+
+def test_a_stray_variable_is_named_with_what_was_meant() -> None:
+    environment = {
+        "EINHORNPY_NUMBR": "x", "EINHORNPY_A\nB": "1", "EINHORNPY_\udcff": "1", "EINHORNPY_": "",
+        "EINHORNPY_NUMBER": "3", "EINHORNPY_CONFIG": "", "EINHORNPY_COMMAND": "app",
+        "EINHORNPY_GENERATION": "4", "EINHORNPY_ASGI_APP": "app:app", "EINHORN_PORT": "tcp://x",
+        "PORT": "80"}
+    assert load({}, [], environment, "/dir").number == 3
+    assert strays(environment) == [
+        "EINHORNPY_", r"'EINHORNPY_A\nB'", "EINHORNPY_NUMBR (did you mean EINHORNPY_NUMBER?)",
+        r"'EINHORNPY_\udcff'"]
 
 
 def test_one_text_from_the_environment_is_not_split() -> None:

@@ -115,7 +115,7 @@ def taken_over(document: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Non
     wanted, found = understand(document)
     opened: list[int] = []
     stand_ins(found, opened)
-    master = Master(wanted, {}, found["given"], look_up(wanted), None, found)
+    master = Master(wanted, {}, found["given"], look_up(wanted), None, {}, found)
     try:
         parts = master.parts
         parts.take_over(master._state)

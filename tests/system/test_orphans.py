@@ -142,6 +142,78 @@ def test_who_holds_a_listening_socket_stays_while_his_worker_may_live(start: Sta
     assert not Path(f"/proc/{child}").exists()
 
 
+# A child that knows nothing, holds nothing, and ignores TERM, with one of the same kind; both write
+# their pids into `tree-SEAT-GENERATION`, so that the worker (-m notify) can wait for them. It has
+# them in its process group.
+TREE = """
+import os, signal, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+below = os.fork()
+if below:
+    with open(sys.argv[1] + ".part", "w") as file:
+        file.write(f"{os.getpid()} {below}")
+    os.rename(sys.argv[1] + ".part", sys.argv[1])
+while True:
+    signal.pause()
+"""
+FORKS = [sys.executable, "-c", """
+import os, signal, socket, subprocess, sys
+name = "tree-" + os.environ["EINHORNPY_GENERATION"]
+if os.path.exists(name):
+    os.unlink(name)
+subprocess.Popen([sys.executable, "-c", sys.argv[1], name], env={})
+while not os.path.exists(name):
+    pass
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+    notify.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+while True:
+    signal.pause()
+""", TREE]
+
+
+def tree(master: Master, generation: int) -> list[int]:
+    """The pids of what this generation's worker has in its process group, the upper one first."""
+    return [int(pid) for pid in (master.directory / f"tree-{generation}").read_text().split()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGABRT, signal.SIGKILL])
+def test_the_group_is_killed_whoever_has_left_already(start: Start, number: int) -> None:
+    """The worker is asked to go, dies or is killed; nothing but the group tells whose they are."""
+    master = start("-n", "1", "-m", "notify", "--stop-signal", "TERM", "--graceful-timeout", "0.5",
+                   "--", *FORKS)
+    (worker,) = master.wait_ready()["workers"]
+    recorder, (upper, lower) = master.record(), tree(master, 1)
+    os.kill(worker["pid"], number)
+    found = recorder.wait_for("process-left-behind", pid=upper)
+    assert (found["index"], found["generation"], found.get("known_by")) == (0, 1, None)
+    recorder.wait_for("process-left-behind-killed", pid=upper)
+    wait_gone(upper)
+    wait_gone(lower)
+    master.wait_ready()
+    new = tree(master, 1)
+    assert new != [upper, lower]
+    assert master.stop() == 0
+    assert not [pid for pid in new if Path(f"/proc/{pid}").exists()]
+
+
+def test_the_group_is_known_after_a_reload(start: Start) -> None:
+    master = start("-n", "1", "-m", "notify", "--stop-signal", "TERM", "--graceful-timeout", "300",
+                   "--", *FORKS)
+    master.wait_ready()
+    recorder, (upper, lower) = master.record(), tree(master, 1)
+    assert master.cli("upgrade", "--no-wait").returncode == 0
+    recorder.wait_for("process-left-behind", pid=upper)
+    assert master.cli("reload").returncode == 0
+    os.kill(upper, signal.SIGKILL)
+    found = recorder.wait_for("process-left-behind", pid=lower)
+    assert (found["index"], found["generation"]) == (0, 1)
+    assert master.status()["gate"] == "upgrading"
+    assert master.cli("stop", "--now").returncode == 0
+    assert not [
+        pid for pid in (lower, *tree(master, 2)) if Path(f"/proc/{pid}").exists()]
+
+
 DAEMON = """
 import os, signal
 from app import wsgi as example

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ..harness import BIN, DEADLINE, ROOT, wait_listening, wait_until
+from ..harness import BIN, DEADLINE, ROOT, get, wait_listening, wait_until
 from ..system.test_attributes import as_root
 
 CONTAINERS = ROOT / "examples" / "containers"
@@ -38,15 +38,25 @@ def container() -> dict[str, Any]:
     return found
 
 
-class Pod:
-    """A command as PID 1 of a namespace, with the environment of the image."""
+# The mount of the one directory is another one, and stays as it is.
+SEALED = """mount --bind "$0" "$0"
+for each in / /dev/shm; do mount -o remount,bind,ro "$each"; done
+test ! -w /tmp; test ! -w /dev/shm; test ! -w .; test -w "$0"
+exec "$@"
+"""
 
-    def __init__(self, command: list[str], place: Path, app: Path) -> None:
+
+class Pod:
+    """A command as PID 1 of a namespace, with the environment of the image. `sealed`: in a mount
+    namespace of its own too, where nothing can be written to but `place`."""
+
+    def __init__(self, command: list[str], place: Path, app: Path, sealed: bool = False) -> None:
         self.environment = {
             "PATH": f"{BIN}:{os.environ['PATH']}", "EINHORNPY_SOCKET_PATH": f"{place}/app.sock",
             "HOME": "/", "IMPORT_SECONDS": "0.3"}
         self.process = subprocess.Popen(
-            ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *command], cwd=app,
+            ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child",
+             *(["sh", "-ec", SEALED, str(place)] if sealed else []), *command], cwd=app,
             env=self.environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
     def run(self, command: list[str]) -> int:
@@ -119,6 +129,39 @@ def test_the_command_and_the_health_check_of_the_image(place: Path, app: Path) -
         if pod.process.poll() is None:
             pod.process.kill()
         pod.process.communicate()
+
+
+@as_root
+@pytest.mark.parametrize(("worker_class", "app_name"), [
+    ("sync", "app:wsgi"), ("gthread", "app:wsgi"), ("gevent", "app:wsgi"),
+    ("asgi", "asgi_app:asgi"), ("uvicorn_worker.UvicornWorker", "asgi_app:asgi")])
+def test_the_directory_of_the_socket_is_all_that_is_written_to(place: Path, app: Path,
+                                                               worker_class: str,
+                                                               app_name: str) -> None:
+    """Neither we nor gunicorn makes a file anywhere else, and those that docs/containers.md names
+    are all."""
+    (run := place / "run").mkdir()
+    pod = Pod(["einhornpy", "-n", "1", "-b", f"unix:{run}/app", "--web", f"unix:{run}/web", "--",
+               "gunicorn", "-k", worker_class, app_name], run, app, sealed=True)
+    try:
+        wait_listening(run / "app.sock")
+        assert pod.run(["einhornpy", "status", "--wait", "--timeout", "60"]) == 0
+        assert get(f"{run}/app")[0] == 200
+        wait_until(lambda: (run / "web").exists(), "the page")
+        assert get(f"{run}/web", "/metrics")[0] == 200
+        for command in ("upgrade", "reload"):
+            assert pod.run(["einhornpy", command]) == 0
+        made = {"app", "web", "app.sock", "app.notify", "app.lock", "app.metrics"}
+        assert set(os.listdir(run)) == made
+        told = (ROOT / "docs" / "containers.md").read_text()
+        assert all(f"`{name}`" in told for name in made if name.startswith("app."))
+        os.kill(pod.init(), signal.SIGTERM)
+        assert pod.process.wait(DEADLINE) == 0
+        assert os.listdir(run) == []
+    finally:
+        if pod.process.poll() is None:
+            pod.process.kill()
+        print(pod.process.communicate()[1])
 
 
 def test_the_manifest_leaves_time_to_drain() -> None:

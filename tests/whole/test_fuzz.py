@@ -533,8 +533,8 @@ def test_datagrams_to_the_notify_socket(place_for_fuzz: Path, seed: int) -> None
     loop = Loop([], Guard(lambda entry: None, lambda: None))
     workers = {os.getpid(): 7}
     made = notify_socket.NotifySocket(loop, lambda pid: workers.get(pid, 0),
-                                      lambda pid: workers.get(pid, 0), heard.append)
-    made.open(str(place_for_fuzz / "notify"), 0o600)
+                                      lambda pid: workers.get(pid, 0), heard.append, 0o600)
+    made.open(str(place_for_fuzz / "notify"))
     before = len(os.listdir("/dev/fd"))
     good = [
         b"READY=1", b"READY=1\nSTATUS=x", b"WATCHDOG=1", b"X_EINHORNPY_DUE=because",

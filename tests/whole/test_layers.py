@@ -57,6 +57,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "supervisor": {"setproctitle"},
     "supervisor/programs": {"setproctitle"},
     "supervisor/sockets/listeners.py": {"psutil"},
+    "supervisor/sockets/leftovers.py": {"psutil"},
     "control/progress.py": {"rich"},
     "control/cli": {"click"},
     "control/top": {"rich", "textual"},

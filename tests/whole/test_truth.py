@@ -175,7 +175,7 @@ def test_a_guessed_release_that_dies_before_the_guess_has_stood_is_refused(
     assert {worker["pid"] for worker in master.status()["workers"]} == old
 
 
-@pytest.mark.parametrize("bind", ["127.0.0.1:0", "[::1]:0", "unix:{place}/app.sock"])
+@pytest.mark.parametrize("bind", ["127.0.0.1:0", "[::1]:0", "[::]:0", "unix:{place}/app.sock"])
 def test_a_first_start_that_accepts_nowhere_is_not_ready(start: Start, place: Path,
                                                          bind: str) -> None:
     master = start("-n", "1", "-b", bind.format(place=place), "-m", "0.1", "--ready-timeout", "1",

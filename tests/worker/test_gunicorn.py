@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from einhornpy.supervisor.launch.recipes import binds_of
 
 from ..harness import EXAMPLE, ROOT, Master, get, wait_until
 
@@ -176,6 +177,20 @@ def test_out_of_descriptors_an_upgrade_is_refused_and_the_master_goes_on(
     os.kill(master.pid, signal.SIGHUP)
     line = master.wait_log("upgrade refused")
     assert "Too many open files" in line
+    assert get(master.address)[0] == 200
+
+
+@pytest.mark.parametrize("name", ["USR2", "WINCH"])
+def test_signals_to_gunicorns_master_stop_nothing_by_surprise(start: Start, site: Path,
+                                                              name: str) -> None:
+    """USR2 made another master of gunicorn's, with new code; WINCH, where it was a daemon, sent its
+    workers away."""
+    master = start_gunicorn(start, "app:wsgi", flags=("-n", "1", "-b", "127.0.0.1:0"))
+    master.wait_ready()
+    master.signal(signal.Signals[f"SIG{name}"])
+    if name == "USR2":
+        master.wait_status(lambda each: each["gate"] == "ready" and each["generation"] == 2)
+    assert master.status()["gate"] == "ready"
     assert get(master.address)[0] == 200
 
 
@@ -378,3 +393,19 @@ def test_unix_sockets_are_made_with_gunicorns_umask(start: Start, site: Path) ->
         master.wait_ready()
         assert (site / "g.unix").stat().st_mode & 0o777 == mode
         assert master.stop() == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_unix_sockets_belong_to_gunicorns_user_and_group(start: Start, site: Path) -> None:
+    """Also one with a comma in its path. What an upgrade can't change is told of."""
+    conf = ("workers = 1\nbind = ['unix:g,b.unix']\numask = 0o027\ngroup = 12\n")
+    (site / "gunicorn.conf.py").write_text(conf)
+    master = start("-d", str(site / "m.sock"), "--", "gunicorn", "app:wsgi")
+    master.wait_ready()
+    found = (site / "g,b.unix").stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (0, 12, 0o750)
+    (site / "gunicorn.conf.py").write_text(conf.replace("0o027", "0"))
+    assert master.cli("upgrade").returncode == 0
+    assert "mode=777" in master.wait_log("gunicorn setting cannot change")
+    settings = {"bind": ["unix:/a"], "umask": 0, "backlog": 9, "user": 33, "group": 12}
+    assert binds_of(settings | {"given": ["user"]}) == ["unix:/a,backlog=9,mode=777,user=33"]

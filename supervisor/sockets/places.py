@@ -1,0 +1,127 @@
+"""The master's own places while it lives: what somebody has swept away is made again, with the same
+names, and told of once.
+
+It knows of a removal at once where the kernel tells of changes to a directory (fcntl(2), F_NOTIFY:
+inotify(7) would cost a master ctypes), and otherwise whenever the master has something to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+from collections.abc import Callable
+
+from ..core import facts
+from ..reporting.events import Entry, Event
+from ..system.ledger import Ledger
+from ..system.part import Part
+from .listeners import CannotListen
+from .notify_socket import NotifySocket
+from .pidfile import NoPidfile, Pidfile
+from .runtime_directory import NoRuntimeDirectory, RuntimeDirectory
+
+# By it the kernel wakes us; nobody dies of it who doesn't know it.
+STIRRED = signal.SIGURG
+# A directory in which others come and go all the time is not listened to more often, in seconds.
+CALM = 1.0
+# Whoever removes a directory fails if there is something new in it: he has so long to finish, in
+# seconds.
+SWEEP = 0.25
+# How often what can't be made is tried again, and how often is looked where the kernel doesn't
+# tell, in seconds.
+AGAIN, UNTOLD = 1.0, 30.0
+
+
+class Places(Part):
+    """`silent`: the workers of whom we heard by path alone. `stirred`: whether the kernel has told
+    of a change in this turn."""
+
+    name = "places"
+    deadline: float | None = None
+
+    def __init__(self, ledger: Ledger, place: RuntimeDirectory, notify: NotifySocket,
+                 pidfile: Pidfile, heard_by_path: Callable[[], list[int]],
+                 stirred: Callable[[], bool]) -> None:
+        self._ledger = ledger
+        self._place = place
+        self._notify = notify
+        self._pidfile = pidfile
+        self._heard_by_path = heard_by_path
+        self._stirred = stirred
+        self._watched: int | None = None  # the directory, open
+        self._watching = ""
+        self._since: float | None = None  # when the loss was seen
+        self._failed: str | None = None
+
+    def on_time(self, now: float) -> None:
+        """Look after all of them."""
+        if not self._place.path:
+            return
+        if self._stirred():
+            self.deadline = now + CALM
+        elif self._watching != self._place.path or (self.deadline is not None
+                                                    and now >= self.deadline):
+            self._watch(now)
+        lost = self._lost()
+        if not lost:
+            self._since = None
+            return
+        if self._notify.path in lost:
+            for worker in self._heard_by_path():
+                self._ledger.observe(facts.Unheard(worker))
+        if self._since is None:
+            self._since = now
+        if now < self._since + SWEEP:
+            self.deadline = self._since + SWEEP
+            return
+        self._restore(lost, now)
+
+    def _restore(self, lost: list[str], now: float) -> None:
+        try:
+            self._place.make_again()
+            if self._notify.lost or self._notify.path not in ("", self._place.notify_path):
+                self._notify.open(self._place.notify_path)
+            if self._pidfile.lost() is not None:
+                self._pidfile.make_again()
+        except (NoRuntimeDirectory, NoPidfile, CannotListen, OSError) as error:
+            self.deadline = now + AGAIN
+            if str(error) != self._failed:
+                self._failed = str(error)
+                self._ledger.log(Entry(Event.PLACES_LOST, {
+                    "files": " ".join(lost), "reason": str(error), "so": "it is tried again"}))
+            return
+        self._failed = self._since = None
+        self._watch(now)
+        self.deadline = now + CALM  # do they stay? a directory may be unmounted after it is swept
+        self._ledger.log(Entry(Event.PLACES_MADE_AGAIN, {
+            "files": " ".join(lost), "socket": self._place.path}))
+
+    def _lost(self) -> list[str]:
+        lost = self._place.lost()
+        lost += [self._notify.path] if self._notify.lost else []
+        return lost + [path for path in [self._pidfile.lost()] if path is not None]
+
+    def _watch(self, now: float) -> None:
+        """Let the kernel tell of the next change to our directory."""
+        self._forget()
+        self._watching, self.deadline = self._place.path, None
+        try:
+            self._watched = os.open(os.path.dirname(self._place.path),
+                                    os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.fcntl(self._watched, fcntl.F_SETSIG, STIRRED)
+            # once, until it is asked for anew; what comes may have taken the place of ours
+            fcntl.fcntl(self._watched, fcntl.F_NOTIFY,
+                        fcntl.DN_DELETE | fcntl.DN_CREATE | fcntl.DN_RENAME)
+        except OSError:
+            self.deadline = now + UNTOLD
+
+    def _forget(self) -> None:
+        if self._watched is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._watched)
+            self._watched = None
+
+    def close(self) -> None:
+        self._forget()

@@ -1,0 +1,96 @@
+"""What a child says when it can't become the program that it is to be: the step, and what that was
+about."""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from einhornpy.supervisor.system.attributes import Attributes
+from einhornpy.supervisor.system.processes import Exit, Launch, Processes
+
+from ..harness import DEADLINE, WORKER, Master
+
+
+@pytest.fixture
+def processes() -> Iterator[Processes]:
+    made = Processes()
+    yield made
+    made.close()
+
+
+def ended(processes: Processes, launch: Launch) -> Exit:
+    fd = os.pidfd_open(processes.start(launch))
+    try:
+        assert select.select([fd], [], [], DEADLINE)[0]
+    finally:
+        os.close(fd)
+    (exit,) = processes.reap()
+    return exit
+
+
+def script(path: Path, text: str, mode: int = 0o755) -> str:
+    path.write_text(text)
+    path.chmod(mode)
+    return str(path)
+
+
+def test_every_step_of_a_start_is_named_with_what_it_is_about(processes: Processes,
+                                                              tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    orphaned = script(tmp_path / "orphaned", f"#!{gone}/bin/python -u\n")
+    closed = script(tmp_path / "closed", "#!/bin/sh\n", 0o644)
+    broken = script(tmp_path / "broken", "\x7fELF")
+    long = f"/{'long/' * 200}"
+    for launch, why in [
+        (Launch(["true"], str(gone), {}),
+         f"cannot change to the directory {gone}: No such file or directory"),
+        (Launch(["true"], f"{orphaned}/x", {}),
+         f"cannot change to the directory {orphaned}/x: Not a directory"),
+        (Launch(["true"], long, {}),
+         f"cannot change to the directory {long}: No such file or directory"),
+        (Launch(["a\nb"], "/", {}), "cannot run a b: command not found"),
+        (Launch([str(gone)], "/", {}), f"cannot run {gone}: command not found"),
+        (Launch([orphaned], "/", {}), f"cannot run {orphaned}, which {gone}/bin/python is to "
+         "interpret: No such file or directory"),
+        (Launch([closed], "/", {}),
+         f"cannot run {closed}: permission denied (it is not executable)"),
+        (Launch([broken], "/", {}), f"cannot run {broken}: Exec format error"),
+        (Launch(["/bin/sh"], "/", {"A": "x" * (1 << 18)}),
+         "cannot run /bin/sh: Argument list too long"),
+        (Launch(["true"], "/", {}, attributes=Attributes(limits=(("nofile", 2, 1),))),
+         "--rlimit: cannot set nofile to 2:1: "),
+    ]:
+        exit = ended(processes, launch)
+        assert exit.status == 127
+        assert exit.error is not None
+        assert exit.error.startswith(why)
+
+
+def test_a_limit_of_descriptors_that_cannot_be_set_is_named(processes: Processes) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    processes._limits = (hard + 1, hard)
+    assert ended(processes, Launch(["true"], "/", {})).error == (
+        f"cannot limit open descriptors to {hard + 1}:{hard}: current limit exceeds maximum limit")
+    processes._limits = (hard, hard)
+    exit = ended(processes, Launch(["true"], None, {"PATH": "/usr/bin:/bin"}))
+    assert (exit.status, exit.error) == (0, None)
+
+
+def test_what_comes_before_the_fork_is_named_too(start: Callable[..., Master]) -> None:
+    master = start("-n", "1", "-m", "notify", "--on-worker-exit", "true", "--", *WORKER, "notify")
+    (worker,) = master.wait_ready()["workers"]
+    limits = resource.prlimit(master.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(master.pid, resource.RLIMIT_NOFILE, (8, limits[1]))
+    os.kill(worker["pid"], signal.SIGKILL)
+    why = "cannot make the pipes and sockets that it is given: Too many open files"
+    assert why in master.wait_log(" worker cannot be started ")
+    why = "cannot be started: cannot make the files that it is given: Too many open files"
+    assert why in master.wait_log(" hook failed ")
+    resource.prlimit(master.pid, resource.RLIMIT_NOFILE, limits)
+    master.wait_ready()
