@@ -103,8 +103,19 @@ def test_wrong_words_are_one_line_and_change_nothing(master: Master, command: st
     assert master.status()["target"] == 2
 
 
+# What lib/einhorn.rb keeps, whatever it was told (1.1.1).
+KEPT_BY_EINHORN = {
+    "children", "config", "versions", "version", "sockets", "orig_cmd", "bind", "bind_fds",
+    "bound_ports", "cmd", "script_name", "respawn", "upgrading", "smooth_upgrade",
+    "reloading_for_upgrade", "path", "cmd_name", "verbosity", "generation", "last_spinup",
+    "ack_mode", "kill_children_on_exit", "command_socket_as_fd", "socket_path", "pidfile",
+    "lockfile", "consecutive_deaths_before_ack", "last_upgraded", "nice", "reexec_commandline",
+    "drop_environment_variables", "signal_timeout", "preloaded"}
+
+
 def test_state_has_einhorns_keys(master: Master) -> None:
     state = state_of(master)
+    assert {key.lstrip(":") for key in state} == KEPT_BY_EINHORN
     children = state[":children"]
     assert set(children) == {worker["pid"] for worker in master.status()["workers"]}
     for child in children.values():
