@@ -256,6 +256,14 @@ class ListenerShut:
 
 
 @dataclass(frozen=True, slots=True)
+class ListenerSwept:
+    """The file of a UNIX socket was removed, by whomever; it listens on a new socket of that name,
+    which the workers that there are don't have."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
 class ListenerLost:
     """Nobody can connect to this address any more, and that can't be mended; None as a reason: it
     is there again."""
@@ -315,6 +323,6 @@ OfBeginning = UpgradeRequested | UpgradePrepared | UpgradeRefused
 # What happens to an upgrade that is under way.
 OfCourse = (Paused | Resumed | AbortRequested | HoldBegun | Checked | HoldEnded | AcceptingAsked
             | AcceptingChecked | RolledBack | Finished)
-OfHost = (Spawned | SpawnFailed | Measured | HostMeasured | Scaled | ListenerShut | ListenerLost
-          | Calmed | Suspended | StopRequested)
+OfHost = (Spawned | SpawnFailed | Measured | HostMeasured | Scaled | ListenerShut | ListenerSwept
+          | ListenerLost | Calmed | Suspended | StopRequested)
 Event = OfWorker | OfOrphan | OfBeginning | OfCourse | OfHost

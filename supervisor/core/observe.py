@@ -97,6 +97,8 @@ def _of_host(pool: Pool, event: facts.OfHost, now: float) -> Pool:
             return _scaled(pool, event)
         case facts.ListenerShut():
             return _listener_shut(pool, event, now)
+        case facts.ListenerSwept():
+            return replace(pool, sockets=pool.sockets + 1)
         case facts.ListenerLost():
             return _listener_lost(pool, event)
         case facts.Calmed():

@@ -150,6 +150,9 @@ class Event(enum.StrEnum):
     SCALED = "scaled", NORMAL, "number of workers: {from} -> {to}"
     LISTENER_SHUT_DOWN = (
         "listener-shut-down", ATTENTION, "{address} was shut down by {by}; {so}", "generations+")
+    LISTENER_MADE_AGAIN = (
+        "listener-made-again", ATTENTION,
+        "the file of {address} had been removed, and was made again: {so}")
     LISTENER_LOST = "listener-lost", ATTENTION, "{address} is lost: {reason}; {so}"
     LISTENER_IS_BACK = "listener-is-back", NORMAL, "{address} can be connected to again"
     HOST_SHORT_OF_MEMORY = (

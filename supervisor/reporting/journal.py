@@ -183,6 +183,9 @@ def _of_host(before: Pool, fact: facts.OfHost, after: Pool) -> Iterator[Entry]:
             yield Entry(Event.SCALED, {"from": before.target, "to": after.target})
         case facts.ListenerShut():
             yield _listener_shut(fact, after)
+        case facts.ListenerSwept():
+            yield Entry(Event.LISTENER_MADE_AGAIN, {
+                "address": fact.address, "so": "workers that have the old socket are replaced"})
         case facts.ListenerLost():
             yield _listener_lost(fact)
         case facts.Suspended():

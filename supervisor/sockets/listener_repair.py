@@ -1,5 +1,6 @@
 """The master's listening sockets while workers share them: one that a worker shuts down for
-everybody listens again at once, and one to which nobody can connect any more is told of.
+everybody listens again at once, so does one whose file somebody has swept away, and one to which
+nobody can connect any more is told of.
 
 It opens none for the first time (listeners.py), and blames nobody (observe.py).
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,9 @@ from .listener import Listener, is_shut, path_of
 
 # A socket that can't be listened on again is tried again after so many seconds.
 AGAIN = 1.0
+# A file that somebody removes again and again is not made more often, in seconds: all workers are
+# replaced for it.
+CALM = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class Listening(Part):
         self.all: list[Listener] = []
         self._files: list[os.stat_result | None] = []
         self._lost: dict[int, str] = {}  # by position: the address
+        self._swept_at: dict[int, float] = {}  # by position: when its file was last made again
 
     def begin(self, opened: Iterable[Listener]) -> None:
         """Look after these from now on."""
@@ -98,36 +103,52 @@ class Listening(Part):
         return any(mended)
 
     def _mend(self, position: int) -> bool:
-        listener, before = self.all[position], self._files[position]
-        if not is_shut(listener):
-            self._look_at_file(position)
+        listener = self.all[position]
+        name = listener.name
+        if is_shut(listener):
+            # Whoever did it was told of when it was lost.
+            blamed = position not in self._lost
+            return self._listen_again(
+                position, lambda anew: facts.ListenerShut(name, anew=anew, blamed=blamed))
+        if not self._is_swept(position, listener):
             return False
+        made_again = self._listen_again(position, lambda anew: facts.ListenerSwept(name))
+        if made_again:
+            self._swept_at[position] = time.monotonic()
+        return made_again
+
+    def _listen_again(self, position: int, fact: Callable[[bool], facts.Event]) -> bool:
+        """Do so, and observe the fact of it, which is told whether it is a new socket; return
+        whether it went well."""
+        listener = self.all[position]
         self._loop.unwatch(listener.socket.fileno())
-        name, recovers = listener.name, position in self._lost
         try:
-            self.all[position] = listeners.listen_again(listener, before)
+            self.all[position] = listeners.listen_again(listener, self._files[position])
         except (listeners.CannotListen, OSError) as error:
             self._lose(position, str(error))
             return False
         self._files[position] = _file(self.all[position])
         self._find(position)
         self._watch(position)
-        # Whoever did it was told of when it was lost.
-        self._ledger.observe(
-            facts.ListenerShut(name, anew=self.all[position] is not listener, blamed=not recovers))
+        self._ledger.observe(fact(self.all[position] is not listener))
         return True
 
-    def _look_at_file(self, position: int) -> None:
-        """Clients come by the file of a UNIX socket: is it still there, and this socket's?"""
-        before, now = self._files[position], _file(self.all[position])
+    def _is_swept(self, position: int, listener: Listener) -> bool:
+        """Clients come by the file of a UNIX socket: is it still there, and this socket's? Return
+        whether it is gone and ours to make again."""
+        before, now = self._files[position], _file(listener)
         if before is None:
-            return
+            return False
         if now is not None and (now.st_dev, now.st_ino) == (before.st_dev, before.st_ino):
             self._files[position] = now  # with the owner and mode that somebody may have given it
             self._find(position)
-        else:
-            self._lose(position,
-                       "its file is gone" if now is None else "its file is another one by now")
+            return False
+        again_at = self._swept_at.get(position, -CALM) + CALM
+        if now is None and listener.made is not None and time.monotonic() >= again_at:
+            return True
+        self._lose(position,
+                   "its file is gone" if now is None else "its file is another one by now")
+        return False
 
     def _lose(self, position: int, why: str) -> None:
         if position not in self._lost:

@@ -245,22 +245,44 @@ def test_a_good_release_is_not_refused_for_what_old_code_does_as_it_leaves(
         assert (os.stat(where).st_gid, os.stat(where).st_mode & 0o777) == (65534, 0o660)
 
 
-def test_a_socket_whose_file_is_gone_is_told_of_and_no_upgrade_is_done(start: Start,
-                                                                       place: Path) -> None:
-    path = place / "app.sock"
+def unix_app(start: Start, place: Path) -> Master:
     release(place, "r1", "notify serve")
-    master = start("-n", "1", "-b", f"unix:{path}", "-m", "notify", "--chdir",
-                   str(place / "current"), "--", *COMMAND)
+    (place / "sockets").mkdir()
+    master = start("-n", "1", "-b", f"unix:{place}/sockets/app.sock,mode=660", "-m", "notify",
+                   "--chdir", str(place / "current"), "--", *COMMAND)
     master.wait_ready()
-    path.rename(place / "elsewhere")
+    return master
+
+
+def test_a_socket_whose_file_is_removed_is_made_again(start: Start, place: Path) -> None:
+    master = unix_app(start, place)
+    path, recorder = place / "sockets" / "app.sock", master.record()
+    path.unlink()
+    master.status()
+    assert recorder.wait_for("listener-made-again")["address"] == f"unix:{path}"
+    assert os.stat(path).st_mode & 0o777 == 0o660
+    recorder.wait_for("worker-ready")
+    assert get(str(path))[0] == 200
+    assert master.cli("reload").returncode == 0
+    # one who does so all the time doesn't have all workers replaced all the time
+    path.unlink()
+    gone = f"nobody can connect to unix:{path}: its file is gone"
+    master.wait_status(lambda each: each["reason"] == gone, gone)
+
+
+def test_a_socket_whose_file_cannot_be_made_is_told_of_and_no_upgrade_is_done(start: Start,
+                                                                              place: Path) -> None:
+    master = unix_app(start, place)
+    path = place / "sockets" / "app.sock"
+    path.parent.rename(place / "elsewhere")
     document = master.status()
-    assert (document["gate"],
-            document["reason"]) == ("degraded",
-                                    f"nobody can connect to unix:{path}: its file is gone")
+    assert document["gate"] == "degraded"
+    assert document["reason"].startswith(f"nobody can connect to unix:{path}: ")
+    assert "No such file or directory" in document["reason"]
     result = master.cli("upgrade")
     assert result.returncode == 5
-    assert "its file is gone" in result.stderr
-    (place / "elsewhere").rename(path)
+    assert "No such file or directory" in result.stderr
+    (place / "elsewhere").rename(path.parent)
     master.wait_log("listener is back")
     result = master.cli("upgrade")
     assert result.returncode == 0, result.stderr
