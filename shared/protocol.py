@@ -61,13 +61,15 @@ class BadRequest(ValueError):
 class Request:
     """`args`: the arguments by their names. `words`: those of Einhorn's clients, in their order;
     None from anyone else. `beside`: what stood beside `id`, `command` and `args`, as in Einhorn's
-    `{"command": "worker:ack", "pid": …}`."""
+    `{"command": "worker:ack", "pid": …}`. `einhorns`: it came from a client of Einhorn's, as its
+    form tells: words, or anything but plain JSON."""
 
     id: Any
     command: str
     args: Mapping[str, Any]
     words: tuple[str, ...] | None = None
     beside: Mapping[str, Any] = field(default_factory=dict)
+    einhorns: bool = False
 
 
 class Framer:
@@ -108,7 +110,7 @@ def parse_request(line: bytes) -> Request:
     Raises:
         BadRequest: it is neither JSON nor Einhorn's YAML, or not a request.
     """
-    message = _message(line)
+    message, plain = _message(line)
     request_id = message.get("id")
     if not isinstance(request_id, int | str | None) or (isinstance(request_id, int)
                                                         and abs(request_id) >= LARGEST_ID):
@@ -121,11 +123,11 @@ def parse_request(line: bytes) -> Request:
     match message.get("args"):
         case dict() as args:
             return Request(request_id, command, {str(key): value for key, value in args.items()},
-                           None, beside)
+                           None, beside, not plain)
         case None:
-            return Request(request_id, command, {}, (), beside)
+            return Request(request_id, command, {}, (), beside, not plain)
         case list() as words if all(isinstance(word, str) for word in words):
-            return Request(request_id, command, {}, tuple(words), beside)
+            return Request(request_id, command, {}, tuple(words), beside, True)
         case list():
             raise BadRequest(Code.BAD_REQUEST, "args: expected a list of texts, or an object",
                              request_id)
@@ -133,14 +135,16 @@ def parse_request(line: bytes) -> Request:
             raise BadRequest(Code.BAD_REQUEST, "args: expected an object", request_id)
 
 
-def _message(line: bytes) -> dict[Any, Any]:
+def _message(line: bytes) -> tuple[dict[Any, Any], bool]:
+    """What it says, and whether it was plain JSON."""
+    plain = True
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):
-        message = _from_einhorn(line)
+        message, plain = _from_einhorn(line), False
     if not isinstance(message, dict):
         raise BadRequest(Code.BAD_REQUEST, "cannot read the request: expected a JSON object")
-    return message
+    return message, plain
 
 
 def _from_einhorn(line: bytes) -> Any:

@@ -178,6 +178,7 @@ class Plan(Part):
         # The new process may get the pid of one that has connected and gone: who connects after
         # this is another one.
         parts.guard.run("accept", parts.server.accept_all)
+        parts.guard.run("places", parts.places.look, time.monotonic(), True)  # it says so once
         started: Started | None = None
         try:
             started = parts.spawner.spawn(action, worker)

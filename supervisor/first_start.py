@@ -18,8 +18,10 @@ from .launch import recipes
 from .launch.lookups import LookedUp
 from .launch.recognition import Refused
 from .parts import Parts, set_title
+from .reporting import hints
 from .reporting.events import Entry, Event, Seconds
 from .settings import sources
+from .settings.parsers import AckMode
 from .settings.table import GUESSED_ACK_SECONDS, Settings
 from .sockets import leftovers, listeners, systemd
 from .sockets.addresses import Address, ipv4_ports_of, parse_address
@@ -202,7 +204,8 @@ class FirstStart:
             left = (leftovers.of_dead_masters(address) if self._settings.kill_children_on_exit
                     else [])
             if not left:
-                return False
+                self._free_by[address.text] = now
+                return left is None  # the last one has left just now
             self._free_by[address.text] = now + most
             self._parts.ledger.log(Entry(Event.WAITING_FOR_LEFTOVERS, {
                 "address": address.text, "holders": ", ".join(left), "most": Seconds(most, "g")}))
@@ -232,6 +235,10 @@ class FirstStart:
                 "so": f"it counts as ready after {GUESSED_ACK_SECONDS:g} s, and for an old "
                       f"one to go after {pool.policy.guessed_min_ready_seconds:g} s more",
                 "better": "-m notify or -m manual, or -m SECONDS"}))
+        if settings.ack_mode not in (AckMode.NOTIFY, AckMode.MANUAL):  # else it knows of us
+            recipe = prepared.recipe
+            for entry in hints.about_own_ways(recipe.command, recipe.environment):
+                log(entry)
         overruled = [
             f"{theirs} (--{ours.replace('_', '-')} wins)"
             for ours, theirs in (("bind", "bind"), ("number", "workers"), ("timeout", "timeout"),

@@ -102,6 +102,7 @@ class Parts:
             self.ledger, self.upgrades, self.errands, self.signals, self._tell_of_reload,
             self.state, SCHEMA.whole, environ, settings, given, own_code)
         self.answers.reloads = lambda: (self.reloads.count, self.reloads.refused)
+        self.upgrades.replace_master = self.reloads.request
         self.commands = Commands(
             self.ledger, self.answers, self.orders, self.notices, self.upgrades, self.reloads,
             self.audience, self.strangers, self.log, settings, self.guard)
@@ -173,7 +174,7 @@ class Parts:
         """Who is told of facts, entries and events, in this order."""
         self.ledger.follow("web", fact=self.web.observe)
         self.ledger.follow("log", entry=self.log.tell)
-        self.ledger.follow("audience", event=self.audience.tell)
+        self.ledger.follow("audience", fact=self.audience.look, event=self.audience.tell)
         self.ledger.follow("hooks", event=self.hooks.of_event)
         self.ledger.follow("announcements", event=self.announcements.tell)
 

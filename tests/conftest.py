@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from .harness import Master, adopt_orphans, keepers, reap_leftovers, wait_until, what_they_do
+from .harness import (
+    Master,
+    adopt_orphans,
+    keepers,
+    reap_leftovers,
+    wait_until,
+    what_they_do,
+)
 
 LONGEST = ("test_chaos.py", "test_planner.py")
 adopt_orphans()
@@ -56,9 +63,9 @@ def start(place: Path) -> Iterator[Callable[..., Master]]:
 
     def factory(*arguments: str, environment: dict[str, str] | None = None, cwd: Path | None = None,
                 directory: Path | None = None, stderr: int | None = None,
-                pass_fds: Sequence[int] = ()) -> Master:
+                program: str | None = None, pass_fds: Sequence[int] = ()) -> Master:
         master = Master(directory or place, list(arguments), environment, cwd, stderr=stderr,
-                        pass_fds=pass_fds)
+                        pass_fds=pass_fds, program=program)
         masters.append(master)
         return master
 

@@ -177,7 +177,7 @@ class Master:
     def __init__(self, directory: Path, arguments: list[str],
                  environment: dict[str, str] | None = None, cwd: Path | None = None,
                  stdout: int | None = None, stderr: int | None = None,
-                 pass_fds: Sequence[int] = ()) -> None:
+                 pass_fds: Sequence[int] = (), program: str | None = None) -> None:
         self.directory = directory
         self.log_path = directory / f"log-{time.monotonic_ns()}"
         self.environment = base_environment(directory) | (environment or {})
@@ -185,7 +185,7 @@ class Master:
             self.environment["PWD"] = str(cwd)
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
-                [EINHORNPY, *arguments], env=self.environment, stdin=subprocess.DEVNULL,
+                [program or EINHORNPY, *arguments], env=self.environment, stdin=subprocess.DEVNULL,
                 stdout=log if stdout is None else stdout, stderr=log if stderr is None else stderr,
                 cwd=cwd or directory, start_new_session=True, pass_fds=pass_fds,
             )

@@ -7,10 +7,18 @@ listens, from Python 3.9 to 3.13), and the connection is dropped: without a word
 debugs. With TLS the task lasts as long as the handshake, and only after it does the server's
 protocol hear of the connection.
 
-Used by asgi.py and gunicorn_draining.py. Plain standard library from Python 3.9 on.
+Used by asgi.py and the files gunicorn_*. Plain standard library from Python 3.9 on.
 """
 
+import struct
+import sys
 from typing import Any, Dict, Iterable
+
+# The largest number of a stream of HTTP/2: no stream is refused.
+LAST_STREAM = 2**31 - 1
+# So long a client may take to answer the end of its TLS connection: some round trips. asyncio gives
+# it 30 s, and many answer only when they want to use the connection again.
+TLS_GOODBYE_SECONDS = 3.0
 
 
 def stop_listening(loop: Any, servers: Iterable[Any]) -> None:
@@ -24,6 +32,13 @@ def stop_listening(loop: Any, servers: Iterable[Any]) -> None:
         loop.call_soon(server.close)
 
 
+def tls_options(options: Dict[str, Any]) -> Dict[str, Any]:
+    """The options of a loop's `create_server`, so that no idle client holds up the end."""
+    if options.get("ssl") is None or sys.version_info < (3, 11):
+        return options
+    return dict({"ssl_shutdown_timeout": TLS_GOODBYE_SECONDS}, **options)
+
+
 def handshakes(loop: Any) -> int:
     """How many connections were accepted, but no protocol knows them yet. With uvloop none: it does
     that in no task."""
@@ -32,6 +47,12 @@ def handshakes(loop: Any) -> int:
     return sum(
         getattr(task.get_coro(), "__name__", "") == "_accept_connection2"
         for task in asyncio.all_tasks(loop))
+
+
+def goaway(last_stream: int) -> bytes:
+    """The frame by which an HTTP/2 server says that it will close the connection, without an error,
+    and that streams beyond `last_stream` are not begun (RFC 9113, sections 4.1 and 6.8)."""
+    return struct.pack("!IBIII", 8 << 8 | 0x7, 0, 0, last_stream, 0)
 
 
 def announcing_the_end(message: Dict[str, Any]) -> Dict[str, Any]:

@@ -5,8 +5,9 @@ In code: `app = ready_when_started(app)`. Without touching the app: serve
 `einhornpy.worker.asgi:app` and name yours in EINHORNPY_ASGI_APP=module:attribute. Standard library
 from Python 3.9 on; the server must run in this very process.
 
-It reaches no server's insides: it waits for `loop.create_server`, takes SIGTERM by the loop and
-hands it on as SIGINT. So it holds for any asyncio server that leaves on SIGINT, in any version.
+It reaches no server's insides, but for a limit of requests (asgi_limit.py): it waits for
+`loop.create_server`, takes SIGTERM by the loop and hands it on as SIGINT. So it holds for any
+asyncio server that leaves on SIGINT, in any version.
 """
 
 import asyncio
@@ -18,8 +19,9 @@ import time
 import traceback
 from typing import Any, Awaitable, Callable, List
 
-from . import info, ready
-from .accepting import announcing_the_end, stop_listening
+from . import _notify, asgi_http2, info, ready
+from .accepting import announcing_the_end, stop_listening, tls_options
+from .asgi_limit import Limit
 
 __all__ = ["ready_when_started"]
 
@@ -37,8 +39,11 @@ def ready_when_started(app: App, keep_alive: float = KEEP_ALIVE) -> App:
       listens;
     - fails the start when the startup raises, where the servers would go on without lifespan;
     - on SIGTERM, SIGUSR2 or the master's `--stop-signal` (SIGINT is the server's) accepts nobody
-      any more, ends each answer with `Connection: close`, and sends the server the SIGINT on which
-      it leaves only when the connections that it promised to keep are over.
+      any more, ends each answer with `Connection: close` and each HTTP/2 connection with a GOAWAY,
+      and sends the server the SIGINT on which it leaves only when the connections that it promised
+      to keep are over;
+    - takes over the server's limit of requests (uvicorn's --limit-max-requests, hypercorn's
+      --max-requests): having served so many, it asks for a replacement and serves on until then.
 
     In any other process, and under gunicorn, where the adapter does it, nothing is different.
 
@@ -51,7 +56,10 @@ def ready_when_started(app: App, keep_alive: float = KEEP_ALIVE) -> App:
         if scope["type"] == "lifespan":
             await worker.live(app, scope, receive, send)
         elif scope["type"] == "http":
-            await app(scope, receive, worker.answering(scope, send))
+            try:
+                await app(scope, receive, worker.answering(scope, send))
+            finally:
+                worker.limit.served_one()
         else:
             await app(scope, receive, send)
 
@@ -64,6 +72,8 @@ class _Worker:
     def __init__(self, keep_alive: float) -> None:
         self.keep_alive = keep_alive
         self.servers: List[Any] = []
+        self.http2 = asgi_http2.Goodbyes()
+        self.limit = Limit(lambda reason: _notify(b"X_EINHORNPY_DUE=" + reason.encode()))
         self.retiring = self.left = False
         # when the last answer ended that promised to keep its connection
         self.promised = float("-inf")
@@ -82,7 +92,7 @@ class _Worker:
             nonlocal answered
             answered = True
             if message["type"] == "lifespan.startup.complete":
-                self.started()
+                self.started(receive)
             await send(message)
 
         try:
@@ -92,14 +102,14 @@ class _Worker:
                 # The servers would take it for an app that knows no lifespan, and serve.
                 await send({"type": "lifespan.startup.failed", "message": traceback.format_exc()})
             elif not answered:
-                self.started()
+                self.started(receive)
             raise
         if not answered:
-            self.started()
+            self.started(receive)
 
-    def started(self) -> None:
+    def started(self, receive: Any) -> None:
         """The app is: say ready as soon as the server listens, which is its next step, and take
-        over the retiring."""
+        over the retiring. `receive`: what the server gave the lifespan."""
         if info() is None:
             if "EINHORN_MASTER_PID" in os.environ:
                 print(
@@ -110,6 +120,7 @@ class _Worker:
         if os.path.basename(getattr(sys.modules["__main__"], "__file__", None)
                             or "") == "gunicorn_adapter.py":
             return
+        self.limit.take_over(receive)
         try:
             loop: Any = asyncio.get_running_loop()
         except RuntimeError:  # trio
@@ -117,8 +128,9 @@ class _Worker:
             return
         create_server = loop.create_server
 
-        async def create_and_say(*arguments: Any, **options: Any) -> Any:
-            server = await create_server(*arguments, **options)
+        async def create_and_say(factory: Any, *arguments: Any, **options: Any) -> Any:
+            server = await create_server(self.http2.around(factory), *arguments,
+                                         **tls_options(options))
             self.servers.append(server)
             ready()
             return server
@@ -134,6 +146,7 @@ class _Worker:
             return
         self.retiring = True
         stop_listening(loop, self.servers)
+        self.http2.begin(loop)
         self.linger(loop, LEAST_LINGER)
 
     def linger(self, loop: Any, least: float = 0.0) -> None:
@@ -153,11 +166,13 @@ class _Worker:
     def answering(self, scope: Any, send: Any) -> Any:
         """`send` for one request: it announces the end while we retire, else it notes the
         promise."""
-        # HTTP/2 has no such header: its clients are told by the server's GOAWAY.
         version = scope.get("http_version", "1.1")
         http1 = version in ("1.0", "1.1")
         ends = version == "1.0" or (b"connection", b"close") in [
             (name, value.lower()) for name, value in scope["headers"]]
+        # HTTP/2 has no such header, and whom a GOAWAY will be sent to was promised nothing.
+        if version.startswith("2"):
+            ends = asgi_http2.request_begun()
 
         async def answer(message: Any) -> None:
             nonlocal ends

@@ -136,6 +136,8 @@ def count_requests(worker: Any, slot: Slot) -> None:
         slot.does_not_count()
     if way in ("request", "unsure"):
         worker.handle_request = counted(worker.handle_request, slot)
+        if hasattr(worker, "handle_http2_request"):
+            worker.handle_http2_request = counted(worker.handle_http2_request, slot)
     elif way == "handler":
         # gevent_pywsgi and what derives from it, such as GeventWebSocketWorker: the server calls
         # the app, not the worker.

@@ -10,10 +10,11 @@ close`. But
   before the loop has shown it those that it accepted a moment ago;
 - asyncio drops those whom it accepted in the very turn in which its server is closed (see
   accepting.py);
-- neither of the ASGI workers waits for a TLS handshake that has begun;
+- neither of the ASGI workers waits for a TLS handshake that has begun, and gevent forgets what to
+  do with the connection after it;
 - neither of the ASGI workers ends websockets politely when the time is over.
 
-sync and gevent need nothing; for gthread see gunicorn_lingering.py.
+sync needs nothing; for gthread see gunicorn_lingering.py, for HTTP/2 gunicorn_http2.py.
 
 Plain standard library from Python 3.9 on; asyncio is imported by the worker class before anything
 here needs it.
@@ -22,7 +23,7 @@ here needs it.
 import sys
 from typing import Any, Callable, Dict, Set
 
-from .accepting import announcing_the_end, handshakes, stop_listening
+from .accepting import announcing_the_end, handshakes, stop_listening, tls_options
 
 # RFC 6455, section 7.4.1, as registered since: the service restarts.
 SERVICE_RESTART = 1012
@@ -41,6 +42,8 @@ class Draining:
         self.retiring = False
         self.deadline = 0.0
         self.websockets: Set[Any] = set()
+        # What is to be done again and again meanwhile.
+        self.look: Callable[[], None] = lambda: None
 
     def around(self, app: Any) -> Any:
         """An ASGI app around `app`: its answers announce the end while we retire, and its
@@ -53,7 +56,7 @@ class Draining:
                     await app(scope, receive, send)
                 finally:
                     self.websockets.discard(send)
-            elif scope["type"] == "http":
+            elif scope["type"] == "http" and not scope["http_version"].startswith("2"):
                 await app(scope, receive, self.announcing(send))
             else:
                 await app(scope, receive, send)
@@ -79,6 +82,7 @@ class Draining:
         await asyncio.sleep(SETTLE_SECONDS)
         until = began + min(HANDSHAKE_SECONDS, self.timeout / 2)
         while handshakes(loop) and loop.time() < until:
+            self.look()
             await asyncio.sleep(SETTLE_SECONDS)
 
     async def close_websockets(self) -> None:
@@ -97,6 +101,20 @@ def mend(worker: Any, draining: Draining) -> None:
         mend_uvicorn(worker, draining)
     elif hasattr(worker, "_shutdown"):
         mend_gunicorn_asgi(worker, draining)
+    elif "gevent.baseserver" in sys.modules:
+        mend_gevent(sys.modules["gevent.baseserver"].BaseServer)
+
+
+def mend_gevent(server: Any) -> None:
+    close = server.close
+
+    def close_and_know_what_to_do(closing: Any) -> None:
+        handle = closing.__dict__.get("handle")
+        close(closing)
+        if handle is not None:
+            closing.handle = handle
+
+    server.close = close_and_know_what_to_do
 
 
 def mend_gunicorn_asgi(worker: Any, draining: Draining) -> None:
@@ -111,6 +129,7 @@ def mend_gunicorn_asgi(worker: Any, draining: Draining) -> None:
         # It is noticed within a second.
         last = draining.deadline - min(1.0, draining.timeout / 2)
         while worker.nr_conns > 0 and worker.loop.time() < last:
+            draining.look()
             await asyncio.sleep(SETTLE_SECONDS)
         handle_exit_signal()
 
@@ -129,6 +148,15 @@ def mend_gunicorn_asgi(worker: Any, draining: Draining) -> None:
                 0.0, draining.deadline - worker.loop.time())
         await shutdown()
 
+    set_up_loop = worker._setup_event_loop
+
+    def set_up_loop_for_tls() -> None:
+        set_up_loop()
+        create_server = worker.loop.create_server
+        worker.loop.create_server = lambda *arguments, **options: create_server(
+            *arguments, **tls_options(options))
+
+    worker._setup_event_loop = set_up_loop_for_tls
     worker.handle_exit_signal = begin_at_once
     worker._shutdown = shutdown_in_time
 

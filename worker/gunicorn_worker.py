@@ -109,6 +109,10 @@ class Life:
         remember_lifespan(worker, self.asgi_app)
         leaving = gunicorn_draining.Draining(self.instructions["graceful_timeout"])
         gunicorn_draining.mend(worker, leaving)
+        if "h2" in getattr(worker.cfg, "http_protocols", ()):
+            from . import gunicorn_http2
+
+            gunicorn_http2.mend(worker, leaving)
         if hasattr(worker, "tpool"):
             from . import gunicorn_lingering  # its threads are gthread's alone
 

@@ -5,10 +5,13 @@ them. It runs nothing, and reads the table only when the flags are asked for.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from ..terminal import say
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 # What a shell may offer for a setting, by the word that stands for its value.
 KINDS = {"DIR": "dir", "PATH": "file", "USER": "user", "GROUP": "group", "SIGNAL": "signal"}
 # Options of Einhorn's that can't mean anything here, and why; the last flag of each is its name.
+# Without them workers are the same, but for what they cost: called by Einhorn's name, we say so and
+# go on.
 REFUSED = {
     ("-p", "--preload"): "it loads Ruby code into the master, which is no Ruby: workers import "
                          "their code themselves",
@@ -48,6 +53,7 @@ def parameters() -> list[click.Parameter]:
         *(click.Option([*names], hidden=True, expose_value=False, is_flag=len(names) == 1,
                        callback=functools.partial(_refuse, names[-1], why))
           for names, why in REFUSED.items()),
+        click.Option(["--upgrade-check"], is_flag=True, hidden=True),
         click.Argument(["command"], nargs=-1, type=click.UNPROCESSED,
                        shell_complete=suggest("program"))]
 
@@ -67,7 +73,9 @@ def _flag(setting: Setting) -> click.Option:
 
 def _refuse(flag: str, why: str, context: click.Context, parameter: click.Parameter,
             value: Any) -> None:
-    if value:
+    if value and context.params.get("einhorn"):
+        say(f"einhornpy: {flag}: passed over: {why}", sys.stderr)
+    elif value:
         raise click.UsageError(f"{flag}: {why}; leave it out", context)
 
 

@@ -28,6 +28,14 @@ ACTING = {"upgrade", "rollback", "pause", "resume", "abort", "scale", "recycle",
 ANSWERED_BY_CODE = ACTING | {"status", "shell"}
 PATIENCE = 5.0
 
+# What Einhorn says where it is told nothing.
+USAGE = """## Usage
+
+    einhorn [options] program
+
+This is einhornpy under Einhorn's name: it opens sockets, runs copies of a program that serve them,
+and replaces these one by one. `einhorn -h` lists the options."""
+
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """The entry point of `einhornpy`; leaves by SystemExit."""
@@ -40,7 +48,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     streams = take_streams()
     code, message, answered = 0, None, False
     try:
-        words = meant(words)
+        words = einhorns(words) if is_einhorn() else meant(words)
         answered = words[0] in ANSWERED_BY_CODE
         for stream in streams:
             stream.patience = PATIENCE if words[0] in ACTING else None
@@ -82,6 +90,23 @@ def meant(words: list[str]) -> list[str]:
         return words
     _check_spelling(words[0])
     return ["run", *words]
+
+
+def is_einhorn() -> bool:
+    """Whether we are called by Einhorn's name."""
+    return os.path.basename(sys.argv[0]) == "einhorn"
+
+
+def einhorns(words: list[str]) -> list[str]:
+    """The words as the commands want them, where they are Einhorn's: all of them are `run`'s.
+
+    Raises:
+        Exit: there are none; Einhorn tells its usage then, and fails.
+    """
+    if not words:
+        say_block(USAGE)
+        raise Exit(1)
+    return ["version"] if words == ["--version"] else ["run", "--einhorn", *words]
 
 
 def _check_spelling(word: str) -> None:

@@ -21,12 +21,15 @@ from .options import in_utf8
 
 
 class Run(click.Command):
-    """A command of ours after options of `run` is no program to be run, unless a `--` says so."""
+    """A command of ours after options of `run` is no program to be run, unless a `--` says so.
+    `--upgrade-check` is Einhorn's: whether we could be started."""
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         given = [*args]
         rest = super().parse_args(context, args)
         command = context.params.get("command") or ()
+        if context.params.pop("upgrade_check", False):
+            _answer_einhorn(context, command)
         before = given[:len(given) - len(command)]
         if (command and before[-1:] != ["--"] and not context.resilient_parsing
                 and command_of(command[0]) is not None):
@@ -39,6 +42,19 @@ class Run(click.Command):
                 f"{command[0]} is a command of einhornpy's own, and comes before its options: did "
                 f"you mean `{meant}`? To run a program of this name: -- {command[0]}", context)
         return rest
+
+
+def _answer_einhorn(context: click.Context, command: tuple[str, ...]) -> NoReturn:
+    """Say whether we can be started: yes, since we run. A master of Einhorn's own asks with its
+    command whether we can go on in its place: no, its state is none of ours.
+
+    Raises:
+        UsageError: this is such a one.
+    """
+    if command:
+        raise click.UsageError("--upgrade-check: a master of Einhorn's own cannot be replaced by "
+                               "this one while it runs: stop it, then start this one", context)
+    context.exit(0)
 
 
 def start(command: tuple[str, ...], **given: Any) -> NoReturn:

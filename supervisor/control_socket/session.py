@@ -49,6 +49,7 @@ class KeptSession(Kept):
     def doubts(self) -> Iterator[str]:
         try:
             from_plain(tuple[tuple[Any, int], ...], self.role.get("upgrade", ()))
+            from_plain(tuple[tuple[Any, int], ...], self.role.get("until_exchanged", ()))
             from_plain(tuple[Any, ...], self.role.get("reload", ()))
         except Unreadable as error:
             yield f"a session waits for {dict(self.role)}: {error}"

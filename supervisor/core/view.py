@@ -185,3 +185,14 @@ def _look_at_ready(view: View, pool: Pool, worker: Worker, now: float) -> None:
 
 def _mebibytes(count: int) -> str:
     return f"{count / (1 << 20):.0f} MiB"
+
+
+def is_exchanged(pool: Pool) -> bool:
+    """Whether nothing is left of the running upgrade but to wait for those who leave: as many new
+    workers as wanted are ready, and every old one has been asked to go."""
+    upgrade = pool.running_upgrade
+    if upgrade is None or upgrade.phase is not Phase.EXCHANGING:
+        return False
+    staying = [worker for worker in pool.workers.values() if worker.state is not State.RETIRING]
+    return pool.ready >= pool.target and all(worker.generation == pool.current
+                                             for worker in staying)

@@ -6,7 +6,7 @@ and our own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from .generation import Generation
 
@@ -27,6 +27,12 @@ def inherited(environ: Mapping[str, str]) -> dict[str, str]:
     return {
         key: value for key, value in environ.items()
         if key in FOR_WORKERS or not key.startswith(_NOT_INHERITED)}
+
+
+def without(environ: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """An environment without these variables."""
+    dropped = {*names}
+    return {key: value for key, value in environ.items() if key not in dropped}
 
 
 def environment(generation: Generation, *, worker: int, index: int, master: int,

@@ -55,8 +55,6 @@ class Blueprint:
 def blueprint(settings: Settings, environ: Mapping[str, str], release: str | None) -> Blueprint:
     """The blueprint of new code."""
     environment = worker_environment.inherited(environ) | dict(settings.env)
-    for name in settings.drop_env_var:
-        environment.pop(name, None)
     return Blueprint(settings.command, settings.chdir, environment, release)
 
 

@@ -193,6 +193,9 @@ class Event(enum.StrEnum):
     READINESS_IS_A_GUESS = (
         "readiness-is-a-guess", ATTENTION,
         "readiness is a guess: {reason}; {so}; better: {better}")
+    SERVER_HAS_ITS_OWN_WAYS = (
+        "server-has-its-own-ways", ATTENTION,
+        "{server} has its own ways: {reason}; {so}; better: {better}")
     NOTHING_IS_WARMED_UP = (
         "nothing-is-warmed-up", NORMAL, "nothing is warmed up: {reason}; better: {better}")
     LABELS_FOUND = "labels-found", NORMAL, "labels found", "*"

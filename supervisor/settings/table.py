@@ -128,8 +128,13 @@ def _declared(about: Setting) -> Any:
     return field(**without, metadata={"setting": about})
 
 
+def _number(values: Mapping[str, Any]) -> int:
+    return 1 if values["einhorn"] else len(os.sched_getaffinity(0))
+
+
 def _stop_signal(values: Mapping[str, Any]) -> str:
-    return "SIGUSR2" if values["ack_mode"] is AckMode.MANUAL else "SIGTERM"
+    of_einhorn = values["einhorn"] or values["ack_mode"] is AckMode.MANUAL
+    return "SIGUSR2" if of_einhorn else "SIGTERM"
 
 
 def _command_name(values: Mapping[str, Any]) -> str:
@@ -143,10 +148,13 @@ class Settings:
     value came from ("default" where nobody gave one). `configuration`: the text of the file."""
 
     command: tuple[str, ...]
+    einhorn: bool = switch(
+        False, "--einhorn", reload=Reload.RESTART,
+        help="Be Einhorn: one worker by default, asked to leave by USR2, and its upgrade replaces "
+             "the master first. The program's name einhorn means this too.")
     number: int = setting(
-        lambda values: len(os.sched_getaffinity(0)), "-n", "--number", parse=parsers.whole(1),
-        metavar="N", reload=Reload.RESTART,
-        help="How many workers to keep ready. Default: the number of CPUs.")
+        _number, "-n", "--number", parse=parsers.whole(1), metavar="N", reload=Reload.RESTART,
+        help="How many workers to keep ready. Default: the number of CPUs; 1 with --einhorn.")
     bind: tuple[str, ...] = several(
         "-b", "--bind", parse=parsers.text, metavar="ADDR", reload=Reload.RESTART,
         help="Listen here: HOST:PORT, [V6]:PORT, :PORT, unix:PATH or fd://N, with options after "
@@ -251,8 +259,8 @@ class Settings:
         help="A hook that takes longer is killed.")
     stop_signal: str = setting(
         _stop_signal, "--stop-signal", parse=parsers.signal_name, metavar="SIGNAL",
-        help="What asks a worker to finish and leave. Default: USR2 with -m manual (as Einhorn "
-             "does), else TERM.")
+        help="What asks a worker to finish and leave. Default: USR2 with -m manual or --einhorn "
+             "(as Einhorn does), else TERM.")
     command_name: str = setting(
         _command_name, "-c", "--command-name", parse=parsers.name, metavar="NAME",
         reload=Reload.RESTART,
@@ -293,7 +301,8 @@ class Settings:
         help="Add K=V to the workers' environment. May be given several times.")
     drop_env_var: tuple[str, ...] = several(
         "--drop-env-var", parse=parsers.text, metavar="NAME", reload=Reload.NEXT_GENERATION,
-        help="Leave this variable out of the workers' environment. May be given several times.")
+        help="Leave this variable out of the environment that an upgrade or a reload restores; "
+             "the first workers have it. May be given several times.")
     user: str | None = setting(
         None, "--user", parse=parsers.text, metavar="USER",
         help="Workers are this user, with its groups; the master stays root.")
@@ -317,7 +326,8 @@ class Settings:
         help="How gladly the kernel kills a worker when memory runs out, from -1000 to 1000.")
     reexec_as: tuple[str, ...] | None = setting(
         None, "--reexec-as", parse=parsers.words, metavar="COMMAND",
-        help="The einhornpy that `reload` execs, as a command line. Default: the one that runs.")
+        help="The einhornpy that `reload` execs, as a command line; so does an upgrade that is "
+             "asked for in Einhorn's way. Default: the one that runs.")
     warm_up: tuple[str, ...] = several(
         "--warm-up", parse=parsers.request, metavar="PATH|URL",
         help="gunicorn only: before a worker says ready, its app must answer this path, or whole "

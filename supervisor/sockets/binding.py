@@ -1,5 +1,5 @@
-"""The files of UNIX sockets: made with the permission bits and the owner that they are to have, and
-cleared away. Whether anybody still listens there is the caller's to know."""
+"""The files of UNIX sockets: made with the permission bits and the owner that they are to have,
+told from another's, and cleared away."""
 
 from __future__ import annotations
 
@@ -94,11 +94,27 @@ def is_there(path: str) -> bool:
     return True
 
 
-def clear(path: str) -> None:
-    """Remove a socket's file, if there is one.
+def clear(path: str, kind: socket.SocketKind) -> None:
+    """Remove a socket's file, if there is one and nobody has that socket any more.
 
     Raises:
-        OSError: it is something else, or can't be removed.
+        OSError: it is something else, or can't be removed, or another master's whose lock is
+            elsewhere (--lockfile).
     """
-    if is_there(path):
-        files.remove(path)
+    if not is_there(path):
+        return
+    if _somebody_listens(path, kind):
+        raise OSError(errno.EADDRINUSE, "another master listens there")
+    files.remove(path)
+
+
+def _somebody_listens(path: str, kind: socket.SocketKind) -> bool:
+    with socket.socket(socket.AF_UNIX, kind) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except BlockingIOError:
+            return True  # its queue is full
+        except OSError:
+            return False
+    return True

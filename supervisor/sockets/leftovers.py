@@ -11,9 +11,10 @@ from ..core.worker_environment import MASTER
 from .addresses import Address, Kind
 
 
-def of_dead_masters(address: Address) -> list[str]:
+def of_dead_masters(address: Address) -> list[str] | None:
     """Those that hold this address, each as `pid 4711 (gunicorn)`, if all of them are what dead
-    masters have left behind; otherwise, or where that can't be seen, none."""
+    masters have left behind; otherwise, or where that can't be seen, none. None if nobody holds it
+    any more."""
     import psutil  # only needed where an address is in use
 
     unix = address.kind is Kind.UNIX
@@ -27,6 +28,8 @@ def of_dead_masters(address: Address) -> list[str]:
     try:
         found = psutil.net_connections("unix" if unix else "tcp")
         pids = {connection.pid for connection in found if holds(connection)}
+        if not pids:
+            return None
         holders = [psutil.Process(pid) for pid in sorted(pid for pid in pids if pid)]
         # Somebody else's has no pid here: not one of it may be missed.
         if not holders or (None in pids and not unix) or not all(map(_is_left_behind, holders)):

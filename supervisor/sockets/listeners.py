@@ -231,7 +231,7 @@ def _bound(address: Address, family: socket.AddressFamily, where: Any,
         # acknowledgements).
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if family == socket.AF_INET6:
-            # else as the host is set up (net.ipv6.bindv6only)
+            # whatever net.ipv6.bindv6only says
             v6only = address.v6only and where[0] == "::"
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
         bound.bind(where)

@@ -164,7 +164,7 @@ class NotifySocket(Part):
         made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         made.setblocking(False)
         try:
-            binding.clear(path)
+            binding.clear(path, socket.SOCK_DGRAM)
             binding.bind(made, path, self._mode)
         except OSError as error:
             made.close()

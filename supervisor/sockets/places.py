@@ -14,6 +14,7 @@ import signal
 from collections.abc import Callable
 
 from ..core import facts
+from ..core.pool import State
 from ..reporting.events import Entry, Event
 from ..system.ledger import Ledger
 from ..system.part import Part
@@ -56,7 +57,13 @@ class Places(Part):
         self._failed: str | None = None
 
     def on_time(self, now: float) -> None:
-        """Look after all of them."""
+        """Look after all of them. Whoever starts says only once that he is ready, so he is not kept
+        waiting."""
+        self.look(now, hurry=any(worker.state is State.STARTING
+                                 for worker in self._ledger.pool.workers.values()))
+
+    def look(self, now: float, hurry: bool) -> None:
+        """See whether they are there; make them again where they aren't, `hurry`: at once."""
         if not self._place.path:
             return
         if self._stirred():
@@ -73,7 +80,7 @@ class Places(Part):
                 self._ledger.observe(facts.Unheard(worker))
         if self._since is None:
             self._since = now
-        if now < self._since + SWEEP:
+        if now < self._since + SWEEP and not hurry:
             self.deadline = self._since + SWEEP
             return
         self._restore(lost, now)

@@ -7,7 +7,6 @@ still its own.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import socket
 import stat
@@ -229,9 +228,7 @@ def _listening(path: str, rights: Rights) -> tuple[socket.socket, tuple[int, int
     """A control socket at `path`; device and inode of its file."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if binding.is_there(path) and _somebody_listens(path):  # with a lock elsewhere (--lockfile)
-            raise OSError(errno.EADDRINUSE, "another master listens there")
-        binding.clear(path)
+        binding.clear(path, socket.SOCK_STREAM)
         binding.bind(listener, path, rights.mode)
         if rights.group is not None:
             files.give_group(path, rights.group)
@@ -241,18 +238,6 @@ def _listening(path: str, rights: Rights) -> tuple[socket.socket, tuple[int, int
         listener.close()
         raise NoRuntimeDirectory(
             f"cannot make the control socket {path}: {error.strerror}") from None
-
-
-def _somebody_listens(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except BlockingIOError:
-            return True  # its queue is full
-        except OSError:
-            return False
-    return True
 
 
 def _others_may_pass(directory: str) -> bool:

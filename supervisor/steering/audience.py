@@ -9,16 +9,30 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ...shared import printable, protocol
 from ..control_socket.session import Session
+from ..core import facts
+from ..core.pool import Pool
+from ..core.view import is_exchanged
 from ..logs import formats
 from ..reporting.events import Entry, Event
 from ..system.part import Keep, Part, State
 
 # So many events are remembered: a quarter of a megabyte, a rolling upgrade of 60 workers.
 MOST_RECENT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Follower:
+    """One request that waits for an upgrade. `number`: its generation. `until_exchanged`: answered
+    as soon as nothing is left of it but to wait for those who leave, as Einhorn does."""
+
+    request_id: Any
+    number: int
+    until_exchanged: bool = False
 
 
 class Audience(Part):
@@ -36,7 +50,7 @@ class Audience(Part):
         self._events: dict[Session, Any] = {}
         self._status: dict[Session, Any] = {}
         # several may be asked for on one connection
-        self._upgrades: dict[Session, list[tuple[Any, int]]] = {}
+        self._upgrades: dict[Session, list[Follower]] = {}
         self._reloads: dict[Session, list[Any]] = {}
 
     def _send(self, session: Session, send: Callable[[Any], None], what: Any) -> None:
@@ -57,19 +71,24 @@ class Audience(Part):
     def follow_status(self, session: Session, request_id: Any) -> None:
         self._admit(session, self._status, request_id)
 
-    def follow_upgrade(self, session: Session, request_id: Any, number: int) -> None:
-        self._admit(session, self._upgrades,
-                    [*self._upgrades.get(session, ()), (request_id, number)])
+    def follow_upgrade(self, session: Session, request_id: Any, number: int,
+                       until_exchanged: bool = False) -> None:
+        follower = Follower(request_id, number, until_exchanged)
+        self._admit(session, self._upgrades, [*self._upgrades.get(session, ()), follower])
 
     def follow_reload(self, session: Session, request_id: Any) -> None:
         self._admit(session, self._reloads, [*self._reloads.get(session, ()), request_id])
 
     def role_of(self, session: Session) -> dict[str, Any]:
         """What a session waits for, for the next master."""
-        places = {
-            "events": self._events, "status": self._status, "upgrade": self._upgrades,
-            "reload": self._reloads}
-        return {name: place[session] for name, place in places.items() if session in place}
+        places = {"events": self._events, "status": self._status, "reload": self._reloads}
+        role = {name: place[session] for name, place in places.items() if session in place}
+        if followers := self._upgrades.get(session):
+            role["upgrade"] = [(each.request_id, each.number) for each in followers]
+            # Beside them: a version that knows nothing of these answers them all the same, later.
+            role["until_exchanged"] = [(each.request_id, each.number) for each in followers
+                                       if each.until_exchanged]
+        return role
 
     def hand_over(self) -> dict[str, Any]:
         return {"recent": [dict(each) for each in self.recent]}
@@ -84,8 +103,9 @@ class Audience(Part):
         if "status" in role:
             self.follow_status(session, role["status"])
         if "upgrade" in role:
+            early = [tuple(each) for each in role.get("until_exchanged", ())]
             for request_id, number in role["upgrade"]:
-                self.follow_upgrade(session, request_id, number)
+                self.follow_upgrade(session, request_id, number, (request_id, number) in early)
         if "reload" in role:
             for request_id in role["reload"]:
                 self.follow_reload(session, request_id)
@@ -103,8 +123,12 @@ class Audience(Part):
 
     def forget_upgrade(self, session: Session, number: int) -> None:
         """It has heard how that upgrade ended, or nothing came of it."""
-        left = [(request_id, each) for request_id, each in self._upgrades.get(session, ())
-                if each != number]
+        for each in self._upgrades.get(session, ()):
+            if each.number == number:
+                self._stop_following(session, each)
+
+    def _stop_following(self, session: Session, follower: Follower) -> None:
+        left = [each for each in self._upgrades.get(session, ()) if each is not follower]
         if left:
             self._upgrades[session] = left
         else:
@@ -118,9 +142,10 @@ class Audience(Part):
             self.recent.append(document)
         for session, request_id in list(self._events.items()):
             self._send_event(session, request_id, entry, document)
-        for session, followed in list(self._upgrades.items()):
-            for request_id, number in followed:
-                self._tell_of_upgrade(session, request_id, number, entry, document, upgrade)
+        for session, followers in list(self._upgrades.items()):
+            for each in followers:
+                self._tell_of_upgrade(session, each.request_id, each.number, entry, document,
+                                      upgrade)
 
     def _send_event(self, session: Session, request_id: Any, entry: Entry,
                     document: Mapping[str, Any]) -> None:
@@ -145,6 +170,18 @@ class Audience(Part):
                        protocol.failure(request_id, protocol.Code.STOPPING, "the master stops"))
         else:
             self._send_event(session, request_id, entry, document)
+
+    def look(self, before: Pool, fact: facts.Event, after: Pool, now: float) -> None:
+        """Answer those who wait until everybody is exchanged, after a fact."""
+        if not self._upgrades or not is_exchanged(after):
+            return
+        number = after.current
+        for session, followers in list(self._upgrades.items()):
+            done = [each for each in followers if each.until_exchanged and each.number == number]
+            for each in done:
+                self._stop_following(session, each)
+                self._send(session, session.send,
+                           protocol.reply(each.request_id, "Upgrade done", {"generation": number}))
 
     def status_changed(self, make: Callable[[], Mapping[str, Any]]) -> None:
         """Send the new status to those who follow it; one that reads slowly gets only the

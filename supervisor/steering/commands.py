@@ -129,11 +129,12 @@ class Commands:
 
     def do_upgrade(self, session: Session, request: Request) -> None:
         terms = _terms(request.args)
-        self._begin(session, request, lambda: self._upgrades.request(terms, who(session.uid)))
+        self._begin(session, request, lambda: self._upgrades.request(
+            terms, who(session.uid), as_einhorn=request.einhorns))
 
     def do_upgrade_fleet(self, session: Session, request: Request) -> None:
-        self._begin(session, request,
-                    lambda: self._upgrades.request(Terms(Kind.FLEET), who(session.uid)))
+        self._begin(session, request, lambda: self._upgrades.request(
+            Terms(Kind.FLEET), who(session.uid), as_einhorn=request.einhorns))
 
     def do_rollback(self, session: Session, request: Request) -> None:
         self._begin(session, request,
@@ -148,7 +149,7 @@ class Commands:
             return
         # Followed before it begins, since it may be refused at once.
         number = self._upgrades.next_generation()
-        self._audience.follow_upgrade(session, request.id, number)
+        self._audience.follow_upgrade(session, request.id, number, request.einhorns)
         try:
             begin()
         except (BadRequest, ValueError):
@@ -183,9 +184,6 @@ class Commands:
     def do_scale(self, session: Session, request: Request) -> None:
         old, to, by = self._ledger.pool.target, request.args["to"], request.args["by"]
         target = old + by if to is None else to
-        if not 1 <= target <= commands.MOST_WORKERS:
-            raise ValueError(
-                f"scale: {target} workers asked for, expected 1 to {commands.MOST_WORKERS}")
         self._orders.scale(target)
         session.send(
             protocol.reply(request.id, f"number of workers: {old} -> {target}",

@@ -10,16 +10,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from ...shared import commands, einhorn
 from ...shared.protocol import BadRequest, Code, Request
 from ..core.generation import Recipe
 from ..core.pool import Pool, State, Stopping, Worker
-from ..core.upgrade import Kind, Outcome
+from ..core.upgrade import Kind
+from ..core.view import is_exchanged
 from ..logs.log import Log
 from ..reporting import generations
-from ..reporting.report import timestamp
 from ..settings.parsers import signal_name
 from ..settings.table import Settings
 from ..system.ledger import Ledger
@@ -67,8 +68,6 @@ class EinhornCommands:
                            now=time.monotonic(), wall=time.time()))
 
     def _scale(self, target: int) -> str:
-        if not 1 <= target <= commands.MOST_WORKERS:
-            raise ValueError(f"{target} workers asked for, expected 1 to {commands.MOST_WORKERS}")
         before = self._ledger.pool.target
         if target != before:
             self._orders.scale(target)
@@ -151,17 +150,18 @@ def refuse_words(request: Request) -> None:
 def state_document(pool: Pool, status: Mapping[str, Any], settings: Settings, now: float,
                    wall: float) -> dict[str, Any]:
     """Einhorn's state, with its keys (lib/einhorn.rb); `status`: our own status document. What has
-    no meaning here is left empty. Times are texts, sets are lists: a safe YAML reader takes nothing
-    else."""
+    no meaning here is left empty. Sets are lists: a safe YAML reader takes nothing else."""
     upgrade = pool.running_upgrade
     recipe = pool.generations[pool.current].recipe
     newest = max(pool.workers.values(), key=lambda worker: worker.spawned_at, default=None)
-    ended = [each for each in pool.history if each.outcome is Outcome.DONE]
+    begun = [*pool.history, *(() if upgrade is None else (upgrade,))]
     told = generations.redaction(pool)
     state = {
-        "children": {worker.pid: _child(worker, now, wall) for worker in pool.workers.values()},
+        "children": {worker.pid: _child(worker, pool.farewell, now, wall)
+                     for worker in pool.workers.values()},
         "config": {
-            ":number": pool.target, ":backlog": settings.backlog, ":seconds": settings.seconds,
+            ":number": pool.target, ":backlog": settings.backlog,
+            ":seconds": _number(settings.seconds),
             ":max_unacked": settings.max_unacked, ":max_upgrade_additional": settings.max_surge},
         "versions": {},
         "version": pool.current,
@@ -169,12 +169,13 @@ def state_document(pool: Pool, status: Mapping[str, Any], settings: Settings, no
         "orig_cmd": told.command(settings.command),
         "cmd": told.command(recipe.command),
         "script_name": None,
-        "bind": [each["address"] for each in status["listeners"]],
+        "bind": [_bind(each["address"]) for each in status["listeners"]],
         "bind_fds": [each["fd"] for each in status["listeners"]],
+        "bound_ports": [_bind(each["address"])[1] for each in status["listeners"]],
         "respawn": pool.stopping is None,
-        "upgrading": upgrade is not None,
+        "upgrading": upgrade is not None and not is_exchanged(pool),
         "smooth_upgrade": upgrade is None or upgrade.terms.kind is Kind.ROLLING,
-        "reloading_for_upgrade": False,
+        "reloading_for_upgrade": upgrade is not None and upgrade.preparing,
         "path": None,
         "cmd_name": status["name"],
         "verbosity": 2 if settings.quiet else 0 if settings.verbose else 1,
@@ -187,11 +188,13 @@ def state_document(pool: Pool, status: Mapping[str, Any], settings: Settings, no
         "pidfile": settings.pidfile,
         "lockfile": settings.lockfile,
         "consecutive_deaths_before_ack": pool.generations[pool.current].failures_in_a_row,
-        "last_upgraded": timestamp(ended[-1].ended_wall) if ended else None,
-        "nice": dict(zip((":master", ":worker"), settings.nice or (None, None), strict=True)),
+        "last_upgraded": _date(begun[-1].started_wall) if begun else None,
+        "nice": dict(zip((":master", ":worker"), settings.nice or (None, None), strict=True))
+        | {":renice_cmd": None},
         "reexec_commandline": settings.reexec_as and told.command(settings.reexec_as),
         "drop_environment_variables": list(settings.drop_env_var),
-        "signal_timeout": recipe.graceful_timeout,
+        "signal_timeout": _number(recipe.graceful_timeout),
+        "preloaded": False,
     }
     return {
         ":state": {f":{key}": value for key, value in state.items()}, ":persistent_descriptors": []}
@@ -200,19 +203,36 @@ def state_document(pool: Pool, status: Mapping[str, Any], settings: Settings, no
 def _ack_mode(settings: Settings, recipe: Recipe) -> dict[str, Any]:
     if settings.ack_mode in ("manual", "notify"):
         return {":type": ":manual"}
-    return {":type": ":timer", ":timeout": recipe.ack_seconds}
+    return {":type": ":timer", ":timeout": _number(recipe.ack_seconds)}
 
 
-def _child(worker: Worker, now: float, wall: float) -> dict[str, Any]:
-    signaled = [
-        name for name, at in (("USR2", worker.retired_at), ("ABRT", worker.aborted_at),
-                              ("KILL", worker.killed_at)) if at is not None]
+def _bind(address: str) -> list[Any]:
+    """An address as Einhorn has it: host, port, options. A UNIX socket, which it doesn't know, has
+    no port."""
+    if address.startswith("unix:"):
+        return [address, None, []]
+    host, _, port = address.rpartition(":")
+    return [host.strip("[]"), int(port), []]
+
+
+def _number(value: float | None) -> float | None:
+    """Seconds; whole ones as somebody would write them."""
+    return int(value) if value is not None and value.is_integer() else value
+
+
+def _child(worker: Worker, farewell: str, now: float, wall: float) -> dict[str, Any]:
+    """One worker; `farewell`: the signal that asks one to leave."""
+    forced = {"ABRT": worker.aborted_at, "KILL": worker.killed_at}
+    # whoever was not asked to go before is noted as retired all the same
+    asked = None if worker.retired_at in forced.values() else worker.retired_at
+    signals = {farewell.removeprefix("SIG"): asked} | forced
+    signaled = {name: at for name, at in signals.items() if at is not None}
     return {
         ":type": ":worker",
         ":version": worker.generation,
         ":acked": worker.state is State.READY or worker.ready_at is not None,
-        ":signaled": signaled,
-        ":last_signaled_at": _when(worker.retired_at, now, wall),
+        ":signaled": [*signaled],
+        ":last_signaled_at": _when(max(signaled.values(), default=None), now, wall),
         ":index": worker.index,
         ":spinup_time": _when(worker.spawned_at, now, wall),
         ":pinged_at": _when(worker.heartbeat_at, now, wall),
@@ -220,6 +240,11 @@ def _child(worker: Worker, now: float, wall: float) -> dict[str, Any]:
     }
 
 
-def _when(at: float | None, now: float, wall: float) -> str | None:
+def _when(at: float | None, now: float, wall: float) -> datetime | None:
     """A time of the monotonic clock as a date; None stays None."""
-    return None if at is None else timestamp(wall - (now - at))
+    return None if at is None else _date(wall - (now - at))
+
+
+def _date(wall: float) -> datetime:
+    """Seconds since the epoch as what YAML has for a time."""
+    return datetime.fromtimestamp(wall, UTC)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import signal
 
+from ...shared.commands import MOST_WORKERS
 from ...shared.protocol import BadRequest, Code
 from ..core import facts
 from ..core.causes import Recycling
@@ -31,7 +32,13 @@ class Orders:
         self._upgrades = upgrades
 
     def scale(self, target: int) -> None:
-        """Keep so many workers ready."""
+        """Keep so many workers ready.
+
+        Raises:
+            ValueError: that is too many or too few.
+        """
+        if not 1 <= target <= MOST_WORKERS:
+            raise ValueError(f"{target} workers asked for, expected 1 to {MOST_WORKERS}")
         old = self._ledger.pool.target
         self._ledger.observe(facts.Scaled(target))
         self._hooks.of_gunicorn(self._generations.current, "nworkers_changed", [target, old])

@@ -27,7 +27,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...shared.protocol import BadRequest, Code
+from ..core import worker_environment
 from ..reporting.events import Entry, Event
+from ..settings import sources
 from ..settings.table import SETTINGS, Reload, Settings
 from ..system import plain_data
 from ..system.becoming import Launch, find_program
@@ -111,12 +113,11 @@ class Reloads(Part):
         self._tell = tell
         self._state = state
         self._whole = whole
-        self._environ = environ
+        self._environ = worker_environment.without(environ, settings.drop_env_var)
         self._settings = settings
         self._given = given
         self._own_code = own_code
-        self._command = (own_program("supervisor") if settings.reexec_as is None else
-                         list(settings.reexec_as))
+        self._command = _next_program(settings)
         self._wanted_by: str | None = None
         self._asking = False
         self._answer: Answer | None = None
@@ -153,6 +154,7 @@ class Reloads(Part):
             self._ledger.log(
                 Entry(Event.SETTINGS_THAT_STAY, {"settings": " ".join(stays), "so": why}))
         self._tell(f"einhornpy {VERSION} goes on, pid {os.getpid()}", True)
+        self._upgrades.renewed(None)
 
     def request(self, by: str) -> None:
         """Ask for it. It happens as soon as no generation is in the making.
@@ -191,7 +193,17 @@ class Reloads(Part):
         else:
             self._ask()
 
+    def _settings_of_now(self) -> Settings:
+        """The settings as the next master will read them: what is wrong in the file may be mended
+        by now, or the other way round. Where they can't be read, it says so better than we."""
+        try:
+            return sources.load(self._given["flags"], self._given["command"], self._environ,
+                                self._given["directory"])
+        except sources.BadSetting:
+            return self._settings
+
     def _ask(self) -> None:
+        self._command = _next_program(self._settings_of_now())
         # What clients have yet to read may be much, and is nothing that could be misread.
         state = self._state()
         sessions = [each | {"unsent": ""} for each in state["sessions"]]
@@ -243,14 +255,15 @@ class Reloads(Part):
             document = self._state() | {
                 "reloads": self.count + 1, "reloaded_by": self._wanted_by}
             if self._own_code is not None:
-                way_back = self._own_code.way_back(self._environ) | {
+                way_back = self._own_code.way_back(self._upgrades.restored) | {
                     "configuration": self._settings.configuration}
                 document |= {"way_back": way_back}
                 fds.append(self._own_code.fd)
             document = self._whole(document)
             fds += document["descriptors"]
             opened = [plain_data.sealed(document)]
-            command, environment = [*self._command, TAKE_OVER, str(opened[0])], self._environ
+            command = [*self._command, TAKE_OVER, str(opened[0])]
+            environment: Mapping[str, str] = self._environ
             if (self._own_code is not None and answer.command is not None
                     and answer.environment is not None):
                 command = [*answer.command, "-S", "-c", self._own_code.stage, *command[-2:]]
@@ -278,6 +291,11 @@ class Reloads(Part):
         self._ledger.log(
             Entry(Event.RELOAD_REFUSED, {"reason": reason, "so": "this master goes on"}))
         self._tell(f"reload refused: {self._ledger.redaction.text(reason)}", False)
+        self._upgrades.renewed(reason)
+
+
+def _next_program(settings: Settings) -> list[str]:
+    return own_program("supervisor") if settings.reexec_as is None else list(settings.reexec_as)
 
 
 def _leave_what_is_gone() -> None:

@@ -55,7 +55,7 @@ class Signals(Part):
         self._log = log
         self._of_terminal = of_terminal
         self.stops = dict(STOPS)
-        if settings.ack_mode is not AckMode.MANUAL:
+        if settings.ack_mode is not AckMode.MANUAL and not settings.einhorn:
             # It stops an Einhorn; to everybody else, such as gunicorn's users, it means new code.
             del self.stops[signal.SIGUSR2]
         self.came: set[signal.Signals] = set()
@@ -98,19 +98,17 @@ class Signals(Part):
                 self._orders.stop(Stopping.NOW if pool.stopping is not None else self.stops[number])
             case signal.SIGHUP | signal.SIGALRM | signal.SIGUSR2:
                 if pool.stopping is None:
-                    self._upgrades.request(Terms(),
-                                           f"signal {number.name.removeprefix('SIG')}")
+                    self._upgrades.request(Terms(), f"signal {number.name.removeprefix('SIG')}",
+                                           as_einhorn=True)
             case signal.SIGUSR1:
                 self._open_log_anew()
-            case signal.SIGTTIN:
-                self._orders.scale(pool.target + 1)
-            case signal.SIGTTOU:
-                if pool.target > 1:
-                    self._orders.scale(pool.target - 1)
-                else:
+            case signal.SIGTTIN | signal.SIGTTOU:
+                try:
+                    self._orders.scale(pool.target + (1 if number is signal.SIGTTIN else -1))
+                except ValueError as error:
                     self._ledger.log(
-                        Entry(Event.SIGNAL_IGNORED,
-                              {"signal": "TTOU", "reason": "one worker is the least"}))
+                        Entry(Event.SIGNAL_IGNORED, {
+                            "signal": number.name.removeprefix("SIG"), "reason": str(error)}))
 
     def close(self) -> None:
         self._loop.unwatch(self._of_terminal.fd)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ...shared.protocol import BadRequest, Code
-from ..core import facts
+from ..core import facts, worker_environment
 from ..core.upgrade import Check, Terms, Upgrade
 from ..launch import recipes
 from ..launch.prepared import Generations
@@ -26,7 +26,7 @@ from ..system.attributes import Attributes
 from ..system.errands import Ended, Errand, Errands
 from ..system.ledger import Ledger
 from ..system.loop import Loop
-from ..system.part import Part
+from ..system.part import Keep, Part, State
 from ..system.processes import Exit, Processes
 from .hooks import CHECK, START_HOOK, Hooks
 
@@ -39,9 +39,13 @@ LONGEST_STATUS = 100_000
 class Upgrades(Part):
     """The upgrades of one master. `preparation`: a generation in the making, if one is;
     `preparing`: the number of the one that was last asked for. `status`: makes the status
-    document."""
+    document. `replace_master`: asks for that in somebody's name; when it is over, `renewed` is
+    called."""
 
     name = "preparation"
+    # What was left out of the environment that we were run in: what is there by these names has
+    # been put there anew.
+    keeps = {"dropped": Keep(tuple[str, ...], ())}
 
     def __init__(self, ledger: Ledger, prepared: Generations, processes: Processes, loop: Loop,
                  errands: Errands, hooks: Hooks, settings: Settings, environ: Mapping[str, str],
@@ -57,16 +61,37 @@ class Upgrades(Part):
         self._settings = settings
         self._environ = environ
         self._attributes = attributes.of_user_alone()
+        self._dropped: tuple[str, ...] = ()
         self._check: Errand | None = None
         self._start_hook: Errand | None = None
+        self._after_replacement = 0
+        self._renewed: list[str | None] = []
+        self.replace_master: Callable[[str], None] = lambda by: None
         self.preparation: recipes.Preparation | None = None
         self.preparing = 0
 
+    def hand_over(self) -> dict[str, Any]:
+        return {"dropped": list(self._settings.drop_env_var)}
+
+    def take_over(self, state: State) -> None:
+        self._dropped = state["dropped"]
+
+    @property
+    def restored(self) -> dict[str, str]:
+        """The environment that an upgrade restores: the one that we were run in, without what is to
+        be dropped then."""
+        return worker_environment.without(
+            self._environ, {*self._settings.drop_env_var}.difference(self._dropped))
+
     @property
     def deadline(self) -> float | None:
+        if self._renewed:
+            return 0.0
         return None if self.preparation is None else self.preparation.deadline
 
     def on_time(self, now: float) -> None:
+        while self._renewed:
+            self._go_on(self._renewed.pop())
         if self.preparation is not None:
             self.preparation.on_time(now)
 
@@ -79,9 +104,10 @@ class Upgrades(Part):
     def next_generation(self) -> int:
         return self._ledger.pool.newest + 1
 
-    def request(self, terms: Terms, requested_by: str,
-                vacant: frozenset[int] = frozenset()) -> int:
-        """Begin an upgrade; return the number of its generation.
+    def request(self, terms: Terms, requested_by: str, vacant: frozenset[int] = frozenset(), *,
+                as_einhorn: bool = False) -> int:
+        """Begin an upgrade; return the number of its generation. `as_einhorn`: it is asked for as
+        Einhorn's users do, for whom it replaces the master first, where the settings say so.
 
         Raises:
             BadRequest: the master stops.
@@ -92,12 +118,41 @@ class Upgrades(Part):
         self.drop_check()
         self._ledger.observe(facts.UpgradeRequested(terms, requested_by, time.time(), vacant))
         number = self.preparing = self._ledger.pool.newest
+        replaces = as_einhorn and (self._settings.einhorn or self._settings.reexec_as is not None)
+        self._after_replacement = number if replaces else 0
         upgrade = self._running(number)
         assert upgrade is not None
         self._start_hook = self._hooks.before_upgrade(upgrade, self._start_hook_ended)
         if self._start_hook is None:
-            self._prepare()
+            self._begin(upgrade)
         return number
+
+    def _begin(self, upgrade: Upgrade) -> None:
+        """Nobody has anything against it."""
+        if self._after_replacement == upgrade.to_generation:
+            self.replace_master(upgrade.requested_by)
+        else:
+            self._prepare()
+
+    def renewed(self, refused: str | None) -> None:
+        """The master has been replaced, or why it couldn't be: an upgrade that has waited for that
+        goes on, or is refused, as soon as it is our turn."""
+        self._renewed.append(refused)
+
+    def _go_on(self, refused: str | None) -> None:
+        # The next master knows by this that it has waited: it is being prepared, and nobody is at
+        # it.
+        upgrade, self._after_replacement = self._ledger.pool.running_upgrade, 0
+        if (upgrade is None or not upgrade.preparing or self._start_hook is not None
+                or self.preparation is not None):
+            return
+        self.preparing = upgrade.to_generation
+        if refused is None:
+            self._prepare()
+        else:
+            self._ledger.observe(
+                facts.UpgradeRefused(self.preparing, "the master could not be replaced", refused,
+                                     time.time()))
 
     def _running(self, number: int) -> Upgrade | None:
         """The upgrade to this generation, if it runs and doesn't go back."""
@@ -110,9 +165,10 @@ class Upgrades(Part):
         """A hook that hangs refuses too: nobody knows what it would have said, and the old code
         serves."""
         self._start_hook = None
-        if ended.reason is None:
-            self._prepare()
-        else:
+        upgrade = self._running(self.preparing)
+        if ended.reason is None and upgrade is not None:
+            self._begin(upgrade)
+        elif ended.reason is not None:
             self._ledger.observe(
                 facts.UpgradeRefused(self.preparing, f"--on-upgrade-start {ended.reason}",
                                      ended.last_line, time.time()))
@@ -121,7 +177,7 @@ class Upgrades(Part):
         if terms.recipe_of is not None:
             known = generations.known(self._ledger.pool)
             return recipes.blueprint_of(known[terms.recipe_of].recipe)
-        return recipes.blueprint(self._settings, self._environ, terms.release)
+        return recipes.blueprint(self._settings, self.restored, terms.release)
 
     def _prepare(self) -> None:
         """Make the generation that was asked for. Whatever goes wrong with that refuses the

@@ -230,7 +230,7 @@ def test_an_abort_and_what_the_master_refuses(start: Start) -> None:
         await eyes.sees("rolled-back: generation 2 was refused: aborted by ")
         await eyes.asked("minus", "from 1 to 0")
         await eyes.answer("y")
-        await eyes.hears("scale: 0 workers asked for, expected 1 to 10000")
+        await eyes.hears("0 workers asked for, expected 1 to 10000")
         assert [each.severity for each in eyes.app._notifications
                 if "10000" in each.message] == ["error"]
 

@@ -90,6 +90,12 @@ class PlannerMachine(RuleBasedStateMachine):
         if worker.id in self.world.pool.workers and self.recipe.timeout:
             self.world.fact(facts.Heartbeat(worker.id, self.world.now))
 
+    @precondition(lambda self: self.alive() and self.world.pool.workers)
+    @rule()
+    def the_master_cannot_be_reached(self) -> None:
+        for worker in self.workers(*State):
+            self.world.fact(facts.Unheard(worker.id))
+
     @precondition(lambda self: self.alive() and self.workers(State.READY, State.RETIRING))
     @rule(data=st.data())
     def says_ready_again_or_too_late(self, data: st.DataObject) -> None:
@@ -848,6 +854,19 @@ def test_workers_without_the_socket_that_clients_connect_to_are_all_replaced_at_
     assert world.pool.ready == 0
     world.come_to_rest(lambda generation: True)
     assert not any(world.pool.deaf(worker) for worker in world.pool.workers.values())
+
+
+def test_the_silence_of_who_could_not_reach_us_counts_for_nothing() -> None:
+    world = World.new(2, Policy(), recipe(None, 20.0, 0.0))
+    for worker in (1, 2):
+        world.fact(facts.SaidReady(worker))
+    for worker in (1, 2):
+        world.fact(facts.Heartbeat(worker, world.now))
+        world.fact(facts.Unheard(worker))
+    world.pass_time(100)
+    world.fact(facts.Heartbeat(1, world.now))  # from the next one on it is waited for again
+    world.pass_time(31)
+    assert [worker.id for worker in world.pool.workers.values() if worker.aborted_at] == [1]
 
 
 def test_an_upgrade_is_not_done_while_nobody_can_connect() -> None:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from einhornpy.supervisor.sockets.addresses import parse_address
+from einhornpy.supervisor.sockets.leftovers import of_dead_masters
 
 from ..harness import (
     BREAKABLE,
@@ -236,6 +238,18 @@ def test_they_are_waited_for_no_longer_than_they_may_take(start: Start, place: P
     assert "waiting for leftovers" not in third.log()
     (place / "leave").touch()
     wait_gone(pid)
+
+
+def test_only_what_dead_masters_have_left_is_waited_for(place: Path) -> None:
+    path = f"{place}/app"
+    for family, where, text in ((socket.AF_INET, ("127.0.0.1", 0), "127.0.0.1:{}"),
+                                (socket.AF_UNIX, path, f"unix:{path}")):
+        with socket.socket(family) as ours:
+            ours.bind(where)
+            ours.listen()
+            address = parse_address(text.format(ours.getsockname()[1]))
+            assert of_dead_masters(address) == []
+        assert of_dead_masters(address) is None
 
 
 def test_a_master_that_is_dead_but_not_reaped_holds_nothing(start: Start, place: Path) -> None:

@@ -22,7 +22,7 @@ SAMPLES: dict[str, tuple[str, Any, str]] = {
     "ack_mode": ("notify", "notify", "soon"), "max_surge": ("2", 2, "x"),
     "ready_timeout": ("9.5", 9.5, "0"), "min_ready_seconds": ("1", 1.0, "nan"),
     "graceful_timeout": ("7", 7.0, "inf"), "timeout": ("5", 5.0, ""),
-    "max_failures": ("0", 0, "-1"), "stop_signal": ("int", "SIGINT", "SIGNOTHING"),
+    "einhorn": ("1", True, "maybe"), "max_failures": ("0", 0, "-1"), "stop_signal": ("int", "SIGINT", "SIGNOTHING"),
     "command_name": ("web", "web", "a/b"), "socket_path": ("s", "/dir/s", ""),
     "pidfile": ("/p", "/p", ""), "kill_children_on_exit": ("false", False, "maybe"),
     "chdir": ("sub", "/dir/sub", ""), "env": ("A=b=c", (("A", "b=c"),),
@@ -120,7 +120,7 @@ def test_command_line_then_environment_then_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("content", "line"), [
-    ("nonsense = 1\n", "f.toml: nonsense: no such setting; expected one of command, number, "),
+    ("nonsense = 1\n", "f.toml: nonsense: no such setting; expected one of command, einhorn, "),
     ("workr-output = 'json'\n",
      "f.toml: workr-output: no such setting, did you mean worker-output?"),
     ("webhook = 'hooks.example/secret'\n",

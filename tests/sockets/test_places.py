@@ -78,6 +78,19 @@ def test_what_is_swept_away_is_made_again(start: Start, place: Path, what: str) 
     assert not any(file.exists() for file in [*files, pidfile])
 
 
+def test_who_is_started_meanwhile_finds_a_place_to_say_so(start: Start) -> None:
+    """By its path, and only once: it isn't kept waiting until the sweep is over."""
+    master = start("-n", "1", "-c", "web", "-m", "notify", "--ready-timeout", "300", "--", *WORKER)
+    pid = master.wait_ready()["workers"][0]["pid"]
+    record = master.record()
+    for count in (1, 2, 3):
+        for file in files_of(master):
+            file.unlink()
+        os.kill(pid, signal.SIGKILL)
+        record.wait_for("worker-died", pid=pid)
+        pid = record.wait_for("worker-ready", count)["pid"]
+
+
 @pytest.mark.parametrize("which", [".sock", ".lock", ".notify"])
 def test_each_file_is_made_again_by_itself(start: Start, which: str) -> None:
     master = start("-n", "1", "-c", "web", "-m", "notify", "--", *WORKER)
@@ -91,20 +104,24 @@ def test_each_file_is_made_again_by_itself(start: Start, which: str) -> None:
     assert master.cli("upgrade").returncode == 0, master.log()
 
 
-def test_a_file_in_the_place_of_another_is_somebody_elses(start: Start, place: Path) -> None:
+@pytest.mark.parametrize(("suffix", "kind"),
+                         [(".sock", socket.SOCK_STREAM), (".notify", socket.SOCK_DGRAM)])
+def test_a_file_in_the_place_of_ours_is_somebody_elses(
+        start: Start, place: Path, suffix: str, kind: socket.SocketKind) -> None:
     """What listens there now is not ours to remove; it is told of once, and taken back when it has
     gone."""
     master = start("-n", "1", "-c", "web", "-m", "notify", "--", *WORKER)
     master.wait_ready()
-    path = master.path
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+    path = Path(master.path).with_suffix(suffix)
+    with socket.socket(socket.AF_UNIX, kind) as other:
         other.bind(f"{place}/other")
-        other.listen()
+        if kind == socket.SOCK_STREAM:
+            other.listen()
         os.rename(f"{place}/other", path)
         theirs = os.lstat(path).st_ino
         assert "another master listens there" in master.wait_log("places lost")
         assert os.lstat(path).st_ino == theirs
-    wait_made_again(master, [Path(path)])
+    wait_made_again(master, [path])
     assert master.log().count("places lost") == 1
     assert master.status()["ready"] == 1
 

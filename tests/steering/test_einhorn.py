@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.parse
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from einhornpy.shared import protocol
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ..einhorn import escaped, say, state_of
+from ..einhorn import conversation, escaped, say, state_of
 from ..harness import (
     Master,
 )
@@ -102,8 +103,19 @@ def test_wrong_words_are_one_line_and_change_nothing(master: Master, command: st
     assert master.status()["target"] == 2
 
 
+# What lib/einhorn.rb keeps, whatever it was told (1.1.1).
+KEPT_BY_EINHORN = {
+    "children", "config", "versions", "version", "sockets", "orig_cmd", "bind", "bind_fds",
+    "bound_ports", "cmd", "script_name", "respawn", "upgrading", "smooth_upgrade",
+    "reloading_for_upgrade", "path", "cmd_name", "verbosity", "generation", "last_spinup",
+    "ack_mode", "kill_children_on_exit", "command_socket_as_fd", "socket_path", "pidfile",
+    "lockfile", "consecutive_deaths_before_ack", "last_upgraded", "nice", "reexec_commandline",
+    "drop_environment_variables", "signal_timeout", "preloaded"}
+
+
 def test_state_has_einhorns_keys(master: Master) -> None:
     state = state_of(master)
+    assert {key.lstrip(":") for key in state} == KEPT_BY_EINHORN
     children = state[":children"]
     assert set(children) == {worker["pid"] for worker in master.status()["workers"]}
     for child in children.values():
@@ -119,3 +131,18 @@ def test_state_has_einhorns_keys(master: Master) -> None:
     assert state[":config"][":number"] == 2
     assert state[":ack_mode"] == {":type": ":manual"}
     assert state[":socket_path"] == master.path
+    (fd,), (port,) = state[":bind_fds"], state[":bound_ports"]
+    assert (state[":bind"], fd, port) == ([["127.0.0.1", port, []]], 3, master.address[1])
+    assert (state[":signal_timeout"], state[":preloaded"],
+            state[":nice"][":renice_cmd"]) == (30, False, None)
+
+
+def test_times_in_the_state_are_times(master: Master) -> None:
+    begun = datetime.now(UTC)
+    assert state_of(master)[":last_upgraded"] is None
+    conversation(master, escaped("command: upgrade\nid: 1\n"))
+    state = state_of(master)
+    assert begun <= state[":last_upgraded"] <= state[":last_spinup"] <= datetime.now(UTC)
+    for child in state[":children"].values():
+        assert isinstance(child[":spinup_time"], datetime)
+        assert (child[":last_signaled_at"] is None) == (child[":signaled"] == [])

@@ -104,12 +104,11 @@ def test_a_client_that_undoes_query_encoding(master: Master) -> None:
 
 @pytest.mark.skipif(RUBY is None, reason="ruby is not installed (Debian's package ruby)")
 def test_ruby_speaks_its_own_yaml(master: Master) -> None:
-    requests: list[dict[str,
-                        Any]] = [{"command": "ehlo", "user": "gdb"}, {"id": 1, "command": "state"},
-                                 {"id": 2, "command": "upgrade",
-                                  "args": []}, {"id": 3, "command": "signal", "args": ["SIGCONT"]},
-                                 {"id": 4, "command": "set_workers", "args": ["50%\n+é😀"]},
-                                 {"command": "worker:ack", "pid": os.getpid()},]
+    requests: list[dict[str, Any]] = [
+        {"command": "ehlo", "user": "gdb"}, {"id": 1, "command": "state"},
+        {"id": 2, "command": "signal", "args": ["SIGCONT"]},
+        {"id": 3, "command": "set_workers", "args": ["50%\n+é😀"]},
+        {"id": 4, "command": "upgrade", "args": []}, {"command": "worker:ack", "pid": os.getpid()}]
     ran = subprocess.run([str(RUBY), str(APPS / "einhorn_client.rb"), master.path],
                          capture_output=True, text=True, timeout=DEADLINE,
                          input="".join(json.dumps(request) + "\n" for request in requests),
@@ -122,10 +121,11 @@ def test_ruby_speaks_its_own_yaml(master: Master) -> None:
     child = next(iter(read[1]["state"]["state"]["children"].values()))
     assert (child["type"], child["acked"], child["signaled"]) == ("worker", True,
                                                                   []), "symbols, to Ruby"
-    assert (read[-3]["message"], read[-3]["request_id"]) == ("Upgrade done", 2)
+    assert read[1]["classes"]["spinup_time"] == "Time"
+    assert (read[-1]["message"], read[-1]["request_id"]) == ("Upgrade done", 4)
     assert len(read) > 8, "a long reply"
-    assert read[-2]["message"] == "SIGCONT sent to 2 workers"
-    assert read[-1]["message"] == "set_workers: got '50%\\n+é😀', expected a whole number"
+    assert read[2]["message"] == "SIGCONT sent to 2 workers"
+    assert read[3]["message"] == "set_workers: got '50%\\n+é😀', expected a whole number"
 
 
 @pytest.mark.skipif(not BASEPLATE.exists(), reason="baseplate is not installed (make test does it)")

@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ..einhorn import state_of
-from ..harness import (
-    EINHORNPY,
-    WORKER,
-    Master,
-)
+from ..harness import DEADLINE, EINHORNPY, WORKER, Master, base_environment
 from ..launch.test_run import attempt
 
 Start = Callable[..., Master]
@@ -32,7 +29,7 @@ def test_einhorns_flags(start: Start, place: Path) -> None:
     document = master.wait_ready()
     assert [each["backlog"] for each in document["listeners"]] == [77, 77]
     given = json.loads(report.read_text().splitlines()[0])
-    assert "SECRET" not in given["environment"]
+    assert given["environment"]["SECRET"] == "s", "only an upgrade drops it"
     assert given["environment"]["EINHORN_FDS"] == "3 4"
     assert given["environment"]["EINHORN_FD_FAMILY_1"] == "AF_INET"
     assert "socket" in given["descriptors"][given["environment"]["EINHORN_SOCK_FD"]]
@@ -79,3 +76,51 @@ def test_no_more_may_be_starting_than_max_unacked(start: Start) -> None:
         event["event"] for event in recorder.events
         if event["event"] in ("worker-starting", "worker-ready")]
     assert order == ["worker-starting", "worker-ready"] * 4
+
+
+# --- Einhorn's name ---
+
+
+@pytest.fixture
+def einhorn(place: Path) -> str:
+    """Our program under that name."""
+    link = place / "bin" / "einhorn"
+    link.parent.mkdir()
+    link.symlink_to(EINHORNPY)
+    return str(link)
+
+
+def called(einhorn: str, place: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([einhorn, *words], env=base_environment(place), cwd=place,
+                          capture_output=True, text=True, timeout=DEADLINE, check=False)
+
+
+def test_the_name_einhorn_means_einhorns_defaults(start: Start, place: Path, einhorn: str) -> None:
+    master = start("--preload", "app.rb", "--gc-before-fork", "-m", "0.1",
+                   "--min-ready-seconds", "0", "--", *WORKER, "silent",
+                   program=einhorn)
+    before = master.wait_ready()
+    assert "einhornpy: --preload: passed over: it loads Ruby code" in master.log()
+    assert (before["target"], state_of(master)[":config"][":number"]) == (1, 1)
+    recorder = master.record()
+    master.signal(signal.SIGHUP)
+    recorder.wait_for("upgrade-ended", outcome="done")
+    assert master.status()["master"]["reloads"] == 1, "the master is replaced too"
+    assert master.status()["generation"] == 2
+
+
+def test_the_name_einhorn_without_words_tells_the_usage(place: Path, einhorn: str) -> None:
+    result = called(einhorn, place)
+    assert (result.returncode, result.stdout.splitlines()[0], result.stderr) == (1, "## Usage", "")
+    assert called(einhorn, place, "--version").stdout.startswith("einhornpy ")
+    assert "--drop-env-var" in called(einhorn, place, "-h").stdout
+    assert called(einhorn, place, "-n", "0", "true").returncode == 2
+
+
+def test_the_check_of_einhorns_own_master(place: Path, einhorn: str) -> None:
+    assert called(einhorn, place, "--upgrade-check").returncode == 0
+    assert attempt(place, "--upgrade-check").returncode == 0
+    # It would exec us next, and lose its workers.
+    asked = called(einhorn, place, "--upgrade-check", "--", "true")
+    assert (asked.returncode, "cannot be replaced by this one" in asked.stderr) == (2, True)
+    assert called(einhorn, place, "--with-state-fd", "3", "--", "true").returncode == 2

@@ -306,6 +306,23 @@ def test_reexec_as_and_upgrade_with_reload(start: Start, place: Path) -> None:
             checked.stdout.splitlines()[-1]) == (0, "einhornpy 0.1.0 can take over")
 
 
+def test_reexec_as_counts_as_the_file_says_it_now(start: Start, place: Path) -> None:
+    file = place / "master.toml"
+
+    def say(program: str) -> None:
+        file.write_text(f'reexec-as = "{program}"\n')
+
+    say("/nonexistent")
+    master = start("--config", str(file), "-n", "1", "-m", "notify", "--", *WORKER, "notify")
+    master.wait_ready()
+    for program, code in (("/nonexistent", 1), (EINHORNPY, 0), ("/nonexistent", 1),
+                          ("'", 1), (f"env A=b {EINHORNPY}", 0)):
+        say(program)
+        result = master.cli("reload")
+        assert (result.returncode, program in result.stderr) == (code, code == 1), result.stderr
+    assert master.status()["master"]["reloads"] == 2
+
+
 def test_a_reload_while_it_stops_is_refused(start: Start, place: Path) -> None:
     master = start("-n", "1", "-m", "notify", "--graceful-timeout", "3", "--", *WORKER, "notify",
                    "deaf")

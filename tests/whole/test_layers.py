@@ -66,6 +66,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "worker/gunicorn_settings.py": {"gunicorn"},
     "worker/gunicorn_worker.py": {"gunicorn"},
     "worker/gunicorn_draining.py": {"uvicorn"},
+    "worker/gunicorn_http2.py": {"gunicorn"},
 }
 # What pure modules may use of the standard library.
 PURE = {"__future__", "bisect", "collections", "dataclasses", "enum", "functools", "itertools",
@@ -140,7 +141,7 @@ def test_worker(path: Path) -> None:
     # A file beside the adapter is found before others while Python starts it: what the adapter
     # imports must not be called so.
     assert path.stem in (
-        "__init__", "accepting", "asgi", "master_socket") or path.stem.startswith("gunicorn_")
+        "__init__", "accepting", "master_socket") or path.stem.startswith(("asgi", "gunicorn_"))
     assert imports(path)[0] <= {"worker"}
 
 

@@ -281,3 +281,37 @@ def test_a_consumer_loses_no_job_and_does_none_twice(start: Start, place: Path) 
 def done(queue: Path) -> list[list[str]]:
     """The jobs done: name, generation, pid."""
     return [line.split() for line in (queue / "done").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(("server", "limit"), [
+    ("uvicorn", "--limit-max-requests"), ("hypercorn", "--max-requests")])
+def test_a_servers_own_limit_of_requests_is_taken_over(start: Start, place: Path, server: str,
+                                                       limit: str) -> None:
+    """Each worker that has served so many is replaced, and goes when the new one is ready."""
+    for name in ("shop.py", "shop_ready.py"):
+        shutil.copy(EXAMPLES / name, place)
+    environment, words = typed(server)
+    master = start("--chdir", str(place), *words, limit, "100",
+                   environment={"EINHORNPY_ASGI_KEEP_ALIVE": KEEP_ALIVE} | environment)
+    master.wait_ready()
+    recorder = master.record()
+    with Load(master.address, 100, keep_alive=1.0) as load:
+        for count in (1, 2, 3):
+            recorder.wait_for("worker-due", count)
+            recorder.wait_for("worker-gone", count)
+    report = load.report
+    assert not report.failures, f"{len(report.failures)} of {report.sent}\n{report.why()}\n{master.log()}"
+    assert min(event["ready"] for event in recorder.events if "ready" in event) >= 2
+    due = [event for event in recorder.events if event["event"] == "worker-due"]
+    assert all(event["cause"] == "requests" for event in due)
+    assert "worker died" not in master.log()
+    assert "has its own ways" not in master.log()
+
+
+def test_a_server_with_ways_of_its_own_is_told_of(start: Start, place: Path) -> None:
+    shutil.copy(EXAMPLES / "shop.py", place)
+    master = start("--chdir", str(place), "-n", "1", "-b", "127.0.0.1:0", "--", "uvicorn", "--fd",
+                   "3", "--limit-max-requests", "100", "shop:app")
+    line = master.wait_log("has its own ways")
+    assert "--limit-max-requests" in line
+    assert "einhornpy.worker.asgi with -m notify" in line

@@ -1,0 +1,103 @@
+"""HTTP/2: whoever keeps one connection busy is asked to take another one, and loses nothing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import h2.connection
+import h2.events
+import pytest
+from einhornpy.worker import asgi_http2
+from einhornpy.worker.accepting import goaway
+
+from ..harness import BIN, EXAMPLE, Master, wait_until
+from ..http2 import Busy, Idle, certificate
+from ..whole.test_no_lost_request import CLASSES
+
+Start = Callable[..., Master]
+LARGEST = 2**31 - 1
+# Of what would otherwise be waited for, so much at most.
+GRACEFUL, WELL_BEFORE = 30.0, 10.0
+
+
+def frame(kind: int, flags: int, payload: bytes = b"") -> bytes:
+    """A frame of stream 1 (RFC 9113, section 4.1)."""
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags, 0, 0, 0, 1]) + payload
+
+
+SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+pytestmark = pytest.mark.skipif(shutil.which("openssl") is None,
+                                reason="openssl is not installed on this machine")
+
+
+def through_an_upgrade(master: Master, tls: bool, streams: int) -> Busy:
+    """Keep a connection busy while its only worker is replaced; return the client."""
+    recorder = master.record()
+    with Busy(master.address, tls, streams) as client:
+        wait_until(lambda: client.bodies, "the first answer", master.log)
+        assert master.cli("upgrade").returncode == 0
+        retired = recorder.wait_for("worker-retiring")["seen"]
+        gone = recorder.wait_for("worker-gone")["seen"]
+        served = client.bodies.total()
+        wait_until(lambda: client.bodies.total() > served, "an answer of the new one", master.log)
+    assert not client.lost, f"{client.lost}\n{client.bodies} {client.last_ids}\n{master.log()}"
+    assert gone - retired < WELL_BEFORE
+    assert "worker killed" not in master.log()
+    assert client.connections > 1
+    return client
+
+
+@pytest.mark.parametrize(("tls", "streams"), [(True, 8), (False, 1)], ids=["tls", "cleartext"])
+@pytest.mark.parametrize("name", ["gthread", "gevent", "asgi"])
+def test_a_busy_client_is_asked_to_go(start: Start, place: Path, name: str, tls: bool,
+                                      streams: int) -> None:
+    key, made = certificate(place)
+    how = ["--certfile", str(made), "--keyfile", str(key)] if tls else [
+        "--http2-cleartext", "prior-knowledge"]
+    master = start("-n", "1", "-b", "127.0.0.1:0", "--chdir", str(EXAMPLE), "--graceful-timeout",
+                   str(GRACEFUL), "--", "gunicorn", "--http-protocols", "h2,h1", "--keep-alive",
+                   "60", *how, *CLASSES[name], environment={"IMPORT_SECONDS": "0"})
+    master.wait_ready()
+    with Idle(master.address, tls):
+        client = through_an_upgrade(master, tls, streams)
+    (first, *_) = [each for each in client.last_ids if each]
+    assert first[0] == LARGEST
+    assert sum(worker["requests"] for worker in master.status()["workers"]) > 0
+
+
+@pytest.mark.parametrize(("tls", "streams"), [(True, 1), (True, 8)])
+def test_a_busy_client_of_hypercorn_is_asked_to_go(start: Start, place: Path, tls: bool,
+                                                   streams: int) -> None:
+    key, made = certificate(place)
+    how = ["--certfile", str(made), "--keyfile", str(key)] if tls else []
+    # else it ends a connection itself, and not well
+    (place / "hypercorn.toml").write_text("keep_alive_max_requests = 1000000\n")
+    master = start(
+        "-n", "1", "-b", "127.0.0.1:0", "-m", "notify", "--chdir", str(EXAMPLE),
+        "--graceful-timeout", str(GRACEFUL), "--", str(BIN / "hypercorn"), "-w", "0", "--bind",
+        "fd://3", "--graceful-timeout", "25", "--config", str(place / "hypercorn.toml"), *how,
+        "einhornpy.worker.asgi:app",
+        environment={"IMPORT_SECONDS": "0", "EINHORNPY_ASGI_APP": "asgi_app:asgi"})
+    master.wait_ready()
+    with Idle(master.address, tls):
+        client = through_an_upgrade(master, tls, streams)
+    (first, *_) = [each for each in client.last_ids if each]
+    assert first[0] == LARGEST
+
+
+def test_a_goaway_is_what_h2_takes_for_one() -> None:
+    client = h2.connection.H2Connection()
+    client.initiate_connection()
+    (event,) = client.receive_data(SETTINGS + goaway(5))[1:]
+    assert isinstance(event, h2.events.ConnectionTerminated)
+    assert (event.last_stream_id, event.error_code) == (5, 0)
+
+
+@pytest.mark.parametrize(("data", "ends"), [
+    (b"", 0), (SETTINGS, 0), (frame(0, 0, b"abc"), 0), (frame(0, 1, b"abc") + SETTINGS, 1),
+    (frame(1, 5) + frame(1, 4) + frame(3, 0, b"1234"), 2), (frame(0, 1, b"abc")[:-1], None),
+    (b"short", None)])
+def test_the_ends_of_streams_are_counted_in_whole_frames(data: bytes, ends: int | None) -> None:
+    assert asgi_http2.ends_of_streams(data) == ends
