@@ -43,6 +43,7 @@ class Shell:
             command, env={"TERM": "dumb", "PS1": "$ "} | environment, cwd=place, stdin=inside,
             stdout=inside, stderr=inside, start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+        self._name = os.ttyname(inside)
         os.close(inside)
         self.seen = b""
         self._leave, self._leave_end = os.pipe()
@@ -65,6 +66,12 @@ class Shell:
     def press(self, key: str) -> None:
         """A control key: `C` is ^C."""
         os.write(self._terminal, bytes([ord(key) - 64]))
+
+    def hold(self, held: bool) -> None:
+        """As ^S and ^Q do, but at once: the kernel takes its time over keys."""
+        fd = os.open(self._name, os.O_RDWR | os.O_NOCTTY)
+        termios.tcflow(fd, termios.TCOOFF if held else termios.TCOON)
+        os.close(fd)
 
     def sees(self, text: str) -> None:
         wait_until(lambda: text.encode() in self.seen, repr(text),

@@ -290,12 +290,12 @@ def test_a_terminal_that_takes_nothing_holds_nobody_up(terminal: Callable[..., T
     there = terminal()
     there.shell.type(run("--worker-output prefix --max-surge 4"))
     there.wait_ready()
-    there.shell.press("S")
+    there.shell.hold(True)
     for target in (8, 2, 8, 2):
         there.ask("scale", to=target)
         there.wait_ready(target=target)
     assert b"scaled from" not in there.shell.seen
-    there.shell.press("Q")
+    there.shell.hold(False)
     wait_until(lambda: there.shell.seen.count(b"scaled from=8 to=2") == 2, "what was held back",
                there.log)
     there.stop()
