@@ -22,13 +22,13 @@ from .launch.lookups import LookedUp
 from .launch.recognition import Refused
 from .logs.log import STANDARD_ERROR
 from .parts import SCHEMA, Parts
+from .places.pidfile import NoPidfile
+from .places.runtime_directory import NoRuntimeDirectory
 from .reporting.events import Entry, Event
 from .reporting.redaction import Redaction, secrets_of
 from .settings.table import Settings
 from .sockets.addresses import BadAddress
 from .sockets.listeners import CannotListen
-from .sockets.pidfile import NoPidfile
-from .sockets.runtime_directory import NoRuntimeDirectory
 from .steering.own_code import OwnCode
 from .steering.state import VERSION as VERSION
 from .steering.trial import Trial

@@ -34,14 +34,14 @@ from .logs.strangers import Strangers
 from .outside.announcements import Announcements
 from .outside.labels import Labels
 from .outside.web import Web
+from .places.notify_socket import NotifySocket
+from .places.pidfile import Pidfile
+from .places.restoring import STIRRED, Places
+from .places.runtime_directory import RuntimeDirectory
 from .settings.parsers import WorkerOutput
 from .settings.policy import policy_of
 from .settings.table import Settings
 from .sockets.listener_repair import Listening
-from .sockets.notify_socket import NotifySocket
-from .sockets.pidfile import Pidfile
-from .sockets.places import STIRRED, Places
-from .sockets.runtime_directory import RuntimeDirectory
 from .sockets.systemd import Notifier
 from .steering.answers import Answers
 from .steering.audience import Audience

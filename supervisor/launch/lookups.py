@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..places.runtime_directory import Rights
 from ..settings.table import Settings
-from ..sockets.runtime_directory import Rights
 from ..system import attributes
 
 

@@ -8,9 +8,9 @@ from typing import assert_never
 
 from ..core import facts
 from ..core.causes import Recycling
+from ..places.notify_socket import Notice
 from ..reporting import hints
 from ..settings.table import Settings
-from ..sockets.notify_socket import Notice
 from ..system.guard import Guard
 from ..system.ledger import Ledger
 from ..system.part import Part, State

@@ -14,11 +14,11 @@ from ..core import worker_environment
 from ..core.actions import Spawn
 from ..logs.log import STANDARD_ERROR, Source
 from ..logs.output import Ends, Output
+from ..places.notify_socket import NotifySocket
+from ..places.runtime_directory import RuntimeDirectory
 from ..settings.parsers import WorkerOutput
 from ..settings.table import Settings
 from ..sockets.listener import Listener
-from ..sockets.notify_socket import NotifySocket
-from ..sockets.runtime_directory import RuntimeDirectory
 from ..system.attributes import Attributes
 from ..system.ledger import Ledger
 from ..system.processes import Launch, Processes

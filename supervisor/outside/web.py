@@ -13,11 +13,11 @@ from typing import Any
 
 from ..core import facts, worker_environment
 from ..core.pool import Pool
+from ..places.runtime_directory import RuntimeDirectory
 from ..reporting.events import Entry, Event
 from ..sockets.listener import Listener
 from ..sockets.listener_repair import KeptListener, plain_listener
 from ..sockets.listeners import close_all
-from ..sockets.runtime_directory import RuntimeDirectory
 from ..system.attributes import Attributes
 from ..system.errands import Ended, Errand, Errands
 from ..system.ledger import Ledger

@@ -1,1 +1,1 @@
-"""Sockets: those that workers serve, and those on which workers and systemd are heard."""
+"""Sockets that workers serve: addresses, listeners, queues, and what systemd gives."""

@@ -12,10 +12,10 @@ from ..core import worker_environment
 from ..launch import memory, shared_page
 from ..logs.log import Log
 from ..logs.output import Output
+from ..places.runtime_directory import RuntimeDirectory
 from ..reporting import report
 from ..sockets import queues
 from ..sockets.listener_repair import Listening
-from ..sockets.runtime_directory import RuntimeDirectory
 from ..system.ledger import Ledger
 from ..system.part import Keep, Part, State
 from ..system.plain_data import to_plain

@@ -19,11 +19,11 @@ from ..core.upgrade import Kind, Terms
 from ..launch.notices import Notices
 from ..logs.log import Log
 from ..logs.strangers import Strangers
+from ..places.notify_socket import Notice, from_command
 from ..reporting import report
 from ..reporting.events import Event
 from ..settings.parsers import seconds, signal_name
 from ..settings.table import Settings
-from ..sockets.notify_socket import Notice, from_command
 from ..system.guard import Guard
 from ..system.ledger import Ledger
 from . import einhorn

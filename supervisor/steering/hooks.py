@@ -15,10 +15,10 @@ from typing import Any
 from ..core.upgrade import Outcome, Upgrade
 from ..launch import recipes
 from ..launch.prepared import Generations
+from ..places.runtime_directory import RuntimeDirectory
 from ..reporting import report
 from ..reporting.events import Entry, Event
 from ..settings.table import Settings
-from ..sockets.runtime_directory import RuntimeDirectory
 from ..system.attributes import Attributes
 from ..system.errands import Ended, Errand, Errands
 from ..system.ledger import Ledger

@@ -11,10 +11,10 @@ from ..core.upgrade import Terms
 from ..launch import shared_page
 from ..logs.log import Log
 from ..logs.sinks import CannotLog
+from ..places.restoring import STIRRED
 from ..reporting.events import Entry, Event
 from ..settings.parsers import AckMode
 from ..settings.table import Settings
-from ..sockets.places import STIRRED
 from ..system.guard import Guard
 from ..system.ledger import Ledger
 from ..system.loop import READ, Loop

@@ -26,7 +26,7 @@ MODULES = (
     "system.processes", "launch.measures", "launch.notices", "launch.spawning",
     "launch.shared_page", "launch.recipes", "steering.hooks", "steering.answers",
     "steering.orders", "steering.signals", "steering.upgrades", "steering.commands",
-    "steering.reloads", "steering.einhorn", "sockets.notify_socket", "sockets.systemd",
+    "steering.reloads", "steering.einhorn", "places.notify_socket", "sockets.systemd",
     "sockets.listeners", "control_socket.server", "control_socket.session")
 SHARED = ("protocol", "peer", "einhorn")
 # What the guard itself stands on, and what runs before there is a master or in the child's side of

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 from einhornpy.supervisor.outside.app_metrics import AppMetrics
-from einhornpy.supervisor.sockets.pidfile import NoPidfile, remove_pidfile, write_pidfile
-from einhornpy.supervisor.sockets.runtime_directory import NoRuntimeDirectory, Rights, claim
+from einhornpy.supervisor.places.pidfile import NoPidfile, remove_pidfile, write_pidfile
+from einhornpy.supervisor.places.runtime_directory import NoRuntimeDirectory, Rights, claim
 from einhornpy.supervisor.system import files
 
 from ..harness import APPS, Master, wait_until

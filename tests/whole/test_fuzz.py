@@ -34,8 +34,9 @@ from einhornpy.supervisor.core.pool import Pool
 from einhornpy.supervisor.launch import shared_page
 from einhornpy.supervisor.logs.strangers import Strangers
 from einhornpy.supervisor.outside import labels
+from einhornpy.supervisor.places import notify_socket
 from einhornpy.supervisor.settings import sources, table
-from einhornpy.supervisor.sockets import addresses, notify_socket, systemd
+from einhornpy.supervisor.sockets import addresses, systemd
 from einhornpy.supervisor.sockets.addresses import Address
 from einhornpy.supervisor.steering import audience, commands
 from einhornpy.supervisor.system import errands, plain_data

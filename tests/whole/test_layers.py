@@ -26,24 +26,27 @@ ARROWS: dict[str, set[str]] = {
     "supervisor/settings": {"shared", "supervisor/core", "supervisor/reporting"},
     "supervisor/sockets": {
         "shared", "supervisor/core", "supervisor/reporting", "supervisor/system"},
+    "supervisor/places": {
+        "shared", "supervisor/core", "supervisor/reporting", "supervisor/system",
+        "supervisor/sockets"},
     "supervisor/control_socket": {"shared", "supervisor/system"},
     "supervisor/outside": {
         "shared", "supervisor/core", "supervisor/reporting", "supervisor/system",
-        "supervisor/settings", "supervisor/sockets"},
+        "supervisor/settings", "supervisor/sockets", "supervisor/places"},
     "supervisor/logs": {
         "shared", "supervisor/programs", "supervisor/reporting", "supervisor/system",
         "supervisor/settings", "supervisor/outside"},
     "supervisor/launch": {
         "shared", "supervisor/core", "supervisor/reporting", "supervisor/system",
-        "supervisor/settings", "supervisor/sockets", "supervisor/logs"},
+        "supervisor/settings", "supervisor/sockets", "supervisor/places", "supervisor/logs"},
     "supervisor/steering": {
         "shared", "supervisor/control_socket", "supervisor/core", "supervisor/reporting",
-        "supervisor/system", "supervisor/settings", "supervisor/sockets", "supervisor/outside",
-        "supervisor/logs", "supervisor/launch"},
+        "supervisor/system", "supervisor/settings", "supervisor/sockets", "supervisor/places",
+        "supervisor/outside", "supervisor/logs", "supervisor/launch"},
     "supervisor": {
         "shared", "supervisor/control_socket", "supervisor/core", "supervisor/reporting",
-        "supervisor/system", "supervisor/settings", "supervisor/sockets", "supervisor/outside",
-        "supervisor/logs", "supervisor/launch", "supervisor/steering"},
+        "supervisor/system", "supervisor/settings", "supervisor/sockets", "supervisor/places",
+        "supervisor/outside", "supervisor/logs", "supervisor/launch", "supervisor/steering"},
     "control": {"shared"},
     "control/web": {"shared", "control"},
     "control/top": {"shared", "control"},

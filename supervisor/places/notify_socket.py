@@ -15,10 +15,10 @@ from functools import partial
 from typing import Any, Literal
 
 from ...shared import peer
+from ..sockets import binding
+from ..sockets.listeners import CannotListen
 from ..system.loop import READ, Loop
 from ..system.part import Keep, Kept, Part, State
-from . import binding
-from .listeners import CannotListen
 
 LONGEST_ERROR = 4000
 # What gunicorn's arbiter says together with READY=1, before its workers have imported anything

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from einhornpy.control.client import Client
 from einhornpy.shared.protocol import places_for_sockets, socket_directories
-from einhornpy.supervisor.sockets import name_lock, runtime_directory
-from einhornpy.supervisor.sockets.name_lock import NameTaken, hold_for_good
-from einhornpy.supervisor.sockets.runtime_directory import Rights, RuntimeDirectory
+from einhornpy.supervisor.places import name_lock, runtime_directory
+from einhornpy.supervisor.places.name_lock import NameTaken, hold_for_good
+from einhornpy.supervisor.places.runtime_directory import Rights, RuntimeDirectory
 
 from ..harness import APPS, BIN, EXAMPLE, Master, get, process_state, wait_listening, wait_until
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...shared.protocol import SYSTEM_DIRECTORY, places_for_sockets
+from ..sockets import binding
 from ..system import files
 from ..system.part import Keep, Kept, Part, State
-from . import binding, name_lock
+from . import name_lock
 
 
 class NoRuntimeDirectory(RuntimeError):

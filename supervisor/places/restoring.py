@@ -16,9 +16,9 @@ from collections.abc import Callable
 from ..core import facts
 from ..core.pool import State
 from ..reporting.events import Entry, Event
+from ..sockets.listeners import CannotListen
 from ..system.ledger import Ledger
 from ..system.part import Part
-from .listeners import CannotListen
 from .notify_socket import NotifySocket
 from .pidfile import NoPidfile, Pidfile
 from .runtime_directory import NoRuntimeDirectory, RuntimeDirectory
