@@ -41,8 +41,7 @@ def main() -> int:
     # Or a terminal could stop us before we serve: see terminal_signals.py.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTTIN, signal.SIGTTOU))
     system = os.uname()
-    kernel = tuple(int(number) for number in re.findall(r"[0-9]+", system.release)[:2])
-    if system.sysname != "Linux" or kernel < (5, 4):
+    if not _runs_on(system):
         return fail(
             f"cannot run on {system.sysname} {system.release}: expected Linux, kernel 5.4 or newer",
             1)
@@ -72,6 +71,11 @@ def main() -> int:
         return fail(f"cannot take over: {error}", 1)
     except CannotRun as error:
         return fail(str(error), error.code)
+
+
+def _runs_on(system: os.uname_result) -> bool:
+    kernel = tuple(int(number) for number in re.findall(r"[0-9]+", system.release)[:2])
+    return system.sysname == "Linux" and kernel >= (5, 4)
 
 
 def take_over(fd: int, failed: str | None, left_open: Mapping[int, tuple[int, int]]) -> int:

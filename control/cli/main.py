@@ -39,7 +39,7 @@ and replaces these one by one. `einhorn -h` lists the options."""
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """The entry point of `einhornpy`; leaves by SystemExit."""
-    words = [in_utf8(word) for word in sys.argv[1:]] if arguments is None else arguments
+    words = [*map(in_utf8, sys.argv[1:])] if arguments is None else arguments
     if "_EINHORNPY_COMPLETE" in os.environ:
         from . import completion  # noqa: F401  it teaches click how fish wants it
     # a master execs us as its next one (--reexec-as)
@@ -58,8 +58,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         code, message = ended(error)
     lost = streams[0].lost
     if lost is not None and not isinstance(lost, BrokenPipeError):
-        # whoever has only asked for words has got none
-        code = code if answered else code or 1
+        if not answered:  # whoever has only asked for words has got none
+            code = code or 1
         message = message or f"cannot write to standard output: {lost.strerror}"
     if message is not None:
         from .. import show

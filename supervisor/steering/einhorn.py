@@ -8,23 +8,18 @@ docs/einhorn.md.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
-from typing import Any
 
 from ...shared import commands, einhorn
 from ...shared.protocol import BadRequest, Code, Request
-from ..core.generation import Recipe
-from ..core.pool import Pool, State, Stopping, Worker
-from ..core.upgrade import Kind
-from ..core.view import is_exchanged
+from ..core.pool import Stopping
 from ..logs.log import Log
-from ..reporting import generations
 from ..settings.parsers import signal_name
 from ..settings.table import Settings
 from ..system.ledger import Ledger
 from .answers import Answers
+from .einhorn_state import state_document
 from .orders import Orders
 from .signals import STOPS
 
@@ -145,106 +140,3 @@ def refuse_words(request: Request) -> None:
         raise BadRequest(
             Code.BAD_ARGUMENT,
             f"{request.command} takes no words, got {' '.join(request.words)[:100]!r}", request.id)
-
-
-def state_document(pool: Pool, status: Mapping[str, Any], settings: Settings, now: float,
-                   wall: float) -> dict[str, Any]:
-    """Einhorn's state, with its keys (lib/einhorn.rb); `status`: our own status document. What has
-    no meaning here is left empty. Sets are lists: a safe YAML reader takes nothing else."""
-    upgrade = pool.running_upgrade
-    recipe = pool.generations[pool.current].recipe
-    newest = max(pool.workers.values(), key=lambda worker: worker.spawned_at, default=None)
-    begun = [*pool.history, *(() if upgrade is None else (upgrade,))]
-    told = generations.redaction(pool)
-    state = {
-        "children": {worker.pid: _child(worker, pool.farewell, now, wall)
-                     for worker in pool.workers.values()},
-        "config": {
-            ":number": pool.target, ":backlog": settings.backlog,
-            ":seconds": _number(settings.seconds),
-            ":max_unacked": settings.max_unacked, ":max_upgrade_additional": settings.max_surge},
-        "versions": {},
-        "version": pool.current,
-        "sockets": {},
-        "orig_cmd": told.command(settings.command),
-        "cmd": told.command(recipe.command),
-        "script_name": None,
-        "bind": [_bind(each["address"]) for each in status["listeners"]],
-        "bind_fds": [each["fd"] for each in status["listeners"]],
-        "bound_ports": [_bind(each["address"])[1] for each in status["listeners"]],
-        "respawn": pool.stopping is None,
-        "upgrading": upgrade is not None and not is_exchanged(pool),
-        "smooth_upgrade": upgrade is None or upgrade.terms.kind is Kind.ROLLING,
-        "reloading_for_upgrade": upgrade is not None and upgrade.preparing,
-        "path": None,
-        "cmd_name": status["name"],
-        "verbosity": 2 if settings.quiet else 0 if settings.verbose else 1,
-        "generation": status["master"]["reloads"],
-        "last_spinup": None if newest is None else _when(newest.spawned_at, now, wall),
-        "ack_mode": _ack_mode(settings, recipe),
-        "kill_children_on_exit": settings.kill_children_on_exit,
-        "command_socket_as_fd": settings.command_socket_as_fd,
-        "socket_path": status["master"]["socket"],
-        "pidfile": settings.pidfile,
-        "lockfile": settings.lockfile,
-        "consecutive_deaths_before_ack": pool.generations[pool.current].failures_in_a_row,
-        "last_upgraded": _date(begun[-1].started_wall) if begun else None,
-        "nice": dict(zip((":master", ":worker"), settings.nice or (None, None), strict=True))
-        | {":renice_cmd": None},
-        "reexec_commandline": settings.reexec_as and told.command(settings.reexec_as),
-        "drop_environment_variables": list(settings.drop_env_var),
-        "signal_timeout": _number(recipe.graceful_timeout),
-        "preloaded": False,
-    }
-    return {
-        ":state": {f":{key}": value for key, value in state.items()}, ":persistent_descriptors": []}
-
-
-def _ack_mode(settings: Settings, recipe: Recipe) -> dict[str, Any]:
-    if settings.ack_mode in ("manual", "notify"):
-        return {":type": ":manual"}
-    return {":type": ":timer", ":timeout": _number(recipe.ack_seconds)}
-
-
-def _bind(address: str) -> list[Any]:
-    """An address as Einhorn has it: host, port, options. A UNIX socket, which it doesn't know, has
-    no port."""
-    if address.startswith("unix:"):
-        return [address, None, []]
-    host, _, port = address.rpartition(":")
-    return [host.strip("[]"), int(port), []]
-
-
-def _number(value: float | None) -> float | None:
-    """Seconds; whole ones as somebody would write them."""
-    return int(value) if value is not None and value.is_integer() else value
-
-
-def _child(worker: Worker, farewell: str, now: float, wall: float) -> dict[str, Any]:
-    """One worker; `farewell`: the signal that asks one to leave."""
-    forced = {"ABRT": worker.aborted_at, "KILL": worker.killed_at}
-    # whoever was not asked to go before is noted as retired all the same
-    asked = None if worker.retired_at in forced.values() else worker.retired_at
-    signals = {farewell.removeprefix("SIG"): asked} | forced
-    signaled = {name: at for name, at in signals.items() if at is not None}
-    return {
-        ":type": ":worker",
-        ":version": worker.generation,
-        ":acked": worker.state is State.READY or worker.ready_at is not None,
-        ":signaled": [*signaled],
-        ":last_signaled_at": _when(max(signaled.values(), default=None), now, wall),
-        ":index": worker.index,
-        ":spinup_time": _when(worker.spawned_at, now, wall),
-        ":pinged_at": _when(worker.heartbeat_at, now, wall),
-        ":pinged_request_id": worker.pinged_request_id,
-    }
-
-
-def _when(at: float | None, now: float, wall: float) -> datetime | None:
-    """A time of the monotonic clock as a date; None stays None."""
-    return None if at is None else _date(wall - (now - at))
-
-
-def _date(wall: float) -> datetime:
-    """Seconds since the epoch as what YAML has for a time."""
-    return datetime.fromtimestamp(wall, UTC)
