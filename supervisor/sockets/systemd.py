@@ -35,25 +35,29 @@ SHORTEST_INTERVAL = 0.1
 @dataclass(frozen=True, slots=True)
 class Told:
     """What systemd knows. `reloading`: since an upgrade began. `extended`: until when, in monotonic
-    seconds."""
+    seconds. `newest`: the newest generation, 0 where that isn't known."""
 
     ready: bool = False
     reloading: bool = False
     stopping: bool = False
     status: str = ""
     extended: float = 0.0
+    newest: int = 0
 
 
 def messages(pool: Pool, told: Told, now: float) -> tuple[list[str], Told]:
     """Return what is to be said, as lines of one message, and what systemd knows after it.
 
     READY=1 comes when all workers are ready; RELOADING=1 when an upgrade begins, and READY=1 again
-    when it has ended, well or not; STOPPING=1; STATUS= in words; EXTEND_TIMEOUT_USEC= while workers
+    when it has ended, well or not, however soon, since `systemctl reload` waits for both;
+    STOPPING=1; STATUS= in words; EXTEND_TIMEOUT_USEC= while workers
     start or drain and may take longer.
     """
     verdict, reason = gate(pool)
     lines: list[str] = []
     upgrading = pool.running_upgrade is not None
+    begun = upgrading or 0 < told.newest < pool.newest
+    told = replace(told, newest=pool.newest)
     if pool.stopping is not None:
         if not told.stopping:
             lines.append("STOPPING=1")
@@ -65,7 +69,7 @@ def messages(pool: Pool, told: Told, now: float) -> tuple[list[str], Told]:
     elif not told.ready and pool.complete:
         lines.append("READY=1")
         told = replace(told, ready=True)
-    if told.ready and upgrading and not told.reloading and not told.stopping:
+    if told.ready and begun and not told.reloading and not told.stopping:
         lines += ["RELOADING=1", f"MONOTONIC_USEC={int(now * 1_000_000)}"]
         told = replace(told, reloading=True, extended=0.0)
     until = _may_take_until(pool, told)
@@ -142,6 +146,8 @@ class Notifier(Part):
         if not lines or self._send("\n".join(lines)):
             self._told = told
             self._again_at = now + AGAIN if self._unstored else None
+            if told.reloading and self._ledger.pool.running_upgrade is None:
+                self._again_at = now  # it has ended already: two messages, or systemd sees but one
         else:
             # its queue is full: what it was to know, it has yet to be told
             self._again_at = now + AGAIN

@@ -17,10 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from einhornpy.supervisor.core.facts import SaidReady, Spawned, StopRequested
+from einhornpy.supervisor.core.facts import (
+    SaidReady,
+    Spawned,
+    StopRequested,
+    UpgradeRefused,
+    UpgradeRequested,
+)
 from einhornpy.supervisor.core.generation import Recipe
 from einhornpy.supervisor.core.observe import new_pool, observe
 from einhornpy.supervisor.core.pool import Policy, Stopping
+from einhornpy.supervisor.core.upgrade import Terms
 from einhornpy.supervisor.sockets import systemd
 
 from ..harness import (
@@ -193,6 +200,15 @@ def test_what_is_said_is_a_pure_function_of_the_pool() -> None:
     pool = observe(pool, SaidReady(1), 3.0)
     lines, told = systemd.messages(pool, told, 3.0)
     assert lines == ["READY=1", "STATUS=ready: 1 of 1 workers ready on generation 1"]
+    # An upgrade that begins and ends between two looks is told of all the same.
+    refused = observe(pool, UpgradeRequested(Terms(), "signal HUP", 0.0), 2.0)
+    refused = observe(refused, UpgradeRefused(refused.newest, "its directory is gone", None, 0.0),
+                      2.0)
+    lines, after = systemd.messages(refused, told, 2.0)
+    assert lines[:2] == ["RELOADING=1", "MONOTONIC_USEC=2000000"]
+    lines, after = systemd.messages(refused, after, 2.0)
+    assert lines[0] == "READY=1"
+    assert systemd.messages(refused, after, 2.0) == ([], after)
     pool = observe(pool, StopRequested(Stopping.GRACEFUL), 4.0)
     lines, told = systemd.messages(pool, told, 4.0)
     assert lines[0] == "STOPPING=1"
