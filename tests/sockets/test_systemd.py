@@ -40,6 +40,7 @@ from ..harness import (
     base_environment,
     get,
     wait_gone,
+    wait_listening,
     wait_until,
 )
 from ..load import Load
@@ -264,7 +265,7 @@ class Given(Master):
         self.pid = process.pid
         self.environment = environment
         self._recorders = []
-        wait_until(lambda: os.path.exists(path), "the control socket")
+        wait_listening(Path(path))
 
     def log(self) -> str:
         return ""
