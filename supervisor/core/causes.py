@@ -13,6 +13,7 @@ class Recycling(enum.StrEnum):
     LIFETIME = "lifetime"
     MEMORY = "memory"
     ASKED = "asked"
+    LISTENER = "listener"  # clients come by another listening socket than it has
 
 
 class Leaving(enum.StrEnum):

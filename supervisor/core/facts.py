@@ -257,8 +257,8 @@ class ListenerShut:
 
 @dataclass(frozen=True, slots=True)
 class ListenerSwept:
-    """The file of a UNIX socket was removed, by whomever; it listens on a new socket of that name,
-    which the workers that there are don't have."""
+    """The file of a UNIX socket was removed, by whomever; there is a new socket of that name, which
+    the workers that there are don't have. They go on with the old one, and with all others."""
 
     address: str
 

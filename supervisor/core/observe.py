@@ -98,7 +98,7 @@ def _of_host(pool: Pool, event: facts.OfHost, now: float) -> Pool:
         case facts.ListenerShut():
             return _listener_shut(pool, event, now)
         case facts.ListenerSwept():
-            return replace(pool, sockets=pool.sockets + 1)
+            return _listener_swept(pool, event)
         case facts.ListenerLost():
             return _listener_lost(pool, event)
         case facts.Calmed():
@@ -131,6 +131,18 @@ def _listener_lost(pool: Pool, event: facts.ListenerLost) -> Pool:
     others = {key: why for key, why in pool.lost.items() if key != event.address}
     lost = {} if event.reason is None else {event.address: event.reason}
     return replace(pool, lost=others | lost)
+
+
+def _listener_swept(pool: Pool, event: facts.ListenerSwept) -> Pool:
+    """Everybody is due, and goes on until somebody else is there: what waits in the old socket's
+    queue, and whoever comes by another address, is served meanwhile."""
+    pool = replace(pool, unserved=pool.unserved | {event.address})
+    for worker in pool.workers.values():
+        if worker.state is not State.RETIRING and worker.recycled_for is None:
+            pool = with_worker(pool, replace(
+                worker, recycled_for=f"has a socket of {event.address} whose file was removed",
+                recycling=Recycling.LISTENER))
+    return pool
 
 
 def _of_worker(pool: Pool, event: facts.OfWorker, now: float) -> Pool:
@@ -189,6 +201,8 @@ def _said_ready(pool: Pool, worker: Worker, guessed: bool, now: float) -> Pool:
     if worker.state is not State.STARTING or worker.unfit is not None:
         return pool
     pool = with_worker(pool, replace(worker, state=State.READY, ready_at=now, guessed=guessed))
+    if worker.recycling is not Recycling.LISTENER:
+        pool = replace(pool, unserved=frozenset())
     if worker.generation == pool.current:
         pool = progress(pool, now)
     return prove(pool, worker.generation)

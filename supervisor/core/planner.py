@@ -381,9 +381,9 @@ def _finish(pool: Pool, view: View, now: float) -> Iterable[Action]:
 
 def _finish_well(pool: Pool, view: View, upgrade: Upgrade) -> Iterable[Action]:
     """The upgrade is done, if whoever connects finds somebody."""
-    if pool.lost:
+    if pool.unreachable:
         reason = " and ".join(f"nobody can connect to {address}: {why}"
-                              for address, why in pool.lost.items())
+                              for address, why in pool.unreachable.items())
         return [RollBack(reason, None, Refusal.LISTENER_LOST)]
     # Also one that is due again already: it serves, and the next one is not there yet.
     guessed = any(worker.guessed for worker in (*view.wanted_ready, *view.outdated_ready))

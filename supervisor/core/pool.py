@@ -28,6 +28,9 @@ from .upgrade import Upgrade
 # back, as one does that never became ready; one that is due within this time is exchanged when it
 # is over. Otherwise one that always does so would be replaced in a hot loop.
 SETTLE_SECONDS = 1.0
+# How long a worker that has never been ready has to leave: it serves nobody, and may not be able to
+# hear us while it imports.
+UNREADY_SECONDS = 1.0
 # A worker that dies within this time of its ready is a fault of its release, and a release is calm
 # again after a longer time without one: long enough for a slow start in between.
 FAULT_SECONDS, CALM_SECONDS = 60.0, 120.0
@@ -175,6 +178,8 @@ class Pool:
     sockets: int = 0
     # Addresses to which nobody can connect, and why.
     lost: Mapping[str, str] = field(default_factory=dict)
+    # Addresses where a new socket waits for a worker that has it.
+    unserved: frozenset[str] = frozenset()
     # Processes that outlive their workers.
     left_behind: Mapping[int, LeftBehind] = field(default_factory=dict)
     # When the master last came back from a time in which it did not run (monotonic seconds).
@@ -191,6 +196,20 @@ class Pool:
         if worker.state is not State.READY or worker.ready_at is None:
             return False
         return now >= self.since(worker.ready_at) + self.policy.min_ready(worker)
+
+    def patience(self, worker: Worker) -> float:
+        """For how many seconds a worker that is asked to go is waited for."""
+        recipe = self.generations[worker.generation].recipe
+        # Where readiness is only a guess it may serve before.
+        if worker.ready_at is None and recipe.ack_seconds is None:
+            return min(recipe.graceful_timeout, UNREADY_SECONDS)
+        return recipe.graceful_timeout
+
+    @property
+    def unreachable(self) -> Mapping[str, str]:
+        """Addresses where nobody is served, and why."""
+        return {**self.lost} | dict.fromkeys(
+            self.unserved, "its file was removed, and no worker has the new socket yet")
 
     @property
     def farewell(self) -> str:

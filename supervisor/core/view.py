@@ -12,9 +12,6 @@ from .upgrade import Phase
 
 # How long a hung worker has to say where it hangs, between SIGABRT and SIGKILL.
 ABORT_SECONDS = 2.0
-# How long a worker that has never been ready has to leave: it serves nobody, and may not be able to
-# hear us while it imports.
-UNREADY_SECONDS = 1.0
 _DEAF = "a listening socket of it is no more what clients connect to"
 
 
@@ -110,17 +107,15 @@ def _look_at_left_behind(view: View, pool: Pool, now: float) -> None:
 
 
 def _look_at_retiring(view: View, pool: Pool, worker: Worker, now: float) -> None:
-    recipe = pool.generations[worker.generation].recipe
     if worker.killed_at is not None or worker.retired_at is None:
         return
     if worker.aborted_at is not None:
         if view.past(pool.since(worker.aborted_at) + ABORT_SECONDS, now):
             view.overdue.append(Kill(worker.id, "did not leave after SIGABRT", Force.HUNG))
         return
-    unready = worker.ready_at is None and recipe.ack_seconds is None
-    patience = min(recipe.graceful_timeout, UNREADY_SECONDS) if unready else recipe.graceful_timeout
+    patience = pool.patience(worker)
     if view.past(pool.since(worker.retired_at) + patience, now):
-        never = ", and was never ready" if unready else ""
+        never = "" if worker.ready_at is not None else ", and was never ready"
         reason = f"did not leave within {patience:g} s{never}"
         view.overdue.append(Kill(worker.id, reason, Force.OVERSTAYED))
 

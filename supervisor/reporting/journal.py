@@ -185,7 +185,7 @@ def _of_host(before: Pool, fact: facts.OfHost, after: Pool) -> Iterator[Entry]:
             yield _listener_shut(fact, after)
         case facts.ListenerSwept():
             yield Entry(Event.LISTENER_MADE_AGAIN, {
-                "address": fact.address, "so": "workers that have the old socket are replaced"})
+                "address": fact.address, "so": "its workers are replaced, one after the other"})
         case facts.ListenerLost():
             yield _listener_lost(fact)
         case facts.Suspended():

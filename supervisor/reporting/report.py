@@ -44,9 +44,9 @@ def gate(pool: Pool) -> tuple[Gate, str]:
     if upgrade is not None and upgrade.outcome is not None and upgrade.outcome.refused:
         return Gate.ROLLED_BACK, (f"generation {upgrade.to_generation} was refused: "
                                   f"{_why(upgrade)}{_still_serving(pool, upgrade)}{_short(pool)}")
-    if pool.lost:
+    if pool.unreachable:
         return Gate.DEGRADED, "; ".join(f"nobody can connect to {address}: {why}"
-                                        for address, why in pool.lost.items())
+                                        for address, why in pool.unreachable.items())
     have = f"{pool.ready} of {pool.target} workers ready"
     if pool.ready >= pool.target:
         return _of_enough(pool, have)
@@ -161,7 +161,7 @@ def upgrade_document(pool: Pool, upgrade: Upgrade, now: float) -> dict[str, Any]
         "requested_by": upgrade.requested_by,
         "canary": upgrade.terms.canary or None,
         "check": upgrade.check,
-        "hold_left_seconds": _hold_left(upgrade, now),
+        "hold_left_seconds": _hold_left(pool, upgrade, now),
         "paused_by": upgrade.paused_by,
         "recipe_of": upgrade.terms.recipe_of,
         "started_at": timestamp(upgrade.started_wall),
@@ -183,10 +183,10 @@ def _failed_start(pool: Pool) -> dict[str, Any] | None:
     return None
 
 
-def _hold_left(upgrade: Upgrade, now: float) -> float | None:
+def _hold_left(pool: Pool, upgrade: Upgrade, now: float) -> float | None:
     if upgrade.phase is not Phase.HELD or upgrade.held_since is None or upgrade.terms.hold is None:
         return None
-    return round(max(0.0, upgrade.held_since + upgrade.terms.hold - now), 3)
+    return round(max(0.0, pool.since(upgrade.held_since) + upgrade.terms.hold - now), 3)
 
 
 def _worker_document(pool: Pool, worker: Worker, now: float, memory: int | None,
@@ -218,8 +218,7 @@ def _killed_in(pool: Pool, worker: Worker, now: float) -> float | None:
     """In how many seconds a retiring worker is killed; None for the others, and after that."""
     if worker.retired_at is None or worker.killed_at is not None or worker.aborted_at is not None:
         return None
-    graceful_timeout = pool.generations[worker.generation].recipe.graceful_timeout
-    return max(0.0, worker.retired_at + graceful_timeout - now)
+    return max(0.0, pool.since(worker.retired_at) + pool.patience(worker) - now)
 
 
 def _waits_for(worker: Worker, killed_in: float | None, in_flight: int | None) -> str | None:

@@ -144,7 +144,11 @@ class Listening(Part):
             self._find(position)
             return False
         again_at = self._swept_at.get(position, -CALM) + CALM
-        if now is None and listener.made is not None and time.monotonic() >= again_at:
+        upgrade = self._ledger.pool.running_upgrade
+        # Nobody would be replaced now, and clients would wait for nobody.
+        stands = upgrade is not None and (upgrade.paused_by is not None or upgrade.on_canary)
+        if now is None and listener.made is not None and not stands and (
+                time.monotonic() >= again_at):
             return True
         self._lose(position,
                    "its file is gone" if now is None else "its file is another one by now")

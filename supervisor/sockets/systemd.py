@@ -87,11 +87,10 @@ def _may_take_until(pool: Pool, told: Told) -> float:
     """Until when systemd must be patient: while it starts us, reloads us or stops us."""
     ends = [0.0]
     for worker in pool.workers.values():
-        recipe = pool.generations[worker.generation].recipe
         if worker.retired_at is not None and (told.stopping or told.reloading):
-            ends.append(worker.retired_at + recipe.graceful_timeout + MARGIN)
+            ends.append(pool.since(worker.retired_at) + pool.patience(worker) + MARGIN)
         if worker.ready_at is None and not told.stopping and (told.reloading or not told.ready):
-            ends.append(worker.spawned_at + pool.policy.ready_timeout + MARGIN)
+            ends.append(pool.since(worker.spawned_at) + pool.policy.ready_timeout + MARGIN)
     return max(ends)
 
 

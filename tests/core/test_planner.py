@@ -152,6 +152,14 @@ class PlannerMachine(RuleBasedStateMachine):
                 facts.ListenerShut("unix:/run/shop.sock",
                                    anew=data.draw(st.sampled_from([False, True]))))
 
+    @precondition(lambda self: self.alive() and self.world.steps % 8 == 3)
+    @rule()
+    def the_file_of_a_socket_is_swept(self) -> None:
+        before = self.world.pool.ready
+        self.world.fact(facts.ListenerSwept("unix:/run/shop.sock"))
+        assert self.world.pool.ready >= min(before, self.world.pool.target) or (
+            self.world.pool.short_of_memory)
+
     @precondition(lambda self: self.alive())
     @rule(seconds=st.sampled_from([0.1, 1.0, 5.0, 31.0, 61.0]))
     def time_passes(self, seconds: float) -> None:

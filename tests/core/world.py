@@ -11,8 +11,15 @@ from einhornpy.supervisor.core import actions, facts, planner, upgrade
 from einhornpy.supervisor.core import observe as observing
 from einhornpy.supervisor.core.causes import Refusal
 from einhornpy.supervisor.core.generation import Recipe
-from einhornpy.supervisor.core.pool import CALM_SECONDS, Policy, Pool, State, Worker
-from einhornpy.supervisor.core.view import ABORT_SECONDS, UNREADY_SECONDS
+from einhornpy.supervisor.core.pool import (
+    CALM_SECONDS,
+    UNREADY_SECONDS,
+    Policy,
+    Pool,
+    State,
+    Worker,
+)
+from einhornpy.supervisor.core.view import ABORT_SECONDS
 
 Now = float
 PlanFunction = Callable[[Pool, Now], actions.Plan]
@@ -334,6 +341,7 @@ class World:
         if upgrade.rolling_back and (stalled
                                      or self.pool.generations[self.pool.current].failures_in_a_row):
             return
+        assert upgrade.rolling_back or not self.pool.unreachable, "it says done, and is not reached"
         assert not upgrade.on_canary
         assert upgrade.paused_by is None
         assert all(worker.generation == self.pool.current
