@@ -52,7 +52,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         answered = words[0] in ANSWERED_BY_CODE
         for stream in streams:
             stream.patience = PATIENCE if words[0] in ACTING else None
-        cli.main(words, prog_name="einhornpy", standalone_mode=False)
+        # A help that was asked for ends with a code here, what a command does with none.
+        answered = (cli.main(words, prog_name="einhornpy", standalone_mode=False) is None
+                    and answered)
     # whatever ended it, it is one line
     except (Exception, KeyboardInterrupt) as error:
         code, message = ended(error)
