@@ -3,6 +3,7 @@ for an order that only a terminal says."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -299,3 +300,38 @@ def test_a_terminal_that_takes_nothing_holds_nobody_up(terminal: Callable[..., T
     wait_until(lambda: there.shell.seen.count(b"scaled from=8 to=2") == 2, "what was held back",
                there.log)
     there.stop()
+
+
+# Starts a master in a process group of its own, waits for it, stops it, and leaves: the kernel then
+# sends HUP and CONT to the group, which nobody is left to care for (setpgid(2)).
+LEAVES = """
+import os, signal, subprocess, sys
+ready, command = sys.argv[1].split(), sys.argv[2:]
+master = subprocess.Popen(command, process_group=0)
+subprocess.run(ready, check=True)
+os.kill(master.pid, signal.SIGSTOP)
+os.waitid(os.P_PID, master.pid, os.WSTOPPED)
+"""
+
+
+def test_without_a_terminal_too_the_kernels_hang_up_is_no_order(place: Path) -> None:
+    (place / "talker.py").write_text(TALKER)
+    environment = base_environment(place) | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+    log, cli = place / "log", [EINHORNPY, "status", "--wait", "-c", "x"]
+    # Somebody else of the session stays, or there would be no group that is left alone.
+    with subprocess.Popen(
+            ["sh", "-c", '"$@"; read line', "sh", sys.executable, "-c", LEAVES, " ".join(cli),
+             *run(f"--log-file {log}").split()],
+            cwd=place, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            start_new_session=True) as session:
+        wait_until(lambda: log.exists() and "signal ignored signal=HUP" in log.read_text(),
+                   "a hang-up", lambda: log.read_text() if log.exists() else "")
+        status = subprocess.run([EINHORNPY, "status", "--json", "-c", "x"], env=environment,
+                                capture_output=True, text=True, check=True)
+        assert json.loads(status.stdout)["generation"] == 1
+        pid = json.loads(status.stdout)["master"]["pid"]
+        os.kill(pid, signal.SIGHUP)  # by hand it is one
+        wait_until(lambda: "upgrade ended" in log.read_text(), "an upgrade", log.read_text)
+        subprocess.run([EINHORNPY, "stop", "-c", "x"], env=environment, check=True)
+        wait_gone(pid)
+        session.communicate(b"\n")
