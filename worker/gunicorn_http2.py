@@ -167,13 +167,14 @@ def remaining(connection: Any, receive_data: Any) -> Iterator[Any]:
         if connection.told_at is not None:
             until = connection.told_at + ROUND_TRIP
         left = until - time.monotonic()
-        if waiting(connection) or readable(connection.sock, max(0.0, left)):
-            yield from receive_data(connection)
-        elif connection.told_at is None:
+        if left <= 0 and connection.told_at is None:
+            # Of several uploads one may always be half sent, so that nothing is ever answered.
             connection.told_at = time.monotonic()
             connection.sock.sendall(goaway(LAST_STREAM))
             continue
-        if left <= 0 and connection.told_at is not None and not waiting(connection):
+        if waiting(connection) or readable(connection.sock, max(0.0, left)):
+            yield from receive_data(connection)
+        if left <= 0 and not waiting(connection):
             return
 
 
