@@ -53,11 +53,21 @@ class Goodbyes:
 
     def meet_all(self, kind: Any) -> None:
         """Get to know every connection of this class as it is made."""
-        make = kind.__init__
+        make, close = kind.__init__, kind.close
+
+        def close_after_the_last(connection: Any, error_code: int = 0,
+                                 last_stream_id: Any = None) -> Any:
+            """gunicorn names 0 where no stream is open any more, which allows the client to repeat
+            all that it has sent; and what was named once can't grow."""
+            if last_stream_id is None:
+                last_stream_id = connection.last_named
+                if last_stream_id is None:
+                    last_stream_id = connection.h2_conn.highest_inbound_stream_id
+            return close(connection, error_code, last_stream_id)
 
         def make_and_meet(connection: Any, *arguments: Any) -> None:
             make(connection, *arguments)
-            connection.told_at = connection.seen_at = None
+            connection.told_at = connection.seen_at = connection.last_named = None
             h2 = connection.h2_conn
             data_to_send = h2.data_to_send
 
@@ -71,7 +81,7 @@ class Goodbyes:
             h2.data_to_send = with_goaway
             self.connections.add(connection)
 
-        kind.__init__ = make_and_meet
+        kind.__init__, kind.close = make_and_meet, close_after_the_last
 
     def look(self) -> None:
         """Called again and again while an asgi worker retires: send what is due."""
@@ -87,7 +97,8 @@ class Goodbyes:
             elif now - connection.told_at >= ROUND_TRIP and not getattr(connection, "draining", 1):
                 # What gunicorn does when a client has said goodbye: it answers what is open,
                 # refuses what is new, and closes.
-                connection.peer_last_stream_id = last = connection.h2_conn.highest_inbound_stream_id
+                last = connection.h2_conn.highest_inbound_stream_id
+                connection.peer_last_stream_id = connection.last_named = last
                 connection.draining = True
                 connection.writer.write(goaway(last))
 

@@ -84,12 +84,13 @@ def through_an_upgrade(master: Master, tls: bool, streams: int, uploads: bool = 
     return client
 
 
-def gunicorn(start: Start, place: Path, name: str, tls: bool, app: Path) -> Master:
+def gunicorn(start: Start, place: Path, name: str, tls: bool, app: Path,
+             graceful: float = GRACEFUL) -> Master:
     key, made = certificate(place)
     how = ["--certfile", str(made), "--keyfile", str(key)] if tls else [
         "--http2-cleartext", "prior-knowledge"]
     master = start("-n", "1", "-b", "127.0.0.1:0", "--chdir", str(app), "--graceful-timeout",
-                   str(GRACEFUL), "--", "gunicorn", "--http-protocols", "h2,h1", "--keep-alive",
+                   str(graceful), "--", "gunicorn", "--http-protocols", "h2,h1", "--keep-alive",
                    "60", *how, *CLASSES[name], environment={"IMPORT_SECONDS": "0"})
     master.wait_ready()
     return master
@@ -161,6 +162,17 @@ def test_an_answer_of_hypercorn_that_outlasts_the_lingering_gets_its_end(
         assert len(client.trailers) == (2 if path == "/trailers" else 0)
         recorder.wait_for("worker-gone")
     assert "worker killed" not in master.log()
+
+
+def test_what_was_half_answered_at_the_end_of_the_time_is_not_said_to_be_untouched(
+        start: Start, place: Path) -> None:
+    master = gunicorn(start, place, "asgi", False, with_apps(place), graceful=2.5)
+    with Streams(master.address, False, "/stream") as client:
+        assert client.read_until(lambda: all(client.bodies.values()))
+        assert master.cli("upgrade", "--no-wait").returncode == 0
+        assert not client.read_until(lambda: client.ended == {1, 3})
+    assert client.last_ids[0] == LARGEST
+    assert client.last_ids[1:] and set(client.last_ids[1:]) == {3}, client.last_ids
 
 
 def test_a_goaway_is_what_h2_takes_for_one() -> None:
