@@ -38,6 +38,9 @@ from .system.part import Part
 
 # Who should have run and didn't for so many seconds was suspended; less is a host that is busy.
 SUSPENDED = 2.0
+# What only looks as if we had stood still counts but once in so many seconds: it may be nothing,
+# and one that hangs is not to be spared for ever.
+SIGNS_APART = 600.0
 
 
 class CannotRun(RuntimeError):
@@ -68,6 +71,7 @@ class Master:
             os.set_inheritable(fd, False)  # they were to survive exec, but are nothing for a worker
         ours = dict(environ)
         self.parts = Parts(settings, ours, dict(given), looked_up, own_code)
+        self._sign_at = -SIGNS_APART
         self._start = FirstStart(self.parts, settings, ours, looked_up, self._early_turn)
 
     # --- starting and ending ---
@@ -192,14 +196,19 @@ class Master:
     def _note_suspension(self, came: set[signal.Signals]) -> None:
         """Tell everybody if we did not run for a while, since nobody else may have run either: a
         container that was frozen, a job that was stopped, a machine that slept."""
-        lost, self.parts.loop.lost = self.parts.loop.lost, 0.0
+        loop, now = self.parts.loop, time.monotonic()
+        lost, signs = loop.lost >= SUSPENDED, loop.interrupted >= SUSPENDED
+        seconds = loop.lost if lost else None
+        loop.lost = loop.interrupted = 0.0
         continued = signal.SIGCONT in came
         came.discard(signal.SIGCONT)
-        if lost < SUSPENDED and not continued:
+        if signs and not lost and not continued:
+            signs = now >= self._sign_at + SIGNS_APART
+            self._sign_at = now if signs else self._sign_at
+        if not lost and not signs:
             return
         for part in self.parts:
-            self.parts.guard.run(part.name, part.on_suspended, time.monotonic(),
-                                 lost if lost >= SUSPENDED else None)
+            self.parts.guard.run(part.name, part.on_suspended, now, seconds)
 
     def _few(self) -> list[Part]:
         """Those that have something to do when there are no workers."""

@@ -36,8 +36,9 @@ from .outside.labels import Labels
 from .outside.web import Web
 from .places.notify_socket import NotifySocket
 from .places.pidfile import Pidfile
-from .places.restoring import STIRRED, Places
+from .places.restoring import Places
 from .places.runtime_directory import RuntimeDirectory
+from .places.watched import STIRRED
 from .settings.parsers import WorkerOutput
 from .settings.policy import policy_of
 from .settings.table import Settings
@@ -131,7 +132,8 @@ class Parts:
                                    self.notices.guarded,
                                    0o666 if looked_up.attributes.other_user else 0o600)
         self.places = Places(self.ledger, self.place, self.notify, self.pidfile,
-                             self.measures.heard_by_path, lambda: STIRRED in self.signals.came)
+                             self.measures.heard_by_path, self.listening.files,
+                             lambda: STIRRED in self.signals.came)
         self.hooks = Hooks(self.ledger, self.generations, self.errands, settings,
                            looked_up.attributes, self.place,
                            lambda generation: self.web.environment(generation))

@@ -42,17 +42,19 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     words = [*map(in_utf8, sys.argv[1:])] if arguments is None else arguments
     if "_EINHORNPY_COMPLETE" in os.environ:
         from . import completion  # noqa: F401  it teaches click how fish wants it
-    # a master execs us as its next one (--reexec-as)
-    if words and words[0] in ("--take-over", "--check-state"):
-        become_master(*words)
     streams = take_streams()
     code, message, answered = 0, None, False
     try:
+        # a master execs us as its next one (--reexec-as)
+        if words and words[0] in ("--take-over", "--check-state"):
+            become_master(*words)
         words = einhorns(words) if is_einhorn() else meant(words)
         answered = words[0] in ANSWERED_BY_CODE
         for stream in streams:
             stream.patience = PATIENCE if words[0] in ACTING else None
-        cli.main(words, prog_name="einhornpy", standalone_mode=False)
+        # A help that was asked for ends with a code here, what a command does with none.
+        answered = (cli.main(words, prog_name="einhornpy", standalone_mode=False) is None
+                    and answered)
     # whatever ended it, it is one line
     except (Exception, KeyboardInterrupt) as error:
         code, message = ended(error)
@@ -129,7 +131,11 @@ def _check_spelling(word: str) -> None:
 
 
 def become_master(*words: str) -> NoReturn:
-    """Exec the master with these words."""
+    """Exec the master with these words.
+
+    Raises:
+        Exit: this Python can't be run again.
+    """
     # Done here, since it needs ctypes, which would weigh on a master for ever.
     from ..privileges import adopt_orphans
 
@@ -140,7 +146,14 @@ def become_master(*words: str) -> NoReturn:
         python = os.path.join(os.path.realpath(os.path.dirname(python)), os.path.basename(python))
     # -P: a file of the app's in the current directory must not shadow a module of the master's.
     # -X utf8: whatever the locale is, the master reads and writes one and the same text.
-    os.execv(python, [python, "-X", "utf8", "-P", "-m", "einhornpy.supervisor", *words])
+    try:
+        os.execv(python, [python, "-X", "utf8", "-P", "-m", "einhornpy.supervisor", *words])
+    except OSError as error:
+        from ...shared import reach
+
+        error.filename = python
+        raise Exit(1, "cannot run the master in einhornpy's own Python, "
+                   f"{python or '(unknown)'}: {reach.why(error)}") from None
 
 
 def ended(error: BaseException) -> tuple[int, str | None]:
@@ -167,8 +180,10 @@ def ended(error: BaseException) -> tuple[int, str | None]:
             return codes.get(error.code, 1), str(error)
         case KeyboardInterrupt() | click.Abort():
             return gate.INTERRUPTED, None
-        case OSError():
-            return 1, f"cannot go on: {error}"
+        case OSError() if error.filename is not None:
+            from ...shared import reach
+
+            return 1, f"cannot go on: {error.filename}: {reach.why(error)}"
         case _:
             # One line for scripts too, with the place for whoever is to mend it.
             return 1, f"unforeseen {where(error)}"

@@ -80,17 +80,24 @@ def wait_until_replaced(master: client.Client, index: int, pid: int,
             workers = document["workers"]
             left = any(worker["pid"] == pid for worker in workers)
             if not left and document["ready"] >= document["target"]:
-                say(f"worker {index} (pid {pid}) is gone: {document['reason']}")
+                how = "replaced and gone" if is_replaced(workers, index, pid) else "gone"
+                say(f"worker {index} (pid {pid}) is {how}")
+                # How the host is says nothing of this worker: a release may have been refused.
+                say(f"{document['name']}: {document['gate']}: {document['reason']}")
                 return
     except client.TimedOut:
-        replaced = any(
-            worker["index"] == index and worker["state"] == "ready" and worker["pid"] != pid
-            for worker in workers)
-        how = "is replaced, but not gone" if replaced else "is not replaced"
+        how = ("is replaced, but not gone" if is_replaced(workers, index, pid) else
+               "is not replaced")
         raise Exit(gate.TIMED_OUT,
                    f"worker {index} (pid {pid}) {how} within {timeout:g} s") from None
     except KeyboardInterrupt:
         raise Exit(gate.INTERRUPTED, "it is replaced without you") from None
+
+
+def is_replaced(workers: list[dict[str, Any]], index: int, pid: int) -> bool:
+    """Whether another worker is ready in the seat of this one."""
+    return any(worker["index"] == index and worker["state"] == "ready" and worker["pid"] != pid
+               for worker in workers)
 
 
 @click.command("signal")

@@ -33,26 +33,31 @@ def hold_file(path: str, name: str) -> int:
     """The descriptor of the file at `path`, locked, with our pid in it. `name`: the master's.
 
     Raises:
-        NameTaken: another master holds it, or it can't be made.
+        NameTaken: another master holds it, it can't be made, or it is something else than a lock.
     """
     try:
         while True:
-            lock = files.opened(path, os.O_RDWR | os.O_CREAT)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                pid = os.read(lock, 20).decode(errors="replace").strip()
-                os.close(lock)
-                raise _taken(path, name, pid) from None
-            # Its last holder may have removed the file between our open and our lock.
-            if is_at(lock, path):
-                break
-            os.close(lock)
-        os.ftruncate(lock, 0)
-        os.write(lock, f"{os.getpid()}\n".encode())
+            with contextlib.ExitStack() as undoing:
+                lock = files.opened(path, os.O_RDWR | os.O_CREAT)
+                undoing.callback(os.close, lock)
+                said = os.read(lock, 32).decode(errors="replace").strip()
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise _taken(path, name, said[:20]) from None
+                if said and not said.isdecimal():
+                    raise NameTaken(f"cannot lock {path}: it holds something else than a pid")
+                # Its last holder may have removed the file between our open and our lock.
+                if not is_at(lock, path):
+                    continue
+                os.ftruncate(lock, 0)
+                # For people alone: where there is no room for it, the lock is held all the same.
+                with contextlib.suppress(OSError):
+                    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+                undoing.pop_all()
+                return lock
     except OSError as error:
         raise NameTaken(f"cannot make {path}: {error.strerror}") from None
-    return lock
 
 
 def is_at(lock: int, path: str) -> bool:

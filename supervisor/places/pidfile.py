@@ -26,6 +26,11 @@ class Pidfile(Part):
     def __init__(self) -> None:
         self._path: str | None = None
 
+    @property
+    def path(self) -> str:
+        """Where it is; "" where there is none."""
+        return self._path or ""
+
     def write(self, path: str) -> None:
         """See `write_pidfile`."""
         write_pidfile(path)

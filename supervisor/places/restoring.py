@@ -1,17 +1,14 @@
 """The master's own places while it lives: what somebody has swept away is made again, with the same
 names, and told of once.
 
-It knows of a removal at once where the kernel tells of changes to a directory (fcntl(2), F_NOTIFY:
-inotify(7) would cost a master ctypes), and otherwise whenever the master has something to do.
+It knows of a removal at once where the kernel tells of changes to a directory (watched.py), and
+otherwise whenever the master has something to do. So do those who look after other files.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
-import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ..core import facts
 from ..core.pool import State
@@ -22,10 +19,10 @@ from ..system.part import Part
 from .notify_socket import NotifySocket
 from .pidfile import NoPidfile, Pidfile
 from .runtime_directory import NoRuntimeDirectory, RuntimeDirectory
+from .watched import Watched
 
-# By it the kernel wakes us; nobody dies of it who doesn't know it.
-STIRRED = signal.SIGURG
-# A directory in which others come and go all the time is not listened to more often, in seconds.
+# Directories in which others come and go all the time wake us after so many seconds at the
+# earliest, and ever more rarely, until it is as often as we look where the kernel doesn't tell.
 CALM = 1.0
 # Whoever removes a directory fails if there is something new in it: he has so long to finish, in
 # seconds.
@@ -36,23 +33,25 @@ AGAIN, UNTOLD = 1.0, 30.0
 
 
 class Places(Part):
-    """`silent`: the workers of whom we heard by path alone. `stirred`: whether the kernel has told
-    of a change in this turn."""
+    """`heard_by_path`: the workers of whom we hear by path alone. `others`: files that somebody
+    else looks after. `stirred`: whether the kernel has told of a change in this turn."""
 
     name = "places"
     deadline: float | None = None
 
     def __init__(self, ledger: Ledger, place: RuntimeDirectory, notify: NotifySocket,
                  pidfile: Pidfile, heard_by_path: Callable[[], list[int]],
-                 stirred: Callable[[], bool]) -> None:
+                 others: Callable[[], Iterable[str]], stirred: Callable[[], bool]) -> None:
         self._ledger = ledger
         self._place = place
         self._notify = notify
         self._pidfile = pidfile
         self._heard_by_path = heard_by_path
+        self._others = others
         self._stirred = stirred
-        self._watched: int | None = None  # the directory, open
-        self._watching = ""
+        self._watched = Watched()
+        self._watched_at = 0.0
+        self._calm = CALM
         self._since: float | None = None  # when the loss was seen
         self._failed: str | None = None
 
@@ -67,9 +66,11 @@ class Places(Part):
         if not self._place.path:
             return
         if self._stirred():
-            self.deadline = now + CALM
-        elif self._watching != self._place.path or (self.deadline is not None
-                                                    and now >= self.deadline):
+            busy = now < self._watched_at + 2 * self._calm
+            self._calm = min(2 * self._calm, UNTOLD) if busy else CALM
+            self.deadline = now + self._calm
+        elif self._directories() != self._watched.paths or (self.deadline is not None
+                                                            and now >= self.deadline):
             self._watch(now)
         lost = self._lost()
         if not lost:
@@ -110,25 +111,17 @@ class Places(Part):
         lost += [self._notify.path] if self._notify.lost else []
         return lost + [path for path in [self._pidfile.lost()] if path is not None]
 
-    def _watch(self, now: float) -> None:
-        """Let the kernel tell of the next change to our directory."""
-        self._forget()
-        self._watching, self.deadline = self._place.path, None
-        try:
-            self._watched = os.open(os.path.dirname(self._place.path),
-                                    os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.fcntl(self._watched, fcntl.F_SETSIG, STIRRED)
-            # once, until it is asked for anew; what comes may have taken the place of ours
-            fcntl.fcntl(self._watched, fcntl.F_NOTIFY,
-                        fcntl.DN_DELETE | fcntl.DN_CREATE | fcntl.DN_RENAME)
-        except OSError:
-            self.deadline = now + UNTOLD
+    def _directories(self) -> frozenset[str]:
+        # The directory above ours too: what is told of one isn't told of by itself.
+        files = [self._place.path, os.path.dirname(self._place.path), self._pidfile.path,
+                 *self._others()]
+        return frozenset(os.path.dirname(os.path.abspath(path)) for path in files if path)
 
-    def _forget(self) -> None:
-        if self._watched is not None:
-            with contextlib.suppress(OSError):
-                os.close(self._watched)
-            self._watched = None
+    def _watch(self, now: float) -> None:
+        """Let the kernel tell of the next change to a directory of ours."""
+        self._watched.watch(self._directories())
+        self._watched_at = now
+        self.deadline = None if self._watched.all_told else now + UNTOLD
 
     def close(self) -> None:
-        self._forget()
+        self._watched.close()

@@ -119,8 +119,8 @@ class RuntimeDirectory(Part):
         if place is None or not place.lost():
             return
         path = self._where(place.path)
-        if path != place.path:
-            self._place = claim(self.master, path, self._environ, self._rights, self._wanted[1])
+        if path != place.path and self._wanted[1] is None:
+            self._place = claim(self.master, path, self._environ, self._rights)
             self.on_open(self._place.listener)
             place.close()
             return
@@ -131,6 +131,7 @@ class RuntimeDirectory(Part):
         if not binding.is_still(path, place.made):
             old = place.listener
             place.listener, place.made = _listening(path, self._rights)
+            place.path, place.notify_path = path, _notify_path(path)
             self.on_open(place.listener)
             old.close()
 
@@ -198,12 +199,12 @@ def claim(name: str, socket_path: str | None, environ: Mapping[str, str], rights
         NoRuntimeDirectory: another master holds the name, or the place can't be made or trusted.
     """
     path = socket_path or f"{_private_directory(environ, rights.enterable)}/{name}.sock"
-    base = path.removesuffix(".sock")
-    if len(os.fsencode(f"{base}.notify")) > 107:
+    notify_path = _notify_path(path)
+    if len(os.fsencode(notify_path)) > 107:
         raise NoRuntimeDirectory(
             f"cannot make the control socket {path}: the path is longer than the 100 bytes that fit"
         )
-    lock_path = lock_path or f"{base}.lock"
+    lock_path = lock_path or f"{path.removesuffix('.sock')}.lock"
     with contextlib.ExitStack() as undoing:
         try:
             for_good = name_lock.hold_for_good(lock_path, name)
@@ -215,7 +216,11 @@ def claim(name: str, socket_path: str | None, environ: Mapping[str, str], rights
         undoing.callback(os.close, lock)
         listener, made = _listening(path, rights)
         undoing.pop_all()
-    return Place(path, f"{base}.notify", lock_path, listener, made, lock, for_good)
+    return Place(path, notify_path, lock_path, listener, made, lock, for_good)
+
+
+def _notify_path(path: str) -> str:
+    return f"{path.removesuffix('.sock')}.notify"
 
 
 def _held(lock_path: str, name: str) -> int:

@@ -76,6 +76,10 @@ class Listening(Part):
         for position in range(len(self.all)):
             self._watch(position)
 
+    def files(self) -> list[str]:
+        """The files of UNIX sockets, by which clients come."""
+        return [path for path in map(path_of, self.all) if path is not None]
+
     def hand_over(self) -> dict[str, Any]:
         return {"listeners": [plain_listener(each) for each in self.all]}
 

@@ -11,7 +11,7 @@ from ..core.upgrade import Terms
 from ..launch import shared_page
 from ..logs.log import Log
 from ..logs.sinks import CannotLog
-from ..places.restoring import STIRRED
+from ..places.watched import STIRRED
 from ..reporting.events import Entry, Event
 from ..settings.parsers import AckMode
 from ..settings.table import Settings

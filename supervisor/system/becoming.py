@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from ...shared import kernel
+from ...shared import kernel, reach
 from ..core.worker_environment import FIRST_FD
 from . import attributes, descriptors
 from .attributes import Attributes
@@ -58,7 +58,8 @@ class _Step:
     def why(self, error: BaseException) -> str:
         if isinstance(error, attributes.Refused):
             return str(error)  # names its flag
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = (reach.why(error) if isinstance(error, OSError)
+                  else str(error) or type(error).__name__)
         return f"cannot {self.what}: {reason}"
 
 
@@ -114,21 +115,25 @@ def _run(launch: Launch, environment: dict[str, str], step: _Step) -> None:
     step.what = f"run {program}"
     try:
         os.execve(program, list(launch.command), environment)
-    except FileNotFoundError:
-        # The program is there: what it wants to be run by is not (execve(2)).
-        step.what += _interpreted_by(program)
+    except (FileNotFoundError, PermissionError) as error:
+        # The program is there, and may be run: what is to interpret it is not, or may not
+        # (execve(2)).
+        interpreter = _interpreter(program)
+        if interpreter is not None:
+            step.what += f", which {interpreter} is to interpret"
+            error.filename = interpreter
         raise
 
 
-def _interpreted_by(program: str) -> str:
-    """", which INTERPRETER is to interpret", where a script's first line says so; else nothing."""
+def _interpreter(program: str) -> str | None:
+    """What a script's first line wants it to be run by; None where it says nothing."""
     try:
         with open(program, "rb") as file:
             line = file.readline(256)
     except OSError:
-        return ""
+        return None
     words = line[2:].split(maxsplit=1) if line.startswith(b"#!") else []
-    return f", which {os.fsdecode(words[0])} is to interpret" if words else ""
+    return os.fsdecode(words[0]) if words else None
 
 
 def _die_with_parent(number: int, parent: int) -> None:
@@ -170,7 +175,7 @@ def find_program(name: str, search_path: str, directory: str) -> str:
     """Return the absolute path of the program that `name` means in `directory`.
 
     Raises:
-        OSError: there is none (ENOENT), or it may not be run (EACCES).
+        OSError: there is none (ENOENT), or we may not run it or get there (EACCES).
     """
     places = [""] if "/" in name else search_path.split(os.pathsep)
     found = [os.path.join(directory, place, name) for place in places]
@@ -179,5 +184,11 @@ def find_program(name: str, search_path: str, directory: str) -> str:
         if os.access(each, os.X_OK):
             return each
     if files:
-        raise PermissionError(errno.EACCES, "permission denied (it is not executable)")
-    raise FileNotFoundError(errno.ENOENT, "command not found")
+        by_nobody = not os.stat(files[0]).st_mode & 0o111
+        raise PermissionError(errno.EACCES, "permission denied ({})".format(
+            "it is not executable" if by_nobody else f"{reach.we()} may not run it"))
+    # A file that can't be reached seems not to be there (EACCES of stat(2)).
+    barred = next(filter(None, map(reach.barred, found)), "")
+    if barred and "/" in name:
+        raise PermissionError(errno.EACCES, f"permission denied ({barred})")
+    raise FileNotFoundError(errno.ENOENT, "command not found" + (barred and f", and {barred}"))

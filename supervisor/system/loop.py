@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import selectors
 import signal
 import time
 from collections.abc import Callable, Iterable
 from types import FrameType
+from typing import Any
 
 from .guard import Guard, Hold, named
-from .part import Part
+from .part import Keep, Part, State
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 LONGEST_WAIT = 86400.0
@@ -26,10 +28,15 @@ class Loop(Part):
     """A selector with a wake-up descriptor for signals. Handlers are restored by `close`.
     `on_round`: told for how many seconds everybody else had to wait, each time that the loop comes
     back to sleep. `lost`: for how many seconds at a time we should have run and didn't, the most
-    since somebody set it to 0. `listened_at`: when everybody who had something to say was last
+    since somebody set it to 0. `interrupted`: the longest sleep, in seconds and since then, in
+    which we may have stood still: who is stopped or frozen as he sleeps is put to sleep once more
+    when that is over, which the kernel counts (getrusage(2), voluntary context switches).
+    `listened_at`: when everybody who had something to say was last
     heard, in monotonic seconds."""
 
     name = "loop"
+    # The next master comes to sleep when we would have, if nobody stands still between us.
+    keeps = {"awake_since": Keep(float | None)}
 
     def __init__(self, signals: Iterable[signal.Signals], guard: Guard,
                  on_round: Callable[[float], None] = lambda seconds: None) -> None:
@@ -38,7 +45,7 @@ class Loop(Part):
         self._held: dict[int, tuple[Hold, int, Callable[[int], None]]] = {}
         self._holds: dict[int, Hold] = {}  # of those that have failed last time
         self._awake_since: float | None = None
-        self.lost = 0.0
+        self.lost = self.interrupted = 0.0
         self.listened_at = time.monotonic()
         self._selector = selectors.DefaultSelector()
         self._pending: set[signal.Signals] = set()
@@ -58,6 +65,12 @@ class Loop(Part):
                 pass
         except BlockingIOError:
             pass
+
+    def hand_over(self) -> dict[str, Any]:
+        return {"awake_since": self._awake_since}
+
+    def take_over(self, state: State) -> None:
+        self._awake_since = state["awake_since"]
 
     def watch(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
         """Call `callback(events)` whenever `fd` is ready for any of `events`; a second call changes
@@ -107,13 +120,17 @@ class Loop(Part):
         if self._awake_since is not None:
             self.lost = max(self.lost, begun - self._awake_since)
             self._on_round(begun - self._awake_since)
+        switches = _switches()
         # epoll_wait(2) takes milliseconds as a C int; whoever waits longer looks at the clock once
         # a day.
         ready = self._selector.select(None if timeout is
                                       None else min(max(0.0, timeout), LONGEST_WAIT))
         self._awake_since = time.monotonic()
+        slept = self._awake_since - begun
         if timeout is not None:
-            self.lost = max(self.lost, self._awake_since - begun - max(0.0, timeout))
+            self.lost = max(self.lost, slept - max(0.0, timeout))
+        if _switches() > switches + 1:
+            self.interrupted = max(self.interrupted, slept)
         for key, events in ready:
             # An earlier callback of this round may have closed it.
             if self._selector.get_map().get(key.fd) is key:
@@ -149,3 +166,7 @@ class Loop(Part):
         self._selector.close()
         os.close(self._wakeup)
         os.close(self._wakeup_end)
+
+
+def _switches() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw

@@ -3,6 +3,7 @@ see."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from pathlib import Path
 import pytest
 from einhornpy.control import gate
 from einhornpy.control.cli.group import names
+from einhornpy.control.cli.main import ended
 from einhornpy.control.client import Client, MasterGone
 
 from ..harness import APPS, DEADLINE, EINHORNPY, ROOT, Master, base_environment, wait_until
@@ -380,6 +382,33 @@ def test_after_two_dashes_a_subcommand_is_a_command(start: Start, place: Path) -
     result = run(place, "--", "status")
     assert (result.returncode, result.stderr) == (
         1, "einhornpy: cannot run 'status': command not found (looked in PATH)\n")
+
+
+def test_a_python_that_cannot_be_run_again_is_named(place: Path) -> None:
+    """As where somebody became a user who may not enter its directory."""
+    python = place / "python"
+    python.touch(0o644)
+    text = ("import sys; sys.executable = sys.argv.pop(1)\n"
+            "from einhornpy.control.cli.main import main; main()")
+    for words in (["--", "true"], ["--take-over", "{}"]):
+        result = subprocess.run([sys.executable, "-c", text, str(python), *words], cwd=place,
+                                env=base_environment(place), capture_output=True, text=True,
+                                timeout=DEADLINE)
+        assert (result.returncode, result.stderr) == (
+            1, "einhornpy: cannot run the master in einhornpy's own Python, "
+            f"{python}: Permission denied\n")
+
+
+def test_an_error_of_the_system_names_its_path_or_its_place() -> None:
+    denied = (errno.EACCES, "Permission denied")
+    for error, line in ((PermissionError(*denied, "/x/y"), r"cannot go on: /x/y: Permission denied"),
+                        (PermissionError(*denied), r"unforeseen PermissionError in test_cli\.py, "
+                         r"line [0-9]+: \[Errno 13\] Permission denied")):
+        with pytest.raises(OSError) as raised:
+            raise error
+        code, message = ended(raised.value)
+        assert code == 1
+        assert re.fullmatch(line, message or "")
 
 
 @pytest.mark.parametrize(

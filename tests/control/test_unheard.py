@@ -20,7 +20,8 @@ WORKER = [sys.executable, str(APPS / "worker.py"), "notify"]
 ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 DOES = [["upgrade", "--release", "grün"], ["scale", "1"], ["status", "--json"],
         ["shell", "-e", "state"]]
-TELLS = [["history"], ["list", "--json"], ["--help"], ["completion", "bash"]]
+TELLS = [["history"], ["list", "--json"], ["--help"], ["completion", "bash"], ["upgrade", "--help"],
+         ["status", "-h"], ["shell", "--help"]]
 NO_ROOM = "einhornpy: cannot write to standard output: No space left on device\n"
 
 

@@ -159,8 +159,9 @@ def test_recycle_waits_until_the_worker_is_replaced_and_gone(start: Start, place
     before = {worker["index"]: worker["pid"] for worker in master.wait_ready()["workers"]}
     result = master.cli("recycle", "1", "--wait")
     assert result.returncode == 0
-    assert (f"worker 1 (pid {before[1]}) is gone: 2 of 2 workers ready on generation 1"
-            in result.stdout)
+    assert result.stdout.splitlines()[1:] == [
+        f"worker 1 (pid {before[1]}) is replaced and gone",
+        f"{master.status()['name']}: ready: 2 of 2 workers ready on generation 1"]
     after = {worker["index"]: worker["pid"] for worker in master.status()["workers"]}
     assert (after[0], len(after)) == (before[0], 2)
     assert after[1] != before[1]
@@ -171,6 +172,32 @@ def test_recycle_waits_until_the_worker_is_replaced_and_gone(start: Start, place
     assert master.cli("recycle", "0", "--wait").returncode == 1  # it is due already
     assert master.cli("recycle", "0", "--timeout", "1").returncode == 2
     (place / "broken").unlink()
+
+
+def test_why_a_release_was_refused_is_not_why_a_worker_is_gone(start: Start, place: Path) -> None:
+    master = start("-n", "1", "-m", "notify", "--max-failures", "1", "--", *WORKER)
+    (worker,) = master.wait_ready()["workers"]
+    (place / "broken").touch()
+    assert master.cli("upgrade").returncode == 5
+    (place / "broken").unlink()
+    result = master.cli("recycle", "0", "--wait")
+    assert result.returncode == 0
+    gone, host = result.stdout.splitlines()[1:]
+    assert gone == f"worker 0 (pid {worker['pid']}) is replaced and gone"
+    assert host.startswith(f"{master.status()['name']}: rolled-back: generation 2 was refused: ")
+
+
+def test_a_worker_that_is_wanted_no_more_is_gone_and_not_replaced(start: Start) -> None:
+    master = start("-n", "2", "-m", "notify", "--", *WORKER)
+    pid = master.wait_ready()["workers"][1]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    waiting = subprocess.Popen([EINHORNPY, "recycle", "1", "--wait", "-d", master.path],
+                               stdout=subprocess.PIPE, text=True)
+    assert waiting.stdout is not None
+    assert waiting.stdout.readline().startswith("worker 1 ")
+    assert master.cli("scale", "1").returncode == 0
+    os.kill(pid, signal.SIGCONT)
+    assert waiting.communicate(timeout=60)[0].splitlines()[0] == f"worker 1 (pid {pid}) is gone"
 
 
 # --- what a killed master has left ---

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +16,11 @@ import pytest
 from einhornpy.control.client import Client
 from einhornpy.shared.protocol import places_for_sockets, socket_directories
 from einhornpy.supervisor.places import name_lock, runtime_directory
-from einhornpy.supervisor.places.name_lock import NameTaken, hold_for_good
+from einhornpy.supervisor.places.name_lock import NameTaken, hold_file, hold_for_good
 from einhornpy.supervisor.places.runtime_directory import Rights, RuntimeDirectory
 
 from ..harness import APPS, BIN, EXAMPLE, Master, get, process_state, wait_listening, wait_until
+from ..system.test_attributes import as_root
 
 Start = Callable[..., Master]
 WORKER = [sys.executable, str(APPS / "worker.py"), "notify"]
@@ -211,16 +213,23 @@ def test_silence_is_no_fault_where_nobody_can_be_reached(start: Start, place: Pa
     assert master.status()["workers"][0]["pid"] == pid
 
 
-def test_another_place_is_found_where_the_first_cannot_be_had(
-        place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user's $XDG_RUNTIME_DIR is gone with his login, and only root can make it again."""
+def in_a_directory(place: Path, monkeypatch: pytest.MonkeyPatch,
+                   lockfile: str | None) -> tuple[RuntimeDirectory, list[socket.socket]]:
+    """One that may live in two places, and what it has opened."""
     usual = [f"{place}/run/einhornpy", f"{place}/tmp"]
     monkeypatch.setattr(runtime_directory, "places_for_sockets", lambda environ, uid: usual)
     (place / "run").mkdir()
     opened: list[socket.socket] = []
-    ours = RuntimeDirectory("web", None, None, {}, Rights())
+    ours = RuntimeDirectory("web", None, lockfile, {}, Rights())
     ours.on_open = opened.append
     ours.claim()
+    return ours, opened
+
+
+def test_another_place_is_found_where_the_first_cannot_be_had(
+        place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's $XDG_RUNTIME_DIR is gone with his login, and only root can make it again."""
+    ours, opened = in_a_directory(place, monkeypatch, None)
     shutil.rmtree(place / "run")
     (place / "run").write_text("in the way\n")
     ours.make_again()
@@ -230,6 +239,58 @@ def test_another_place_is_found_where_the_first_cannot_be_had(
     assert [each.fileno() >= 0 for each in opened] == [False, True]
     ours.close()
     assert list((place / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["the pidfile", "the directory, by another name"])
+def test_an_idle_master_notices_what_is_not_told_of_its_own_directory(start: Start, place: Path,
+                                                                      what: str) -> None:
+    (place / "elsewhere").mkdir()
+    pidfile = place / "elsewhere" / "pid"
+    master = start("-n", "1", "-c", "web", "-e", str(pidfile), "-m", "notify", "--", *WORKER)
+    master.wait_ready()
+    files = [pidfile]
+    if what == "the pidfile":
+        pidfile.unlink()
+    else:
+        files = files_of(master)
+        files[0].parent.rename(files[0].parent.with_name("renamed"))
+    wait_made_again(master, files)
+    shutil.rmtree(files[0].parent.with_name("renamed"), ignore_errors=True)
+
+
+def test_a_lock_empties_no_file_that_is_none(place: Path) -> None:
+    (place / "precious").write_text("precious\n")
+    (place / "web.lock").symlink_to("precious")
+    with pytest.raises(NameTaken, match="holds something else than a pid"):
+        hold_file(f"{place}/web.lock", "web")
+    assert (place / "precious").read_text() == "precious\n"
+
+
+@as_root
+def test_a_lock_is_held_where_there_is_no_room_for_the_pid(place: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "none", str(place)], check=True)
+    try:
+        (place / "full").write_bytes(b"x" * 4096)
+        for _ in range(2):  # one that was not made in full isn't in the way of the next
+            lock = hold_file(f"{place}/web.lock", "web")
+            with pytest.raises(NameTaken, match="another master named web is running"):
+                hold_file(f"{place}/web.lock", "web")
+            os.close(lock)
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_lock_of_its_own_stays_where_it_is_when_the_rest_moves(
+        place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, _ = in_a_directory(place, monkeypatch, f"{place}/own.lock")
+    shutil.rmtree(place / "run")
+    (place / "run").write_text("in the way\n")
+    ours.make_again()
+    assert (ours.path, ours.lost()) == (f"{place}/tmp/web.sock", [])
+    with pytest.raises(NameTaken, match="another master"):
+        hold_file(f"{place}/own.lock", "web")
+    ours.close()
+    assert not (place / "own.lock").exists()
 
 
 def test_root_lives_nowhere_that_a_logout_removes() -> None:

@@ -4,6 +4,7 @@ about."""
 from __future__ import annotations
 
 import os
+import pwd
 import resource
 import select
 import signal
@@ -70,6 +71,42 @@ def test_every_step_of_a_start_is_named_with_what_it_is_about(processes: Process
         assert exit.status == 127
         assert exit.error is not None
         assert exit.error.startswith(why)
+
+
+def test_who_may_not_enter_which_directory_is_named(processes: Processes, place: Path) -> None:
+    """A file behind it seems not to be there: stat(2) fails as the search for a missing one does,
+    but for its EACCES."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can start something as another user")
+    place.chmod(0o755)
+    home = place / "home"
+    home.mkdir()
+    shell = script(home / "sh", "#!/bin/sh\n")
+    linked = place / "linked"
+    linked.symlink_to(shell)
+    interpreted = script(place / "interpreted", f"#!{shell}\n")
+    roots = script(place / "roots", "#!/bin/sh\n", 0o750)
+    home.chmod(0o700)
+    entry = pwd.getpwnam("www-data")
+    www = Attributes(entry.pw_uid, entry.pw_gid, (entry.pw_gid,))
+    barred = f"user www-data may not enter {home}"
+    for command, directory, path, why in [
+        (shell, "/", "", f"cannot run {shell}: permission denied ({barred})"),
+        (str(linked), "/", "", f"cannot run {linked}: permission denied ({barred})"),
+        ("./home/sh", str(place), "", f"cannot run ./home/sh: permission denied ({barred})"),
+        ("sh", "/", str(home), f"cannot run sh: command not found, and {barred}"),
+        (interpreted, "/", "", f"cannot run {interpreted}, which {shell} is to interpret: "
+         f"Permission denied ({barred})"),
+        (roots, "/", "", f"cannot run {roots}: permission denied (user www-data may not run it)"),
+        ("true", str(home), "", f"cannot change to the directory {home}: "
+         f"Permission denied ({barred})"),
+        ("true", f"{home}/in/it", "", f"cannot change to the directory {home}/in/it: "
+         f"Permission denied ({barred})"),
+    ]:
+        launch = Launch([command], directory, {"PATH": path}, attributes=www)
+        assert ended(processes, launch).error == why
+    reached = Launch(["true"], "/", {"PATH": f"{home}:/usr/bin:/bin"}, attributes=www)
+    assert ended(processes, reached).status == 0
 
 
 def test_a_limit_of_descriptors_that_cannot_be_set_is_named(processes: Processes) -> None:

@@ -257,8 +257,7 @@ def unix_app(start: Start, place: Path) -> Master:
 def test_a_socket_whose_file_is_removed_is_made_again(start: Start, place: Path) -> None:
     master = unix_app(start, place)
     path, recorder = place / "sockets" / "app.sock", master.record()
-    path.unlink()
-    master.status()
+    path.unlink()  # an idle master notices
     assert recorder.wait_for("listener-made-again")["address"] == f"unix:{path}"
     assert os.stat(path).st_mode & 0o777 == 0o660
     recorder.wait_for("worker-ready")
@@ -267,6 +266,27 @@ def test_a_socket_whose_file_is_removed_is_made_again(start: Start, place: Path)
     path.unlink()
     gone = f"nobody can connect to unix:{path}: its file is gone"
     master.wait_status(lambda each: each["reason"] == gone, gone)
+
+
+def test_a_swept_socket_costs_nobody_a_worker(start: Start, place: Path) -> None:
+    """The code on disk can't start: those who have the old socket, and all others, stay."""
+    release(place, "r1", "notify serve")
+    path = place / "app.sock"
+    master = start("-n", "2", "-b", f"unix:{path}", "-b", "127.0.0.1:0", "-m", "notify", "--chdir",
+                   str(place / "current"), "--", *COMMAND)
+    before = {worker["pid"] for worker in master.wait_ready()["workers"]}
+    recorder = master.record()
+    shutil.rmtree((place / "current").resolve())
+    path.unlink()
+    recorder.wait_for("start-failed")
+    document = master.status()
+    assert {worker["pid"] for worker in document["workers"]} == before
+    assert (document["gate"], document["ready"]) == ("degraded", 2)
+    assert document["reason"] == (f"nobody can connect to unix:{path}: its file was removed, and "
+                                  "no worker has the new socket yet")
+    release(place, "r1", "notify serve")
+    master.wait_ready()
+    assert get(str(path))[0] == 200
 
 
 def test_a_socket_whose_file_cannot_be_made_is_told_of_and_no_upgrade_is_done(start: Start,
