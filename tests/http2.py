@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,9 @@ def connected(address: tuple[str, int], tls: bool) -> socket.socket:
 GET = [(":method", "GET"), (":path", "/"), (":scheme", "https"), (":authority", "localhost")]
 
 
+POST = [(":method", "POST"), *GET[1:]]
+
+
 class Idle:
     """A connection that has had one answer, and is kept open until `with` ends."""
 
@@ -79,10 +83,12 @@ class Idle:
 class Busy:
     """The client, in a thread of its own until `with` ends. `streams`: requests in flight; with 1
     it is one that knows no better than h2, for which everything ends with a GOAWAY. `last_ids`:
-    what each GOAWAY said. `bodies`: good answers by their first word."""
+    what each GOAWAY said. `bodies`: good answers by their first word. `uploads`: each request has a
+    body, whose end is sent only when all others are half sent."""
 
-    def __init__(self, address: tuple[str, int], tls: bool, streams: int) -> None:
-        self._address, self._tls, self.streams = address, tls, streams
+    def __init__(self, address: tuple[str, int], tls: bool, streams: int,
+                 uploads: bool = False) -> None:
+        self._address, self._tls, self.streams, self.uploads = address, tls, streams, uploads
         self.connections = self.retried = 0
         self.last_ids: list[list[int]] = []
         self.lost: list[str] = []
@@ -109,6 +115,58 @@ class Busy:
             self.lost.append(f"the client failed: {error!r}")
 
 
+class Streams:
+    """Requests that go on in parallel over one connection, a step at a time. `bodies`, `trailers`:
+    what has come, by stream; `ended`: which have their ends; `last_ids`: what the GOAWAYs said."""
+
+    def __init__(self, address: tuple[str, int], tls: bool, path: str) -> None:
+        self._connection = connected(address, tls)
+        self._h2 = Patient()
+        self._h2.initiate_connection()
+        self.ended: set[int] = set()
+        self.resets: list[int] = []
+        self.last_ids: list[int] = []
+        self.bodies = {1: b"", 3: b""}
+        self.trailers: dict[int, Any] = {}
+        for stream in self.bodies:
+            self._h2.send_headers(stream, [*GET[:1], (":path", path), *GET[2:], ("te", "trailers")],
+                                  end_stream=True)
+        self._connection.sendall(self._h2.data_to_send())
+
+    def __enter__(self) -> Streams:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def read_until(self, happened: Callable[[], bool]) -> bool:
+        """Return whether it has `happened` before the server closed."""
+        while not happened():
+            try:
+                data = self._connection.recv(65536)
+            except ConnectionError:
+                data = b""
+            if not data:
+                return False
+            for event in self._h2.receive_data(data):
+                self._heard(event)
+            self._connection.sendall(self._h2.data_to_send())
+        return True
+
+    def _heard(self, event: Any) -> None:
+        if isinstance(event, h2.events.DataReceived):
+            self.bodies[event.stream_id] += event.data
+            self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+        elif isinstance(event, h2.events.TrailersReceived):
+            self.trailers[event.stream_id] = event.headers
+        elif isinstance(event, h2.events.StreamEnded):
+            self.ended.add(event.stream_id)
+        elif isinstance(event, h2.events.StreamReset):
+            self.resets.append(event.stream_id)
+        elif isinstance(event, h2.events.ConnectionTerminated):
+            self.last_ids.append(event.last_stream_id or 0)
+
+
 class _OneConnection:
     """Requests over one connection until it is to be left or nobody wants any more."""
 
@@ -117,6 +175,7 @@ class _OneConnection:
         kind = Patient if client.streams > 1 else h2.connection.H2Connection
         self.h2 = kind()
         self.open: dict[int, bytes] = {}
+        self.half_sent: list[int] = []
         self.leaving = self.ended = False
         client.last_ids.append([])
 
@@ -144,8 +203,17 @@ class _OneConnection:
         while (len(self.open) < client.streams and not self.leaving
                and not client.stop.is_set()):
             stream = self.h2.get_next_available_stream_id()
-            self.h2.send_headers(stream, GET, end_stream=True)
+            self.h2.send_headers(stream, POST if client.uploads else GET,
+                                 end_stream=not client.uploads)
             self.open[stream] = b""
+            if client.uploads:
+                self.h2.send_data(stream, b"half ")
+                self.half_sent.append(stream)
+        while self.half_sent and (len(self.half_sent) == client.streams or self.leaving
+                                  or client.stop.is_set()):
+            stream = self.half_sent.pop(0)
+            if stream in self.open:
+                self.h2.send_data(stream, b"and half", end_stream=True)
 
     def _heard(self, event: Any) -> None:
         client = self.client

@@ -56,9 +56,13 @@ def ready_when_started(app: App, keep_alive: float = KEEP_ALIVE) -> App:
         if scope["type"] == "lifespan":
             await worker.live(app, scope, receive, send)
         elif scope["type"] == "http":
+            version = scope.get("http_version", "1.1")
+            request = asgi_http2.request_begun() if version.startswith("2") else None
             try:
-                await app(scope, receive, worker.answering(scope, send))
+                await app(scope, receive, worker.answering(scope, send, request))
             finally:
+                if request is not None:
+                    request.over()
                 worker.limit.served_one()
         else:
             await app(scope, receive, send)
@@ -73,6 +77,7 @@ class _Worker:
         self.keep_alive = keep_alive
         self.servers: List[Any] = []
         self.http2 = asgi_http2.Goodbyes()
+        self.config: Any = None  # the server's
         self.limit = Limit(lambda reason: _notify(b"X_EINHORNPY_DUE=" + reason.encode()))
         self.retiring = self.left = False
         # when the last answer ended that promised to keep its connection
@@ -120,7 +125,8 @@ class _Worker:
         if os.path.basename(getattr(sys.modules["__main__"], "__file__", None)
                             or "") == "gunicorn_adapter.py":
             return
-        self.limit.take_over(receive)
+        self.config = getattr(getattr(receive, "__self__", None), "config", None)
+        self.limit.take_over(self.config)
         try:
             loop: Any = asyncio.get_running_loop()
         except RuntimeError:  # trio
@@ -156,23 +162,22 @@ class _Worker:
         if left > 0:
             loop.call_later(left, self.linger, loop)
         else:
-            self.leave()
+            self.http2.when_finished(loop, self.config, self.leave)
 
     def leave(self) -> None:
         if not self.left:
             self.left = True
             signal.raise_signal(signal.SIGINT)
 
-    def answering(self, scope: Any, send: Any) -> Any:
+    def answering(self, scope: Any, send: Any, request: Any) -> Any:
         """`send` for one request: it announces the end while we retire, else it notes the
-        promise."""
+        promise. `request`: as HTTP/2 knows it."""
         version = scope.get("http_version", "1.1")
         http1 = version in ("1.0", "1.1")
         ends = version == "1.0" or (b"connection", b"close") in [
             (name, value.lower()) for name, value in scope["headers"]]
         # HTTP/2 has no such header, and whom a GOAWAY will be sent to was promised nothing.
-        if version.startswith("2"):
-            ends = asgi_http2.request_begun()
+        ends = ends or request is not None
 
         async def answer(message: Any) -> None:
             nonlocal ends

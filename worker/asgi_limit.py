@@ -25,9 +25,8 @@ class Limit:
                 "served %d requests" % self.served):
             self.most = None
 
-    def take_over(self, receive: Any) -> None:
-        """Called with what the server gives the app's lifespan to receive by."""
-        config = getattr(getattr(receive, "__self__", None), "config", None)
+    def take_over(self, config: Any) -> None:
+        """Called with the server's configuration."""
         for name, leave_it in (("limit_max_requests", forget), ("max_requests", keep_on)):
             most = getattr(config, name, None)
             if isinstance(most, int):

@@ -53,11 +53,21 @@ class Goodbyes:
 
     def meet_all(self, kind: Any) -> None:
         """Get to know every connection of this class as it is made."""
-        make = kind.__init__
+        make, close = kind.__init__, kind.close
+
+        def close_after_the_last(connection: Any, error_code: int = 0,
+                                 last_stream_id: Any = None) -> Any:
+            """gunicorn names 0 where no stream is open any more, which allows the client to repeat
+            all that it has sent; and what was named once can't grow."""
+            if last_stream_id is None:
+                last_stream_id = connection.last_named
+                if last_stream_id is None:
+                    last_stream_id = connection.h2_conn.highest_inbound_stream_id
+            return close(connection, error_code, last_stream_id)
 
         def make_and_meet(connection: Any, *arguments: Any) -> None:
             make(connection, *arguments)
-            connection.told_at = connection.seen_at = None
+            connection.told_at = connection.seen_at = connection.last_named = None
             h2 = connection.h2_conn
             data_to_send = h2.data_to_send
 
@@ -71,7 +81,7 @@ class Goodbyes:
             h2.data_to_send = with_goaway
             self.connections.add(connection)
 
-        kind.__init__ = make_and_meet
+        kind.__init__, kind.close = make_and_meet, close_after_the_last
 
     def look(self) -> None:
         """Called again and again while an asgi worker retires: send what is due."""
@@ -87,7 +97,8 @@ class Goodbyes:
             elif now - connection.told_at >= ROUND_TRIP and not getattr(connection, "draining", 1):
                 # What gunicorn does when a client has said goodbye: it answers what is open,
                 # refuses what is new, and closes.
-                connection.peer_last_stream_id = last = connection.h2_conn.highest_inbound_stream_id
+                last = connection.h2_conn.highest_inbound_stream_id
+                connection.peer_last_stream_id = connection.last_named = last
                 connection.draining = True
                 connection.writer.write(goaway(last))
 
@@ -167,13 +178,14 @@ def remaining(connection: Any, receive_data: Any) -> Iterator[Any]:
         if connection.told_at is not None:
             until = connection.told_at + ROUND_TRIP
         left = until - time.monotonic()
-        if waiting(connection) or readable(connection.sock, max(0.0, left)):
-            yield from receive_data(connection)
-        elif connection.told_at is None:
+        if left <= 0 and connection.told_at is None:
+            # Of several uploads one may always be half sent, so that nothing is ever answered.
             connection.told_at = time.monotonic()
             connection.sock.sendall(goaway(LAST_STREAM))
             continue
-        if left <= 0 and connection.told_at is not None and not waiting(connection):
+        if waiting(connection) or readable(connection.sock, max(0.0, left)):
+            yield from receive_data(connection)
+        if left <= 0 and not waiting(connection):
             return
 
 
