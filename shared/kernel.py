@@ -30,7 +30,7 @@ def signalfd(numbers: Iterable[signal.Signals]) -> int:
     Raises:
         OSError: there can be none.
     """
-    import ctypes  # 200 kB
+    import ctypes  # 200 kB, in a master with a terminal alone
 
     wanted = sum(1 << number - 1 for number in numbers).to_bytes(128, "little")  # a sigset_t
     fd: int = ctypes.CDLL(None, use_errno=True).signalfd(-1, wanted, os.O_NONBLOCK | os.O_CLOEXEC)

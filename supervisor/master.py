@@ -32,15 +32,10 @@ from .sockets.listeners import CannotListen
 from .steering.own_code import OwnCode
 from .steering.state import VERSION as VERSION
 from .steering.trial import Trial
+from .suspensions import Suspensions
 from .system import attributes, descriptors
 from .system.guard import FIRST_HOLD
 from .system.part import Part
-
-# Who should have run and didn't for so many seconds was suspended; less is a host that is busy.
-SUSPENDED = 2.0
-# What only looks as if we had stood still counts but once in so many seconds: it may be nothing,
-# and one that hangs is not to be spared for ever.
-SIGNS_APART = 600.0
 
 
 class CannotRun(RuntimeError):
@@ -71,7 +66,7 @@ class Master:
             os.set_inheritable(fd, False)  # they were to survive exec, but are nothing for a worker
         ours = dict(environ)
         self.parts = Parts(settings, ours, dict(given), looked_up, own_code)
-        self._sign_at = -SIGNS_APART
+        self._suspensions = Suspensions(self.parts)
         self._start = FirstStart(self.parts, settings, ours, looked_up, self._early_turn)
 
     # --- starting and ending ---
@@ -190,25 +185,8 @@ class Master:
             # We were stopped, or the host is: hear first what was said in time, before anybody is
             # judged by the clock.
             self.parts.hear()
-        self._note_suspension(came)
+        self._suspensions.note(came)
         self.parts.signals.came |= came
-
-    def _note_suspension(self, came: set[signal.Signals]) -> None:
-        """Tell everybody if we did not run for a while, since nobody else may have run either: a
-        container that was frozen, a job that was stopped, a machine that slept."""
-        loop, now = self.parts.loop, time.monotonic()
-        lost, signs = loop.lost >= SUSPENDED, loop.interrupted >= SUSPENDED
-        seconds = loop.lost if lost else None
-        loop.lost = loop.interrupted = 0.0
-        continued = signal.SIGCONT in came
-        came.discard(signal.SIGCONT)
-        if signs and not lost and not continued:
-            signs = now >= self._sign_at + SIGNS_APART
-            self._sign_at = now if signs else self._sign_at
-        if not lost and not signs:
-            return
-        for part in self.parts:
-            self.parts.guard.run(part.name, part.on_suspended, now, seconds)
 
     def _few(self) -> list[Part]:
         """Those that have something to do when there are no workers."""

@@ -29,8 +29,7 @@ SIGNALS = {
     signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD, signal.SIGALRM, signal.SIGCONT, STIRRED}
 # A hang-up ends nothing: who serves goes on.
 HUNG_UP = {
-    Sender.KERNEL: "the terminal, or whoever started the master, has gone, which is no order; "
-                   "einhornpy stop stops the master",
+    Sender.KERNEL: "the terminal has hung up, which is no order; einhornpy stop stops the master",
     Sender.SHELL: "it comes from the shell in which the master was started, as when a terminal is "
                   "closed, and is no order; einhornpy upgrade upgrades"}
 # Einhorn's; see `Signals.stops`.

@@ -2,10 +2,9 @@
 told from a terminal that closes, or that is written to from the background. It decides nothing: it
 hands out what came, and from whom.
 
-A master that has a terminal keeps these signals blocked: the kernel then lets it write to the
-terminal from the background too, whatever `stty tostop` says (tty_ioctl(4), TIOCSCTTY; termios(3),
-TOSTOP), and neither stops it nor makes it try for ever. One that has none gets HUP from the kernel
-where it is stopped and whoever started it leaves (setpgid(2), orphaned process groups).
+A master without a terminal needs none of it. One that has a terminal keeps these signals blocked:
+the kernel then lets it write to the terminal from the background too, whatever `stty tostop` says
+(tty_ioctl(4), TIOCSCTTY; termios(3), TOSTOP), and neither stops it nor makes it try for ever.
 """
 
 from __future__ import annotations
@@ -36,22 +35,20 @@ class Sender(enum.Enum):
 
 
 class TerminalSignals:
-    """`blocked`: those that are read here. `nohup`: whoever started us wants us to ignore HUP.
-    `left_alone`: those that get no handler. `fd`: readable when one has come, -1 where none
-    can."""
+    """`blocked`: those that are read here, none without a terminal. `nohup`: whoever started us
+    wants us to ignore HUP. `left_alone`: those that get no handler. `fd`: readable when one has
+    come, -1 where none can."""
 
     def __init__(self) -> None:
         """Raises OSError: there is no descriptor left."""
         self.nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        self._terminal = _has_terminal()
-        self.blocked = {signal.SIGHUP}
+        self.blocked: set[signal.Signals] = set()
         self.fd = -1
-        if self._terminal:
+        if _has_terminal():
             self.blocked |= _OF_TERMINALS
             # Ignored as keys; what a person sends is kept for us while it is blocked.
             self.blocked |= {each for each in _KEYS if signal.getsignal(each) is signal.SIG_IGN}
-        self.blocked -= {signal.SIGHUP} if self.nohup else set()
-        if self.blocked:
+            self.blocked -= {signal.SIGHUP} if self.nohup else set()
             signal.pthread_sigmask(signal.SIG_BLOCK, self.blocked)
             self.fd = kernel.signalfd(self.blocked)
         self.left_alone = self.blocked | ({signal.SIGHUP} if self.nohup else set())
@@ -63,8 +60,7 @@ class TerminalSignals:
         except BlockingIOError:
             return []
         # A container's first process is no shell that leaves: it passes on what it is sent.
-        leader = os.getsid(0)
-        shell = leader if self._terminal and leader not in (os.getpid(), 1) else None
+        shell = os.getsid(0) if os.getsid(0) not in (os.getpid(), 1) else None
         found = []
         for begin in range(0, len(data), _LENGTH):
             number, _, code, pid = _SIGINFO.unpack_from(data, begin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -72,7 +73,9 @@ class Frozen:
     def close(self) -> None:
         self.end()
         for pid in (self.group / "cgroup.procs").read_text().split():
-            (FREEZER / "cgroup.procs").write_text(pid)
+            with contextlib.suppress(ProcessLookupError):  # it has just left
+                (FREEZER / "cgroup.procs").write_text(pid)
+        wait_until(lambda: not (self.group / "cgroup.procs").read_text(), "an empty group")
         self.group.rmdir()
 
 
