@@ -5,9 +5,9 @@ In code: `app = ready_when_started(app)`. Without touching the app: serve
 `einhornpy.worker.asgi:app` and name yours in EINHORNPY_ASGI_APP=module:attribute. Standard library
 from Python 3.9 on; the server must run in this very process.
 
-It reaches no server's insides, but for a limit of requests (asgi_limit.py): it waits for
-`loop.create_server`, takes SIGTERM by the loop and hands it on as SIGINT. So it holds for any
-asyncio server that leaves on SIGINT, in any version.
+It reaches no server's insides, but for a limit of requests (asgi_limit.py) and hypercorn's graceful
+timeout (asgi_http2.py): it waits for `loop.create_server`, takes SIGTERM by the loop and hands it
+on as SIGINT. So it holds for any asyncio server that leaves on SIGINT, in any version.
 """
 
 import asyncio
