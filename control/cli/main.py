@@ -63,13 +63,18 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if not answered:  # whoever has only asked for words has got none
             code = code or 1
         message = message or f"cannot write to standard output: {lost.strerror}"
-    if message is not None:
-        from .. import show
-
-        say_block(
-            "\n".join(show.wrapped(f"einhornpy: {printable.escaped(message)}", 2, "", sys.stderr)),
-            sys.stderr)
+    complain(message)
     sys.exit(code)
+
+
+def complain(message: str | None) -> None:
+    """Say on standard error what went wrong, if something did."""
+    if message is None:
+        return
+    from .. import show
+
+    lines = show.wrapped(f"einhornpy: {printable.escaped(message)}", 2, "", sys.stderr)
+    say_block("\n".join(lines), sys.stderr)
 
 
 def meant(words: list[str]) -> list[str]:
