@@ -77,7 +77,8 @@ def messages(pool: Pool, told: Told, now: float) -> tuple[list[str], Told]:
         lines.append(f"EXTEND_TIMEOUT_USEC={int((until - now) * 1_000_000)}")
         told = replace(told, extended=until)
     status = printable.escaped(f"{verdict}: {reason}")
-    if status != told.status:
+    # Of one that has ended already READY=1, which is still to come, tells how.
+    if status != told.status and (upgrading or not told.reloading):
         lines.append(f"STATUS={status}")
         told = replace(told, status=status)
     return lines, told

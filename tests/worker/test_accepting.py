@@ -159,6 +159,7 @@ def test_a_promise_made_while_it_lingers_is_kept(monkeypatch: pytest.MonkeyPatch
     left: list[float] = []
     timers: list[tuple[float, Callable[..., None], tuple[Any, ...]]] = []
     loop = types.SimpleNamespace(
+        time=lambda: now,
         call_later=lambda delay, then, *arguments: timers.append((now + delay, then, arguments)))
     worker = asgi._Worker(keep_alive=5.0)
     monkeypatch.setattr(worker, "leave", lambda: left.append(now))
