@@ -63,10 +63,9 @@ def hold_file(path: str, name: str) -> int:
 def is_at(lock: int, path: str) -> bool:
     """Whether the file that is open as `lock` is still the one at `path`."""
     try:
-        found, ours = os.stat(path), os.fstat(lock)
+        return os.path.samestat(os.stat(path), os.fstat(lock))
     except OSError:
         return False
-    return (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino)
 
 
 def hold_for_good(path: str, name: str) -> socket.socket | None:

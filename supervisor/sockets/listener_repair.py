@@ -143,7 +143,7 @@ class Listening(Part):
         before, now = self._files[position], _file(listener)
         if before is None:
             return False
-        if now is not None and (now.st_dev, now.st_ino) == (before.st_dev, before.st_ino):
+        if now is not None and os.path.samestat(now, before):
             self._files[position] = now  # with the owner and mode that somebody may have given it
             self._find(position)
             return False

@@ -131,7 +131,7 @@ def listen_again(listener: Listener, before: os.stat_result | None) -> Listener:
                 f"cannot listen again on {listener.name}: {error.strerror}") from None
         return listener
     with contextlib.suppress(OSError):  # what is somebody else's by now is not removed
-        if before is not None and _same_file(os.lstat(path), before):
+        if before is not None and os.path.samestat(os.lstat(path), before):
             files.remove(path)
     address = replace(listener.address, kind=Kind.UNIX, path=path)
     if before is not None:
@@ -143,10 +143,6 @@ def listen_again(listener: Listener, before: os.stat_result | None) -> Listener:
     listener.socket.close()
     return replace(again, address=listener.address, label=listener.label,
                    made=again.made if listener.made is not None else None)
-
-
-def _same_file(one: os.stat_result, other: os.stat_result) -> bool:
-    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 
 
 def _open(address: Address) -> Listener:
@@ -294,8 +290,7 @@ def _bind_unix(address: Address) -> Listener:
     except OSError as error:
         bound.close()
         raise CannotListen(f"cannot bind {address.text}: {error.strerror}") from None
-    found = os.lstat(path)
-    listener = Listener(address, bound, made=(found.st_dev, found.st_ino))
+    listener = Listener(address, bound, made=binding.identity(path))
     try:
         binding.own(path, address)
         bound.listen(address.backlog)
