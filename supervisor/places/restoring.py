@@ -69,9 +69,8 @@ class Places(Part):
             busy = now < self._watched_at + 2 * self._calm
             self._calm = min(2 * self._calm, UNTOLD) if busy else CALM
             self.deadline = now + self._calm
-        elif self._directories() != self._watched.paths or (self.deadline is not None
-                                                            and now >= self.deadline):
-            self._watch(now)
+        elif not self._watched.paths or (self.deadline is not None and now >= self.deadline):
+            self._watch(now)  # where they are changes only when they are made again, below
         lost = self._lost()
         if not lost:
             self._since = None
