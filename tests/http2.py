@@ -117,16 +117,18 @@ class Busy:
 
 class Streams:
     """Requests that go on in parallel over one connection, a step at a time. `bodies`, `trailers`:
-    what has come, by stream; `ended`: which have their ends; `last_ids`: what the GOAWAYs said."""
+    what has come, by stream; `ended`: which have their ends; `last_ids`: what the GOAWAYs said.
+    One stream alone is that of a client that knows no better than h2."""
 
-    def __init__(self, address: tuple[str, int], tls: bool, path: str) -> None:
+    def __init__(self, address: tuple[str, int], tls: bool, path: str,
+                 streams: tuple[int, ...] = (1, 3)) -> None:
         self._connection = connected(address, tls)
-        self._h2 = Patient()
+        self._h2 = Patient() if len(streams) > 1 else h2.connection.H2Connection()
         self._h2.initiate_connection()
         self.ended: set[int] = set()
         self.resets: list[int] = []
         self.last_ids: list[int] = []
-        self.bodies = {1: b"", 3: b""}
+        self.bodies = dict.fromkeys(streams, b"")
         self.trailers: dict[int, Any] = {}
         for stream in self.bodies:
             self._h2.send_headers(stream, [*GET[:1], (":path", path), *GET[2:], ("te", "trailers")],

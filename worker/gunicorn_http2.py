@@ -7,7 +7,7 @@ connection busy. gthread and gevent leave after the answer in hand; what has com
 drop, with the connection, and without a word.
 
 The first one goes out in one piece with the end of an answer, where no other is open: some clients
-can't read an answer that comes after it.
+can't read an answer that comes after it. So who has one request at a time isn't told within one.
 
 Leans on gunicorn 27; of earlier ones asgi asks clients to go, and the others are as they were.
 Plain standard library from Python 3.9 on, besides gunicorn itself.
@@ -21,8 +21,9 @@ from typing import Any, Callable, Iterator
 
 from .accepting import LAST_STREAM, goaway
 
-# So long, in seconds, the first one waits for an answer to go with.
-PATIENCE = 0.5
+# So long, in seconds, the first one waits for an answer to go with; as turns of the loop, each of
+# which has read what had come, since a loop that was held up has read nothing.
+PATIENCE, TURNS = 0.5, 10
 # What a client has sent before it has read the first one has come after so many seconds.
 ROUND_TRIP = 1.0
 
@@ -67,7 +68,8 @@ class Goodbyes:
 
         def make_and_meet(connection: Any, *arguments: Any) -> None:
             make(connection, *arguments)
-            connection.told_at = connection.seen_at = connection.last_named = None
+            connection.told_at = connection.last_named = None
+            connection.turns, connection.highest, connection.parallel = 0, 0, False
             h2 = connection.h2_conn
             data_to_send = h2.data_to_send
 
@@ -89,9 +91,8 @@ class Goodbyes:
         for connection in list(self.connections):
             if connection.is_closed or not connection._initialized:
                 continue
-            connection.seen_at = connection.seen_at or now
             if connection.told_at is None:
-                if now - connection.seen_at >= PATIENCE:
+                if waited(connection):
                     connection.told_at = now
                     connection.writer.write(goaway(LAST_STREAM))
             elif now - connection.told_at >= ROUND_TRIP and not getattr(connection, "draining", 1):
@@ -101,6 +102,19 @@ class Goodbyes:
                 connection.peer_last_stream_id = connection.last_named = last
                 connection.draining = True
                 connection.writer.write(goaway(last))
+
+
+def waited(connection: Any) -> bool:
+    """Called in each turn: whether no answer has come for the GOAWAY to go with."""
+    opened = sum(not getattr(stream, "response_complete", False)
+                 for stream in connection.streams.values())
+    connection.parallel = connection.parallel or opened > 1
+    highest = connection.h2_conn.highest_inbound_stream_id
+    if not connection.parallel and (opened or highest != connection.highest):
+        connection.turns = 0
+    connection.highest = highest
+    connection.turns += 1
+    return bool(connection.turns > TURNS)
 
 
 def answered(connection: Any) -> bool:
@@ -178,14 +192,15 @@ def remaining(connection: Any, receive_data: Any) -> Iterator[Any]:
         if connection.told_at is not None:
             until = connection.told_at + ROUND_TRIP
         left = until - time.monotonic()
-        if left <= 0 and connection.told_at is None:
+        if left <= 0 and connection.told_at is None and (
+                len(connection.streams) > 1 or not readable(connection.sock, 0)):
             # Of several uploads one may always be half sent, so that nothing is ever answered.
             connection.told_at = time.monotonic()
             connection.sock.sendall(goaway(LAST_STREAM))
             continue
         if waiting(connection) or readable(connection.sock, max(0.0, left)):
             yield from receive_data(connection)
-        if left <= 0 and not waiting(connection):
+        if left <= 0 and connection.told_at is not None and not waiting(connection):
             return
 
 

@@ -164,6 +164,22 @@ def test_an_answer_of_hypercorn_that_outlasts_the_lingering_gets_its_end(
     assert "worker killed" not in master.log()
 
 
+def test_who_has_one_request_at_a_time_is_not_told_within_one(start: Start, place: Path) -> None:
+    master = gunicorn(start, place, "asgi", False, with_apps(place))
+    recorder = master.record()
+    with Streams(master.address, False, "/stream", (1,)) as client:
+        assert client.read_until(lambda: all(client.bodies.values()))
+        assert master.cli("upgrade", "--no-wait").returncode == 0
+        retiring = recorder.wait_for("worker-retiring")
+        wait_until(lambda: time.monotonic() > retiring["seen"] + 1.5, "what it waits at the most")
+        (place / "end").touch()
+        assert client.read_until(lambda: client.ended == {1}), master.log()
+        recorder.wait_for("worker-gone")
+        # with the end of the answer, if not a moment later
+        assert client.last_ids in ([], [LARGEST])
+    assert "worker killed" not in master.log()
+
+
 def test_what_was_half_answered_at_the_end_of_the_time_is_not_said_to_be_untouched(
         start: Start, place: Path) -> None:
     master = gunicorn(start, place, "asgi", False, with_apps(place), graceful=2.5)
