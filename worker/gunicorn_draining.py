@@ -42,8 +42,8 @@ class Draining:
         self.retiring = False
         self.deadline = 0.0
         self.websockets: Set[Any] = set()
-        # What is to be done again and again meanwhile.
-        self.look: Callable[[], None] = lambda: None
+        # What is to be done again and again meanwhile, and once more when the time is over.
+        self.look: Callable[[bool], None] = lambda time_is_over: None
 
     def around(self, app: Any) -> Any:
         """An ASGI app around `app`: its answers announce the end while we retire, and its
@@ -82,7 +82,7 @@ class Draining:
         await asyncio.sleep(SETTLE_SECONDS)
         until = began + min(HANDSHAKE_SECONDS, self.timeout / 2)
         while handshakes(loop) and loop.time() < until:
-            self.look()
+            self.look(False)
             await asyncio.sleep(SETTLE_SECONDS)
 
     async def close_websockets(self) -> None:
@@ -129,8 +129,9 @@ def mend_gunicorn_asgi(worker: Any, draining: Draining) -> None:
         # It is noticed within a second.
         last = draining.deadline - min(1.0, draining.timeout / 2)
         while worker.nr_conns > 0 and worker.loop.time() < last:
-            draining.look()
+            draining.look(False)
             await asyncio.sleep(SETTLE_SECONDS)
+        draining.look(True)
         handle_exit_signal()
 
     def begin_at_once() -> None:

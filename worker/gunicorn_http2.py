@@ -85,21 +85,24 @@ class Goodbyes:
 
         kind.__init__, kind.close = make_and_meet, close_after_the_last
 
-    def look(self) -> None:
-        """Called again and again while an asgi worker retires: send what is due."""
+    def look(self, time_is_over: bool) -> None:
+        """Called again and again while an asgi worker retires, and when its time is over: send what
+        is due."""
         now = time.monotonic()
         for connection in list(self.connections):
             if connection.is_closed or not connection._initialized:
                 continue
-            if connection.told_at is None:
+            if connection.told_at is None and not time_is_over:
                 if waited(connection):
                     connection.told_at = now
                     connection.writer.write(goaway(LAST_STREAM))
-            elif now - connection.told_at >= ROUND_TRIP and not getattr(connection, "draining", 1):
+            elif not getattr(connection, "draining", True) and (
+                    time_is_over or now - connection.told_at >= ROUND_TRIP):
                 # What gunicorn does when a client has said goodbye: it answers what is open,
                 # refuses what is new, and closes.
                 last = connection.h2_conn.highest_inbound_stream_id
                 connection.peer_last_stream_id = connection.last_named = last
+                connection.told_at = connection.told_at or now
                 connection.draining = True
                 connection.writer.write(goaway(last))
 

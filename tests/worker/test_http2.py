@@ -188,7 +188,7 @@ def test_what_was_half_answered_at_the_end_of_the_time_is_not_said_to_be_untouch
         assert master.cli("upgrade", "--no-wait").returncode == 0
         assert not client.read_until(lambda: client.ended == {1, 3})
     first, *others = client.last_ids
-    assert (first, set(others)) == (LARGEST, {3})
+    assert (first, set(others)) == (LARGEST, {3}), master.log()
 
 
 def test_a_goaway_is_what_h2_takes_for_one() -> None:
