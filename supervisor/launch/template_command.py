@@ -24,6 +24,10 @@ def template_command(gunicorn: Gunicorn, environment: Mapping[str, str], bundle:
     gunicorn by its own name: its Python runs the adapter, with gunicorn's arguments. Where
     something else starts gunicorn in the end, that runs as typed, and each Python on the way
     imports the adapter's `sitecustomize` at its start (see `site` in Python's library).
+
+    What stands in between may stay (dumb-init, `uv run`, a shell) and keeps copies of all
+    descriptors: the answer ends with its line, not with the end of the file, and the template is
+    the process that the answer names, whether or not it is our own child.
     """
     adapter = f"/proc/self/fd/{bundle}"
     added = {INSTRUCTIONS: instructions}
