@@ -69,6 +69,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "control/web": {"prometheus_client"},
     "control/web/__main__.py": {"setproctitle"},
     "worker/gunicorn_settings.py": {"gunicorn"},
+    "worker/gunicorn_template.py": {"gunicorn"},
     "worker/gunicorn_worker.py": {"gunicorn"},
     "worker/gunicorn_draining.py": {"uvicorn"},
     "worker/gunicorn_http2.py": {"gunicorn"},
