@@ -100,6 +100,11 @@ def runs_gunicorn(words: Sequence[str]) -> bool:
     return words[0].startswith("gunicorn: master") or _in_python(tuple(words), words[0]) is not None
 
 
+def is_python(program: str) -> bool:
+    """Whether a program is a Python, by its name."""
+    return _PYTHON.match(os.path.basename(program)) is not None
+
+
 def _find(name: str, directory: str, environment: Mapping[str, str]) -> str:
     try:
         return find_program(name, environment.get("PATH", os.defpath), directory)
@@ -135,7 +140,7 @@ def _without_env(command: tuple[str, ...], environment: Mapping[str, str],
 
 def _in_python(command: tuple[str, ...], program: str) -> Gunicorn | None:
     """`PYTHON [OPTIONS] -m gunicorn …` or `PYTHON [OPTIONS] PATH/gunicorn …`."""
-    if not _PYTHON.match(os.path.basename(program)):
+    if not is_python(program):
         return None
     position = 1
     while position < len(command):
@@ -177,7 +182,7 @@ def _script(command: tuple[str, ...], program: str,
 def _python_of(head: list[str],
                environment: Mapping[str, str]) -> tuple[str, tuple[str, ...]] | None:
     """The interpreter that a script's first lines name, and its options."""
-    words = _interpreter(head)
+    words = interpreter_of(head)
     if words and os.path.basename(words[0]) == "env":
         words = [word for word in words[1:] if not word.startswith("-")]
         try:
@@ -185,14 +190,14 @@ def _python_of(head: list[str],
                          for each in words[:1]]
         except OSError:
             return None
-    if not words or not _PYTHON.match(os.path.basename(words[0])) or not all(
+    if not words or not is_python(words[0]) or not all(
             map(_CLUSTER.fullmatch, words[1:])):
         return None
     return words[0], tuple(words[1:])
 
 
-def _interpreter(head: list[str]) -> list[str]:
-    """What a script's first lines tell the kernel to run."""
+def interpreter_of(head: list[str]) -> list[str]:
+    """What a script's first lines tell the kernel to run, as words."""
     if not head or not head[0].startswith("#!"):
         return []
     words = head[0][2:].split()

@@ -114,7 +114,8 @@ def changes(before: Recipe, after: Recipe, told: Redaction, values: bool) -> lis
     """Each thing that differs: `what`, and its value `before` and `after`, None where it wasn't
     there; `secret` where that isn't all, so that the two may look the same."""
     found = []
-    names = [each.name for each in fields(Recipe) if each.name not in ("release", "environment")]
+    names = [each.name for each in fields(Recipe)
+             if each.name not in ("release", "environment", "interpreter", "words")]
     for what in ("release", *names):
         one, other = getattr(before, what), getattr(after, what)
         if one != other:
