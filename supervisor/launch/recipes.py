@@ -28,7 +28,7 @@ from ..system.loop import READ, Loop
 from ..system.processes import CannotStart, Exit, Launch, Processes
 from . import freezing
 from .freezing import Frozen
-from .recognition import Gunicorn, Refused, recognise
+from .recognition import Gunicorn, Refused, in_python, recognise
 
 SETTINGS_TIMEOUT = 30.0
 
@@ -110,8 +110,7 @@ class Preparation:
         """Resolve program, arguments and environment, or take what is remembered of them."""
         if self._frozen is not None:
             freezing.check(self._frozen, self._command)
-            found = recognise(self._frozen.words, self._directory, self._environment)
-            self._gunicorn = found.gunicorn if found is not None else None
+            self._gunicorn = in_python(self._frozen.words, self._frozen.program)
             return
         found = recognise(self._command, self._directory, self._environment)
         links = freezing.links_of(self._command, self._named_directory, self._directory,
@@ -205,7 +204,8 @@ class Preparation:
         theirs = dict(read.settings)
         if not read.given("max_requests_jitter"):
             theirs.pop("max_requests_jitter", None)
-        recipe = self._recipe(theirs, None)
+        recipe = replace(self._recipe(theirs, None), chdir=theirs.get("chdir"),
+                         files=answer.get("files"))
         if recipe.max_requests and not theirs.get("counts_requests", True):
             raise Refused(
                 "--max-requests (gunicorn's max_requests): nothing counts the requests of its "
@@ -246,6 +246,12 @@ def _remembered(blueprint: Blueprint) -> Frozen | None:
     if recipe is None or not recipe.words:
         return None
     return Frozen(recipe.program, recipe.interpreter, recipe.words)
+
+
+def as_read(recipe: Recipe) -> dict[str, Any] | None:
+    """What a template is told that is to read the same settings as the one before; None where they
+    are read anew."""
+    return None if recipe.files is None else {"chdir": recipe.chdir, "files": dict(recipe.files)}
 
 
 def _resolve(directory: str) -> str:

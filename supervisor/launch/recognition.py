@@ -84,7 +84,7 @@ def recognise(command: Sequence[str], directory: str,
             break
         whole, environment = inner
         program = _find(whole[0], directory, environment)
-    gunicorn = _in_python(whole, program) or _script(whole, program, environment)
+    gunicorn = in_python(whole, program) or _script(whole, program, environment)
     if gunicorn is not None:
         return Recognised(gunicorn, environment)
     if _names_gunicorn(command[1:]):
@@ -97,7 +97,7 @@ def runs_gunicorn(words: Sequence[str]) -> bool:
     gives its arbiter."""
     if not words:
         return False
-    return words[0].startswith("gunicorn: master") or _in_python(tuple(words), words[0]) is not None
+    return words[0].startswith("gunicorn: master") or in_python(tuple(words), words[0]) is not None
 
 
 def is_python(program: str) -> bool:
@@ -138,8 +138,9 @@ def _without_env(command: tuple[str, ...], environment: Mapping[str, str],
     return (tuple(words), changed) if words else None
 
 
-def _in_python(command: tuple[str, ...], program: str) -> Gunicorn | None:
-    """`PYTHON [OPTIONS] -m gunicorn …` or `PYTHON [OPTIONS] PATH/gunicorn …`."""
+def in_python(command: tuple[str, ...], program: str) -> Gunicorn | None:
+    """`PYTHON [OPTIONS] -m gunicorn …` or `PYTHON [OPTIONS] PATH/gunicorn …`; None if it is
+    neither. `program`: what the first word means."""
     if not is_python(program):
         return None
     position = 1
