@@ -134,7 +134,7 @@ class Parts:
         self.places = Places(self.ledger, self.place, self.notify, self.pidfile,
                              self.measures.heard_by_path, self.listening.files,
                              lambda: STIRRED in self.signals.came)
-        self.hooks = Hooks(self.ledger, self.generations, self.errands, settings,
+        self.hooks = Hooks(self.ledger, self.generations, self.errands, settings, environ,
                            looked_up.attributes, self.place,
                            lambda generation: self.web.environment(generation))
         self.spawner = Spawner(

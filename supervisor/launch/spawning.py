@@ -95,7 +95,8 @@ class Spawner:
         pool, prepared = self._ledger.pool, self._generations.prepared[action.generation]
         generation = pool.generations[action.generation]
         descriptors = [listener.socket.fileno() for listener in self._listeners]
-        adapter, command, control_fd = None, generation.recipe.command, None
+        recipe, adapter, control_fd = generation.recipe, None, None
+        command, program, interpreter = recipe.words, recipe.program, recipe.interpreter
         if control is not None:
             control_fd = worker_environment.FIRST_FD + len(descriptors)
             descriptors.append(control.fileno())
@@ -110,7 +111,7 @@ class Spawner:
                 descriptors.append(STANDARD_ERROR)
             adapter = recipes.adapter_instructions(prepared, settings, pool.target, page, jitter,
                                                    stderr, control_fd, notify_fd)
-            command = prepared.gunicorn.adapter
+            command, program = prepared.gunicorn.adapter, ""
         environment = worker_environment.environment(
             generation, worker=worker, index=action.index, master=os.getpid(),
             control_socket=self._place.path, notify_socket=self._place.notify_path,
@@ -122,5 +123,6 @@ class Spawner:
         ) | self._metrics(action.generation)
         farewell = signal.Signals[settings.stop_signal] if settings.kill_children_on_exit else None
         stdout, stderr_pipe = ends.writers
-        return Launch(command, generation.recipe.directory, environment, descriptors, farewell,
-                      stdout, stderr_pipe, attributes=self._attributes, seat=action.index)
+        return Launch(command or recipe.command, recipe.directory, environment, descriptors,
+                      farewell, stdout, stderr_pipe, attributes=self._attributes,
+                      seat=action.index, program=program, interpreter=interpreter)

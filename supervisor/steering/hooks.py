@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..core.upgrade import Outcome, Upgrade
-from ..launch import recipes
+from ..launch import freezing, recipes
 from ..launch.prepared import Generations
 from ..places.runtime_directory import RuntimeDirectory
 from ..reporting import report
@@ -29,12 +29,12 @@ START_HOOK, CHECK = "on_upgrade_start", "check"
 
 
 class Hooks:
-    """All of them. `attributes`: of the workers. `metrics`: what processes of a generation are
-    given for the app's own metrics."""
+    """All of them. `environ`: ours. `attributes`: of the workers. `metrics`: what processes of a
+    generation are given for the app's own metrics."""
 
     def __init__(self, ledger: Ledger, generations: Generations, errands: Errands,
-                 settings: Settings, attributes: Attributes, place: RuntimeDirectory,
-                 metrics: Callable[[int], dict[str, str]]) -> None:
+                 settings: Settings, environ: Mapping[str, str], attributes: Attributes,
+                 place: RuntimeDirectory, metrics: Callable[[int], dict[str, str]]) -> None:
         self._ledger = ledger
         self._generations = generations
         self._place = place
@@ -42,6 +42,7 @@ class Hooks:
         self._errands = errands
         errands.unclaimed = self.ended
         self._settings = settings
+        self._environ = environ
         self._attributes = attributes.of_user_alone()
 
     def of_gunicorn(self, prepared: recipes.Prepared, name: str, arguments: list[Any]) -> None:
@@ -106,7 +107,8 @@ class Hooks:
         recipe = self._ledger.pool.generations[self._ledger.pool.current].recipe
         places = (recipe.directory, self._settings.chdir)
         directory = next((each for each in places if os.path.isdir(each)), "/")
-        environment = dict(recipe.environment) | {
+        typed = recipes.blueprint(self._settings, self._environ, None).environment
+        environment = freezing.without_gone(recipe.environment, typed) | {
             "EINHORNPY_SOCKET_PATH": self._place.path, "PWD": directory} | variables
         return self._errands.shell(name, command, directory, environment, limit, done,
                                    document, self._attributes, urgent=name in (START_HOOK, CHECK))
