@@ -40,12 +40,14 @@ class Refused(RuntimeError):
 class Gunicorn:
     """gunicorn's settings, as its own Python read them. `given`: those that somebody set. `hooks`:
     the server hooks that somebody wrote. `python`, `options`, `arguments`: how to run the
-    adapter."""
+    adapter. `wrapped`: something else starts gunicorn in the end; `python` is then that program,
+    and `arguments` all that it is given."""
 
     python: str
     arguments: tuple[str, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     options: tuple[str, ...] = ()
+    wrapped: bool = False
 
     def given(self, name: str) -> bool:
         return name in self.settings.get("given", ())
