@@ -135,7 +135,8 @@ class Parts:
         self.places = Places(self.ledger, self.place, self.notify, self.pidfile,
                              self.measures.heard_by_path, self.listening.files,
                              lambda: STIRRED in self.signals.came)
-        self.hooks = Hooks(self.ledger, self.errands, settings, looked_up.attributes, self.place)
+        self.hooks = Hooks(self.ledger, self.errands, settings, environ, looked_up.attributes,
+                           self.place)
         self.templates = Templates(
             self.ledger, self.generations, self.processes, self.loop, looked_up.attributes,
             settings.number if settings.given("number") else None,

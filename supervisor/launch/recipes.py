@@ -22,8 +22,10 @@ from ..sockets.addresses import escaped
 from ..system.attributes import Attributes
 from ..system.loop import Loop
 from ..system.processes import Exit, Processes
+from . import freezing
 from .asking import CANNOT_BE_READ, Answer, Asking, Question
-from .recognition import Gunicorn, Refused, recognise
+from .freezing import Frozen
+from .recognition import Gunicorn, Refused, in_python, recognise
 
 SETTINGS_TIMEOUT = 30.0
 
@@ -43,12 +45,13 @@ class Prepared:
 @dataclass(frozen=True, slots=True)
 class Blueprint:
     """What a generation is to be made of. `directory`: symbolic links in it are followed when it is
-    made."""
+    made. `remembered`: the recipe that it is to be made of again, as that has resolved them."""
 
     command: tuple[str, ...]
     directory: str
     environment: Mapping[str, str]
     release: str | None
+    remembered: Recipe | None = None
 
 
 def blueprint(settings: Settings, environ: Mapping[str, str], release: str | None) -> Blueprint:
@@ -59,7 +62,7 @@ def blueprint(settings: Settings, environ: Mapping[str, str], release: str | Non
 
 def blueprint_of(recipe: Recipe) -> Blueprint:
     """The blueprint of a remembered recipe."""
-    return Blueprint(recipe.command, recipe.directory, recipe.environment, recipe.release)
+    return Blueprint(recipe.command, recipe.directory, recipe.environment, recipe.release, recipe)
 
 
 class Preparation:
@@ -75,6 +78,8 @@ class Preparation:
         self._settings = settings
         self._command = blueprint.command
         self._named_directory = blueprint.directory
+        self._frozen = _remembered(blueprint)
+        self._as_read = None if blueprint.remembered is None else as_read(blueprint.remembered)
         self._release = blueprint.release
         self._environment = dict(blueprint.environment)
         self._variables = variables
@@ -88,18 +93,37 @@ class Preparation:
         try:
             self._directory = _resolve(self._named_directory)
             self._environment["PWD"] = self._directory
-            found = recognise(self._command, self._directory, self._environment)
-            if found is None:
+            self._freeze()
+            if self._gunicorn is None:
                 self._end(self._without_gunicorn())
                 return
-            self._gunicorn, self._environment = found.gunicorn, dict(found.environment)
             self._asking.begin(Question(
-                found.gunicorn, self._directory,
+                self._gunicorn, self._directory,
                 self._environment | dict(self._variables(self._environment)), upgrade,
-                self._settings.number if self._settings.given("number") else None))
+                self._settings.number if self._settings.given("number") else None,
+                self._as_read))
             self.deadline = now + SETTINGS_TIMEOUT
         except Refused as refused:
             self._end(refused)
+        except OSError as error:  # gone between two looks
+            self._end(Refused(f"cannot run {self._command[0]!r}: {error.strerror}"))
+
+    def _freeze(self) -> None:
+        """Resolve program, arguments and environment, or take what is remembered of them."""
+        if self._frozen is not None:
+            freezing.check(self._frozen, self._command)
+            self._gunicorn = in_python(self._frozen.words, self._frozen.program)
+            return
+        found = recognise(self._command, self._directory, self._environment)
+        links = freezing.links_of(self._command, self._named_directory, self._directory,
+                                  self._environment)
+        if found is None:
+            self._frozen = freezing.freeze(self._command, self._directory, self._environment, links)
+        else:
+            self._gunicorn = freezing.freeze_gunicorn(found.gunicorn, self._directory, links)
+            self._environment = dict(found.environment)
+            self._frozen = freezing.of_gunicorn(self._gunicorn)
+        self._environment = freezing.environment(self._environment, self._directory, links)
 
     def _without_gunicorn(self) -> Prepared:
         for line in without_gunicorn(self._settings):
@@ -109,9 +133,11 @@ class Preparation:
 
     def _recipe(self, gunicorn: Mapping[str, Any], ack_seconds: float | None) -> Recipe:
         """`gunicorn`: its settings, which count where nobody gave ours; `ack_seconds` likewise."""
-        mode = self._settings.ack_mode
+        mode, frozen = self._settings.ack_mode, self._frozen
+        assert frozen is not None
         return Recipe(self._command, self._directory, self._environment, self._release,
-                      mode if isinstance(mode, float) else ack_seconds,
+                      mode if isinstance(mode, float) else ack_seconds, program=frozen.program,
+                      interpreter=frozen.interpreter, words=frozen.words,
                       **rules_of_recipe(self._settings, gunicorn))
 
     def on_exit(self, exit: Exit) -> bool:
@@ -131,11 +157,11 @@ class Preparation:
     def _understood(self, answer: Answer) -> Prepared:
         """What gunicorn's answer comes to, or Refused."""
         assert self._gunicorn is not None
-        read = replace(self._gunicorn, settings=answer.settings, files=answer.files)
+        read = replace(self._gunicorn, settings=answer.settings)
         theirs = dict(read.settings)
         if not read.given("max_requests_jitter"):
             theirs.pop("max_requests_jitter", None)
-        recipe = self._recipe(theirs, None)
+        recipe = replace(self._recipe(theirs, None), chdir=theirs.get("chdir"), files=answer.files)
         if recipe.max_requests and not theirs.get("counts_requests", True):
             raise Refused(
                 "--max-requests (gunicorn's max_requests): nothing counts the requests of its "
@@ -157,6 +183,21 @@ class Preparation:
     def _end(self, result: Prepared | Refused) -> None:
         self.deadline = None
         self._done(result)
+
+
+def _remembered(blueprint: Blueprint) -> Frozen | None:
+    """What a remembered recipe has resolved; None where it is new code, or a recipe of an earlier
+    version."""
+    recipe = blueprint.remembered
+    if recipe is None or not recipe.words:
+        return None
+    return Frozen(recipe.program, recipe.interpreter, recipe.words)
+
+
+def as_read(recipe: Recipe) -> dict[str, Any] | None:
+    """What a template is told that is to read the same settings as the one before; None where they
+    are read anew."""
+    return None if recipe.files is None else {"chdir": recipe.chdir, "files": dict(recipe.files)}
 
 
 def _resolve(directory: str) -> str:

@@ -160,9 +160,10 @@ class Spawner:
     def _launch(self, action: Spawn, given: Given, ends: Ends) -> Launch:
         recipe = self._ledger.pool.generations[action.generation].recipe
         stdout, stderr = ends.writers
-        return Launch(recipe.command, recipe.directory, given.environment, given.descriptors,
-                      self._farewell, stdout, stderr, attributes=self._attributes,
-                      seat=action.index)
+        return Launch(recipe.words or recipe.command, recipe.directory, given.environment,
+                      given.descriptors, self._farewell, stdout, stderr,
+                      attributes=self._attributes, seat=action.index, program=recipe.program,
+                      interpreter=recipe.interpreter)
 
     def _fork(self, action: Spawn, worker: int, given: Given, ends: Ends, fork: Fork) -> None:
         recipe = self._ledger.pool.generations[action.generation].recipe

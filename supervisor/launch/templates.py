@@ -28,6 +28,7 @@ from . import bundle
 from .asking import Answer, Asking, Question
 from .channel import Channel
 from .prepared import Generations
+from .recipes import as_read
 from .recognition import Refused
 
 # After its death, whoever it was just forking has so many seconds to say so.
@@ -126,13 +127,10 @@ class Templates(Part):
         template = _Template(generation, 0)
         template.asking = Asking(self._processes, self._loop, self._attributes, self.bundle,
                                  lambda result: self._answered(template, result))
-        frozen = None
-        if "chdir" in gunicorn.settings:  # an earlier version didn't ask for it
-            frozen = {"chdir": gunicorn.settings["chdir"], "files": dict(gunicorn.files)}
         template.pid = template.asking.begin(Question(
             gunicorn, recipe.directory,
             {**recipe.environment, **self.variables(generation, recipe.environment)},
-            workers=self._workers, frozen=frozen))
+            workers=self._workers, frozen=as_read(recipe)))
         self._all.append(template)
         return template.pid
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..core.upgrade import Outcome, Upgrade
+from ..launch import freezing, recipes
 from ..places.runtime_directory import RuntimeDirectory
 from ..reporting import report
 from ..reporting.events import Entry, Event
@@ -24,15 +25,17 @@ START_HOOK, CHECK = "on_upgrade_start", "check"
 
 
 class Hooks:
-    """All of them. `attributes`: of the workers."""
+    """All of them. `environ`: ours. `attributes`: of the workers."""
 
-    def __init__(self, ledger: Ledger, errands: Errands, settings: Settings, attributes: Attributes,
+    def __init__(self, ledger: Ledger, errands: Errands, settings: Settings,
+                 environ: Mapping[str, str], attributes: Attributes,
                  place: RuntimeDirectory) -> None:
         self._ledger = ledger
         self._place = place
         self._errands = errands
         errands.unclaimed = self.ended
         self._settings = settings
+        self._environ = environ
         self._attributes = attributes.of_user_alone()
 
     def before_upgrade(self, upgrade: Upgrade, done: Callable[[Ended], None]) -> Errand | None:
@@ -80,7 +83,8 @@ class Hooks:
         recipe = self._ledger.pool.generations[self._ledger.pool.current].recipe
         places = (recipe.directory, self._settings.chdir)
         directory = next((each for each in places if os.path.isdir(each)), "/")
-        environment = dict(recipe.environment) | {
+        typed = recipes.blueprint(self._settings, self._environ, None).environment
+        environment = freezing.without_gone(recipe.environment, typed) | {
             "EINHORNPY_SOCKET_PATH": self._place.path, "PWD": directory} | variables
         return self._errands.shell(name, command, directory, environment, limit, done,
                                    document, self._attributes, urgent=name in (START_HOOK, CHECK))
