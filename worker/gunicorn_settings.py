@@ -16,6 +16,11 @@ HERE = os.path.dirname(os.path.realpath(__file__))
 # What the master is told as gunicorn has it.
 AS_THEY_ARE = ("umask", "user", "group", "backlog", "workers", "timeout", "graceful_timeout",
                "max_requests", "max_requests_jitter", "reuse_port", "preload_app")
+# What nobody here does anything with; docs/generate_gunicorn.py says why.
+NOT_OURS = ("control_socket", "control_socket_mode", "dirty_graceful_timeout", "dirty_post_fork",
+            "dirty_threads", "dirty_timeout", "dirty_worker_exit", "dirty_worker_init",
+            "dirty_workers", "on_dirty_starting", "pre_exec", "preload_app", "reuse_port",
+            "worker_tmp_dir")
 
 
 def make_app() -> Tuple[Any, List[str]]:
@@ -114,10 +119,18 @@ def told(cfg: Any, given: List[str]) -> Dict[str, Any]:
         "proc_name": cfg.settings["proc_name"].get(),
         "worker_class": cfg.worker_class_str,
         "hooks": [name for name in gunicorn_hooks.ARBITER_HOOKS if name in given],
+        "ignored": ignored(cfg, given),
         # A class that can't be loaded would fail in every worker: better here, before any is
         # touched.
         "counts_requests": bool(gunicorn_counters.way_of_counting(cfg.worker_class)),
     }
+
+
+def ignored(cfg: Any, given: List[str]) -> List[str]:
+    """The names of what somebody set to something else than gunicorn's default, and what isn't
+    ours."""
+    return [name for name in NOT_OURS if name in given
+            and cfg.settings[name].get() != type(cfg.settings[name])().get()]
 
 
 def format_address(address: Any) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,6 +39,12 @@ class Prepared:
     recipe: Recipe
     gunicorn: Gunicorn | None = None
     guessed: bool = False
+
+    @property
+    def ignored(self) -> Sequence[str]:
+        """The settings that somebody set, and that have no effect here."""
+        # an earlier version didn't ask for them
+        return () if self.gunicorn is None else self.gunicorn.settings.get("ignored", ())
 
 
 @dataclass(frozen=True, slots=True)

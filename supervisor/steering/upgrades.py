@@ -19,7 +19,7 @@ from ..core.upgrade import Check, Terms, Upgrade
 from ..launch import recipes
 from ..launch.prepared import Generations
 from ..launch.recognition import Refused
-from ..reporting import generations, report
+from ..reporting import generations, hints, report
 from ..reporting.events import Entry, Event
 from ..settings.table import Settings
 from ..system.attributes import Attributes
@@ -226,7 +226,7 @@ class Upgrades(Part):
             before = self._ledger.pool.target
             self._ledger.observe(
                 facts.UpgradePrepared(number, result.recipe, target if changed else None))
-            self._say_what_cannot_change(old, result)
+            self._say_what_does_not_count(old, result)
             if changed:
                 self._hooks.of_gunicorn(result, "nworkers_changed", [target, before])
 
@@ -350,7 +350,9 @@ class Upgrades(Part):
             return None
         return max(1, int(gunicorn.settings["workers"]))
 
-    def _say_what_cannot_change(self, old: recipes.Prepared, new: recipes.Prepared) -> None:
+    def _say_what_does_not_count(self, old: recipes.Prepared, new: recipes.Prepared) -> None:
+        for entry in hints.about_ignored(new.ignored, old.ignored):
+            self._ledger.log(entry)
         if old.gunicorn is None or new.gunicorn is None or self._settings.given("bind"):
             return
         before = recipes.binds_of(old.gunicorn.settings)
