@@ -246,3 +246,5 @@ class FirstStart:
             and prepared.gunicorn.given(theirs) and settings.given(ours)]
         if overruled:
             log(Entry(Event.GUNICORN_SETTINGS_OVERRULED, {"settings": ", ".join(overruled)}))
+        for entry in hints.about_ignored(prepared.ignored):
+            log(entry)

@@ -8,7 +8,7 @@ running generation is touched.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,6 +40,12 @@ class Prepared:
     gunicorn: Gunicorn | None = None
     guessed: bool = False
     template: Answer | None = None
+
+    @property
+    def ignored(self) -> Sequence[str]:
+        """The settings that somebody set, and that have no effect here."""
+        # an earlier version didn't ask for them
+        return () if self.gunicorn is None else self.gunicorn.settings.get("ignored", ())
 
 
 @dataclass(frozen=True, slots=True)

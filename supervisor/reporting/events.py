@@ -205,6 +205,9 @@ class Event(enum.StrEnum):
         "inherited-descriptors-closed", DETAIL, "inherited descriptors closed: {descriptors}")
     GUNICORN_SETTINGS_OVERRULED = (
         "gunicorn-settings-overruled", NORMAL, "gunicorn settings overruled: {settings}")
+    GUNICORN_SETTINGS_NOT_OURS = (
+        "gunicorn-settings-not-ours", NORMAL,
+        "gunicorn settings that have no effect here: {settings}")
     READINESS_IS_A_GUESS = (
         "readiness-is-a-guess", ATTENTION,
         "readiness is a guess: {reason}; {so}; better: {better}")

@@ -21,7 +21,7 @@ from ..launch import recipes
 from ..launch.prepared import Generations
 from ..launch.recognition import Refused
 from ..launch.templates import Templates
-from ..reporting import generations, report
+from ..reporting import generations, hints, report
 from ..reporting.events import Entry, Event
 from ..settings.table import Settings
 from ..system.attributes import Attributes
@@ -227,7 +227,7 @@ class Upgrades(Part):
             changed = target is not None and target != self.target_of(old)
             self._ledger.observe(facts.UpgradePrepared(
                 number, result.recipe, target if changed else None, template))
-            self._say_what_cannot_change(old, result)
+            self._say_what_does_not_count(old, result)
 
         self._begin_preparation(number, self._blueprint(upgrade.terms), done)
 
@@ -359,7 +359,9 @@ class Upgrades(Part):
             return None
         return max(1, int(gunicorn.settings["workers"]))
 
-    def _say_what_cannot_change(self, old: recipes.Prepared, new: recipes.Prepared) -> None:
+    def _say_what_does_not_count(self, old: recipes.Prepared, new: recipes.Prepared) -> None:
+        for entry in hints.about_ignored(new.ignored, old.ignored):
+            self._ledger.log(entry)
         if old.gunicorn is None or new.gunicorn is None or self._settings.given("bind"):
             return
         before = recipes.binds_of(old.gunicorn.settings)
