@@ -14,7 +14,7 @@ from typing import Any
 
 from .carrying_out import Plan
 from .control_socket.server import Access, Server
-from .core import observe, worker_environment
+from .core import facts, observe, worker_environment
 from .core.generation import Recipe
 from .core.pool import Pool
 from .exits import Exits
@@ -180,10 +180,15 @@ class Parts:
     def _follow(self) -> None:
         """Who is told of facts, entries and events, in this order."""
         self.ledger.follow("web", fact=self.web.observe)
+        self.ledger.follow("templates", fact=self._give_listeners)
         self.ledger.follow("log", entry=self.log.tell)
         self.ledger.follow("audience", fact=self.audience.look, event=self.audience.tell)
         self.ledger.follow("hooks", event=self.hooks.of_event)
         self.ledger.follow("announcements", event=self.announcements.tell)
+
+    def _give_listeners(self, before: Pool, fact: facts.Event, after: Pool, now: float) -> None:
+        if isinstance(fact, facts.ListenerSwept | facts.ListenerShut):
+            self.templates.give_listeners([each.socket for each in self.listening.all])
 
     def _open(self, listener: socket.socket) -> None:
         self.server.open(listener)

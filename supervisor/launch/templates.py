@@ -174,6 +174,14 @@ class Templates(Part):
                 template_messages.hook(name, *arguments, listeners=len(listeners)),
                 [each.fileno() for each in listeners])
 
+    def give_listeners(self, listeners: Sequence[socket.socket]) -> None:
+        """They are others by now: who has older ones is to let go of them."""
+        for template in self._all:
+            known = self._ledger.pool.templates.get(template.generation)
+            if template.channel is not None and known is not None and known.told:
+                template.channel.send(template_messages.listeners(len(listeners)),
+                                      [each.fileno() for each in listeners])
+
     def told_of_end(self, generation: int, pid: int) -> None:
         """A worker of it is gone."""
         self.hook(generation, "child_exit", pid)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from einhornpy.supervisor.core import actions, facts, generation, planner, view
+from einhornpy.supervisor.core import actions, facts, generation, planner, seats, view
 from einhornpy.supervisor.core.bookkeeping import delay_after
 from einhornpy.supervisor.core.causes import Leaving, Recycling, Refusal
 from einhornpy.supervisor.core.generation import Recipe
@@ -462,8 +462,8 @@ def impatient_airbag(pool: Pool, view: Any, now: float,
 
 def greedy_spawn(pool: Pool, view: Any, now: float) -> list[actions.Action]:
     missing = pool.target - view.wanted
-    seats = planner.free_seats(pool, view, pool.generations[pool.current], max(0, missing))
-    return [actions.Spawn(index, pool.current) for index in seats]
+    free = seats.free_seats(pool, view, pool.generations[pool.current], max(0, missing))
+    return [actions.Spawn(index, pool.current) for index in free]
 
 
 def hot_spawn(pool: Pool, view: Any, now: float) -> Any:

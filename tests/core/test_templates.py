@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from einhornpy.supervisor.core import actions, facts, planner, template_rules
-from einhornpy.supervisor.core.pool import CALM_SECONDS, Policy, Pool, State
+from einhornpy.supervisor.core import actions, facts, template_rules
+from einhornpy.supervisor.core.pool import CALM_SECONDS, Policy, Pool, State, Stopping
 from einhornpy.supervisor.core.template import (
     FORK_SECONDS,
     LEAVE_SECONDS,
@@ -214,7 +214,7 @@ def test_everything_leaves_in_order_when_the_master_stops() -> None:
     world = ready_pool(1)
     world.slowly = True
     upgrade(world)
-    world.fact(facts.StopRequested(planner.Stopping.GRACEFUL))
+    world.fact(facts.StopRequested(Stopping.GRACEFUL))
     for worker in list(world.pool.workers.values()):
         if not worker.pid:
             world.fact(facts.Forked(worker.id, 5))
