@@ -136,7 +136,8 @@ class Template:
             return
         self.answered = True
         with os.fdopen(self.instructions["result"], "w") as result:
-            json.dump(content, result)
+            # A line: what stands between us and the master may hold the pipe too.
+            result.write(json.dumps(content) + "\n")
 
     @contextlib.contextmanager
     def telling_errors(self) -> Iterator[None]:
@@ -217,6 +218,10 @@ class Template:
             self.hook(message["name"], message["arguments"], descriptors)
         elif what == "workers":
             self.measure("workers", "gauge", message["count"])
+        elif what == "environment":
+            os.environ.update(message["variables"])
+        elif what == "listeners":
+            self.take_listeners(descriptors)
         elif what == "reopen":
             self.server.log.reopen_files()
         elif what == "leave":
@@ -232,10 +237,7 @@ class Template:
     def hook(self, name: str, arguments: List[Any], descriptors: List[int]) -> None:
         server = self.server
         if name == "when_ready":
-            given, descriptors[:] = list(descriptors), []
-            server.LISTENERS = gunicorn_worker.adopt_listeners(given, server.cfg, server.log)
-            for listener in server.LISTENERS:
-                listener.set_inheritable(False)
+            self.take_listeners(descriptors)
             self.call(name, lambda: server.cfg.when_ready(server))
         elif name == "child_exit":
             worker = server.WORKERS.pop(arguments[0], None)
@@ -245,6 +247,17 @@ class Template:
         elif name == "nworkers_changed":
             server._num_workers = arguments[1]
             self.call(name, lambda: setattr(server, "num_workers", arguments[0]))
+
+    def take_listeners(self, descriptors: List[int]) -> None:
+        """Have these sockets, and no longer those before: whoever waits at one of those would wait
+        for ever."""
+        server, given = self.server, list(descriptors)
+        descriptors[:] = []
+        for listener in server.LISTENERS:
+            listener.sock.close()
+        server.LISTENERS[:] = gunicorn_worker.adopt_listeners(given, server.cfg, server.log)
+        for listener in server.LISTENERS:
+            listener.set_inheritable(False)
 
     def call(self, name: str, hook: Callable[[], None]) -> None:
         try:

@@ -25,6 +25,8 @@ _DO: Dict[str, Dict[str, _Types]] = {
         "core": (_INT, _NOTHING), "life": (dict,)},
     "hook": {"name": (_TEXT,), "arguments": (list,), "listeners": (_INT,)},
     "workers": {"count": (_INT,)},
+    "environment": {"variables": (dict,)},
+    "listeners": {"listeners": (_INT,)},
     "reopen": {},
     "leave": {"on_exit": (_BOOL,)},
 }
@@ -64,6 +66,16 @@ def hook(name: str, *arguments: Any, listeners: int = 0) -> bytes:
 def workers(count: int) -> bytes:
     """Tell how many workers there are now."""
     return _message("do", "workers", count=count)
+
+
+def environment(variables: Mapping[str, str]) -> bytes:
+    """Tell variables that it is to have, which weren't known when it was started."""
+    return _message("do", "environment", variables=dict(variables))
+
+
+def listeners(count: int) -> bytes:
+    """Tell that the listening sockets are others by now; so many are beside the message."""
+    return _message("do", "listeners", listeners=count)
 
 
 def reopen() -> bytes:

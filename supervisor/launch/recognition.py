@@ -11,14 +11,12 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ..settings.parsers import AckMode
 from ..system.becoming import find_program
 from .wrapped import starts_gunicorn
 
-ADAPTER = str(Path(__file__).absolute().parents[2] / "worker" / "gunicorn_adapter.py")
 _PYTHON = re.compile(r"(python|pypy)[0-9.]*$")
 # Options of the interpreter (python(1)): a cluster of those that take no value; those that take
 # one, in the same word or the next.
@@ -52,11 +50,6 @@ class Gunicorn:
 
     def given(self, name: str) -> bool:
         return name in self.settings.get("given", ())
-
-    @property
-    def adapter(self) -> tuple[str, ...]:
-        """The command line of the adapter."""
-        return (self.python, *self.options, ADAPTER, *self.arguments)
 
 
 @dataclass(frozen=True, slots=True)
