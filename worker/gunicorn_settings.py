@@ -21,11 +21,11 @@ AS_THEY_ARE = ("umask", "user", "group", "backlog", "workers", "timeout", "grace
 # The hooks that the master asks for, or must know of.
 ARBITER_HOOKS = ("on_starting", "on_reload", "when_ready", "child_exit", "nworkers_changed",
                  "on_exit")
-# What would mean something to gunicorn's own arbiter alone, or to what it starts besides.
+# What nobody here does anything with; docs/generate_gunicorn.py says why.
 NOT_OURS = ("control_socket", "control_socket_mode", "dirty_graceful_timeout", "dirty_post_fork",
             "dirty_threads", "dirty_timeout", "dirty_worker_exit", "dirty_worker_init",
-            "dirty_workers", "enable_stdio_inheritance", "on_dirty_starting", "pre_exec",
-            "preload_app", "reuse_port", "worker_tmp_dir")
+            "dirty_workers", "on_dirty_starting", "pre_exec", "preload_app", "reuse_port",
+            "worker_tmp_dir")
 
 
 class Reading:
@@ -184,8 +184,7 @@ def told(cfg: Any, given: Set[str]) -> Dict[str, Any]:
         **{name: getattr(cfg, name) for name in AS_THEY_ARE},
         "version": gunicorn.__version__,
         "given": sorted(given),
-        "ignored": [name for name in NOT_OURS if name in given
-                    and cfg.settings[name].get() != cfg.settings[name].default],
+        "ignored": ignored(cfg, given),
         "bind": [format_address(address) for address in cfg.address],
         "chdir": cfg.chdir if "chdir" in given else None,
         "pidfile": cfg.pidfile and os.path.abspath(cfg.pidfile),
@@ -194,6 +193,13 @@ def told(cfg: Any, given: Set[str]) -> Dict[str, Any]:
         "hooks": [name for name in ARBITER_HOOKS if name in given],
         "counts_requests": bool(gunicorn_counters.way_of_counting(cfg.worker_class)),
     }
+
+
+def ignored(cfg: Any, given: Set[str]) -> List[str]:
+    """The names of what somebody set to something else than gunicorn's default, and what isn't
+    ours."""
+    return [name for name in NOT_OURS if name in given
+            and cfg.settings[name].get() != type(cfg.settings[name])().get()]
 
 
 def format_address(address: Any) -> str:

@@ -136,7 +136,8 @@ class Template:
             return
         self.answered = True
         with os.fdopen(self.instructions["result"], "w") as result:
-            json.dump(content, result)
+            # A line: somebody in between may hold the pipe too, so that it doesn't end.
+            print(json.dumps(content), file=result)
 
     @contextlib.contextmanager
     def telling_errors(self) -> Iterator[None]:
@@ -217,6 +218,8 @@ class Template:
             self.hook(message["name"], message["arguments"], descriptors)
         elif what == "workers":
             self.measure("workers", "gauge", message["count"])
+        elif what == "environment":
+            os.environ.update(message["variables"])
         elif what == "reopen":
             self.server.log.reopen_files()
         elif what == "leave":

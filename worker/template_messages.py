@@ -25,6 +25,7 @@ _DO: Dict[str, Dict[str, _Types]] = {
         "core": (_INT, _NOTHING), "life": (dict,)},
     "hook": {"name": (_TEXT,), "arguments": (list,), "listeners": (_INT,)},
     "workers": {"count": (_INT,)},
+    "environment": {"variables": (dict,)},
     "reopen": {},
     "leave": {"on_exit": (_BOOL,)},
 }
@@ -64,6 +65,11 @@ def hook(name: str, *arguments: Any, listeners: int = 0) -> bytes:
 def workers(count: int) -> bytes:
     """Tell how many workers there are now."""
     return _message("do", "workers", count=count)
+
+
+def environment(variables: Mapping[str, str]) -> bytes:
+    """Tell variables that it is to have, which weren't known when it was started."""
+    return _message("do", "environment", variables=dict(variables))
 
 
 def reopen() -> bytes:
@@ -121,9 +127,9 @@ def _check(message: Dict[str, Any], kind: str, fields: Dict[str, _Types]) -> Non
                 "of type " + type(message[name]).__name__))
         if type(message[name]) is _INT and message[name] < 0:
             raise ValueError("message %s: %s is negative" % (kind, name))
-    if kind == "fork" and not all(
-            isinstance(value, str) for value in message["environment"].values()):
-        raise ValueError("message fork: a variable is no text")
+    for name in {"environment", "variables"} & fields.keys():
+        if not all(isinstance(value, str) for value in message[name].values()):
+            raise ValueError("message %s: a variable is no text" % kind)
     if message.get("listeners", message.get("descriptors", 0)) > MOST_DESCRIPTORS:
         raise ValueError("message %s: more descriptors than one message can have" % kind)
 
