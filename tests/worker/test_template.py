@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from einhornpy.worker import template_messages as messages
 
-from ..harness import EXAMPLE, child_pids, get, process_state, reap_leftovers, wait_until
+from ..harness import DEADLINE, EXAMPLE, child_pids, get, process_state, reap_leftovers, wait_until
 from ..template import Template, wait
 from .test_gunicorn import CLASSES
 
@@ -284,3 +285,258 @@ def test_what_fails_before_the_fork_is_told(begin: Begin, site: Path, conf: str,
     assert template.hear() == {"say": "cannot", "worker": 1, "why": why.format(site=site)}
     template.ask(2)  # it is still there
     assert template.hear()["say"] == "cannot"
+
+
+ERRORS = [
+    ("workers = \n", "SyntaxError: invalid syntax ({site}/gunicorn.conf.py, line 1)"),
+    ("import os\nos.no_such_call()\n",
+     "AttributeError: module 'os' has no attribute 'no_such_call' "
+     "({site}/gunicorn.conf.py, line 2, in <module>)"),
+    ("workers = 'many'\n", "ValueError: invalid literal for int() with base 0: 'many'"),
+    ("worker_class = 'no_such_class'\n",
+     "RuntimeError: class uri 'no_such_class' invalid or not found: "),
+    ("daemon = True\n",
+     "ValueError: daemon makes no sense under einhornpy: run gunicorn itself for it"),
+    ("dirty_apps = ['a:b']\n",
+     "ValueError: dirty_apps need gunicorn's own arbiter, which einhornpy replaces"),
+    ("chdir = 'nowhere'\n", "ConfigError: can't chdir to 'nowhere'"),
+    ("def on_starting(server):\n    raise OSError('no way')\n",
+     "OSError: no way ({site}/gunicorn.conf.py, line 2, in on_starting)"),
+    ("def nworkers_changed(server, new, old):\n    1 / 0\n",
+     "ZeroDivisionError: division by zero ({site}/gunicorn.conf.py, line 2, in nworkers_changed)"),
+    ("def on_starting(server):\n    raise SystemExit('enough')\n", "gunicorn exited with enough"),
+    ("import sys\nprint('a reason', file=sys.stderr)\nsys.exit(3)\n", "a reason"),
+]
+
+
+@pytest.mark.parametrize(("conf", "error"), ERRORS, ids=[each[0].split("\n")[0] for each in ERRORS])
+def test_an_error_in_the_settings_is_one_line(begin: Begin, site: Path, conf: str,
+                                              error: str) -> None:
+    template = begin(conf=conf)
+    told = template.answer().pop("error")
+    assert error.format(site=site) in told
+    assert "\n" not in told
+    assert not template.answer()
+    assert wait(template.pid) != 0
+
+
+@pytest.mark.parametrize(("arguments", "error"), [
+    (("--no-such-flag", "app:wsgi"), "gunicorn: error: unrecognized arguments: --no-such-flag"),
+    (("-c", "gone.py", "app:wsgi"), "RuntimeError: 'gone.py' doesn't exist"),
+    (("--check-config", "app:wsgi"), "ValueError: check_config makes no sense under einhornpy: "
+     "run gunicorn itself for it"),
+    (("--workers", "2"), "gunicorn.errors.ConfigError: No application module specified.")])
+def test_an_error_in_the_arguments_is_one_line(begin: Begin, arguments: tuple[str, ...],
+                                               error: str) -> None:
+    template = begin(*arguments)
+    assert template.answer() == {"error": error}
+    assert wait(template.pid) != 0
+
+
+def test_what_somebody_set_is_known(begin: Begin, site: Path) -> None:
+    (site / "sub").mkdir()
+    (site / "link").symlink_to("sub")
+    template = begin(
+        "--threads", "2", "-b", "unix:a.sock", "app:wsgi",
+        conf="chdir = 'link'\npidfile = 'p'\nworker_tmp_dir = '/dev/shm'\nproc_name = 'shop'\n"
+        "def on_exit(server): pass\n", environment={"WEB_CONCURRENCY": "1"})
+    settings = template.settings()
+    assert set(settings["given"]) >= {"workers", "bind", "threads", "chdir", "on_exit", "proc_name"}
+    assert "timeout" not in settings["given"]
+    assert settings["worker_class"] == "gthread"
+    assert settings["chdir"] == os.path.realpath(site / "sub")
+    assert settings["bind"] == [f"unix:{os.path.realpath(site / 'sub')}/a.sock"]
+    assert settings["ignored"] == ["worker_tmp_dir"]
+    assert (settings["hooks"], settings["proc_name"]) == (["on_exit"], "shop")
+    assert template.answer()["files"] == {
+        str(site / "gunicorn.conf.py"): (site / "gunicorn.conf.py").read_text()}
+
+
+def test_what_was_read_wins_over_the_files(begin: Begin, site: Path) -> None:
+    """Another template of the same generation: its configuration was edited since, its directory
+    moved, a default one has come."""
+    for name in ("one", "two"):
+        (site / name).mkdir()
+        (site / name / "app.py").write_text(
+            f"def wsgi(environ, start_response):\n    start_response('200 OK', [])\n"
+            f"    return [b'{name}']\n")
+    (site / "current").symlink_to("one")
+    conf = site / "web.py"
+    text = (
+        "# gr\u00fc\u00df\nimport inspect\nchdir = 'current'\n\ndef pre_fork(server, worker):\n"
+        "    worker.source = inspect.getsource(pre_fork)\n\ndef post_fork(server, worker):\n"
+        "    open('told', 'w').write(worker.source)\n    raise KeyError(__file__)\n")
+    conf.write_text(text)
+    first = begin("-c", "web.py", "app:wsgi")
+    answer = first.answer()
+    assert answer["settings"]["chdir"] == str(site / "one")
+    conf.write_text("this is no python\n")
+    frozen = {"chdir": answer["settings"]["chdir"], "files": answer["files"]}
+    for removed in (False, True):
+        (site / "current").unlink(missing_ok=True)
+        if removed:
+            conf.unlink()
+        else:
+            (site / "current").symlink_to("two")
+        second = begin("-c", "web.py", "app:wsgi", frozen=frozen)
+        assert second.answer()["files"] == answer["files"]
+        assert second.answer()["settings"] == answer["settings"]
+        worker = second.fork()
+        said = worker.said()
+        assert (said["command"], said["error"]) == (
+            "worker:failed", f"KeyError: '{conf}' ({conf}, line 10, in post_fork)")
+        assert (site / "one" / "told").read_text().endswith("inspect.getsource(pre_fork)\n")
+        assert worker.ended() == 3
+        assert "raise KeyError(__file__)" in worker.printed()
+    third = begin(conf="raise RuntimeError('it came later')\n",
+                  frozen={"chdir": None, "files": {}})
+    assert third.settings()["chdir"] is None
+
+
+def test_it_goes_with_its_master(begin: Begin, site: Path) -> None:
+    template = begin(conf=TELL + "def on_exit(server):\n    tell('on_exit')\n")
+    template.settings()
+    template.send(messages.leave(False))
+    assert wait(template.pid) == 0
+    other = begin()
+    other.settings()
+    other.channel.shutdown(1)
+    assert wait(other.pid) == 0
+    assert not (site / "told").exists()
+
+
+PATCHED = """
+from gevent import monkey
+monkey.patch_all()
+import gevent, subprocess
+
+def when_ready(server):
+    server.beats = 0
+    def beat():
+        while True:
+            server.beats += 1
+            gevent.sleep(0.01)
+    gevent.spawn(beat)
+    tell(subprocess.run(["true"]).returncode)
+
+def nworkers_changed(server, new, old):
+    if old is not None:
+        while server.beats < 3:
+            gevent.sleep(0.01)
+        tell("beats")
+"""
+
+
+def test_a_configuration_that_has_patched_the_world(begin: Begin, site: Path) -> None:
+    """Its greenlets run while we wait; its fork and wait are gevent's own."""
+    template = begin("-k", "gevent", "app:wsgi", conf=TELL + PATCHED)
+    template.settings()
+    template.send(messages.hook("when_ready", listeners=1), [template.listener.fileno()])
+    for number in (1, 2):
+        worker = template.acked(number)
+        assert get(template.address)[1].split()[1] == str(worker.pid)
+        template.send(messages.hook("nworkers_changed", 2, 1))
+        assert worker.stop() == 0
+    assert template.leave() == 0
+    assert told(site) == ["0", "beats", "beats"]
+
+
+def test_hooks_may_start_threads_and_processes(begin: Begin, site: Path) -> None:
+    """They live on, nobody reaps them but who started them, and they have nothing of ours."""
+    template = begin(conf=TELL + """
+import signal, subprocess, threading
+
+def when_ready(server):
+    server.child = subprocess.Popen(["sleep", "1000"], close_fds=False)
+    tell(sorted(os.readlink(f"/proc/{server.child.pid}/fd/" + fd)[:7] for fd in
+                os.listdir(f"/proc/{server.child.pid}/fd") if int(fd) > 2))
+    server.woken = threading.Event()
+    server.thread = threading.Thread(target=server.woken.wait, daemon=True)
+    server.thread.start()
+
+def child_exit(server, worker):
+    tell(server.child.poll(), server.thread.is_alive(), signal.getsignal(signal.SIGCHLD))
+
+def on_exit(server):
+    server.child.kill()
+    tell(server.child.wait())
+""")
+    template.settings()
+    template.send(messages.hook("when_ready", listeners=1), [template.listener.fileno()])
+    worker = template.acked()
+    assert worker.stop() == 0
+    template.send(messages.hook("child_exit", worker.pid))
+    assert template.leave() == 0
+    assert told(site) == ["[]", f"None True {signal.SIG_DFL!s}", "-9"]
+
+
+def test_a_hook_that_raises_is_told(begin: Begin, site: Path) -> None:
+    template = begin(conf="def when_ready(server):\n    raise ValueError('a\\nb')\n\n"
+                     "def on_exit(server):\n    raise KeyError(1)\n")
+    template.settings()
+    template.send(messages.hook("when_ready"))
+    at = str(site / "gunicorn.conf.py")
+    assert template.hear() == {"say": "hook", "name": "when_ready",
+                               "error": f"ValueError: a b ({at}, line 2, in when_ready)"}
+    assert template.leave() == 0
+    assert template.hear() == {"say": "hook", "name": "on_exit",
+                               "error": f"KeyError: 1 ({at}, line 5, in on_exit)"}
+
+
+def test_statsd_hears_what_the_arbiter_would_say(begin: Begin) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd:
+        statsd.bind(("127.0.0.1", 0))
+        statsd.settimeout(DEADLINE)
+        template = begin("--statsd-host", f"127.0.0.1:{statsd.getsockname()[1]}",
+                         "--enable-backlog-metric", "app:wsgi")
+        template.settings()
+        template.send(messages.workers(3))
+        assert statsd.recv(4096) == b"gunicorn.workers:3|g"
+        template.send(messages.hook("when_ready", listeners=1), [template.listener.fileno()])
+        assert statsd.recv(4096) == b"gunicorn.backlog:0|h"
+        template.acked()
+        get(template.address)
+        while not statsd.recv(4096).startswith(b"gunicorn.requests:1|c"):
+            pass
+
+
+def test_captured_output_stays_captured(begin: Begin, site: Path) -> None:
+    """Also in a worker, which gets a standard error of its own; and its log can be opened anew."""
+    (site / "app.py").write_text(
+        "import sys\n\ndef wsgi(environ, start_response):\n    start_response('200 OK', [])\n"
+        "    print('a word', file=sys.stderr, flush=True)\n    return [b'well']\n")
+    template = begin("--capture-output", "--error-logfile", "log", "app:wsgi")
+    template.settings()
+    worker = template.acked()
+    assert get(template.address) == (200, "well")
+    assert "a word" in (site / "log").read_text()
+    (site / "log").rename(site / "log.1")
+    template.send(messages.reopen())
+    wait_until((site / "log").exists, "the log opened anew")
+    second = template.acked(2)
+    for each in (worker, second):
+        assert each.stop() == 0
+        assert each.printed() == ""
+    assert "Booting worker" in (site / "log").read_text()
+    assert template.leave() == 0
+
+
+def test_nonsense_from_the_master_is_passed_over(begin: Begin) -> None:
+    template = begin()
+    template.settings()
+    for nonsense in (b"{}", b'{"do": "dance"}', b"\xff", messages.forked(1, 2),
+                     messages.hook("no_such_hook"), messages.hook("child_exit"),
+                     messages.hook("nworkers_changed", 1)):
+        template.send(nonsense, [template.page])
+    fork = messages.fork(1, 0, {}, 4, False, False, None, None, {})
+    template.send(fork, [template.page])
+    while (said := template.hear())["say"] == "hook":
+        assert said["error"]
+    assert said["why"] == (
+        "cannot give a worker its descriptors: too few came; see the limit of open files")
+    template.send(fork.replace(b'"descriptors": 4', b'"descriptors": 11'), [template.page] * 11)
+    assert template.hear()["why"].startswith("cannot give a worker 11 descriptors: only 10 were")
+    template.acked(2)
+    left = {os.readlink(f"/proc/{template.pid}/fd/{fd}")
+            for fd in os.listdir(f"/proc/{template.pid}/fd") if int(fd) > 2}
+    assert not [each for each in left if "memfd" in each or "pipe" in each]
