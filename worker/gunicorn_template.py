@@ -221,6 +221,8 @@ class Template:
             self.measure("%d workers", "gunicorn.workers", "gauge", message["count"])
         elif what == "environment":
             os.environ.update(message["variables"])
+        elif what == "listeners":
+            self.take_listeners(descriptors)
         elif what == "reopen":
             self.server.log.reopen_files()
         elif what == "leave":
@@ -244,10 +246,7 @@ class Template:
     def hook(self, name: str, arguments: List[Any], descriptors: List[int]) -> None:
         server = self.server
         if name == "when_ready":
-            given, descriptors[:] = list(descriptors), []
-            server.LISTENERS = gunicorn_worker.adopt_listeners(given, server.cfg, server.log)
-            for listener in server.LISTENERS:
-                listener.set_inheritable(False)
+            self.take_listeners(descriptors)
             server.cfg.when_ready(server)
         elif name == "child_exit":
             worker = server.WORKERS.pop(arguments[0], None)
@@ -259,6 +258,17 @@ class Template:
             server.num_workers = arguments[0]  # calls the hook
         else:
             raise ValueError("no such hook")
+
+    def take_listeners(self, descriptors: List[int]) -> None:
+        """Have these sockets, and no longer those before: whoever waits at one of those would wait
+        for ever."""
+        server, given = self.server, list(descriptors)
+        descriptors[:] = []
+        for listener in server.LISTENERS:
+            listener.close()
+        server.LISTENERS[:] = gunicorn_worker.adopt_listeners(given, server.cfg, server.log)
+        for listener in server.LISTENERS:
+            listener.set_inheritable(False)
 
     def fork(self, message: Dict[str, Any], descriptors: List[int]) -> None:
         """Fork a worker, or say why not."""

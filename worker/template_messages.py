@@ -26,6 +26,7 @@ _DO: Dict[str, Dict[str, _Types]] = {
     "hook": {"name": (_TEXT,), "arguments": (list,), "listeners": (_INT,)},
     "workers": {"count": (_INT,)},
     "environment": {"variables": (dict,)},
+    "listeners": {"listeners": (_INT,)},
     "reopen": {},
     "leave": {"on_exit": (_BOOL,)},
 }
@@ -70,6 +71,11 @@ def workers(count: int) -> bytes:
 def environment(variables: Mapping[str, str]) -> bytes:
     """Tell variables that it is to have, which weren't known when it was started."""
     return _message("do", "environment", variables=dict(variables))
+
+
+def listeners(count: int) -> bytes:
+    """Tell that the listening sockets are others by now; so many are beside the message."""
+    return _message("do", "listeners", listeners=count)
 
 
 def reopen() -> bytes:

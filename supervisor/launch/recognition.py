@@ -12,12 +12,10 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ..system.becoming import find_program
 
-ADAPTER = str(Path(__file__).absolute().parents[2] / "worker" / "gunicorn_adapter.py")
 _PYTHON = re.compile(r"(python|pypy)[0-9.]*$")
 # Options of the interpreter (python(1)): a cluster of those that take no value; those that take
 # one, in the same word or the next.
@@ -40,20 +38,17 @@ class Refused(RuntimeError):
 class Gunicorn:
     """gunicorn's settings, as its own Python read them. `given`: those that somebody set. `hooks`:
     the server hooks that somebody wrote. `python`, `options`, `arguments`: how to run the
-    adapter."""
+    adapter. `wrapped`: something else starts gunicorn in the end; `python` is then that program,
+    and `arguments` all that it is given."""
 
     python: str
     arguments: tuple[str, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     options: tuple[str, ...] = ()
+    wrapped: bool = False
 
     def given(self, name: str) -> bool:
         return name in self.settings.get("given", ())
-
-    @property
-    def adapter(self) -> tuple[str, ...]:
-        """The command line of the adapter."""
-        return (self.python, *self.options, ADAPTER, *self.arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +79,7 @@ def recognise(command: Sequence[str], directory: str,
             break
         whole, environment = inner
         program = _find(whole[0], directory, environment)
-    gunicorn = _in_python(whole, program) or _script(whole, program, environment)
+    gunicorn = in_python(whole, program) or _script(whole, program, environment)
     if gunicorn is not None:
         return Recognised(gunicorn, environment)
     if _names_gunicorn(command[1:]):
@@ -97,7 +92,12 @@ def runs_gunicorn(words: Sequence[str]) -> bool:
     gives its arbiter."""
     if not words:
         return False
-    return words[0].startswith("gunicorn: master") or _in_python(tuple(words), words[0]) is not None
+    return words[0].startswith("gunicorn: master") or in_python(tuple(words), words[0]) is not None
+
+
+def is_python(program: str) -> bool:
+    """Whether a program is a Python, by its name."""
+    return _PYTHON.match(os.path.basename(program)) is not None
 
 
 def _find(name: str, directory: str, environment: Mapping[str, str]) -> str:
@@ -133,9 +133,10 @@ def _without_env(command: tuple[str, ...], environment: Mapping[str, str],
     return (tuple(words), changed) if words else None
 
 
-def _in_python(command: tuple[str, ...], program: str) -> Gunicorn | None:
-    """`PYTHON [OPTIONS] -m gunicorn …` or `PYTHON [OPTIONS] PATH/gunicorn …`."""
-    if not _PYTHON.match(os.path.basename(program)):
+def in_python(command: tuple[str, ...], program: str) -> Gunicorn | None:
+    """`PYTHON [OPTIONS] -m gunicorn …` or `PYTHON [OPTIONS] PATH/gunicorn …`; None if it is
+    neither. `program`: what the first word means."""
+    if not is_python(program):
         return None
     position = 1
     while position < len(command):
@@ -177,7 +178,7 @@ def _script(command: tuple[str, ...], program: str,
 def _python_of(head: list[str],
                environment: Mapping[str, str]) -> tuple[str, tuple[str, ...]] | None:
     """The interpreter that a script's first lines name, and its options."""
-    words = _interpreter(head)
+    words = interpreter_of(head)
     if words and os.path.basename(words[0]) == "env":
         words = [word for word in words[1:] if not word.startswith("-")]
         try:
@@ -185,14 +186,14 @@ def _python_of(head: list[str],
                          for each in words[:1]]
         except OSError:
             return None
-    if not words or not _PYTHON.match(os.path.basename(words[0])) or not all(
+    if not words or not is_python(words[0]) or not all(
             map(_CLUSTER.fullmatch, words[1:])):
         return None
     return words[0], tuple(words[1:])
 
 
-def _interpreter(head: list[str]) -> list[str]:
-    """What a script's first lines tell the kernel to run."""
+def interpreter_of(head: list[str]) -> list[str]:
+    """What a script's first lines tell the kernel to run, as words."""
     if not head or not head[0].startswith("#!"):
         return []
     words = head[0][2:].split()

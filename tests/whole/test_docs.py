@@ -160,7 +160,7 @@ def test_what_must_be_documented_is() -> None:
     given = worker_environment.environment(Generation(1, recipe), worker=1, index=0, master=1,
                                            control_socket="", notify_socket="",
                                            families=["AF_INET"], names=[""], stop_signal="SIGTERM",
-                                           adapter=None, control_fd=4)
+                                           control_fd=4)
     for variable in (*given, "LISTEN_PID", "WATCHDOG_PID"):
         assert f"`{variable}`" in pages["running"], variable
     for hook in ARBITER_HOOKS:

@@ -8,6 +8,7 @@ rooms are listed so that each imports only rooms above it, which is why there ca
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..harness import ROOT
 STDLIB = set(sys.stdlib_module_names)
 ARROWS: dict[str, set[str]] = {
     "shared": set(),
+    "worker": set(),
     "supervisor/core": {"shared"},
     "supervisor/programs": set(),
     "supervisor/reporting": {"shared", "supervisor/core"},
@@ -38,7 +40,8 @@ ARROWS: dict[str, set[str]] = {
         "supervisor/settings", "supervisor/outside"},
     "supervisor/launch": {
         "shared", "supervisor/core", "supervisor/reporting", "supervisor/system",
-        "supervisor/settings", "supervisor/sockets", "supervisor/places", "supervisor/logs"},
+        "supervisor/settings", "supervisor/sockets", "supervisor/places", "supervisor/logs",
+        "worker"},  # what a template and the master say to each other, and nothing else
     "supervisor/steering": {
         "shared", "supervisor/control_socket", "supervisor/core", "supervisor/reporting",
         "supervisor/system", "supervisor/settings", "supervisor/sockets", "supervisor/places",
@@ -51,8 +54,7 @@ ARROWS: dict[str, set[str]] = {
     "control/web": {"shared", "control"},
     "control/top": {"shared", "control"},
     # The command line is made from the table of settings: the one arrow between those two.
-    "control/cli": {"shared", "control", "control/top", "supervisor/settings"},
-    "worker": set(),}
+    "control/cli": {"shared", "control", "control/top", "supervisor/settings"},}
 # A room that may import one file of another one.
 ONE_FILE = {("supervisor/launch", "worker/template_messages.py")}
 # What a room may import that is neither ours nor the standard library's; a file, where it is that
@@ -152,6 +154,12 @@ def test_worker(path: Path) -> None:
         "__init__", "accepting", "master_socket",
         "template_messages") or path.stem.startswith(("asgi", "gunicorn_"))
     assert imports(path)[0] <= {"worker"}
+
+
+def test_the_master_knows_of_workers_only_what_templates_say() -> None:
+    for path in (ROOT / "supervisor").rglob("*.py"):
+        named = re.findall(r"^from \.+worker(?:\.\w+)? import (\w+)$", path.read_text(), re.MULTILINE)
+        assert set(named) <= {"template_messages"}, path
 
 
 def loaded(statement: str) -> set[str]:
