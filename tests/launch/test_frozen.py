@@ -100,10 +100,10 @@ def start_way(start: Start, place: Path, way: str) -> Master:
     directory, command, environment = WAYS[way]
     words = command.replace("PLACE", str(place)).split()
     listening = ["-b", "127.0.0.1:0"] if way.startswith("gunicorn") else ["-m", "notify"]
-    return start("-n", "1", "--seconds", "0.1", *listening, "--chdir", directory.replace("PLACE", str(place)), "--",
-                 *words, environment={"PLACE": str(place)} | {
-                     name: value.replace("PLACE", str(place))
-                     for name, value in environment.items()})
+    environment = {"PLACE": str(place)} | {
+        name: value.replace("PLACE", str(place)) for name, value in environment.items()}
+    return start("-n", "1", "--seconds", "0.1", *listening, "--chdir",
+                 directory.replace("PLACE", str(place)), "--", *words, environment=environment)
 
 
 def settled(master: Master, generation: int, count: int, *gone: int) -> list[int]:
@@ -134,10 +134,11 @@ def test_a_release_stays_what_it_was(start: Start, site: Path, way: str) -> None
         assert master.cli("reload").returncode == 0, master.log()
     os.kill(first, signal.SIGKILL)
     (second,) = settled(master, 1, 1, first)
-    master.ask("recycle", index=0)
-    (third,) = settled(master, 1, 1, first, second)
     master.ask("scale", to=2)
-    assert told(site, [second, third, *settled(master, 1, 2)]) == {old}, master.log()
+    assert told(site, [second, *settled(master, 1, 2)]) == {old}, master.log()
+    if way in ("absolute", "gunicorn", "gunicorn-configured"):  # it waits for a quiet second
+        master.ask("recycle", index=0)
+        assert told(site, settled(master, 1, 2, second)) == {old}, master.log()
     master.ask("upgrade")
     assert told(site, settled(master, 2, 2)) == {new}, master.log()
     master.ask("rollback")
