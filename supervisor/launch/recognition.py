@@ -12,12 +12,10 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ..system.becoming import find_program
 
-ADAPTER = str(Path(__file__).absolute().parents[2] / "worker" / "gunicorn_adapter.py")
 _PYTHON = re.compile(r"(python|pypy)[0-9.]*$")
 # Options of the interpreter (python(1)): a cluster of those that take no value; those that take
 # one, in the same word or the next.
@@ -40,20 +38,17 @@ class Refused(RuntimeError):
 class Gunicorn:
     """gunicorn's settings, as its own Python read them. `given`: those that somebody set. `hooks`:
     the server hooks that somebody wrote. `python`, `options`, `arguments`: how to run the
-    adapter."""
+    adapter. `wrapped`: something else starts gunicorn in the end; `python` is then that program,
+    and `arguments` all that it is given."""
 
     python: str
     arguments: tuple[str, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     options: tuple[str, ...] = ()
+    wrapped: bool = False
 
     def given(self, name: str) -> bool:
         return name in self.settings.get("given", ())
-
-    @property
-    def adapter(self) -> tuple[str, ...]:
-        """The command line of the adapter."""
-        return (self.python, *self.options, ADAPTER, *self.arguments)
 
 
 @dataclass(frozen=True, slots=True)

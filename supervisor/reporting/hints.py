@@ -1,5 +1,5 @@
-"""What the log says, once, of an app that counts as ready before it has answered anything, and of a
-server that does by itself what is the master's to do. Pure."""
+"""What the log says, once, of an app that counts as ready before it has answered anything, of a
+server that does by itself what is the master's to do, and of settings without effect. Pure."""
 
 from __future__ import annotations
 
@@ -27,6 +27,12 @@ def about_warm_up(framework: str | None) -> Entry:
     """What to warm up, for an app made with `framework`; None: nobody knows with what."""
     reason, better = _UNTRIED.get(framework or "", _OF_ANY)
     return Entry(Event.NOTHING_IS_WARMED_UP, {"reason": reason, "better": better})
+
+
+def about_ignored(ignored: Sequence[str], before: Sequence[str] = ()) -> Iterator[Entry]:
+    """Which of gunicorn's settings are not ours, where it was told of others before."""
+    if ignored and set(ignored) != set(before):
+        yield Entry(Event.GUNICORN_SETTINGS_NOT_OURS, {"settings": ", ".join(sorted(ignored))})
 
 
 @dataclass(frozen=True, slots=True)

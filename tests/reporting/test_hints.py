@@ -28,3 +28,11 @@ def test_what_a_command_line_tells(command: str, reasons: list[str]) -> None:
 def test_what_an_environment_tells() -> None:
     (entry,) = hints.about_own_ways(["uvicorn", "a:b"], {"UVICORN_LIMIT_MAX_REQUESTS": "7"})
     assert "einhornpy.worker.asgi" in entry.fields["better"]
+
+
+def test_what_is_not_ours_is_named_where_it_has_changed() -> None:
+    (entry,) = hints.about_ignored(["reuse_port", "pre_exec"])
+    assert entry.fields["settings"] == "pre_exec, reuse_port"
+    assert not list(hints.about_ignored(["reuse_port", "pre_exec"], ["pre_exec", "reuse_port"]))
+    assert not list(hints.about_ignored([], ["pre_exec"]))
+    assert list(hints.about_ignored(["pre_exec"], ["reuse_port"]))
