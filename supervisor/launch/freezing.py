@@ -72,9 +72,13 @@ def freeze(command: Sequence[str], directory: str, environment: Mapping[str, str
     return Frozen(program, interpreter and _target(interpreter), (*before, program, *arguments))
 
 
-def freeze_gunicorn(gunicorn: Gunicorn, directory: str, links: frozenset[str]) -> Gunicorn:
-    """The same for gunicorn in its Python. The script that an installer made isn't needed any
-    more."""
+def freeze_gunicorn(gunicorn: Gunicorn, directory: str, environment: Mapping[str, str],
+                    links: frozenset[str]) -> Gunicorn:
+    """The same for gunicorn in its Python: the script that an installer made isn't needed any more.
+    What starts gunicorn in the end is resolved as any other command."""
+    if gunicorn.wrapped:
+        frozen = freeze((gunicorn.python, *gunicorn.arguments), directory, environment, links)
+        return replace(gunicorn, python=frozen.words[0], arguments=frozen.words[1:])
     return replace(gunicorn, python=_own_name(os.path.join(directory, gunicorn.python)),
                    arguments=tuple(_argument(word, directory, links)
                                    for word in gunicorn.arguments))
@@ -82,6 +86,8 @@ def freeze_gunicorn(gunicorn: Gunicorn, directory: str, links: frozenset[str]) -
 
 def of_gunicorn(gunicorn: Gunicorn) -> Frozen:
     """The command line that means the same as this gunicorn."""
+    if gunicorn.wrapped:
+        return Frozen(gunicorn.python, "", (gunicorn.python, *gunicorn.arguments))
     words = (gunicorn.python, *gunicorn.options, "-m", "gunicorn", *gunicorn.arguments)
     return Frozen(gunicorn.python, "", words)
 

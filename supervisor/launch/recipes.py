@@ -23,9 +23,9 @@ from ..system.attributes import Attributes
 from ..system.loop import Loop
 from ..system.processes import Exit, Processes
 from . import freezing
-from .asking import CANNOT_BE_READ, Answer, Asking, Question
+from .asking import Answer, Asking, Question, no_answer
 from .freezing import Frozen
-from .recognition import Gunicorn, Refused, in_python, recognise
+from .recognition import Gunicorn, Recognised, Refused, recognise
 
 SETTINGS_TIMEOUT = 30.0
 
@@ -108,7 +108,7 @@ class Preparation:
                 self._environment | dict(self._variables(self._environment)), upgrade,
                 self._settings.number if self._settings.given("number") else None,
                 self._as_read))
-            self.deadline = now + SETTINGS_TIMEOUT
+            self.deadline = now + self._patience
         except Refused as refused:
             self._end(refused)
         except OSError as error:  # gone between two looks
@@ -118,18 +118,23 @@ class Preparation:
         """Resolve program, arguments and environment, or take what is remembered of them."""
         if self._frozen is not None:
             freezing.check(self._frozen, self._command)
-            self._gunicorn = in_python(self._frozen.words, self._frozen.program)
+            found = self._recognised(self._frozen.words)
+            self._gunicorn = None if found is None else found.gunicorn
             return
-        found = recognise(self._command, self._directory, self._environment)
+        found = self._recognised(self._command)
         links = freezing.links_of(self._command, self._named_directory, self._directory,
                                   self._environment)
         if found is None:
             self._frozen = freezing.freeze(self._command, self._directory, self._environment, links)
         else:
-            self._gunicorn = freezing.freeze_gunicorn(found.gunicorn, self._directory, links)
             self._environment = dict(found.environment)
+            self._gunicorn = freezing.freeze_gunicorn(found.gunicorn, self._directory,
+                                                      self._environment, links)
             self._frozen = freezing.of_gunicorn(self._gunicorn)
         self._environment = freezing.environment(self._environment, self._directory, links)
+
+    def _recognised(self, words: tuple[str, ...]) -> Recognised | None:
+        return recognise(words, self._directory, self._environment, self._settings.ack_mode)
 
     def _without_gunicorn(self) -> Prepared:
         for line in without_gunicorn(self._settings):
@@ -145,6 +150,12 @@ class Preparation:
                       mode if isinstance(mode, float) else ack_seconds, program=frozen.program,
                       interpreter=frozen.interpreter, words=frozen.words,
                       **rules_of_recipe(self._settings, gunicorn))
+
+    @property
+    def _patience(self) -> float:
+        """Seconds; what stands before gunicorn may have to install it first (`uv run`)."""
+        wrapped = self._gunicorn is not None and self._gunicorn.wrapped
+        return max(SETTINGS_TIMEOUT, self._settings.ready_timeout if wrapped else 0.0)
 
     def on_exit(self, exit: Exit) -> bool:
         """Return whether it was the process that was asked."""
@@ -179,7 +190,8 @@ class Preparation:
         """Give up if the deadline has passed."""
         if self.deadline is not None and now >= self.deadline:
             self.cancel()
-            self._end(Refused(CANNOT_BE_READ, f"no answer within {SETTINGS_TIMEOUT:g} s"))
+            self._end(no_answer(self._gunicorn, f"has not within {self._patience:g} s",
+                                f"no answer within {self._patience:g} s"))
 
     def cancel(self) -> None:
         """Stop without a word; a process that is still there is killed."""
