@@ -106,6 +106,7 @@ class Template:
         self.when_taken = when_taken
         self.channel: Any = None
         self.answered = False
+        self.directory = ""
         self.standard: Dict[int, Any] = {}
         self.server: Any = None
 
@@ -169,6 +170,7 @@ class Template:
             # gunicorn's own would be a file, and there need be no directory where one can be made.
             base.WorkerTmp = lambda _: NoHeartbeat()
             util._setproctitle("template [%s]" % server.proc_name)
+            self.directory = os.getcwd()
         self.answer({
             "version": template_messages.VERSION, "pid": os.getpid(), "settings": settings,
             "files": self.reading.files})
@@ -295,6 +297,12 @@ class Template:
 
     def check(self, message: Dict[str, Any], descriptors: List[int]) -> None:
         """Raises CannotFork if a worker can't be given what it is to have."""
+        try:
+            os.stat(os.path.join(self.directory, "."))
+        except OSError as error:
+            # else it would be told as a module that can't be found
+            raise gunicorn_forking.CannotFork("cannot start workers in %s: %s" % (
+                self.directory, error.strerror)) from None
         wanted = message["descriptors"]
         if len(descriptors) != wanted + message["stdout"] + message["stderr"]:
             raise gunicorn_forking.CannotFork(
