@@ -25,7 +25,7 @@ from ..system.processes import Exit, Processes
 from . import freezing
 from .asking import CANNOT_BE_READ, Answer, Asking, Question
 from .freezing import Frozen
-from .recognition import Gunicorn, Refused, in_python, recognise
+from .recognition import Gunicorn, Refused, recognise
 
 SETTINGS_TIMEOUT = 30.0
 
@@ -84,8 +84,8 @@ class Preparation:
         self._settings = settings
         self._command = blueprint.command
         self._named_directory = blueprint.directory
-        self._frozen = _remembered(blueprint)
-        self._as_read = None if blueprint.remembered is None else as_read(blueprint.remembered)
+        self._remembered = blueprint.remembered
+        self._frozen: Frozen | None = None
         self._release = blueprint.release
         self._environment = dict(blueprint.environment)
         self._variables = variables
@@ -107,7 +107,7 @@ class Preparation:
                 self._gunicorn, self._directory,
                 self._environment | dict(self._variables(self._environment)), upgrade,
                 self._settings.number if self._settings.given("number") else None,
-                self._as_read))
+                None if self._remembered is None else as_read(self._remembered)))
             self.deadline = now + SETTINGS_TIMEOUT
         except Refused as refused:
             self._end(refused)
@@ -116,9 +116,11 @@ class Preparation:
 
     def _freeze(self) -> None:
         """Resolve program, arguments and environment, or take what is remembered of them."""
-        if self._frozen is not None:
+        before = self._remembered
+        if before is not None and before.words:  # an earlier version didn't resolve them
+            self._frozen = Frozen(before.program, before.interpreter, before.words)
             freezing.check(self._frozen, self._command)
-            self._gunicorn = in_python(self._frozen.words, self._frozen.program)
+            self._gunicorn = freezing.gunicorn_of(before)
             return
         found = recognise(self._command, self._directory, self._environment)
         links = freezing.links_of(self._command, self._named_directory, self._directory,
@@ -126,9 +128,9 @@ class Preparation:
         if found is None:
             self._frozen = freezing.freeze(self._command, self._directory, self._environment, links)
         else:
-            self._gunicorn = freezing.freeze_gunicorn(found.gunicorn, self._directory, links)
             self._environment = dict(found.environment)
-            self._frozen = freezing.of_gunicorn(self._gunicorn)
+            self._gunicorn, self._frozen = freezing.freeze_gunicorn(
+                found.gunicorn, self._directory, self._environment, links)
         self._environment = freezing.environment(self._environment, self._directory, links)
 
     def _without_gunicorn(self) -> Prepared:
@@ -189,15 +191,6 @@ class Preparation:
     def _end(self, result: Prepared | Refused) -> None:
         self.deadline = None
         self._done(result)
-
-
-def _remembered(blueprint: Blueprint) -> Frozen | None:
-    """What a remembered recipe has resolved; None where it is new code, or a recipe of an earlier
-    version."""
-    recipe = blueprint.remembered
-    if recipe is None or not recipe.words:
-        return None
-    return Frozen(recipe.program, recipe.interpreter, recipe.words)
 
 
 def as_read(recipe: Recipe) -> dict[str, Any] | None:
