@@ -169,7 +169,8 @@ class Preparation:
         theirs = dict(read.settings)
         if not read.given("max_requests_jitter"):
             theirs.pop("max_requests_jitter", None)
-        recipe = replace(self._recipe(theirs, None), chdir=theirs.get("chdir"), files=answer.files)
+        recipe = replace(self._recipe(theirs, None), chdir=theirs.get("chdir"),
+                         pythonpath=theirs.get("pythonpath"), files=answer.files)
         if recipe.max_requests and not theirs.get("counts_requests", True):
             raise Refused(
                 "--max-requests (gunicorn's max_requests): nothing counts the requests of its "
@@ -196,7 +197,8 @@ class Preparation:
 def as_read(recipe: Recipe) -> dict[str, Any] | None:
     """What a template is told that is to read the same settings as the one before; None where they
     are read anew."""
-    return None if recipe.files is None else {"chdir": recipe.chdir, "files": dict(recipe.files)}
+    return None if recipe.files is None else {
+        "chdir": recipe.chdir, "pythonpath": recipe.pythonpath, "files": dict(recipe.files)}
 
 
 def _resolve(directory: str) -> str:
