@@ -101,6 +101,12 @@ def get(address: tuple[str, int] | str, path: str = "/") -> tuple[int, str]:
     return int(head.split()[1]), body.decode()
 
 
+def free_port() -> int:
+    """A port that nobody has, of either family."""
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as free:
+        return int(free.getsockname()[1])
+
+
 class Recorder:
     """Everything that the master tells of, from the event stream, with the counts right after each
     event."""

@@ -139,6 +139,13 @@ class Template:
         worker.pid = said["pid"]
         return worker
 
+    def acked(self, number: int = 1, **options: Any) -> Worker:
+        """Have a worker that has said that it is ready."""
+        worker = self.fork(number, **options)
+        said = worker.said()
+        assert said.get("command") == "worker:ack", (said, worker.printed())
+        return worker
+
     def leave(self, on_exit: bool = True) -> int:
         self.send(template_messages.leave(on_exit))
         return wait(self.pid)

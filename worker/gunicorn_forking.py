@@ -6,6 +6,7 @@ Whichever of the three is killed at whichever moment: either the worker never be
 is told of it. Plain standard library from Python 3.9 on.
 """
 
+import contextlib
 import errno
 import os
 import select
@@ -85,18 +86,30 @@ def fork(worker: int, master: int, say: Callable[[bytes], None]) -> int:
 
 def _fork_again(tell: int) -> None:
     """Fork the worker, end in its parent. The worker itself says its pid: so nothing is said of one
-    that has not a process group of its own yet, and no silence hides one that has."""
+    that has not a process group of its own yet, and no silence hides one that has. As soon as the
+    parent has ended, who kills the template's group doesn't kill the worker."""
     in_worker = False
     try:
-        if os.fork() == 0:
+        pid = os.fork()
+        if pid == 0:
             os.setpgid(0, 0)
-            os.write(tell, b"%d\n" % os.getpid())
-            os.close(tell)
+            _tell(tell, os.getpid())
             in_worker = True
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                os.setpgid(pid, pid)  # whoever comes first
     except BaseException as error:
-        os.write(tell, b"%d\n" % -(getattr(error, "errno", None) or errno.EAGAIN))
+        _tell(tell, -(getattr(error, "errno", None) or errno.EAGAIN))
     if not in_worker:
         os._exit(0)
+
+
+def _tell(tell: int, number: int) -> None:
+    try:
+        os.write(tell, b"%d\n" % number)
+    except BrokenPipeError:
+        pass  # the template has been killed meanwhile
+    os.close(tell)
 
 
 def _wait_for_word(worker: int, middle: int, master: int, go: int,

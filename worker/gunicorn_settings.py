@@ -81,7 +81,7 @@ class Reading:
         default_file = module.get_default_config_file
 
         def run_file(_: Any, filename: str) -> Dict[str, Any]:
-            return run_config(filename, self.text(filename))
+            return run_config(os.path.abspath(filename), self.text(filename))
 
         def frozen_default() -> Optional[str]:
             path = os.path.join(os.path.abspath(os.getcwd()), "gunicorn.conf.py")
@@ -225,11 +225,18 @@ def resolved(paths: List[Any]) -> List[Any]:
     return [os.path.realpath(path) if isinstance(path, str) and path else path for path in paths]
 
 
+def one_line(text: str) -> str:
+    """A text as one line: what gunicorn says of a class that can't be loaded is a whole traceback,
+    so that of a long one only the beginning and the end stay."""
+    lines = [line.strip() for line in text.splitlines() if line.strip(" []")]
+    return " ".join(lines if len(lines) < 4 else [lines[0], lines[-1]])
+
+
 def describe(error: BaseException) -> str:
     """One line: the exception, and the last place of the app's that it came through."""
     while error.__cause__ is not None and type(error).__module__.startswith("gunicorn"):
         error = error.__cause__
-    last = traceback.format_exception_only(type(error), error)[-1].strip()
+    last = one_line(traceback.format_exception_only(type(error), error)[-1])
     if isinstance(error, SyntaxError) and error.filename:
         return "%s (%s, line %s)" % (last, error.filename, error.lineno)
     frames = [

@@ -136,8 +136,8 @@ class Template:
             return
         self.answered = True
         with os.fdopen(self.instructions["result"], "w") as result:
-            # A line: what stands between us and the master may hold the pipe too.
-            result.write(json.dumps(content) + "\n")
+            # A line: somebody in between may hold the pipe too, so that it doesn't end.
+            print(json.dumps(content), file=result)
 
     @contextlib.contextmanager
     def telling_errors(self) -> Iterator[None]:
@@ -190,8 +190,8 @@ class Template:
         # As it is now: where a configuration has patched the world, its greenlets run meanwhile.
         while not select.select([self.channel.fileno()], [], [],
                                 BACKLOG_INTERVAL if measured else None)[0]:
-            self.measure("backlog", "histogram", sum(
-                listener.get_backlog() or 0 for listener in listeners))
+            backlog = sum(listener.get_backlog() or 0 for listener in listeners)
+            self.measure("socket backlog: %d", "gunicorn.backlog", "histogram", backlog)
         data, ancillary, _, _ = self.channel.recvmsg(
             template_messages.LARGEST,
             socket.CMSG_SPACE(array.array("i").itemsize * template_messages.MOST_DESCRIPTORS),
@@ -215,9 +215,10 @@ class Template:
         if what == "fork":
             self.fork(message, descriptors)
         elif what == "hook":
-            self.hook(message["name"], message["arguments"], descriptors)
+            name, arguments = message["name"], message["arguments"]
+            self.call(name, lambda: self.hook(name, arguments, descriptors))
         elif what == "workers":
-            self.measure("workers", "gauge", message["count"])
+            self.measure("%d workers", "gunicorn.workers", "gauge", message["count"])
         elif what == "environment":
             os.environ.update(message["variables"])
         elif what == "listeners":
@@ -229,24 +230,34 @@ class Template:
                 self.call("on_exit", lambda: self.server.cfg.on_exit(self.server))
             sys.exit(0)
 
-    def measure(self, name: str, kind: str, value: int) -> None:
-        """Log a number as gunicorn's arbiter does, for statsd."""
-        self.server.log.debug("%s: %s" % (name, value), extra={
-            "metric": "gunicorn." + name, "value": value, "mtype": kind})
+    def measure(self, words: str, metric: str, kind: str, value: int) -> None:
+        """Log a number as gunicorn's arbiter does, which its logger may pass on to statsd."""
+        self.server.log.debug(words % value,
+                              extra={"metric": metric, "value": value, "mtype": kind})
+
+    def call(self, name: str, hook: Callable[[], None]) -> None:
+        """Run a hook; what it raises is told."""
+        try:
+            hook()
+        except (Exception, SystemExit) as error:
+            self.server.log.exception("Exception in the server hook %s", name)
+            self.say(template_messages.hook_failed(name, describe(error)))
 
     def hook(self, name: str, arguments: List[Any], descriptors: List[int]) -> None:
         server = self.server
         if name == "when_ready":
             self.take_listeners(descriptors)
-            self.call(name, lambda: server.cfg.when_ready(server))
+            server.cfg.when_ready(server)
         elif name == "child_exit":
             worker = server.WORKERS.pop(arguments[0], None)
             # One that an earlier template has forked is known by its pid alone.
-            gone = worker or types.SimpleNamespace(pid=arguments[0], age=0)
-            self.call(name, lambda: server.cfg.child_exit(server, gone))
+            gone = types.SimpleNamespace(pid=arguments[0], age=0)
+            server.cfg.child_exit(server, worker or gone)
         elif name == "nworkers_changed":
             server._num_workers = arguments[1]
-            self.call(name, lambda: setattr(server, "num_workers", arguments[0]))
+            server.num_workers = arguments[0]  # calls the hook
+        else:
+            raise ValueError("no such hook")
 
     def take_listeners(self, descriptors: List[int]) -> None:
         """Have these sockets, and no longer those before: whoever waits at one of those would wait
@@ -254,17 +265,10 @@ class Template:
         server, given = self.server, list(descriptors)
         descriptors[:] = []
         for listener in server.LISTENERS:
-            listener.sock.close()
+            listener.close()
         server.LISTENERS[:] = gunicorn_worker.adopt_listeners(given, server.cfg, server.log)
         for listener in server.LISTENERS:
             listener.set_inheritable(False)
-
-    def call(self, name: str, hook: Callable[[], None]) -> None:
-        try:
-            hook()
-        except (Exception, SystemExit) as error:
-            self.server.log.exception("Exception in the server hook %s", name)
-            self.say(template_messages.hook_failed(name, describe(error)))
 
     def fork(self, message: Dict[str, Any], descriptors: List[int]) -> None:
         """Fork a worker, or say why not."""

@@ -117,11 +117,13 @@ class Way:
     def arrive(self, gunicorn: Any) -> None:
         """Somebody imports gunicorn, and is likely to run it."""
         self.hide()
+        import json
+
         parts: Any = type(sys)(PARTS)
         sys.modules[PARTS] = parts
         parts.__path__ = [self.entry + "/" + PARTS]
         __import__(PARTS + ".gunicorn_template")
-        parts.gunicorn_template.install(self.text, self.end)
+        parts.gunicorn_template.install(json.loads(self.text), self.end)
 
 
 class After:

@@ -133,9 +133,9 @@ def _check(message: Dict[str, Any], kind: str, fields: Dict[str, _Types]) -> Non
                 "of type " + type(message[name]).__name__))
         if type(message[name]) is _INT and message[name] < 0:
             raise ValueError("message %s: %s is negative" % (kind, name))
-    if kind == "fork" and not all(
-            isinstance(value, str) for value in message["environment"].values()):
-        raise ValueError("message fork: a variable is no text")
+    for name in {"environment", "variables"} & fields.keys():
+        if not all(isinstance(value, str) for value in message[name].values()):
+            raise ValueError("message %s: a variable is no text" % kind)
     if message.get("listeners", message.get("descriptors", 0)) > MOST_DESCRIPTORS:
         raise ValueError("message %s: more descriptors than one message can have" % kind)
 

@@ -19,7 +19,7 @@ from ..system.attributes import Attributes
 from ..system.loop import READ, Loop
 from ..system.processes import CannotStart, Exit, Launch, Processes
 from .channel import Channel
-from .recognition import Gunicorn, Refused
+from .recognition import Gunicorn, Refused, not_reached
 from .template_command import template_command
 
 CANNOT_BE_READ = "gunicorn's settings cannot be read"
@@ -53,6 +53,14 @@ class Question:
     frozen: Mapping[str, Any] | None = None
 
 
+def no_answer(gunicorn: Gunicorn | None, how: str, error: str) -> Refused:
+    """Why there is no template. `how`: what has happened where something else was to start
+    gunicorn; `error`: where gunicorn itself was asked."""
+    if gunicorn is not None and gunicorn.wrapped:
+        return not_reached(gunicorn, how)
+    return Refused(CANNOT_BE_READ, error)
+
+
 class Asking:
     """Ends by exactly one call of `done`, unless it is cancelled. `bundle`: the descriptor of the
     adapter. `attributes`: of workers; each takes its core itself."""
@@ -67,6 +75,7 @@ class Asking:
         self._output = bytearray()
         self._reader: int | None = None
         self._channel: Channel | None = None
+        self._gunicorn: Gunicorn | None = None
         self.pid: int | None = None
 
     def begin(self, question: Question) -> int:
@@ -94,6 +103,7 @@ class Asking:
             for fd in (null, writer):
                 if fd >= 0:
                     os.close(fd)
+        self._gunicorn = question.gunicorn
         self._reader, self._channel = reader, Channel(self._loop, ours, self.pid)
         self._loop.watch(reader, READ, self._read)
         return self.pid
@@ -152,7 +162,8 @@ class Asking:
             return False
         self._read(READ)
         if self._channel is not None:
-            self._end(Refused(CANNOT_BE_READ, exit.error or how_it_ended(exit.status)))
+            ended = how_it_ended(exit.status)
+            self._end(no_answer(self._gunicorn, f"{ended} before it had", exit.error or ended))
         return True
 
     def cancel(self) -> None:

@@ -23,7 +23,7 @@ from ..system.attributes import Attributes
 from ..system.loop import Loop
 from ..system.processes import Exit, Processes
 from . import freezing
-from .asking import CANNOT_BE_READ, Answer, Asking, Question
+from .asking import Answer, Asking, Question, no_answer
 from .freezing import Frozen
 from .recognition import Gunicorn, Refused, recognise
 
@@ -108,7 +108,7 @@ class Preparation:
                 self._environment | dict(self._variables(self._environment)), upgrade,
                 self._settings.number if self._settings.given("number") else None,
                 None if self._remembered is None else as_read(self._remembered)))
-            self.deadline = now + SETTINGS_TIMEOUT
+            self.deadline = now + self._patience
         except Refused as refused:
             self._end(refused)
         except OSError as error:  # gone between two looks
@@ -122,7 +122,8 @@ class Preparation:
             freezing.check(self._frozen, self._command)
             self._gunicorn = freezing.gunicorn_of(before)
             return
-        found = recognise(self._command, self._directory, self._environment)
+        found = recognise(self._command, self._directory, self._environment,
+                          self._settings.ack_mode)
         links = freezing.links_of(self._command, self._named_directory, self._directory,
                                   self._environment)
         if found is None:
@@ -147,6 +148,12 @@ class Preparation:
                       mode if isinstance(mode, float) else ack_seconds, program=frozen.program,
                       interpreter=frozen.interpreter, words=frozen.words,
                       **rules_of_recipe(self._settings, gunicorn))
+
+    @property
+    def _patience(self) -> float:
+        """Seconds; what stands before gunicorn may have to install it first (`uv run`)."""
+        wrapped = self._gunicorn is not None and self._gunicorn.wrapped
+        return max(SETTINGS_TIMEOUT, self._settings.ready_timeout if wrapped else 0.0)
 
     def on_exit(self, exit: Exit) -> bool:
         """Return whether it was the process that was asked."""
@@ -182,7 +189,8 @@ class Preparation:
         """Give up if the deadline has passed."""
         if self.deadline is not None and now >= self.deadline:
             self.cancel()
-            self._end(Refused(CANNOT_BE_READ, f"no answer within {SETTINGS_TIMEOUT:g} s"))
+            self._end(no_answer(self._gunicorn, f"has not within {self._patience:g} s",
+                                f"no answer within {self._patience:g} s"))
 
     def cancel(self) -> None:
         """Stop without a word; a process that is still there is killed."""

@@ -51,6 +51,7 @@ WAYS: dict[str, tuple[str, str, dict[str, str]]] = {
     "gunicorn-searched": ("PLACE", "gunicorn --chdir PLACE/current web:wsgi", PATH),
     "gunicorn-module": (
         "/", "PLACE/current/venv/bin/python -s -m gunicorn --chdir PLACE/current web:wsgi", {}),
+    "gunicorn-started": ("PLACE/current", "PLACE/current/bin/start web:wsgi", {}),
     # Nothing but gunicorn's own `chdir` leads through the link, and its packages are there.
     "gunicorn-configured": (
         "PLACE", f"{sys.executable} -m gunicorn -c PLACE/gunicorn.conf.py web:wsgi", {}),
@@ -74,6 +75,7 @@ def release(place: Path, name: str) -> None:
     for path, text in [
         (directory / "bin" / "web", f"{python}CODE = {name!r}\n{CODE}"),
         (directory / "bin" / "by-env", f"#!/usr/bin/env python\nCODE = {name!r}\n{CODE}"),
+        (directory / "bin" / "start", '#!/bin/sh\nexec venv/bin/gunicorn "$@"\n'),
         (directory / "venv" / "bin" / "gunicorn", python + GUNICORN),
     ]:
         path.write_text(text)

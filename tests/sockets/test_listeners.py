@@ -30,6 +30,8 @@ from einhornpy.supervisor.system import attributes
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ..harness import free_port
+
 
 @pytest.mark.parametrize(("text", "expected"), [
     ("127.0.0.1:80", Address("", Kind.TCP4, host="127.0.0.1", port=80)),
@@ -164,12 +166,6 @@ def test_every_address_means_both_families_unless_it_says_otherwise(options: str
         assert connects("127.0.0.1", port) == ipv4
     finally:
         close_all([listener])
-
-
-def free_port() -> int:
-    """A port that nobody has, of either family."""
-    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as free:
-        return int(free.getsockname()[1])
 
 
 @pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])

@@ -19,6 +19,8 @@ MESSAGES = [
     (template_messages.hook("nworkers_changed", 3, 2),
      {"do": "hook", "name": "nworkers_changed", "arguments": [3, 2], "listeners": 0}),
     (template_messages.workers(4), {"do": "workers", "count": 4}),
+    (template_messages.environment({"NAME": "value"}),
+     {"do": "environment", "variables": {"NAME": "value"}}),
     (template_messages.reopen(), {"do": "reopen"}),
     (template_messages.leave(True), {"do": "leave", "on_exit": True}),
     (template_messages.forked(7, 123), {"say": "forked", "worker": 7, "pid": 123}),
@@ -44,6 +46,7 @@ def test_what_is_made_is_read(made: bytes, read: dict[str, object]) -> None:
     b'{"say": "fork"}', b'{"do": "leave", "on_exit": 1}', b'{"do": "workers", "count": true}',
     b'{"do": "workers", "count": -1}', b'{"say": "forked", "worker": 7, "pid": "8"}',
     b'{"do": "hook", "name": "when_ready", "arguments": [], "listeners": 254}',
+    b'{"do": "environment", "variables": {"NAME": null}}',
     FORK.replace(b'"NAME": "v', b'"OTHER": 1, "NAME": "v'), b"[" * 100_000])
 def test_nonsense_is_refused(nonsense: bytes) -> None:
     with pytest.raises(ValueError):
