@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from .core import actions, facts, planner
 from .core.pool import State
+from .launch.recognition import Refused
 from .launch.spawning import Started
 from .reporting.events import Entry, Event
 from .system.part import Part
@@ -97,9 +98,37 @@ class Plan(Part):
                     Entry(Event.GIVING_UP, {"reason": action.reason, "error": action.error}))
                 self.exit_code = 3
             case actions.Leave():
-                parts.guard.run("hooks", lambda: parts.hooks.of_gunicorn(
-                    parts.generations.current, "on_exit", []))
                 self.exit_code = 0
+            case (actions.StartTemplate() | actions.TellTemplate() | actions.RetireTemplate()
+                  | actions.KillTemplate()):
+                return self._of_template(action)
+            case _:
+                assert_never(action)
+        return True
+
+    def _of_template(self, action: actions.OfTemplate) -> bool:
+        parts, number = self._parts, action.generation
+        pool = parts.ledger.pool
+        match action:
+            case actions.StartTemplate():
+                try:
+                    pid = parts.templates.start(number)
+                except Refused as error:
+                    parts.ledger.observe(
+                        facts.TemplateGone(number, "cannot be started", str(error)))
+                    return False
+                parts.ledger.observe(facts.TemplateStarted(number, pid))
+            case actions.TellTemplate():
+                parts.templates.hook(number, "when_ready", listeners=[
+                    each.socket for each in parts.listening.all])
+                parts.ledger.observe(facts.TemplateTold(number))
+            case actions.RetireTemplate():
+                parts.templates.retire(
+                    number, on_exit=pool.stopping is not None and number == pool.current)
+                parts.ledger.observe(facts.TemplateRetired(number))
+            case actions.KillTemplate():
+                parts.ledger.observe(facts.TemplateKilled(number, action.reason))
+                parts.templates.kill(number)
             case _:
                 assert_never(action)
         return True
@@ -181,12 +210,12 @@ class Plan(Part):
         parts.guard.run("places", parts.places.look, time.monotonic(), True)  # it says so once
         started: Started | None = None
         try:
-            started = parts.spawner.spawn(action, worker)
+            started = parts.spawner.spawn(action, worker, self._is_there)
             parts.ledger.observe(
                 facts.Spawned(worker, action.index, action.generation, started.pid, started.jitter))
         # a start that fails is held back and counted, whatever it failed of
         except Exception as error:
-            if started is not None:  # it must not live on unknown
+            if started is not None and started.pid:  # it must not live on unknown
                 parts.processes.signal(started.pid, signal.SIGKILL, group=True)
                 parts.guard.run("spawn", parts.output.worker_is_gone, worker)
             if not isinstance(error, CannotStart | OSError):
@@ -196,10 +225,21 @@ class Plan(Part):
                 why = f"cannot make the pipes and sockets that it is given: {error.strerror}"
             parts.ledger.observe(facts.SpawnFailed(action.index, action.generation, why))
             return False
+        if started.pid:
+            self._is_there(started, worker)
+        parts.guard.run("measures", parts.measures.expect, parts.ledger.pool.workers[worker],
+                        time.monotonic())
+        return True
+
+    def _is_there(self, started: Started, worker: int) -> None:
+        parts = self._parts
         parts.workers.by_pid[started.pid] = worker
         if started.connection is not None:
             parts.guard.run("worker's connection", parts.server.admit_worker, started.connection,
                             started.pid, worker)
-        parts.guard.run("measures", parts.measures.expect, parts.ledger.pool.workers[worker],
-                        time.monotonic())
-        return True
+        known = parts.ledger.pool.workers[worker]
+        # Asked to go before it was there.
+        if known.killed_at is not None:
+            parts.processes.signal(started.pid, signal.SIGKILL, group=True)
+        elif known.state is State.RETIRING:
+            parts.processes.signal(started.pid, signal.Signals[parts.ledger.pool.farewell])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from .core import observe
@@ -98,7 +99,7 @@ class FirstStart:
             parts.ledger.log(
                 Entry(Event.INHERITED_SOCKETS_UNUSED,
                       {"names": " ".join(unused), "so": "they are closed"}))
-        parts.hooks.of_gunicorn(prepared, "when_ready", [])
+        parts.templates.tell_variables(1)
         return True
 
     def _wait(self, longest: float | None = None) -> bool:
@@ -120,10 +121,7 @@ class FirstStart:
         results: list[recipes.Prepared | Refused] = []
         parts, settings = self._parts, self._settings
         blueprint = recipes.blueprint(settings, self._environ, settings.release)
-        parts.upgrades.preparation = recipes.Preparation(
-            parts.processes, parts.loop, settings, blueprint,
-            self._known.attributes.of_user_alone(), results.append)
-        parts.upgrades.preparation.begin(time.monotonic(), "on_starting")
+        parts.upgrades.prepare_first(blueprint, results.append)
         while not results:
             if not self._wait():
                 parts.upgrades.stop_preparing()
@@ -140,9 +138,10 @@ class FirstStart:
             parts.place.master = "".join(letter if letter.isalnum() else "_"
                                          for letter in gunicorn["proc_name"])[:64]
         target = parts.upgrades.target_of(prepared) or settings.number
-        parts.ledger.begin(
-            observe.new_pool(prepared.recipe, target, parts.ledger.pool.policy))
-        parts.generations.prepared[1] = prepared
+        template = parts.templates.adopt(1, prepared.template)
+        parts.ledger.begin(observe.new_pool(
+            prepared.recipe, target, parts.ledger.pool.policy, template, time.monotonic()))
+        parts.generations.prepared[1] = replace(prepared, template=None)
 
     def _ask(self) -> bool:
         """Run the start hook, where it is wanted here too; return False if we were told to stop

@@ -14,7 +14,7 @@ from typing import Any
 
 from .carrying_out import Plan
 from .control_socket.server import Access, Server
-from .core import observe, worker_environment
+from .core import facts, observe, worker_environment
 from .core.generation import Recipe
 from .core.pool import Pool
 from .exits import Exits
@@ -26,6 +26,7 @@ from .launch.notices import Notices
 from .launch.prepared import Generations
 from .launch.shared_page import SharedPage
 from .launch.spawning import Spawner
+from .launch.templates import Templates
 from .launch.workers import Workers
 from .logs import log
 from .logs.keeper import Keeper
@@ -70,7 +71,7 @@ ORDER: tuple[type[Part], ...] = (
     Places,  # before anybody is judged by what he couldn't say
     Output, Labels, Audience, Notices, Signals,
     Listening,  # before anybody is told how we are
-    Server, Upgrades, Web, Errands,
+    Server, Upgrades, Web, Templates, Errands,
     Announcements,  # when it is known which of them are on their way
     Measures,
     Keeper,  # ends before the output, of which it asks who still writes
@@ -134,13 +135,15 @@ class Parts:
         self.places = Places(self.ledger, self.place, self.notify, self.pidfile,
                              self.measures.heard_by_path, self.listening.files,
                              lambda: STIRRED in self.signals.came)
-        self.hooks = Hooks(self.ledger, self.generations, self.errands, settings,
-                           looked_up.attributes, self.place,
-                           lambda generation: self.web.environment(generation))
+        self.hooks = Hooks(self.ledger, self.errands, settings, environ, looked_up.attributes,
+                           self.place)
+        self.templates = Templates(
+            self.ledger, self.generations, self.processes, self.loop, looked_up.attributes,
+            settings.number if settings.given("number") else None,
+            lambda *generation: self.web.environment(*generation))
         self.spawner = Spawner(
             self.ledger, self.generations, self.processes, self.page, self.output, settings,
-            looked_up.attributes, self.listening.all, self.place, self.notify,
-            lambda generation: self.web.environment(generation))
+            looked_up.attributes, self.listening.all, self.place, self.notify, self.templates)
 
     def _of_clients(self, settings: Settings, environ: Mapping[str, str],
                     looked_up: LookedUp) -> None:
@@ -151,11 +154,12 @@ class Parts:
                                self.log, self.audience.status_changed)
         self.upgrades = Upgrades(
             self.ledger, self.generations, self.processes, self.loop, self.errands, self.hooks,
-            settings, environ, looked_up.attributes, self.answers.status)
-        self.orders = Orders(self.ledger, self.generations, self.processes, self.hooks,
-                             self.measures, self.upgrades)
+            settings, environ, looked_up.attributes, self.templates, self.answers.status)
+        self.orders = Orders(self.ledger, self.templates, self.processes, self.measures,
+                             self.upgrades)
         self.signals = Signals(self.loop, self.guard, self.ledger, self.orders, self.upgrades,
-                               self.processes, self.log, self.terminal_signals, settings)
+                               self.processes, self.templates, self.log, self.terminal_signals,
+                               settings)
         self.server = Server(
             self.loop, lambda session, request: self.commands.handle(session, request),
             Access(os.geteuid(), looked_up.observers), self.workers.of, self.workers.lives,
@@ -163,7 +167,8 @@ class Parts:
             self.audience.role_of, self.audience.resume)
         self.place.on_open = self._open
         self.web = Web(self.ledger, self.processes, self.errands, environ, self.place,
-                       looked_up.web_user, settings.web_host, looked_up.attributes,
+                       looked_up.web_user, None if settings.web is None else settings.web_host,
+                       looked_up.attributes,
                        self.server.admit_onlooker)
         self.labels = Labels(self.errands, environ, self.ledger,
                              lambda found: self.log.found.update(found))
@@ -175,10 +180,15 @@ class Parts:
     def _follow(self) -> None:
         """Who is told of facts, entries and events, in this order."""
         self.ledger.follow("web", fact=self.web.observe)
+        self.ledger.follow("templates", fact=self._give_listeners)
         self.ledger.follow("log", entry=self.log.tell)
         self.ledger.follow("audience", fact=self.audience.look, event=self.audience.tell)
         self.ledger.follow("hooks", event=self.hooks.of_event)
         self.ledger.follow("announcements", event=self.announcements.tell)
+
+    def _give_listeners(self, before: Pool, fact: facts.Event, after: Pool, now: float) -> None:
+        if isinstance(fact, facts.ListenerSwept | facts.ListenerShut):
+            self.templates.give_listeners([each.socket for each in self.listening.all])
 
     def _open(self, listener: socket.socket) -> None:
         self.server.open(listener)

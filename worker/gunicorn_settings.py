@@ -1,21 +1,26 @@
-"""gunicorn's settings, read by gunicorn itself and told to the master. Loaded by the adapter;
-starts no worker.
+"""gunicorn's settings: what is recorded while gunicorn reads them, how its files are frozen, and
+what the master is told. Starts no worker.
 
 Plain standard library from Python 3.9 on, besides gunicorn itself.
 """
 
-import json
+import importlib.machinery
+import importlib.util
+import linecache
 import os
 import sys
 import traceback
-from typing import Any, Dict, List, Set, TextIO, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Set, TextIO
 
-from . import gunicorn_counters, gunicorn_hooks
+from . import gunicorn_counters
 
-HERE = os.path.dirname(os.path.realpath(__file__))
+HERE = os.path.dirname(__file__)
 # What the master is told as gunicorn has it.
 AS_THEY_ARE = ("umask", "user", "group", "backlog", "workers", "timeout", "graceful_timeout",
                "max_requests", "max_requests_jitter", "reuse_port", "preload_app")
+# The hooks that the master asks for, or must know of.
+ARBITER_HOOKS = ("on_starting", "on_reload", "when_ready", "child_exit", "nworkers_changed",
+                 "on_exit")
 # What nobody here does anything with; docs/generate_gunicorn.py says why.
 NOT_OURS = ("control_socket", "control_socket_mode", "dirty_graceful_timeout", "dirty_post_fork",
             "dirty_threads", "dirty_timeout", "dirty_worker_exit", "dirty_worker_init",
@@ -23,41 +28,129 @@ NOT_OURS = ("control_socket", "control_socket_mode", "dirty_graceful_timeout", "
             "worker_tmp_dir")
 
 
-def make_app() -> Tuple[Any, List[str]]:
-    """Return gunicorn's application object with every setting read, and the names of those that
-    somebody set."""
-    from gunicorn.app.wsgiapp import WSGIApplication
-    from gunicorn.config import Config
+class Reading:
+    """What gunicorn reads, once: `given`, the settings that somebody set; `files`, the text of each
+    configuration file by its path, as in the recipe. `frozen`: what an earlier process of the same
+    generation read; it counts, whatever has become of the files."""
 
-    given: Set[str] = set()
+    def __init__(self, frozen: Optional[Mapping[str, Any]]) -> None:
+        self.given: Set[str] = set()
+        self.files: Dict[str, str] = dict(frozen["files"]) if frozen else {}
+        self.frozen = frozen
 
-    class RecordingConfig(Config):  # type: ignore[misc]
-        def set(self, name: str, value: Any) -> None:
-            super().set(name, value)
+    def directory(self, name: Any) -> Any:
+        """gunicorn's own `chdir`, links resolved."""
+        if self.frozen and self.frozen["chdir"]:
+            return self.frozen["chdir"]
+        return os.path.realpath(name) if isinstance(name, str) and os.path.exists(name) else name
+
+    def text(self, filename: str) -> bytes:
+        """What a configuration file says.
+
+        Raises:
+            RuntimeError: it isn't there.
+        """
+        path = os.path.abspath(filename)
+        if path not in self.files:
+            if not os.path.exists(path) or self.frozen:
+                raise RuntimeError("%r doesn't exist" % filename)
+            with open(path, "rb") as file:
+                self.files[path] = file.read().decode("utf-8", "surrogateescape")
+        return self.files[path].encode("utf-8", "surrogateescape")
+
+    def patch_config(self, module: Any) -> None:
+        """Let the class Config of `gunicorn.config` tell what is set."""
+        set_one = module.Config.set
+
+        def set_and_note(config: Any, name: str, value: Any) -> None:
+            set_one(config, name, self.directory(value) if name == "chdir" else value)
+            self.given.add(name)
+
+        module.Config.set = set_and_note
+
+    def patch_base(self, module: Any) -> None:
+        """Let the applications of `gunicorn.app.base` read their files by us."""
+        default_file = module.get_default_config_file
+
+        def run_file(_: Any, filename: str) -> Dict[str, Any]:
+            return run_config(os.path.abspath(filename), self.text(filename))
+
+        def frozen_default() -> Optional[str]:
+            path = os.path.join(os.path.abspath(os.getcwd()), "gunicorn.conf.py")
+            return path if path in self.files else None
+
+        module.Application.get_config_from_filename = run_file
+        module.get_default_config_file = frozen_default if self.frozen else default_file
+
+
+def run_config(filename: str, text: bytes) -> Dict[str, Any]:
+    """Run the text of a configuration file as gunicorn does; return its names.
+
+    Raises:
+        whatever it raises, once that is printed.
+    """
+
+    class Source(importlib.machinery.SourceFileLoader):
+        def get_data(self, path: Any) -> bytes:
+            return text
+
+        # No cache: what was compiled of the file may be of another time.
+        def get_code(self, fullname: Any) -> Any:
+            return self.source_to_code(text, self.path)
+
+    class Compiled(importlib.machinery.SourcelessFileLoader):
+        def get_data(self, path: Any) -> bytes:
+            return text
+
+    extension = os.path.splitext(filename)[1]
+    if extension not in (".py", ".pyc"):
+        from gunicorn import util
+
+        util.warn("configuration file should have a valid Python extension.\n")
+    name = "__config__"
+    loader: Any = Compiled if extension == ".pyc" else Source
+    spec: Any = importlib.util.spec_from_file_location(name, filename,
+                                                       loader=loader(name, filename))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    if extension != ".pyc":  # tracebacks show it, whatever the file says by then
+        lines = text.decode("utf-8", "replace").splitlines(True)
+        linecache.cache[filename] = len(text), None, lines, filename
+    try:
+        spec.loader.exec_module(module)
+    except Exception:
+        print("Failed to read config file: %s" % filename, file=sys.stderr)
+        traceback.print_exc()
+        sys.stderr.flush()
+        raise
+    return vars(module)
+
+
+def load(app: Any, given: Set[str], failed: Callable[[str], None]) -> None:
+    """Read every setting of one of gunicorn's applications, in the place of its own
+    `do_load_config`. What goes wrong is told to `failed` before we exit."""
+    stderr = StderrTail(sys.stderr)
+    sys.stderr = stderr
+    try:
+        app.load_default_config()
+        app.load_config()
+        if hasattr(app.cfg, "validate"):
+            app.cfg.validate()
+        refuse_what_needs_the_arbiter(app.cfg)
+    except SystemExit as exit:
+        lines = [line.strip() for line in stderr.tail.splitlines() if line.strip()]
+        failed(lines[-1] if lines else "gunicorn exited with %s" % exit.code)
+        raise
+    except Exception as problem:
+        failed(describe(problem))
+        sys.exit(1)
+    finally:
+        if sys.stderr is stderr:
+            sys.stderr = stderr.stream
+    # They count where nobody says anything else, so gunicorn takes them for its defaults.
+    for variable, name in (("WEB_CONCURRENCY", "workers"), ("PORT", "bind")):
+        if variable in os.environ:
             given.add(name)
-
-    class App(WSGIApplication):  # type: ignore[misc]
-        def load_default_config(self) -> None:
-            self.cfg = RecordingConfig(self.usage, prog=self.prog)
-
-        # Errors belong to the caller, not to a sys.exit in between.
-        def do_load_config(self) -> None:
-            self.load_default_config()
-            self.load_config()
-            if hasattr(self.cfg, "validate"):
-                self.cfg.validate()
-
-    app = App("%(prog)s [OPTIONS] [APP_MODULE]", prog="gunicorn")
-    cfg = app.cfg
-    if "WEB_CONCURRENCY" in os.environ and cfg.workers != 1:
-        given.add("workers")
-    if "PORT" in os.environ:
-        given.add("bind")
-    if cfg.pythonpath:
-        for path in cfg.pythonpath.split(","):
-            if os.path.abspath(path) not in sys.path:
-                sys.path.insert(0, os.path.abspath(path))
-    return app, sorted(given)
 
 
 class StderrTail:
@@ -75,29 +168,6 @@ class StderrTail:
         return getattr(self.stream, name)
 
 
-def run(instructions: Dict[str, Any]) -> int:
-    """Write the settings, or the error, to `result_fd`; return the exit code."""
-    stderr = StderrTail(sys.stderr)
-    sys.stderr = stderr
-    with os.fdopen(instructions["result_fd"], "w") as result:
-        try:
-            app, given = make_app()
-            refuse_what_needs_the_arbiter(app.cfg)
-            settings = told(app.cfg, given)
-            hook = instructions["hook"]
-            if hook in settings["hooks"]:
-                getattr(app.cfg, hook)(gunicorn_hooks.Arbiter(app, instructions))
-            json.dump({"settings": settings}, result)
-            return 0
-        except SystemExit as exit:
-            lines = [line.strip() for line in stderr.tail.splitlines() if line.strip()]
-            error = lines[-1] if lines else "gunicorn exited with %s" % exit.code
-        except BaseException as problem:
-            error = describe(problem)
-        json.dump({"error": error}, result)
-        return 1
-
-
 def refuse_what_needs_the_arbiter(cfg: Any) -> None:
     for name in ("daemon", "check_config", "print_config"):
         if getattr(cfg, name, False):
@@ -106,27 +176,26 @@ def refuse_what_needs_the_arbiter(cfg: Any) -> None:
         raise ValueError("dirty_apps need gunicorn's own arbiter, which einhornpy replaces")
 
 
-def told(cfg: Any, given: List[str]) -> Dict[str, Any]:
+def told(cfg: Any, given: Set[str]) -> Dict[str, Any]:
     """What the master wants to know of the settings; `given`: those that somebody set."""
     import gunicorn
 
     return {
         **{name: getattr(cfg, name) for name in AS_THEY_ARE},
         "version": gunicorn.__version__,
-        "given": given,
+        "given": sorted(given),
+        "ignored": ignored(cfg, given),
         "bind": [format_address(address) for address in cfg.address],
+        "chdir": cfg.chdir if "chdir" in given else None,
         "pidfile": cfg.pidfile and os.path.abspath(cfg.pidfile),
         "proc_name": cfg.settings["proc_name"].get(),
         "worker_class": cfg.worker_class_str,
-        "hooks": [name for name in gunicorn_hooks.ARBITER_HOOKS if name in given],
-        "ignored": ignored(cfg, given),
-        # A class that can't be loaded would fail in every worker: better here, before any is
-        # touched.
+        "hooks": [name for name in ARBITER_HOOKS if name in given],
         "counts_requests": bool(gunicorn_counters.way_of_counting(cfg.worker_class)),
     }
 
 
-def ignored(cfg: Any, given: List[str]) -> List[str]:
+def ignored(cfg: Any, given: Set[str]) -> List[str]:
     """The names of what somebody set to something else than gunicorn's default, and what isn't
     ours."""
     return [name for name in NOT_OURS if name in given
@@ -142,18 +211,30 @@ def format_address(address: Any) -> str:
     return "[%s]:%d" % (host, port) if ":" in host else "%s:%d" % (host, port)
 
 
+def resolved(paths: List[Any]) -> List[Any]:
+    """The entries of sys.path with their links resolved, so that what is imported later is found
+    where it is now."""
+    return [os.path.realpath(path) if isinstance(path, str) and path else path for path in paths]
+
+
+def one_line(text: str) -> str:
+    """A text as one line: what gunicorn says of a class that can't be loaded is a whole traceback,
+    so that of a long one only the beginning and the end stay."""
+    lines = [line.strip() for line in text.splitlines() if line.strip(" []")]
+    return " ".join(lines if len(lines) < 4 else [lines[0], lines[-1]])
+
+
 def describe(error: BaseException) -> str:
     """One line: the exception, and the last place of the app's that it came through."""
     while error.__cause__ is not None and type(error).__module__.startswith("gunicorn"):
         error = error.__cause__
-    last = traceback.format_exception_only(type(error), error)[-1].strip()
+    last = one_line(traceback.format_exception_only(type(error), error)[-1])
     if isinstance(error, SyntaxError) and error.filename:
         return "%s (%s, line %s)" % (last, error.filename, error.lineno)
     frames = [
         frame for frame in traceback.extract_tb(error.__traceback__) if os.sep + "gunicorn" +
         os.sep not in frame.filename and not frame.filename.startswith("<frozen")
-        and os.path.dirname(os.path.realpath(frame.filename)) != HERE
-        and "importlib" not in frame.filename]
+        and os.path.dirname(frame.filename) != HERE and "importlib" not in frame.filename]
     if not frames:
         return last
     where = frames[-1]

@@ -1,5 +1,5 @@
-"""One gunicorn worker of the configured class in this process: made, mended, served, left. Loaded
-by the adapter.
+"""One gunicorn worker of the configured class in this process, which the template has forked:
+mended, served, left.
 
 Plain standard library from Python 3.9 on, besides gunicorn itself; asyncio is imported by the
 worker class.
@@ -11,22 +11,45 @@ import signal
 import socket
 import sys
 import traceback
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
-from . import gunicorn_counters, gunicorn_draining, gunicorn_warm_up
-from .gunicorn_hooks import Arbiter
+from . import (
+    gunicorn_counters,
+    gunicorn_draining,
+    gunicorn_http2,
+    gunicorn_lingering,
+    gunicorn_warm_up,
+)
 from .gunicorn_master import Master, Notices
-from .gunicorn_settings import describe, make_app
+from .gunicorn_settings import describe
 from .gunicorn_warm_up import AsgiApp
 
 BOOT_ERROR = 3
 
 
-def run(instructions: Dict[str, Any]) -> int:
-    """Be a worker until it is over; return the exit code."""
-    life = Life(instructions)
+def overruling(instructions: Mapping[str, Any]) -> Dict[str, Any]:
+    """The settings of gunicorn's that are something else in a worker: what the master does itself,
+    or knows better."""
+    return {
+        "workers": instructions["workers"], "graceful_timeout": instructions["graceful_timeout"],
+        "max_requests": 0, "max_requests_jitter": 0, "reuse_port": False}
+
+
+def run(instructions: Mapping[str, Any], server: Any, worker: Any, captured: bool,
+        settle: Callable[[], None]) -> int:
+    """Be a worker until it is over; return the exit code.
+
+    Args:
+        instructions: the master's, the `life` of its message.
+        server: the stand-in for gunicorn's arbiter.
+        worker: an object of the worker class.
+        captured: whether gunicorn has put something else in the place of standard error.
+        settle: what is to be done first; as all that follows it may fail.
+    """
+    life = Life(instructions, server, worker, captured)
     try:
-        life.make()
+        settle()
+        life.listen()
         life.mend()
         life.serve()
         return 0
@@ -36,11 +59,8 @@ def run(instructions: Dict[str, Any]) -> int:
         raise
     except BaseException as error:
         life.failed(describe(error))
-        if life.log is not None:
-            life.log.exception("Exception in worker process")
-        else:
-            traceback.print_exc()
-        return BOOT_ERROR if life.worker is None or not life.worker.booted else 1
+        life.log.exception("Exception in worker process")
+        return 1 if worker.booted else BOOT_ERROR
     finally:
         life.leave()
 
@@ -48,55 +68,31 @@ def run(instructions: Dict[str, Any]) -> int:
 class Life:
     """A worker's, from the master's instructions to its exit."""
 
-    def __init__(self, instructions: Dict[str, Any]) -> None:
+    def __init__(self, instructions: Mapping[str, Any], server: Any, worker: Any,
+                 captured: bool) -> None:
         self.instructions = instructions
-        # By descriptor, since files can be swept away; an older master names none.
-        self.master = Master(os.environ["EINHORN_SOCK_PATH"], instructions.get("control"))
-        self.notices = Notices(os.environ["NOTIFY_SOCKET"], instructions.get("notify"))
+        self.arbiter = server
+        self.log = server.log
+        self.worker = worker
+        worker.pid = os.getpid()
+        self.master = Master(instructions["control"])
+        self.notices = Notices(instructions["notify"])
         fd, offset = instructions["page"]
         slot = gunicorn_counters.Slot(
             fd, offset, instructions["max_requests"],
             lambda reason: self.notices.send("X_EINHORNPY_DUE=" + reason))
         self.heartbeat = gunicorn_counters.Heartbeat(fd, slot, self.first_sign_of_life)
         self.last_error = LastError()
-        self.take_real_stderr = real_stderr(instructions["stderr"])
+        self.log.error_log.addHandler(self.last_error)
+        self.take_real_stderr = real_stderr(instructions["stderr"], captured)
         self.ready = False
         self.asgi_app = AsgiApp()
-        self.arbiter: Optional[Arbiter] = None
-        self.log: Any = None
-        self.worker: Any = None
 
-    def make(self) -> None:
-        """Read the settings and make an object of the worker class, as the arbiter does."""
-        from gunicorn import SERVER_SOFTWARE
-
-        os.environ["SERVER_SOFTWARE"] = SERVER_SOFTWARE
-        app, _ = make_app()
-        cfg = app.cfg
-        for name, value in (("workers", self.instructions["workers"]),
-                            ("graceful_timeout", self.instructions["graceful_timeout"]),
-                            ("max_requests", 0), ("max_requests_jitter", 0), ("reuse_port", False)):
-            # graceful_timeout may be a fraction here, which the setting's own check would refuse.
-            cfg.settings[name].value = value
-        os.environ.update(cfg.env)
-        self.log = log = cfg.logger_class(cfg)
-        log.error_log.addHandler(self.last_error)
-        worker_class = cfg.worker_class
-        if hasattr(worker_class, "check_config"):
-            worker_class.check_config(cfg, log)
-        self.arbiter = Arbiter(app, dict(self.instructions, master=os.getppid()), log)
-        parent = os.getppid()
-        if self.instructions["outlive_master"]:
-            parent = OutlivingParent(parent)
-        self.arbiter.LISTENERS = adopt_listeners(cfg, log)
-        from gunicorn.workers import base  # not before its class, which may patch the world
-
-        # gunicorn's own would be a file, and there need be no directory where one can be made.
-        base.WorkerTmp = lambda _: self.heartbeat
-        self.worker = worker_class(
-            int(os.environ["EINHORN_CHILD_INDEX"]) + 1, parent, self.arbiter.LISTENERS, app,
-            (self.instructions["timeout"] or 60) / 2.0, cfg, log)
-        self.worker.pid = os.getpid()
+    def listen(self) -> None:
+        """Take the listeners that we were given, in the place of the template's."""
+        count = int(os.environ.get("EINHORN_FD_COUNT", "0"))
+        self.arbiter.LISTENERS = self.worker.sockets = adopt_listeners(
+            range(3, 3 + count), self.worker.cfg, self.log)
 
     def mend(self) -> None:
         """Give the worker what it lacks: a heartbeat and counters in the master's page, the
@@ -110,12 +106,8 @@ class Life:
         leaving = gunicorn_draining.Draining(self.instructions["graceful_timeout"])
         gunicorn_draining.mend(worker, leaving)
         if "h2" in getattr(worker.cfg, "http_protocols", ()):
-            from . import gunicorn_http2
-
             gunicorn_http2.mend(worker, leaving)
-        if hasattr(worker, "tpool"):
-            from . import gunicorn_lingering  # its threads are gthread's alone
-
+        if hasattr(worker, "tpool"):  # its threads are gthread's alone
             gunicorn_lingering.mend(worker)
         gunicorn_counters.count_requests(worker, slot)
 
@@ -131,7 +123,6 @@ class Life:
 
         util._setproctitle("worker [%s]" % self.worker.cfg.proc_name)
         self.log.info("Booting worker with pid: %s", self.worker.pid)
-        self.worker.cfg.pre_fork(self.arbiter, self.worker)
         self.worker.cfg.post_fork(self.arbiter, self.worker)
         self.worker.init_process()
 
@@ -159,8 +150,6 @@ class Life:
             self.master.say("worker:failed", error=error)
 
     def leave(self) -> None:
-        if self.worker is None:
-            return
         self.log.info("Worker exiting (pid: %s)", self.worker.pid)
         try:
             self.worker.cfg.worker_exit(self.arbiter, self.worker)
@@ -176,15 +165,15 @@ class SharedListener(socket.socket):
         pass
 
 
-def adopt_listeners(cfg: Any, log: Any) -> List[Any]:
-    """gunicorn's socket objects around the descriptors that we were given."""
+def adopt_listeners(descriptors: Sequence[int], cfg: Any, log: Any) -> List[Any]:
+    """gunicorn's socket objects around the descriptors of listeners, which become theirs."""
     from gunicorn import sock
 
     classes = {
         socket.AF_INET: sock.TCPSocket, socket.AF_INET6: sock.TCP6Socket,
         socket.AF_UNIX: sock.UnixSocket}
     listeners = []
-    for fd in range(3, 3 + int(os.environ.get("EINHORN_FD_COUNT", "0"))):
+    for fd in descriptors:
         with socket.socket(fileno=os.dup(fd)) as probe:
             family, address = probe.family, probe.getsockname()
         listener = classes[family](address, cfg, log, fd=fd)
@@ -214,10 +203,10 @@ class OutlivingParent(int):
     __hash__ = int.__hash__
 
 
-def real_stderr(fd: Optional[int]) -> Callable[[], None]:
+def real_stderr(fd: Optional[int], captured: bool) -> Callable[[], None]:
     """The master reads our standard error until we are ready, to tell why if we never are. Return
-    what then puts descriptor `fd` in its place, unless gunicorn's capture_output has put something
-    else there."""
+    what then puts descriptor `fd` in its place, unless gunicorn's capture_output or the app has put
+    something else there."""
     if fd is None:
         return lambda: None
     os.set_inheritable(fd, False)
@@ -225,7 +214,7 @@ def real_stderr(fd: Optional[int]) -> Callable[[], None]:
 
     def take() -> None:
         now = os.fstat(2)
-        if (now.st_dev, now.st_ino) == (given.st_dev, given.st_ino):
+        if not captured and (now.st_dev, now.st_ino) == (given.st_dev, given.st_ino):
             sys.stderr.flush()
             os.dup2(fd, 2)
         os.close(fd)

@@ -15,6 +15,35 @@ class Spawn:
 
 
 @dataclass(frozen=True, slots=True)
+class StartTemplate:
+    """Make another template of a generation, from what the one before has read."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class TellTemplate:
+    """Everything is open, and it is the only one."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class RetireTemplate:
+    """No worker will be forked from it any more, and none of its own is left."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class KillTemplate:
+    """SIGKILL to a template that hangs. `reason` is a predicate."""
+
+    generation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class AssumeReady:
     """The worker says nothing by itself and has lived for long enough: it is ready if somebody
     accepts connections."""
@@ -119,8 +148,9 @@ class Leave:
     """The asked-for stop is complete."""
 
 
-Action = (Spawn | AssumeReady | Trust | Recycle | Abort | Retire | Kill | KillOrphan | BeginHold
-          | EndHold | CheckAccepting | CalmDown | RollBack | Finish | GiveUp | Leave)
+OfTemplate = StartTemplate | TellTemplate | RetireTemplate | KillTemplate
+Action = (Spawn | OfTemplate | AssumeReady | Trust | Recycle | Abort | Retire | Kill | KillOrphan
+          | BeginHold | EndHold | CheckAccepting | CalmDown | RollBack | Finish | GiveUp | Leave)
 
 
 @dataclass(frozen=True, slots=True)

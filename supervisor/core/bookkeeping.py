@@ -9,6 +9,7 @@ from dataclasses import replace
 from ...shared import backoff
 from .generation import Generation
 from .pool import SETTLE_SECONDS, Pool, State, Worker
+from .template import TemplateState
 
 DELAY_GROWTH = 1.5
 LONGEST_DELAY = 30.0
@@ -81,15 +82,26 @@ def count_failure(pool: Pool, number: int, reason: str, error: str | None, lines
         lines=lines))
 
 
+def needed(pool: Pool) -> set[int]:
+    """The generations that something refers to."""
+    found = {pool.current, *(worker.generation for worker in pool.workers.values())}
+    if pool.running_upgrade is not None:
+        found |= {pool.running_upgrade.from_generation, pool.running_upgrade.to_generation}
+    return found
+
+
 def tidy(pool: Pool) -> Pool:
     """Move generations that nothing refers to any more to those that are remembered."""
-    needed = {pool.current, *(worker.generation for worker in pool.workers.values())}
-    if pool.running_upgrade is not None:
-        needed |= {pool.running_upgrade.from_generation, pool.running_upgrade.to_generation}
-    if needed.issuperset(pool.generations):
+    useful = needed(pool)
+    if any(template.state is TemplateState.GONE and number not in useful
+           for number, template in pool.templates.items()):
+        pool = replace(pool, templates={
+            number: template for number, template in pool.templates.items()
+            if number in useful or template.state is not TemplateState.GONE})
+    if useful.issuperset(pool.generations):
         return pool
-    over = {number: each for number, each in pool.generations.items() if number not in needed}
+    over = {number: each for number, each in pool.generations.items() if number not in useful}
     remembered: Mapping[int, Generation] = dict(
         sorted((dict(pool.remembered) | over).items())[-MEMORY:])
     return replace(pool, remembered=remembered, generations={
-        number: each for number, each in pool.generations.items() if number in needed})
+        number: each for number, each in pool.generations.items() if number in useful})

@@ -14,13 +14,78 @@ from .upgrade import Terms
 
 @dataclass(frozen=True, slots=True)
 class Spawned:
-    """`jitter`: 0 to 1, drawn for this worker."""
+    """`pid`: 0 where its template was asked for it. `jitter`: 0 to 1, drawn for this worker."""
 
     worker: int
     index: int
     generation: int
     pid: int
     jitter: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """Its template has forked it."""
+
+    worker: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotForked:
+    """It will not be there. `error`: why its template could not fork it; None: that has died."""
+
+    worker: int
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateMissing:
+    """The workers of this generation are forked from a template, and there is none yet."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateStarted:
+    generation: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateReady:
+    """It has read its settings, and can fork."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateTold:
+    """It knows that everything is open, and that it is the only one."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateRetired:
+    """It was asked to leave."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateKilled:
+    generation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateGone:
+    """`reason`: how it ended, as a predicate; `error`: its own word on why."""
+
+    generation: int
+    reason: str
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +247,12 @@ class UpgradeRequested:
 
 @dataclass(frozen=True, slots=True)
 class UpgradePrepared:
+    """`template`: the pid of its template, 0 where it has none."""
+
     number: int
     recipe: Recipe
     target: int | None = None
+    template: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +384,9 @@ def how_it_ended(status: int) -> str:
 
 
 OfWorker = (Assumed | SaidReady | Stood | FoundUnfit | SaidFailed | Heartbeat | Unheard | Due
-            | Aborted | Retired | Killed | Exited)
+            | Aborted | Retired | Killed | Exited | Forked | NotForked)
+OfTemplate = (TemplateMissing | TemplateStarted | TemplateReady | TemplateTold | TemplateRetired
+              | TemplateKilled | TemplateGone)
 OfOrphan = OrphanFound | OrphanKilled | OrphanGone
 # What begins an upgrade, or says that it can't begin.
 OfBeginning = UpgradeRequested | UpgradePrepared | UpgradeRefused
@@ -325,4 +395,4 @@ OfCourse = (Paused | Resumed | AbortRequested | HoldBegun | Checked | HoldEnded 
             | AcceptingChecked | RolledBack | Finished)
 OfHost = (Spawned | SpawnFailed | Measured | HostMeasured | Scaled | ListenerShut | ListenerSwept
           | ListenerLost | Calmed | Suspended | StopRequested)
-Event = OfWorker | OfOrphan | OfBeginning | OfCourse | OfHost
+Event = OfWorker | OfTemplate | OfOrphan | OfBeginning | OfCourse | OfHost

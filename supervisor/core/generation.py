@@ -11,6 +11,13 @@ from dataclasses import dataclass, field
 class Recipe:
     """How a generation's workers are launched, frozen when it was made.
 
+    `command`: as somebody typed it. What it meant then: `program`, the file that it names,
+    `interpreter`, what runs that (empty: the kernel finds it), and `words`, the whole command line;
+    where it runs gunicorn by name, `PYTHON [OPTIONS] -m gunicorn …`. All empty in a state of an
+    earlier version: then it means what it means when a worker is launched.
+    `files`: the text of each of gunicorn's configuration files that was read (None: it isn't
+    gunicorn, or nobody knows); `chdir`: where gunicorn's own `chdir` led, if that was set.
+
     `ack_seconds`: count a worker as ready once it has lived that long (None: it says so itself).
     `graceful_timeout`: seconds between being asked to go and SIGKILL. `timeout`: the oldest
     heartbeat, in seconds, of a worker that has ever sent one (0: not watched).
@@ -33,6 +40,11 @@ class Recipe:
     max_lifetime_jitter: float = 0.0
     max_memory: int = 0
     max_memory_hard: int = 0
+    program: str = ""
+    interpreter: str = ""
+    words: tuple[str, ...] = ()
+    chdir: str | None = None
+    files: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from . import facts, upgrading
+from . import facts, templating, upgrading
 from .bookkeeping import (
     count_failure,
     delay_after,
@@ -30,9 +30,12 @@ from .upgrade import Impossible
 __all__ = ["Impossible", "asks_for_upgrade", "delay_after", "new_pool", "observe"]
 
 
-def new_pool(recipe: Recipe, target: int, policy: Policy) -> Pool:
-    """The pool of a fresh master: generation 1, no worker yet, `target` workers wanted."""
-    return Pool(policy=policy, target=target, current=1, generations={1: Generation(1, recipe)})
+def new_pool(recipe: Recipe, target: int, policy: Policy, template: int = 0,
+             now: float = 0.0) -> Pool:
+    """The pool of a fresh master: generation 1, no worker yet, `target` workers wanted. `template`:
+    the pid of its template, 0 where it has none."""
+    pool = Pool(policy=policy, target=target, current=1, generations={1: Generation(1, recipe)})
+    return templating.prepared(pool, 1, template, now)
 
 
 def asks_for_upgrade(pool: Pool, worker: Worker, status: int) -> bool:
@@ -75,8 +78,13 @@ def observe(pool: Pool, event: Event, now: float) -> Pool:
             return _of_orphan(pool, event, now)
         case (facts.Assumed() | facts.SaidReady() | facts.Stood() | facts.FoundUnfit()
               | facts.SaidFailed() | facts.Heartbeat() | facts.Unheard() | facts.Due()
-              | facts.Aborted() | facts.Retired() | facts.Killed() | facts.Exited()):
+              | facts.Aborted() | facts.Retired() | facts.Killed() | facts.Exited()
+              | facts.Forked() | facts.NotForked()):
             return upgrading.look_at_canaries(_of_worker(pool, event, now))
+        case (facts.TemplateMissing() | facts.TemplateStarted() | facts.TemplateReady()
+              | facts.TemplateTold() | facts.TemplateRetired() | facts.TemplateKilled()
+              | facts.TemplateGone()):
+            return templating.observed(pool, event, now)
         case _:
             return _of_host(pool, event, now)
 
@@ -178,6 +186,10 @@ def _of_worker(pool: Pool, event: facts.OfWorker, now: float) -> Pool:
             return _ended(pool, worker, replace(worker, killed_at=now), event, now)
         case facts.Exited():
             return tidy(_exited(pool, worker, event, now))
+        case facts.Forked():
+            return templating.forked(pool, worker, event)
+        case facts.NotForked():
+            return tidy(templating.not_forked(pool, worker, event, now))
         case _:
             assert_never(event)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from . import template_rules
 from .actions import (
     Action,
     BeginHold,
@@ -26,8 +27,8 @@ from .actions import (
     Spawn,
 )
 from .causes import Force, Leaving, Refusal
-from .generation import Generation
 from .pool import CALM_SECONDS, SETTLE_SECONDS, Pool, State, Stopping, Worker
+from .seats import free_seats
 from .upgrade import Accepting, Check, Kind, Phase, Upgrade
 from .view import View, look
 
@@ -36,12 +37,13 @@ def plan(pool: Pool, now: float) -> Plan:
     """Return the actions that are due at `now`, and the time of the next deadline if there are
     none."""
     view = look(pool, now)
-    if view.overdue:
-        return Plan(tuple(view.overdue))
+    overdue = [*view.overdue, *template_rules.overdue(pool, view, now)]
+    if overdue:
+        return Plan(tuple(overdue))
     if pool.stopping is not None:
         return _stop(pool, view)
-    for rule in (_roll_back, _give_up, _hold, _retire_useless_starts, _spawn, _break_before_make,
-                 _retire_outdated, _retire_surplus, _finish, _calm_down):
+    for rule in (_roll_back, _give_up, _hold, _retire_useless_starts, _templates, _spawn,
+                 _break_before_make, _retire_outdated, _retire_surplus, _finish, _calm_down):
         actions = rule(pool, view, now)
         if actions:
             return Plan(tuple(actions))
@@ -59,7 +61,11 @@ def _stop(pool: Pool, view: View) -> Plan:
         return Plan(tuple(Retire(worker.id, "the master stops", Leaving.STOPPED)
                           for worker in live))
     if not pool.workers and not pool.left_behind:
-        return Plan((Leave(),))
+        leaving = template_rules.stop(pool)
+        if leaving:
+            return Plan(tuple(leaving))
+        if template_rules.all_gone(pool):
+            return Plan((Leave(),))
     return Plan(wake_at=min(view.deadlines, default=None))
 
 
@@ -151,6 +157,13 @@ def _retire_useless_starts(pool: Pool, view: View, now: float) -> Iterable[Actio
                 gap and upgrade is not None and worker.generation == upgrade.from_generation)]
 
 
+def _templates(pool: Pool, view: View, now: float) -> Iterable[Action]:
+    wanted = {pool.current}
+    if _on_trial(pool) and pool.running_upgrade is not None:
+        wanted.add(pool.running_upgrade.from_generation)
+    return template_rules.due(pool, view, now, wanted)
+
+
 def _spawn(pool: Pool, view: View, now: float) -> Iterable[Action]:
     upgrade = pool.running_upgrade
     vacant = _vacant(pool, view)
@@ -169,9 +182,9 @@ def _spawn(pool: Pool, view: View, now: float) -> Iterable[Action]:
     if count < 1 or (_hopeless(pool) and upgrade is None):
         return []
     generation = pool.generations[number]
-    if not view.past(generation.not_before, now):
+    if not template_rules.can_fork(pool, number) or not view.past(generation.not_before, now):
         return []
-    return [Spawn(index, number) for index in _free_seats(pool, view, generation, count)]
+    return [Spawn(index, number) for index in free_seats(pool, view, generation, count)]
 
 
 def _missing(pool: Pool, view: View, vacant: int) -> int:
@@ -229,40 +242,6 @@ def _fleet(pool: Pool) -> bool:
     upgrade = pool.running_upgrade
     return (upgrade is not None and upgrade.terms.kind is Kind.FLEET
             and not upgrade.rolling_back)
-
-
-def _free_seats(pool: Pool, view: View, generation: Generation, count: int) -> list[int]:
-    """Seats for new workers: empty ones first, then those of the outdated workers that they will
-    replace."""
-    live = [*view.wanted_ready, *view.wanted_starting, *view.outdated_ready,
-            *view.outdated_starting]
-    held = {worker.index for worker in live}
-    seats = [index for index in range(pool.target) if index not in held][:count]
-    if len(seats) < count:
-        seats += _seats_to_inherit(pool, view, generation)[:count - len(seats)]
-    index = 0
-    # only after scaling down and up again can every seat below the target be shared
-    while len(seats) < count:
-        if index not in held and index not in seats:
-            seats.append(index)
-        index += 1
-    return seats
-
-
-def _seats_to_inherit(pool: Pool, view: View, generation: Generation) -> list[int]:
-    """The seats of outdated ready workers, the oldest first, where no worker of this generation
-    stands that is to stay."""
-    if generation.number == pool.current:
-        stays = [*view.wanted_ready, *view.wanted_starting]
-    else:
-        every = [*view.wanted_ready, *view.wanted_starting, *view.outdated_ready,
-                 *view.outdated_starting]
-        stays = [worker for worker in every if worker.recycled_for is None]
-    taken = {worker.index for worker in stays if worker.generation == generation.number}
-    by_age = sorted(view.outdated_ready,
-                    key=lambda worker: (worker.generation, worker.spawned_at, worker.id))
-    return list(dict.fromkeys(worker.index for worker in by_age
-                              if worker.index < pool.target and worker.index not in taken))
 
 
 def _break_before_make(pool: Pool, view: View, now: float) -> Iterable[Action]:

@@ -6,7 +6,9 @@ Times are seconds of one monotonic clock, handed in; wall-clock times are only c
 people to read.
 
     worker state   fact                     next state
-    -              Spawned                  starting
+    -              Spawned                  starting    (pid 0: its template is asked for it)
+    starting       Forked                   starting
+    starting       NotForked                -
     starting       SaidReady                ready
     starting|ready Retired, Aborted, Killed retiring
     starting       Assumed                  starting    (old enough to be guessed ready)
@@ -22,6 +24,7 @@ from dataclasses import dataclass, field
 
 from .causes import Recycling
 from .generation import Generation
+from .template import Template
 from .upgrade import Upgrade
 
 # A worker that says ready, and within this time dies or leaves for new code, holds the next start
@@ -88,7 +91,7 @@ class Worker:
     id: int
     index: int  # its seat
     generation: int
-    pid: int
+    pid: int  # 0 while it is being forked
     spawned_at: float
     state: State = State.STARTING
     # When it is due for recycling by age.
@@ -182,6 +185,8 @@ class Pool:
     unserved: frozenset[str] = frozenset()
     # Processes that outlive their workers.
     left_behind: Mapping[int, LeftBehind] = field(default_factory=dict)
+    # Of the generations whose workers are forked from one, by their numbers.
+    templates: Mapping[int, Template] = field(default_factory=dict)
     # When the master last came back from a time in which it did not run (monotonic seconds).
     suspended_until: float = 0.0
 

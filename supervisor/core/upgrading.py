@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import assert_never
 
-from . import facts
+from . import facts, templating
 from .bookkeeping import MEMORY, delay_after, scaled, tidy, with_generation
 from .causes import Refusal
 from .generation import Generation
@@ -157,6 +157,7 @@ def _prepared(pool: Pool, upgrade: Upgrade, event: facts.UpgradePrepared, now: f
     made = Generation(event.number, event.recipe, not_before=not_before)
     pool = replace(pool, upgrade=upgrade, current=event.number,
                    generations={**pool.generations, event.number: made})
+    pool = templating.prepared(pool, event.number, event.template, now)
     if event.target is None:
         return pool
     before = pool.target if upgrade.target_before is None else upgrade.target_before

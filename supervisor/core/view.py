@@ -85,7 +85,7 @@ def look(pool: Pool, now: float) -> View:
             view.overdue.append(Retire(worker.id, _DEAF, Leaving.DEAF))
         elif worker.state is State.STARTING:
             (view.outdated_starting if old else view.wanted_starting).append(worker)
-            if not stopping:
+            if not stopping and worker.pid:  # until it is forked its template is judged
                 _look_at_starting(view, pool, worker, now)
         else:
             due = worker.recycled_for is not None and _due(view, worker, watched, now)

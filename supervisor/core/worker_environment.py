@@ -35,10 +35,15 @@ def without(environ: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
     return {key: value for key, value in environ.items() if key not in dropped}
 
 
+def of_template(environ: Mapping[str, str], directory: str) -> dict[str, str]:
+    """The environment in which a generation's template runs: what all of its workers share."""
+    # Or setproctitle, which gunicorn uses, would wipe out what of the environment others can read.
+    return {"SPT_NOENV": "1"} | dict(environ) | {"PWD": directory}
+
+
 def environment(generation: Generation, *, worker: int, index: int, master: int,
                 control_socket: str, notify_socket: str, families: Sequence[str],
-                names: Sequence[str], stop_signal: str, adapter: str | None,
-                control_fd: int | None = None,
+                names: Sequence[str], stop_signal: str, control_fd: int | None = None,
                 ) -> dict[str, str]:
     """The environment of one worker.
 
@@ -50,18 +55,13 @@ def environment(generation: Generation, *, worker: int, index: int, master: int,
             descriptors from 3.
         names: what each is called, "" for a name by its position.
         stop_signal: what asks it to leave, such as SIGTERM.
-        adapter: the gunicorn adapter's own instructions.
         control_fd: a descriptor that is connected to the control socket.
 
     `LISTEN_PID` and `WATCHDOG_PID` are added by the child, which alone knows its pid.
     """
     recipe = generation.recipe
     descriptors = [str(FIRST_FD + position) for position in range(len(families))]
-    built = dict(recipe.environment)
-    # Or setproctitle, which gunicorn uses, would wipe out what of the environment others can read.
-    built.setdefault("SPT_NOENV", "1")
-    built |= {
-        "PWD": recipe.directory,
+    built = of_template(recipe.environment, recipe.directory) | {
         "EINHORN_FD_COUNT": str(len(families)),
         "EINHORN_FDS": " ".join(descriptors),
         SEAT: str(index),
@@ -85,6 +85,4 @@ def environment(generation: Generation, *, worker: int, index: int, master: int,
         built["EINHORN_SOCK_FD"] = str(control_fd)
     if recipe.timeout > 0:
         built["WATCHDOG_USEC"] = str(int(recipe.timeout * 1_000_000))
-    if adapter is not None:
-        built["EINHORNPY_ADAPTER"] = adapter
     return built

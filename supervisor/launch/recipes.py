@@ -1,22 +1,18 @@
-"""Making a generation: resolve the directory and the program, and ask gunicorn's own Python for
-gunicorn's settings.
+"""Making a generation: resolve the directory and the program, and let its template read gunicorn's
+settings.
 
-The settings are read by a short-lived process, since a configuration file is a program; the master
-never waits for it. A recipe that can't be made is refused here, before anything of the running
-generation is touched.
+The master never waits for that. A recipe that can't be made is refused here, before anything of the
+running generation is touched.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core import worker_environment
-from ..core.facts import how_it_ended
 from ..core.generation import Recipe
 from ..settings.contradictions import without_gunicorn
 from ..settings.parsers import AckMode
@@ -24,9 +20,12 @@ from ..settings.policy import rules_of_recipe
 from ..settings.table import GUESSED_ACK_SECONDS, Settings
 from ..sockets.addresses import escaped
 from ..system.attributes import Attributes
-from ..system.loop import READ, Loop
-from ..system.processes import CannotStart, Exit, Launch, Processes
-from .recognition import Gunicorn, Refused, recognise
+from ..system.loop import Loop
+from ..system.processes import Exit, Processes
+from . import freezing
+from .asking import Answer, Asking, Question, no_answer
+from .freezing import Frozen
+from .recognition import Gunicorn, Recognised, Refused, recognise
 
 SETTINGS_TIMEOUT = 30.0
 
@@ -34,11 +33,13 @@ SETTINGS_TIMEOUT = 30.0
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A recipe, and where it is gunicorn's the settings that it was made from. `guessed`: nothing
-    is known about how the command says that it is ready."""
+    is known about how the command says that it is ready. `template`: the one that has read them,
+    until somebody has taken it over."""
 
     recipe: Recipe
     gunicorn: Gunicorn | None = None
     guessed: bool = False
+    template: Answer | None = None
 
     @property
     def ignored(self) -> Sequence[str]:
@@ -50,12 +51,13 @@ class Prepared:
 @dataclass(frozen=True, slots=True)
 class Blueprint:
     """What a generation is to be made of. `directory`: symbolic links in it are followed when it is
-    made."""
+    made. `remembered`: the recipe that it is to be made of again, as that has resolved them."""
 
     command: tuple[str, ...]
     directory: str
     environment: Mapping[str, str]
     release: str | None
+    remembered: Recipe | None = None
 
 
 def blueprint(settings: Settings, environ: Mapping[str, str], release: str | None) -> Blueprint:
@@ -66,46 +68,73 @@ def blueprint(settings: Settings, environ: Mapping[str, str], release: str | Non
 
 def blueprint_of(recipe: Recipe) -> Blueprint:
     """The blueprint of a remembered recipe."""
-    return Blueprint(recipe.command, recipe.directory, recipe.environment, recipe.release)
+    return Blueprint(recipe.command, recipe.directory, recipe.environment, recipe.release, recipe)
 
 
 class Preparation:
-    """One generation in the making. Ends by exactly one call of `done`, unless it is cancelled."""
+    """One generation in the making. Ends by exactly one call of `done`, unless it is cancelled.
+    `attributes`: of the workers. `bundle`: the descriptor of the adapter. `variables`: what its
+    processes are given beside their environment, which is told first."""
 
     def __init__(self, processes: Processes, loop: Loop, settings: Settings, blueprint: Blueprint,
-                 attributes: Attributes, done: Callable[[Prepared | Refused], None],
-                 ) -> None:
-        self._processes = processes
-        self._loop = loop
+                 attributes: Attributes, bundle: int,
+                 variables: Callable[[Mapping[str, str]], Mapping[str, str]],
+                 done: Callable[[Prepared | Refused], None]) -> None:
+        self._asking = Asking(processes, loop, attributes, bundle, self._answered)
         self._settings = settings
-        self._attributes = attributes
         self._command = blueprint.command
         self._named_directory = blueprint.directory
+        self._frozen = _remembered(blueprint)
+        self._as_read = None if blueprint.remembered is None else as_read(blueprint.remembered)
         self._release = blueprint.release
         self._environment = dict(blueprint.environment)
+        self._variables = variables
         self._done = done
-        self._output = bytearray()
-        self._reader: int | None = None
         self._gunicorn: Gunicorn | None = None
         self._directory = ""
-        self.pid: int | None = None
         self.deadline: float | None = None
 
-    def begin(self, now: float, hook: str) -> None:
-        """Start. `hook`: the gunicorn server hook that runs on the way, on_starting or
-        on_reload."""
+    def begin(self, now: float, upgrade: bool) -> None:
+        """Start. `upgrade`: it is not the first start's."""
         try:
             self._directory = _resolve(self._named_directory)
             self._environment["PWD"] = self._directory
-            found = recognise(self._command, self._directory, self._environment)
-            if found is None:
+            self._freeze()
+            if self._gunicorn is None:
                 self._end(self._without_gunicorn())
                 return
-            self._gunicorn, self._environment = found.gunicorn, dict(found.environment)
-            self._ask_gunicorn(found.gunicorn, hook)
-            self.deadline = now + SETTINGS_TIMEOUT
+            self._asking.begin(Question(
+                self._gunicorn, self._directory,
+                self._environment | dict(self._variables(self._environment)), upgrade,
+                self._settings.number if self._settings.given("number") else None,
+                self._as_read))
+            self.deadline = now + self._patience
         except Refused as refused:
             self._end(refused)
+        except OSError as error:  # gone between two looks
+            self._end(Refused(f"cannot run {self._command[0]!r}: {error.strerror}"))
+
+    def _freeze(self) -> None:
+        """Resolve program, arguments and environment, or take what is remembered of them."""
+        if self._frozen is not None:
+            freezing.check(self._frozen, self._command)
+            found = self._recognised(self._frozen.words)
+            self._gunicorn = None if found is None else found.gunicorn
+            return
+        found = self._recognised(self._command)
+        links = freezing.links_of(self._command, self._named_directory, self._directory,
+                                  self._environment)
+        if found is None:
+            self._frozen = freezing.freeze(self._command, self._directory, self._environment, links)
+        else:
+            self._environment = dict(found.environment)
+            self._gunicorn = freezing.freeze_gunicorn(found.gunicorn, self._directory,
+                                                      self._environment, links)
+            self._frozen = freezing.of_gunicorn(self._gunicorn)
+        self._environment = freezing.environment(self._environment, self._directory, links)
+
+    def _recognised(self, words: tuple[str, ...]) -> Recognised | None:
+        return recognise(words, self._directory, self._environment, self._settings.ack_mode)
 
     def _without_gunicorn(self) -> Prepared:
         for line in without_gunicorn(self._settings):
@@ -115,109 +144,78 @@ class Preparation:
 
     def _recipe(self, gunicorn: Mapping[str, Any], ack_seconds: float | None) -> Recipe:
         """`gunicorn`: its settings, which count where nobody gave ours; `ack_seconds` likewise."""
-        mode = self._settings.ack_mode
+        mode, frozen = self._settings.ack_mode, self._frozen
+        assert frozen is not None
         return Recipe(self._command, self._directory, self._environment, self._release,
-                      mode if isinstance(mode, float) else ack_seconds,
+                      mode if isinstance(mode, float) else ack_seconds, program=frozen.program,
+                      interpreter=frozen.interpreter, words=frozen.words,
                       **rules_of_recipe(self._settings, gunicorn))
 
-    def _ask_gunicorn(self, gunicorn: Gunicorn, hook: str) -> None:
-        try:
-            reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            raise Refused(f"cannot ask gunicorn for its settings: {error.strerror}") from None
-        os.set_blocking(writer, True)
-        instructions = json.dumps({
-            "mode": "settings", "hook": hook, "result_fd": worker_environment.FIRST_FD})
-        launch = Launch(gunicorn.adapter, self._directory,
-                        self._environment | {"EINHORNPY_ADAPTER": instructions}, [writer],
-                        signal.SIGKILL, attributes=self._attributes,
-                        )
-        try:
-            self.pid = self._processes.start(launch)
-        except CannotStart as error:
-            os.close(reader)
-            raise Refused(str(error)) from None
-        finally:
-            os.close(writer)
-        self._reader = reader
-        self._loop.watch(reader, READ, self._read)
+    @property
+    def _patience(self) -> float:
+        """Seconds; what stands before gunicorn may have to install it first (`uv run`)."""
+        wrapped = self._gunicorn is not None and self._gunicorn.wrapped
+        return max(SETTINGS_TIMEOUT, self._settings.ready_timeout if wrapped else 0.0)
 
-    def _read(self, events: int) -> None:
-        if self._reader is None:
-            return
-        try:
-            data = os.read(self._reader, 65536)
-        except BlockingIOError:
-            return
-        self._output += data
-        if not data:
-            self._loop.unwatch(self._reader)
+    def on_exit(self, exit: Exit) -> bool:
+        """Return whether it was the process that was asked."""
+        return self._asking.on_exit(exit)
 
-    def on_exit(self, exit: Exit) -> None:
-        """The process that was asked is gone: its answer is whole, or it is none."""
-        if self._reader is None:
+    def _answered(self, result: Answer | Refused) -> None:
+        if isinstance(result, Refused):
+            self._end(result)
             return
-        self._read(READ)
-        while self._reader is not None:
-            before = len(self._output)
-            self._read(READ)
-            if len(self._output) == before:
-                break
-        result: Prepared | Refused
         try:
-            result = self._understood(exit)
+            self._end(self._understood(result))
         except Refused as refused:
-            result = refused
-        self._end(result)
+            result.channel.close()
+            self._end(refused)
 
-    def _understood(self, exit: Exit) -> Prepared:
+    def _understood(self, answer: Answer) -> Prepared:
         """What gunicorn's answer comes to, or Refused."""
-        try:
-            answer = json.loads(self._output)
-        except (ValueError, RecursionError):
-            answer = None
-        # the app's own code may have written there
-        answer = answer if isinstance(answer, dict) else {}
-        if exit.status != 0 or "settings" not in answer:
-            raise Refused("gunicorn's settings cannot be read",
-                          answer.get("error") or exit.error or how_it_ended(exit.status))
         assert self._gunicorn is not None
-        read = replace(self._gunicorn, settings=answer["settings"])
+        read = replace(self._gunicorn, settings=answer.settings)
         theirs = dict(read.settings)
         if not read.given("max_requests_jitter"):
             theirs.pop("max_requests_jitter", None)
-        recipe = self._recipe(theirs, None)
+        recipe = replace(self._recipe(theirs, None), chdir=theirs.get("chdir"), files=answer.files)
         if recipe.max_requests and not theirs.get("counts_requests", True):
             raise Refused(
                 "--max-requests (gunicorn's max_requests): nothing counts the requests of its "
                 f"worker class {theirs['worker_class']}: expected 0, or another class; "
                 "--max-lifetime and --max-memory work", bad_input=True)
-        return Prepared(recipe, read)
+        return Prepared(recipe, read, template=answer)
 
     def on_time(self, now: float) -> None:
         """Give up if the deadline has passed."""
         if self.deadline is not None and now >= self.deadline:
             self.cancel()
-            self._end(
-                Refused("gunicorn's settings cannot be read",
-                        f"no answer within {SETTINGS_TIMEOUT:g} s"))
+            self._end(no_answer(self._gunicorn, f"has not within {self._patience:g} s",
+                                f"no answer within {self._patience:g} s"))
 
     def cancel(self) -> None:
         """Stop without a word; a process that is still there is killed."""
-        if self.pid is not None:
-            self._processes.signal(self.pid, signal.SIGKILL, group=True)
-        self._close()
-
-    def _close(self) -> None:
         self.deadline = None
-        if self._reader is not None:
-            self._loop.unwatch(self._reader)
-            os.close(self._reader)
-            self._reader = None
+        self._asking.cancel()
 
     def _end(self, result: Prepared | Refused) -> None:
-        self._close()
+        self.deadline = None
         self._done(result)
+
+
+def _remembered(blueprint: Blueprint) -> Frozen | None:
+    """What a remembered recipe has resolved; None where it is new code, or a recipe of an earlier
+    version."""
+    recipe = blueprint.remembered
+    if recipe is None or not recipe.words:
+        return None
+    return Frozen(recipe.program, recipe.interpreter, recipe.words)
+
+
+def as_read(recipe: Recipe) -> dict[str, Any] | None:
+    """What a template is told that is to read the same settings as the one before; None where they
+    are read anew."""
+    return None if recipe.files is None else {"chdir": recipe.chdir, "files": dict(recipe.files)}
 
 
 def _resolve(directory: str) -> str:
@@ -229,16 +227,13 @@ def _resolve(directory: str) -> str:
     return resolved
 
 
-def adapter_instructions(prepared: Prepared, settings: Settings, target: int, page: tuple[int, int],
-                         jitter: float, stderr: int | None, control: int | None,
-                         notify: int) -> str:
-    """What the adapter in a worker is told, as JSON. `page`: descriptor and offset of its slot.
-    `jitter`: 0 to 1. `stderr`: the descriptor that is its standard error as soon as it is ready,
-    None where it has that already. `control`, `notify`: descriptors that are connected to the
-    master: commands go to the one, datagrams of sd_notify(3) to the other."""
-    recipe = prepared.recipe
-    return json.dumps({
-        "mode": "worker",
+def life(recipe: Recipe, settings: Settings, target: int, page: tuple[int, int], jitter: float,
+         stderr: int | None, control: int | None, notify: int) -> dict[str, Any]:
+    """What a worker of gunicorn's is told. `page`: descriptor and offset of its slot. `jitter`: 0
+    to 1. `stderr`: the descriptor that is its standard error as soon as it is ready, None where it
+    has that already. `control`, `notify`: descriptors that are connected to the master: commands go
+    to the one, datagrams of sd_notify(3) to the other."""
+    return {
         "page": page,
         "stderr": stderr,
         "control": control,
@@ -251,7 +246,7 @@ def adapter_instructions(prepared: Prepared, settings: Settings, target: int, pa
         # by itself.
         "graceful_timeout": recipe.graceful_timeout - min(1.0, recipe.graceful_timeout / 10),
         "warm_up": list(settings.warm_up),
-        "outlive_master": not settings.kill_children_on_exit,})
+        "outlive_master": not settings.kill_children_on_exit}
 
 
 def binds_of(settings: Mapping[str, Any]) -> list[str]:
@@ -272,14 +267,3 @@ def _bind_of(bind: str, settings: Mapping[str, Any]) -> str:
         if name in settings["given"] and settings.get(name) is not None:
             options += f",{name}={settings[name]}"
     return escaped(bind) + options
-
-
-def hook_launch(prepared: Prepared, gunicorn: Gunicorn, name: str, arguments: list[Any],
-                target: int, attributes: Attributes) -> Launch:
-    """How to run one of the arbiter's server hooks in a process of its own."""
-    instructions = json.dumps({
-        "mode": "hook", "hook": name, "arguments": arguments, "master": os.getpid(),
-        "workers": target})
-    environment = dict(prepared.recipe.environment) | {"EINHORNPY_ADAPTER": instructions}
-    return Launch(gunicorn.adapter, prepared.recipe.directory, environment, (),
-                  signal.SIGKILL, attributes=attributes)

@@ -1,9 +1,8 @@
-"""Does a command run gunicorn, and in which Python? Answers from the words and the first line of a
-script; starts nothing.
+"""Does a command run gunicorn, in which Python, or does something else start it in the end? Answers
+from the words, the first line of a script and what wrapped.py finds; starts nothing.
 
-What it doesn't recognise, but what plainly ends in gunicorn, is refused: gunicorn's own arbiter
-would say that it is ready before it has imported the app, and the master could tell a good release
-from a bad one no longer.
+gunicorn's own arbiter would say that it is ready before it has imported the app, and the master
+could tell a good release from a bad one no longer: so whatever ends in gunicorn is to be known.
 """
 
 from __future__ import annotations
@@ -12,18 +11,18 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from ..settings.parsers import AckMode
 from ..system.becoming import find_program
+from .wrapped import starts_gunicorn
 
-ADAPTER = str(Path(__file__).absolute().parents[2] / "worker" / "gunicorn_adapter.py")
 _PYTHON = re.compile(r"(python|pypy)[0-9.]*$")
 # Options of the interpreter (python(1)): a cluster of those that take no value; those that take
 # one, in the same word or the next.
 _CLUSTER, _WITH_VALUE = re.compile(r"-[bBdEIOPqsSuvx]+"), ("-W", "-X", "--check-hash-based-pycs")
-WHAT_TO_TYPE = ("name gunicorn itself as the command (einhornpy -- gunicorn app:wsgi); "
-                "docs/servers.md says how with tracers")
+WHAT_TO_TYPE = ("name gunicorn itself as the command (einhornpy -- gunicorn app:wsgi), or say that "
+                "the command starts it (-m gunicorn)")
 
 
 class Refused(RuntimeError):
@@ -40,20 +39,17 @@ class Refused(RuntimeError):
 class Gunicorn:
     """gunicorn's settings, as its own Python read them. `given`: those that somebody set. `hooks`:
     the server hooks that somebody wrote. `python`, `options`, `arguments`: how to run the
-    adapter."""
+    adapter. `wrapped`: something else starts gunicorn in the end; `python` is then that program,
+    and `arguments` all that it is given."""
 
     python: str
     arguments: tuple[str, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     options: tuple[str, ...] = ()
+    wrapped: bool = False
 
     def given(self, name: str) -> bool:
         return name in self.settings.get("given", ())
-
-    @property
-    def adapter(self) -> tuple[str, ...]:
-        """The command line of the adapter."""
-        return (self.python, *self.options, ADAPTER, *self.arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +60,18 @@ class Recognised:
     environment: Mapping[str, str]
 
 
-def recognise(command: Sequence[str], directory: str,
-              environment: Mapping[str, str]) -> Recognised | None:
-    """Tell whether a command runs gunicorn, and in which Python; None if it is something else.
+def recognise(command: Sequence[str], directory: str, environment: Mapping[str, str],
+              mode: AckMode | float = AckMode.AUTO) -> Recognised | None:
+    """Tell whether a command runs gunicorn, and how; None if it is something else.
 
     `gunicorn …` names a script whose first line names its Python; `PYTHON [OPTIONS] -m gunicorn …`
     and `PYTHON [OPTIONS] PATH/gunicorn …` say it themselves; `env [-i] [-u NAME] [NAME=VALUE]
-    COMMAND` stands for its command.
+    COMMAND` stands for its command. Anything else may start gunicorn in the end: by the signs of
+    wrapped.py where `mode` is auto, surely where it is gunicorn, and not where somebody has said
+    how it says that it is ready.
 
     Raises:
-        Refused: there is no such program; it is gunicorn, but its Python can't be told; or gunicorn
-            stands behind a word that isn't known here.
+        Refused: there is no such program, or it can't be read.
     """
     whole = tuple(command)
     program = _find(whole[0], directory, environment)
@@ -84,12 +81,21 @@ def recognise(command: Sequence[str], directory: str,
             break
         whole, environment = inner
         program = _find(whole[0], directory, environment)
-    gunicorn = _in_python(whole, program) or _script(whole, program, environment)
-    if gunicorn is not None:
-        return Recognised(gunicorn, environment)
-    if _names_gunicorn(command[1:]):
-        raise Refused(f"gunicorn is behind {command[0]!r}: {WHAT_TO_TYPE}", bad_input=True)
-    return None
+    gunicorn = in_python(whole, program) or _script(whole, program, environment)
+    if gunicorn is None and (mode is AckMode.GUNICORN or (
+            mode is AckMode.AUTO and starts_gunicorn(whole, program, directory))):
+        gunicorn = Gunicorn(program, whole[1:], wrapped=True)
+    return None if gunicorn is None else Recognised(gunicorn, environment)
+
+
+def not_reached(gunicorn: Gunicorn, how: str) -> Refused:
+    """Why a command that was to start gunicorn has not. `how`: the rest of a sentence."""
+    name = os.path.basename(gunicorn.python)
+    return Refused(
+        f"{name} was expected to start gunicorn, and {how}: name gunicorn itself as the command "
+        "(einhornpy -- gunicorn app:wsgi), without what clears the environment (sudo); or, if it "
+        "isn't gunicorn, say how it says that it is ready (-m notify, manual or SECONDS)",
+        bad_input=True)
 
 
 def runs_gunicorn(words: Sequence[str]) -> bool:
@@ -97,7 +103,12 @@ def runs_gunicorn(words: Sequence[str]) -> bool:
     gives its arbiter."""
     if not words:
         return False
-    return words[0].startswith("gunicorn: master") or _in_python(tuple(words), words[0]) is not None
+    return words[0].startswith("gunicorn: master") or in_python(tuple(words), words[0]) is not None
+
+
+def is_python(program: str) -> bool:
+    """Whether a program is a Python, by its name."""
+    return _PYTHON.match(os.path.basename(program)) is not None
 
 
 def _find(name: str, directory: str, environment: Mapping[str, str]) -> str:
@@ -133,9 +144,10 @@ def _without_env(command: tuple[str, ...], environment: Mapping[str, str],
     return (tuple(words), changed) if words else None
 
 
-def _in_python(command: tuple[str, ...], program: str) -> Gunicorn | None:
-    """`PYTHON [OPTIONS] -m gunicorn …` or `PYTHON [OPTIONS] PATH/gunicorn …`."""
-    if not _PYTHON.match(os.path.basename(program)):
+def in_python(command: tuple[str, ...], program: str) -> Gunicorn | None:
+    """`PYTHON [OPTIONS] -m gunicorn …` or `PYTHON [OPTIONS] PATH/gunicorn …`; None if it is
+    neither. `program`: what the first word means."""
+    if not is_python(program):
         return None
     position = 1
     while position < len(command):
@@ -157,7 +169,7 @@ def _in_python(command: tuple[str, ...], program: str) -> Gunicorn | None:
 
 def _script(command: tuple[str, ...], program: str,
             environment: Mapping[str, str]) -> Gunicorn | None:
-    """`gunicorn …`, a script that an installer made."""
+    """`gunicorn …`, a script that an installer made, or one that starts gunicorn in its own way."""
     if os.path.basename(command[0]) != "gunicorn":
         return None
     try:
@@ -167,17 +179,14 @@ def _script(command: tuple[str, ...], program: str,
         raise Refused(f"cannot read {program}: {error.strerror}") from None
     python = _python_of(head, environment)
     if python is None:
-        first = head[0] if head else ""
-        raise Refused(
-            f"cannot tell which Python {program} belongs to, its first line is {first[:80]!r}: "
-            "use PYTHON -m gunicorn …")
+        return Gunicorn(program, command[1:], wrapped=True)
     return Gunicorn(python[0], command[1:], options=python[1])
 
 
 def _python_of(head: list[str],
                environment: Mapping[str, str]) -> tuple[str, tuple[str, ...]] | None:
     """The interpreter that a script's first lines name, and its options."""
-    words = _interpreter(head)
+    words = interpreter_of(head)
     if words and os.path.basename(words[0]) == "env":
         words = [word for word in words[1:] if not word.startswith("-")]
         try:
@@ -185,14 +194,14 @@ def _python_of(head: list[str],
                          for each in words[:1]]
         except OSError:
             return None
-    if not words or not _PYTHON.match(os.path.basename(words[0])) or not all(
+    if not words or not is_python(words[0]) or not all(
             map(_CLUSTER.fullmatch, words[1:])):
         return None
     return words[0], tuple(words[1:])
 
 
-def _interpreter(head: list[str]) -> list[str]:
-    """What a script's first lines tell the kernel to run."""
+def interpreter_of(head: list[str]) -> list[str]:
+    """What a script's first lines tell the kernel to run, as words."""
     if not head or not head[0].startswith("#!"):
         return []
     words = head[0][2:].split()
@@ -201,10 +210,6 @@ def _interpreter(head: list[str]) -> list[str]:
         match = re.match(r"""'''exec'\s+(?:"([^"]+)"|(\S+))\s""", head[1])
         words = [match[1] or match[2]] if match else []
     return words
-
-
-def _names_gunicorn(words: Sequence[str]) -> bool:
-    return any(os.path.basename(word) == "gunicorn" for word in words)
 
 
 def find_arbiter(pid: int, children: Callable[[int], list[int]],

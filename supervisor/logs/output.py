@@ -125,6 +125,11 @@ class Output(Part):
         for _, pair in pairs:
             os.close(pair[1])
 
+    def named(self, worker: int, pid: int) -> None:
+        """Its pid is known by now."""
+        for pipe in self._pipes.get(worker, ()):
+            pipe.source = replace(pipe.source, pid=pid)
+
     def open_pipes(self) -> list[int]:
         """The descriptors of all pipes that are read."""
         return [pipe.fd for pipes in self._pipes.values() for pipe in pipes if pipe.fd >= 0]

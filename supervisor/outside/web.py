@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,17 +51,18 @@ class Web(Part):
 
     def __init__(self, ledger: Ledger, processes: Processes, errands: Errands,
                  environ: Mapping[str, str], place: RuntimeDirectory,
-                 user: tuple[int, int] | None, hosts: Sequence[str], attributes: Attributes,
-                 admit: Callable[[socket.socket], None]) -> None:
-        """`hosts`: by which other names it may be asked. `admit`: takes one end of a connection
-        that may only look."""
+                 user: tuple[int, int] | None, hosts: Sequence[str] | None,
+                 attributes: Attributes, admit: Callable[[socket.socket], None]) -> None:
+        """`hosts`: by which other names it may be asked; None: nobody wants it. `admit`: takes one
+        end of a connection that may only look."""
         self._ledger = ledger
         self._processes = processes
         self._errands = errands
         self._environ = worker_environment.inherited(environ)
         self._place = place
         self._user = user
-        self._hosts = hosts
+        self._hosts = hosts or ()
+        self._coming = hosts is not None
         self._admit = admit
         self._owner = None
         if attributes.other_user:
@@ -79,6 +81,7 @@ class Web(Part):
                 "better": "127.0.0.1, [::1] or unix:PATH"}))
 
     def _begin(self, listener: Listener, fresh: bool) -> Sidecar:
+        self._coming = False
         try:
             self._metrics = AppMetrics(self._place.path.removesuffix(".sock") + ".metrics",
                                        self._owner, fresh)
@@ -110,12 +113,15 @@ class Web(Part):
     def on_exit(self, exit: Exit) -> bool:
         return self._sidecar is not None and self._sidecar.on_exit(exit)
 
-    def environment(self, generation: int) -> dict[str, str]:
-        """What processes of a generation are given for the app's own metrics; nothing where they
-        have a place already."""
-        if self._metrics is None or VARIABLE in self._ledger.pool.generations[
-                generation].recipe.environment:
+    def environment(self, generation: int, environment: Mapping[str, str]) -> dict[str, str]:
+        """What processes of a generation are given for the app's own metrics; nothing where their
+        environment names a place already."""
+        if VARIABLE in environment:
             return {}
+        if self._metrics is None:
+            # The library looks for the variable as soon as it is imported, by a settings file of
+            # gunicorn's for instance, which may say what we are called and so where our place is.
+            return {VARIABLE: tempfile.gettempdir()} if self._coming else {}
         try:
             return {VARIABLE: self._metrics.directory(generation)}
         except OSError as error:

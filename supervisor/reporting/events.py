@@ -110,6 +110,18 @@ class Event(enum.StrEnum):
     START_FAILED = (
         "start-failed", ATTENTION, "start of generation {generation} failed, {in_a_row} in a row"
         "[, next try in {next_try_in:seconds}][: {error}]")
+    TEMPLATE_STARTING = (
+        "template-starting", NORMAL, "template of generation {generation} (pid {pid}) starting")
+    TEMPLATE_READY = (
+        "template-ready", NORMAL, "template of generation {generation} (pid {pid}) ready")
+    TEMPLATE_KILLED = (
+        "template-killed", ATTENTION, "template of generation {generation} (pid {pid}) killed: it "
+        "{reason}")
+    TEMPLATE_DIED = (
+        "template-died", ATTENTION, "template of generation {generation} (pid {pid}) died: it "
+        "{reason}[: {error}]; {so}[, in {next_try_in:seconds}]")
+    TEMPLATE_GONE = (
+        "template-gone", DETAIL, "template of generation {generation} (pid {pid}) gone")
     PROCESS_LEFT_BEHIND = "process-left-behind", NORMAL, "{left}[: {known_by}]"
     PROCESS_LEFT_BEHIND_KILLED = (
         "process-left-behind-killed", ATTENTION, "{left} was killed", "known_by?")

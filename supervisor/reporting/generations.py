@@ -13,6 +13,8 @@ from .redaction import MASK, Redaction, secrets_of
 
 # Different in every generation, or the same thing said twice.
 _NOT_TOLD = {"PWD", "OLDPWD"}
+# What command and program mean in other words, and the text of files, in which secrets may be.
+NOT_SHOWN = ("interpreter", "words", "files")
 
 
 def known(pool: Pool) -> dict[int, Generation]:
@@ -114,7 +116,8 @@ def changes(before: Recipe, after: Recipe, told: Redaction, values: bool) -> lis
     """Each thing that differs: `what`, and its value `before` and `after`, None where it wasn't
     there; `secret` where that isn't all, so that the two may look the same."""
     found = []
-    names = [each.name for each in fields(Recipe) if each.name not in ("release", "environment")]
+    names = [each.name for each in fields(Recipe)
+             if each.name not in ("release", "environment", *NOT_SHOWN)]
     for what in ("release", *names):
         one, other = getattr(before, what), getattr(after, what)
         if one != other:

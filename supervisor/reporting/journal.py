@@ -19,6 +19,8 @@ def changes(before: Pool, fact: facts.Event, after: Pool, now: float) -> Iterato
     """Yield what `fact` changed between two pools, in the order in which it is to be told."""
     if isinstance(fact, facts.OfWorker):
         yield from _of_worker(before, fact, after, now)
+    elif isinstance(fact, facts.OfTemplate):
+        yield from _of_template(before, fact, after, now)
     elif isinstance(fact, facts.OfOrphan):
         yield _of_orphan(before, fact, after)
     elif isinstance(fact, facts.OfBeginning):
@@ -59,6 +61,13 @@ def _of_worker(before: Pool, fact: facts.OfWorker, after: Pool, now: float) -> I
             yield Entry(Event.WORKER_KILLED, _because(new, fact))
         case facts.Exited():
             yield _exit(old, fact, now)
+        case facts.Forked():
+            if new != old:
+                yield Entry(Event.WORKER_STARTING, _worker(new))
+        case facts.NotForked():
+            if fact.error is not None:
+                yield Entry(Event.WORKER_CANNOT_BE_STARTED, {
+                    "index": old.index, "generation": old.generation, "error": fact.error})
         case facts.Assumed() | facts.Stood() | facts.Heartbeat() | facts.Unheard():
             pass
         case _:
@@ -102,6 +111,33 @@ def _of_orphan(before: Pool, fact: facts.OfOrphan, after: Pool) -> Entry:
     how = "it holds a listening socket" if orphan.generation is None else None
     return Entry(event, {"pid": orphan.pid, "index": orphan.index,
                          "generation": orphan.generation, "known_by": how})
+
+
+def _of_template(before: Pool, fact: facts.OfTemplate, after: Pool, now: float) -> Iterator[Entry]:
+    known = after.templates.get(fact.generation)
+    old = before.templates.get(fact.generation)
+    told: dict[str, Any] = {"generation": fact.generation}
+    match fact:
+        case facts.TemplateStarted():
+            yield Entry(Event.TEMPLATE_STARTING, told | {"pid": fact.pid})
+        case facts.TemplateReady():
+            yield Entry(Event.TEMPLATE_READY, told | {"pid": known and known.pid})
+        case facts.TemplateKilled():
+            yield Entry(Event.TEMPLATE_KILLED,
+                        told | {"pid": known and known.pid, "reason": fact.reason})
+        case facts.TemplateGone():
+            told["pid"] = old and old.pid
+            if known is None:
+                yield Entry(Event.TEMPLATE_GONE, told)
+            else:
+                yield Entry(Event.TEMPLATE_DIED, told | {
+                    "reason": fact.reason, "error": fact.error,
+                    "so": "its workers go on, and another one is made",
+                    "next_try_in": Seconds(max(0.0, known.not_before - now), ".1f")})
+        case facts.TemplateMissing() | facts.TemplateTold() | facts.TemplateRetired():
+            pass
+        case _:
+            assert_never(fact)
 
 
 def _of_beginning(before: Pool, fact: facts.OfBeginning, after: Pool) -> Iterator[Entry]:
@@ -171,7 +207,8 @@ def _hold_begun(after: Pool) -> Entry:
 def _of_host(before: Pool, fact: facts.OfHost, after: Pool) -> Iterator[Entry]:
     match fact:
         case facts.Spawned():
-            yield Entry(Event.WORKER_STARTING, _worker(after.workers[fact.worker]))
+            if fact.pid:  # else it is told of when it is there
+                yield Entry(Event.WORKER_STARTING, _worker(after.workers[fact.worker]))
         case facts.SpawnFailed():
             yield Entry(Event.WORKER_CANNOT_BE_STARTED, {
                 "index": fact.index, "generation": fact.generation, "error": fact.error})

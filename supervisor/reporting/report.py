@@ -13,6 +13,7 @@ from typing import Any
 
 from ...shared.gate import Gate
 from ..core.pool import LeftBehind, Pool, State, Worker
+from ..core.template import Template
 from ..core.upgrade import Check, Outcome, Phase, Upgrade
 
 VERSION = 1
@@ -232,6 +233,11 @@ def _waits_for(worker: Worker, killed_in: float | None, in_flight: int | None) -
     return f"{waits}, killed in {killed_in:.0f} s"
 
 
+def _template_document(template: Template, now: float) -> dict[str, Any]:
+    return {"generation": template.generation, "pid": template.pid or None,
+            "state": template.state, "age_seconds": round(now - template.since, 3)}
+
+
 def _left_behind_document(process: LeftBehind, now: float) -> dict[str, Any]:
     left = None if process.killed else round(max(0.0, process.kill_at - now), 3)
     return {"pid": process.pid, "index": process.index, "generation": process.generation,
@@ -251,7 +257,9 @@ def status_document(pool: Pool, now: float, *, name: str, started_at: float,
         last_lines: worker → the end of its standard error.
     """
     word, reason = gate(pool)
-    workers = sorted(pool.workers.values(), key=lambda worker: (worker.index, worker.id))
+    # One that is being forked is not there yet.
+    workers = sorted((worker for worker in pool.workers.values() if worker.pid),
+                     key=lambda worker: (worker.index, worker.id))
     return {
         "version": VERSION,
         "gate": word,
@@ -269,6 +277,7 @@ def status_document(pool: Pool, now: float, *, name: str, started_at: float,
             _worker_document(pool, worker, now, memory.get(worker.pid), usage.get(worker.id, {}),
                              last_lines.get(worker.id, [])) for worker in workers],
         "listeners": [dict(each) for each in listeners],
+        "templates": [_template_document(each, now) for each in pool.templates.values()],
         "left_behind": [_left_behind_document(each, now) for each in pool.left_behind.values()],
         "failed_start": _failed_start(pool),
         "upgrade": None if pool.upgrade is None else upgrade_document(pool, pool.upgrade, now),

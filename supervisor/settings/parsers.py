@@ -25,7 +25,7 @@ _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 # The host of a URL, and its port.
 _AUTHORITY = r"(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?"
 # How a worker says that it is ready, where it isn't assumed after some seconds.
-AckMode = enum.StrEnum("AckMode", "AUTO MANUAL NOTIFY")
+AckMode = enum.StrEnum("AckMode", "AUTO MANUAL NOTIFY GUNICORN")
 LogFormat = enum.StrEnum("LogFormat", "TEXT JSON LOGFMT")
 LogTo = enum.StrEnum("LogTo", "STDERR JOURNAL SYSLOG")
 WorkerOutput = enum.StrEnum("WorkerOutput", "INHERIT PREFIX JSON")
@@ -136,13 +136,13 @@ def octal(value: Any) -> int:
 
 
 def ack_mode(value: Any) -> AckMode | float:
-    """Parse an ack mode: `auto`, `manual`, `notify` or a number of seconds."""
+    """Parse an ack mode: `auto`, `manual`, `notify`, `gunicorn` or a number of seconds."""
     if value in [*AckMode]:
         return AckMode(value)
     try:
         return seconds(value)
     except ValueError:
-        raise ValueError("auto, manual, notify or a number of seconds") from None
+        raise ValueError("auto, manual, notify, gunicorn or a number of seconds") from None
 
 
 def signal_name(value: Any) -> str:

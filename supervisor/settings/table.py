@@ -167,8 +167,9 @@ class Settings:
         AckMode.AUTO, "-m", "--ack-mode", parse=parsers.ack_mode, metavar="MODE",
         choices=(*AckMode,), reload=Reload.NEXT_GENERATION,
         help="How a worker says that it is ready: manual (Einhorn's ack), notify (READY=1 to "
-             "NOTIFY_SOCKET), a number of SECONDS that it must have lived, or auto: gunicorn says "
-             "so itself, anything else gets 1 second.")
+             "NOTIFY_SOCKET), a number of SECONDS that it must have lived, gunicorn (the command "
+             "starts it in the end, whatever it looks like), or auto: gunicorn says so itself, "
+             "anything else gets 1 second.")
     max_surge: int = setting(
         1, "--max-upgrade-additional", "--max-surge", parse=parsers.whole(1),
         counts_in=Counts.POLICY, help="How many workers more than N may stand during an exchange.")

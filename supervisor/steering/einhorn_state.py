@@ -27,7 +27,7 @@ def state_document(pool: Pool, status: Mapping[str, Any], settings: Settings, no
     binds = [_bind(each["address"]) for each in status["listeners"]]
     state = {
         "children": {worker.pid: _child(worker, pool.farewell, now, wall)
-                     for worker in pool.workers.values()},
+                     for worker in pool.workers.values() if worker.pid},
         "config": {
             ":number": pool.target, ":backlog": settings.backlog,
             ":seconds": _number(settings.seconds),

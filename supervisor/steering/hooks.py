@@ -1,5 +1,4 @@
-"""Other people's commands at the points where they want to be called: the operator's hooks and
-gunicorn's server hooks.
+"""The operator's hooks: commands at the points where he wants them to be called.
 
 Each is an errand; nobody waits for it here. What they are told is the caller's business.
 """
@@ -9,12 +8,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from ..core.upgrade import Outcome, Upgrade
-from ..launch import recipes
-from ..launch.prepared import Generations
+from ..launch import freezing, recipes
 from ..places.runtime_directory import RuntimeDirectory
 from ..reporting import report
 from ..reporting.events import Entry, Event
@@ -23,43 +20,23 @@ from ..system.attributes import Attributes
 from ..system.errands import Ended, Errand, Errands
 from ..system.ledger import Ledger
 
-GUNICORN_TIMEOUT = 30.0
 # What the errands are called whose end an upgrade waits for: they wait in no line.
 START_HOOK, CHECK = "on_upgrade_start", "check"
 
 
 class Hooks:
-    """All of them. `attributes`: of the workers. `metrics`: what processes of a generation are
-    given for the app's own metrics."""
+    """All of them. `environ`: ours. `attributes`: of the workers."""
 
-    def __init__(self, ledger: Ledger, generations: Generations, errands: Errands,
-                 settings: Settings, attributes: Attributes, place: RuntimeDirectory,
-                 metrics: Callable[[int], dict[str, str]]) -> None:
+    def __init__(self, ledger: Ledger, errands: Errands, settings: Settings,
+                 environ: Mapping[str, str], attributes: Attributes,
+                 place: RuntimeDirectory) -> None:
         self._ledger = ledger
-        self._generations = generations
         self._place = place
-        self._metrics = metrics
         self._errands = errands
         errands.unclaimed = self.ended
         self._settings = settings
+        self._environ = environ
         self._attributes = attributes.of_user_alone()
-
-    def of_gunicorn(self, prepared: recipes.Prepared, name: str, arguments: list[Any]) -> None:
-        """Run one of the server hooks that gunicorn's arbiter would have run, if there is one, in a
-        process of its own."""
-        gunicorn = prepared.gunicorn
-        if gunicorn is None or name not in gunicorn.settings["hooks"]:
-            return
-        launch = recipes.hook_launch(prepared, gunicorn, name, arguments, self._ledger.pool.target,
-                                     self._attributes)
-        for number, each in self._generations.prepared.items():
-            if each is prepared and number in self._ledger.pool.generations:
-                # Many a child_exit hook tidies up the metrics of the dead.
-                launch = replace(
-                    launch,
-                    environment={**launch.environment, **self._metrics(number)})
-        self._errands.send(
-            Errand(name, launch, GUNICORN_TIMEOUT, lambda ended: self.ended(name, ended)))
 
     def before_upgrade(self, upgrade: Upgrade, done: Callable[[Ended], None]) -> Errand | None:
         """Ask the operator's hook whether an upgrade, or the first start, may begin; None if there
@@ -106,7 +83,8 @@ class Hooks:
         recipe = self._ledger.pool.generations[self._ledger.pool.current].recipe
         places = (recipe.directory, self._settings.chdir)
         directory = next((each for each in places if os.path.isdir(each)), "/")
-        environment = dict(recipe.environment) | {
+        typed = recipes.blueprint(self._settings, self._environ, None).environment
+        environment = freezing.without_gone(recipe.environment, typed) | {
             "EINHORNPY_SOCKET_PATH": self._place.path, "PWD": directory} | variables
         return self._errands.shell(name, command, directory, environment, limit, done,
                                    document, self._attributes, urgent=name in (START_HOOK, CHECK))

@@ -11,23 +11,21 @@ from ..core import facts
 from ..core.causes import Recycling
 from ..core.pool import State, Stopping
 from ..launch.measures import Measures
-from ..launch.prepared import Generations
+from ..launch.templates import Templates
 from ..reporting.events import Entry, Event
 from ..system.ledger import Ledger
 from ..system.processes import Processes
-from .hooks import Hooks
 from .upgrades import Upgrades
 
 
 class Orders:
     """Each is carried out at once, or refused."""
 
-    def __init__(self, ledger: Ledger, generations: Generations, processes: Processes, hooks: Hooks,
+    def __init__(self, ledger: Ledger, templates: Templates, processes: Processes,
                  measures: Measures, upgrades: Upgrades) -> None:
         self._ledger = ledger
-        self._generations = generations
+        self._templates = templates
         self._processes = processes
-        self._hooks = hooks
         self._measures = measures
         self._upgrades = upgrades
 
@@ -41,7 +39,7 @@ class Orders:
             raise ValueError(f"{target} workers asked for, expected 1 to {MOST_WORKERS}")
         old = self._ledger.pool.target
         self._ledger.observe(facts.Scaled(target))
-        self._hooks.of_gunicorn(self._generations.current, "nworkers_changed", [target, old])
+        self._templates.hook(self._ledger.pool.current, "nworkers_changed", target, old)
 
     def recycle(self, index: int, by: str) -> int:
         """Let the ready worker of a seat be replaced; return its pid.

@@ -11,6 +11,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ...shared.protocol import BadRequest, Code
@@ -19,6 +20,7 @@ from ..core.upgrade import Check, Terms, Upgrade
 from ..launch import recipes
 from ..launch.prepared import Generations
 from ..launch.recognition import Refused
+from ..launch.templates import Templates
 from ..reporting import generations, hints, report
 from ..reporting.events import Entry, Event
 from ..settings.table import Settings
@@ -49,7 +51,8 @@ class Upgrades(Part):
 
     def __init__(self, ledger: Ledger, prepared: Generations, processes: Processes, loop: Loop,
                  errands: Errands, hooks: Hooks, settings: Settings, environ: Mapping[str, str],
-                 attributes: Attributes, status: Callable[[], dict[str, Any]]) -> None:
+                 attributes: Attributes, templates: Templates,
+                 status: Callable[[], dict[str, Any]]) -> None:
         self._ledger = ledger
         self._prepared = prepared
         self._status = status
@@ -60,7 +63,8 @@ class Upgrades(Part):
         self._hooks = hooks
         self._settings = settings
         self._environ = environ
-        self._attributes = attributes.of_user_alone()
+        self._attributes = attributes
+        self._templates = templates
         self._dropped: tuple[str, ...] = ()
         self._check: Errand | None = None
         self._start_hook: Errand | None = None
@@ -96,10 +100,7 @@ class Upgrades(Part):
             self.preparation.on_time(now)
 
     def on_exit(self, exit: Exit) -> bool:
-        if self.preparation is None or exit.pid != self.preparation.pid:
-            return False
-        self.preparation.on_exit(exit)
-        return True
+        return self.preparation is not None and self.preparation.on_exit(exit)
 
     def next_generation(self) -> int:
         return self._ledger.pool.newest + 1
@@ -220,26 +221,34 @@ class Upgrades(Part):
                 self._ledger.observe(
                     facts.UpgradeRefused(number, str(result), result.error, time.time()))
                 return
-            self._prepared.prepared[number] = result
+            template = self._templates.adopt(number, result.template)
+            self._prepared.prepared[number] = replace(result, template=None)
             target = self.target_of(result)
             changed = target is not None and target != self.target_of(old)
-            before = self._ledger.pool.target
-            self._ledger.observe(
-                facts.UpgradePrepared(number, result.recipe, target if changed else None))
+            self._ledger.observe(facts.UpgradePrepared(
+                number, result.recipe, target if changed else None, template))
             self._say_what_does_not_count(old, result)
-            if changed:
-                self._hooks.of_gunicorn(result, "nworkers_changed", [target, before])
 
-        self.preparation = recipes.Preparation(self._processes, self._loop, self._settings,
-                                               self._blueprint(upgrade.terms), self._attributes,
-                                               done)
-        self.preparation.begin(time.monotonic(), "on_reload")
+        self._begin_preparation(number, self._blueprint(upgrade.terms), done)
+
+    def prepare_first(self, blueprint: recipes.Blueprint,
+                      done: Callable[[recipes.Prepared | Refused], None]) -> None:
+        """Make the first generation."""
+        self._begin_preparation(1, blueprint, done)
+
+    def _begin_preparation(self, number: int, blueprint: recipes.Blueprint,
+                           done: Callable[[recipes.Prepared | Refused], None]) -> None:
+        self.preparation = recipes.Preparation(
+            self._processes, self._loop, self._settings, blueprint, self._attributes,
+            self._templates.bundle,
+            lambda environment: self._templates.variables(number, environment), done)
+        self.preparation.begin(time.monotonic(), upgrade=number > 1)
 
     @property
     def busy(self) -> bool:
-        """Whether a generation is just being made: a master that is replaced now would leave it
-        half made, since the next one couldn't tell what the settings' reader answers."""
-        return self.preparation is not None
+        """Whether a generation is just being made, or a worker forked: a master that is replaced
+        now would leave it half made, since the next one couldn't tell what a template answers."""
+        return self.preparation is not None or self._templates.busy
 
     def _resume_errand(self, errand: Errand) -> Callable[[Ended], None] | None:
         """Take over a start hook or a check."""

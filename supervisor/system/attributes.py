@@ -13,7 +13,7 @@ import pwd
 import re
 import resource
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...shared import kernel
 
@@ -46,6 +46,10 @@ class Attributes:
     def other_user(self) -> bool:
         """Whether the child will be somebody else than this process."""
         return self.uid not in (None, os.geteuid()) or self.gid not in (None, os.getegid())
+
+    def of_template(self) -> Attributes:
+        """The part that workers have from whom they are forked from: all but their cores."""
+        return replace(self, cores=())
 
     def of_user_alone(self) -> Attributes:
         """The part that counts for every process, not only for workers."""

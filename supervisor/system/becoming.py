@@ -34,7 +34,9 @@ class Launch:
     `parent_death_signal`: sent to the child when this process dies (None: nothing is). `stdin`,
     `stdout`, `stderr`: descriptors for its standard input, output and error, or None to share ours.
     `attributes`: what it is made to be (None: what we are); `seat`: for those that differ from
-    worker to worker.
+    worker to worker. `program`: the path of what is run with `command` as its arguments (empty: it
+    is found by the first of them); `interpreter`: of what is to interpret it (empty: the kernel
+    finds that).
     """
 
     command: Sequence[str]
@@ -47,6 +49,8 @@ class Launch:
     stdin: int | None = None
     attributes: Attributes | None = None
     seat: int = 0
+    program: str = ""
+    interpreter: str = ""
 
 
 class _Step:
@@ -106,13 +110,16 @@ def _run(launch: Launch, environment: dict[str, str], step: _Step) -> None:
         environment["LISTEN_PID"] = str(os.getpid())
     if "WATCHDOG_USEC" in environment:
         environment["WATCHDOG_PID"] = str(os.getpid())
-    step.what = f"run {launch.command[0]}"
-    program = find_program(launch.command[0], environment.get("PATH", os.defpath),
-                           launch.directory or ".")
+    named = launch.program or launch.command[0]
+    step.what = f"run {named}"
+    program = find_program(named, environment.get("PATH", os.defpath), launch.directory or ".")
+    step.what = f"run {program}"
+    if launch.interpreter:
+        step.what += f", which {launch.interpreter} is to interpret"
+        program = find_program(launch.interpreter, "", "/")
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_IGN if number in _OF_TERMINALS else signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    step.what = f"run {program}"
     try:
         os.execve(program, list(launch.command), environment)
     except (FileNotFoundError, PermissionError) as error:

@@ -133,9 +133,15 @@ class Processes(Part):
         self._ours.add(pid)
         return pid
 
-    def adopt(self, pid: int) -> None:
-        """Take a child that somebody below us has started for one of ours."""
+    def adopt(self, pid: int) -> bool:
+        """Take a child that somebody below us has started for one of ours; return False if it is
+        one already. One that is gone by now has an exit like any other."""
+        if pid in self._ours:
+            return False
         self._ours.add(pid)
+        if not _is_child(pid):
+            self._unseen.append(pid)
+        return True
 
     @property
     def ours(self) -> Set[int]:

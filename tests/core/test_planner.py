@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from einhornpy.supervisor.core import actions, facts, generation, planner, view
+from einhornpy.supervisor.core import actions, facts, generation, planner, seats, view
 from einhornpy.supervisor.core.bookkeeping import delay_after
 from einhornpy.supervisor.core.causes import Leaving, Recycling, Refusal
 from einhornpy.supervisor.core.generation import Recipe
@@ -24,6 +24,7 @@ from einhornpy.supervisor.core.pool import (
     Stopping,
     Worker,
 )
+from einhornpy.supervisor.core.template import TemplateState
 from einhornpy.supervisor.core.upgrade import Accepting, Impossible, Kind, Outcome, Terms
 from einhornpy.supervisor.core.upgrade import Phase as UpgradePhase
 from einhornpy.supervisor.reporting.generations import rollback_target
@@ -52,6 +53,7 @@ class PlannerMachine(RuleBasedStateMachine):
     canaries, aborts, recycling, hangs, workers that leave for new code. What fails is drawn."""
 
     world: World
+    templated = False
 
     @initialize(number=st.integers(1, 4), surge=st.integers(1, 3),
                 min_ready=st.sampled_from([0.0, 5.0]), failures=st.integers(0, 3),
@@ -67,17 +69,18 @@ class PlannerMachine(RuleBasedStateMachine):
         policy = Policy(max_surge=surge, min_ready_seconds=min_ready, max_failures=failures,
                         progress_timeout=progress, reload_exit_code=75, max_unacked=unacked,
                         guessed_min_ready_seconds=max(min_ready, guess))
-        self.world = World.new(number, policy, self.recipe)
+        self.world = World.new(number, policy, self.recipe, self.templated)
 
     @precondition(lambda self: self.world.ended is not None)
     @rule()
     def starts_again(self) -> None:
         steps, pool = self.world.steps, self.world.pool
-        self.world = World.new(pool.target, pool.policy, self.recipe)
+        self.world = World.new(pool.target, pool.policy, self.recipe, self.templated)
         self.world.steps = steps
 
     def workers(self, *states: State) -> list[Worker]:
-        return [worker for worker in self.world.pool.workers.values() if worker.state in states]
+        return [worker for worker in self.world.pool.workers.values()
+                if worker.state in states and worker.pid]
 
     def alive(self) -> bool:
         return self.world.ended is None
@@ -108,13 +111,13 @@ class PlannerMachine(RuleBasedStateMachine):
             after = replace(after, workers={**after.workers, worker.id: worker})
         assert after == before
 
-    @precondition(lambda self: self.alive() and self.world.pool.workers)
+    @precondition(lambda self: self.alive() and self.workers(*State))
     @rule(data=st.data(), status=st.sampled_from([0, 1, -9, 75, 75]))
     def dies(self, data: st.DataObject, status: int) -> None:
         worker = data.draw(st.sampled_from(self.workers(*State)))
         self.world.exit(worker.id, status)
 
-    @precondition(lambda self: self.alive() and self.world.pool.workers)
+    @precondition(lambda self: self.alive() and self.workers(*State))
     @rule(data=st.data())
     def dies_and_leaves_something_behind(self, data: st.DataObject) -> None:
         worker = data.draw(st.sampled_from(self.workers(*State)))
@@ -291,11 +294,11 @@ class PlannerMachine(RuleBasedStateMachine):
                 assert bad_newest.pool.current == upgrade.from_generation
 
 
-def run_machine(examples: int) -> None:
+def run_machine(examples: int, machine: type[PlannerMachine] = PlannerMachine) -> None:
     # Without shrinking, which can take minutes here: the trace of a failure is short enough to
     # read.
     run_state_machine_as_test(
-        PlannerMachine,
+        machine,
         settings=settings(max_examples=examples, stateful_step_count=50, deadline=None,
                           derandomize=not RANDOM, database=None,
                           suppress_health_check=list(HealthCheck),
@@ -333,15 +336,18 @@ def canonical(world: World, deaths: int) -> Any:
 
     workers = tuple(
         sorted((worker.index, worker.generation, worker.state.value, since(worker) or 0.0,
-                worker.killed_at is not None) for worker in pool.workers.values()))
+                worker.killed_at is not None, worker.pid > 0) for worker in pool.workers.values()))
     generations = tuple(sorted(
         (generation.number, generation.proven, generation.failures_in_a_row,
          round(max(0.0, generation.not_before - now), 3))
         for generation in pool.generations.values()))
     upgrade = None if pool.upgrade is None else (pool.upgrade.outcome, pool.upgrade.rolling_back,
                                                  pool.upgrade.failures, pool.upgrade.preparing)
+    templates = tuple((number, each.state.value, each.told, each.deaths,
+                       round(max(0.0, each.not_before - now), 3))
+                      for number, each in sorted(pool.templates.items()))
     return (pool.current, workers, generations, upgrade, pool.ever_ready, pool.complete, deaths,
-            world.ended)
+            templates, world.ended)
 
 
 def next_worlds(world: World, deaths: int) -> list[tuple[World, int]]:
@@ -359,7 +365,18 @@ def next_worlds(world: World, deaths: int) -> list[tuple[World, int]]:
     if upgrade is not None and upgrade.running and upgrade.preparing:
         then(facts.UpgradePrepared(upgrade.to_generation, recipe()), deaths)
         then(facts.UpgradeRefused(upgrade.to_generation, "no", None, 0.0), deaths)
+    for number in world.templates(TemplateState.STARTING):
+        then(facts.TemplateReady(number), deaths)
+    for number in world.templates(TemplateState.LEAVING):
+        then(facts.TemplateGone(number, "exited with code 0"), deaths)
+    for number in world.templates(TemplateState.STARTING, TemplateState.READY) if deaths else ():
+        after = world.copy()
+        after.template_dies(number)
+        found.append((after, deaths - 1))
     for worker in world.pool.workers.values():
+        if not worker.pid:
+            then(facts.Forked(worker.id, 1000 + worker.id), deaths)
+            continue
         if worker.state is State.STARTING:
             then(facts.SaidReady(worker.id), deaths)
         if worker.state is State.RETIRING:
@@ -384,11 +401,14 @@ def failures(pool: Pool) -> int:
 world_kind = "rolling"
 
 
-def search(target: int, kind: str, deaths: int, min_ready: float = 0.0) -> int:
+def search(target: int, kind: str, deaths: int, min_ready: float = 0.0,
+           templated: bool = False) -> int:
     """Visit every reachable state; return how many there are."""
     global world_kind
     world_kind = kind
-    first = World.new(target, Policy(max_failures=2, min_ready_seconds=min_ready))
+    first = World.new(target, Policy(max_failures=2, min_ready_seconds=min_ready),
+                      templated=templated)
+    first.slowly = templated
     seen = {canonical(first, deaths)}
     todo = [(first, deaths)]
     while todo:
@@ -442,8 +462,8 @@ def impatient_airbag(pool: Pool, view: Any, now: float,
 
 def greedy_spawn(pool: Pool, view: Any, now: float) -> list[actions.Action]:
     missing = pool.target - view.wanted
-    seats = planner._free_seats(pool, view, pool.generations[pool.current], max(0, missing))
-    return [actions.Spawn(index, pool.current) for index in seats]
+    free = seats.free_seats(pool, view, pool.generations[pool.current], max(0, missing))
+    return [actions.Spawn(index, pool.current) for index in free]
 
 
 def hot_spawn(pool: Pool, view: Any, now: float) -> Any:
@@ -520,7 +540,7 @@ BUGS: dict[str, tuple[str, Any]] = {
     "sees no progress while nobody runs": ("_roll_back", of_no_suspension(original_roll_back)),
     "trusts a guess at once": ("look", credulous_look),
     "fills gaps with unproven code": ("_on_trial", lambda pool: False),
-    "puts everybody on seat 0": ("_free_seats", same_seat),
+    "puts everybody on seat 0": ("free_seats", same_seat),
     "exchanges while it is paused or held": ("_while_standing_still",
                                              lambda pool, view, upgrade, candidates: candidates),
     "ends a hold before its time and its check": ("_hold", impatient_hold),
@@ -545,6 +565,7 @@ def look_for_bugs() -> None:
     test_recycling_keeps_the_seats_and_one_at_a_time()
     test_a_due_worker_stays_while_its_replacement_cannot_be_started()
     test_a_hold_lasts_as_long_as_somebody_runs()
+    test_progress_is_waited_for_as_long_as_somebody_runs()
     test_a_guess_must_stand_before_an_old_worker_goes_and_somebody_must_accept()
     test_a_canary_that_is_due_by_age_serves_until_its_hold_is_over()
 
@@ -967,6 +988,19 @@ def test_a_hold_lasts_as_long_as_somebody_runs() -> None:
         world.pass_time(seconds)
         assert world.pool.upgrade is not None
         assert world.pool.upgrade.phase is phase
+
+
+def test_progress_is_waited_for_as_long_as_somebody_runs() -> None:
+    world = ready_pool(2, Policy(ready_timeout=1000.0, progress_timeout=150.0))
+    upgrade(world)
+    world.pass_time(100.0)
+    world.suspend(400.0)
+    for seconds, outcome in ((100.0, None), (50.0, Outcome.ROLLED_BACK)):
+        world.pass_time(seconds)
+        if outcome:
+            world.come_to_rest(lambda generation: True)
+        assert world.pool.upgrade is not None
+        assert world.pool.upgrade.outcome is outcome
 
 
 def test_a_due_worker_stays_while_its_replacement_cannot_be_started() -> None:

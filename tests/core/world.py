@@ -19,8 +19,10 @@ from einhornpy.supervisor.core.pool import (
     State,
     Worker,
 )
+from einhornpy.supervisor.core.template import FORK_SECONDS, TemplateState
 from einhornpy.supervisor.core.view import ABORT_SECONDS
 
+FIRST_TEMPLATE = 900_000
 Now = float
 PlanFunction = Callable[[Pool, Now], actions.Plan]
 
@@ -35,7 +37,8 @@ def recipe(ack_seconds: float | None = None, timeout: float = 0.0, max_lifetime:
 @dataclass
 class World:
     """One pool and its clock. `ended`: why the master has left, if it has. `spawned`: (time,
-    generation) of each."""
+    generation) of each. `templated`: workers are forked from templates; `slowly`: which then need
+    somebody to let them begin, fork and leave."""
 
     pool: Pool
     now: float = 0.0
@@ -45,10 +48,15 @@ class World:
     steps: int = 0
     spawned: list[tuple[float, int]] = field(default_factory=list)
     awake_since: float = 0.0
+    templated: bool = False
+    slowly: bool = False
 
     @classmethod
-    def new(cls, target: int, policy: Policy, first: Recipe | None = None) -> World:
-        world = cls(observing.new_pool(first or recipe(), target, policy))
+    def new(cls, target: int, policy: Policy, first: Recipe | None = None,
+            templated: bool = False) -> World:
+        world = cls(observing.new_pool(first or recipe(), target, policy,
+                                       template=FIRST_TEMPLATE if templated else 0),
+                    templated=templated)
         world.settle()
         return world
 
@@ -57,6 +65,8 @@ class World:
 
     def fact(self, event: facts.Event) -> None:
         """Something happens; everything that is due because of it is done."""
+        if self.templated and isinstance(event, facts.UpgradePrepared):
+            event = replace(event, template=FIRST_TEMPLATE + event.number)
         self.steps += 1
         self.pool = observing.observe(self.pool, event, self.now)
         self.settle()
@@ -73,6 +83,21 @@ class World:
                 facts.UpgradeRequested(upgrade.Terms(), "a worker", 0.0, frozenset({before.index})))
         self.steps += 1
         self.settle()
+
+    def template_dies(self, generation: int) -> None:
+        """Whoever it was to fork will not be there."""
+        for worker in self.being_forked():
+            if worker.generation == generation:
+                self.observe(facts.NotForked(worker.id, None))
+        self.observe(facts.TemplateGone(generation, "was ended by signal 9"))
+        self.settle()
+
+    def being_forked(self) -> list[Worker]:
+        return [worker for worker in self.pool.workers.values() if not worker.pid]
+
+    def templates(self, *states: TemplateState) -> list[int]:
+        return [number for number, template in self.pool.templates.items()
+                if template.state in states]
 
     def pass_time(self, seconds: float) -> None:
         self.steps += 1
@@ -111,6 +136,8 @@ class World:
                 if isinstance(action, actions.Spawn) and self.spawn_fails:
                     assert self.pool.generations != before
                     break
+                if isinstance(action, actions.KillTemplate):
+                    break
         raise AssertionError(f"it never comes to rest: {plan}")
 
     @property
@@ -128,10 +155,16 @@ class World:
                     self.observe(
                         facts.SpawnFailed(action.index, action.generation, "no more processes"))
                 else:
+                    pid = 0 if self.templated else 1000 + self.next_id
                     self.observe(
-                        facts.Spawned(self.next_id, action.index, action.generation,
-                                      1000 + self.next_id, jitter=self.next_id % 5 / 4))
+                        facts.Spawned(self.next_id, action.index, action.generation, pid,
+                                      jitter=self.next_id % 5 / 4))
+                    if self.templated and not self.slowly:
+                        self.observe(facts.Forked(self.next_id, 1000 + self.next_id))
                     self.next_id += 1
+            case (actions.StartTemplate() | actions.TellTemplate() | actions.RetireTemplate()
+                  | actions.KillTemplate()):
+                self.carry_out_for_template(action)
             case actions.AssumeReady():
                 self.observe(facts.Assumed(action.worker))
                 self.observe(facts.SaidReady(action.worker, guessed=True))
@@ -189,7 +222,39 @@ class World:
                 assert self.pool.stopping is not None
                 assert not self.pool.workers
                 assert not self.pool.left_behind
+                assert not self.templates(TemplateState.READY, TemplateState.LEAVING)
                 self.ended = "left"
+
+    def carry_out_for_template(self, action: actions.OfTemplate) -> None:
+        number = action.generation
+        template = self.pool.templates[number]
+        match action:
+            case actions.StartTemplate():
+                assert self.now >= template.not_before, f"{action} before its delay is over"
+                assert number in self.pool.generations
+                self.observe(facts.TemplateStarted(number, FIRST_TEMPLATE + self.next_id))
+                if not self.slowly:
+                    self.observe(facts.TemplateReady(number))
+            case actions.TellTemplate():
+                assert [*self.pool.templates] == [number], "another one may hold what it wants"
+                self.observe(facts.TemplateTold(number))
+            case actions.RetireTemplate():
+                of_it = [each for each in self.pool.workers.values() if each.generation == number]
+                assert not of_it, f"{action}, and {of_it} still need it"
+                assert number != self.pool.current or self.pool.stopping is not None
+                self.observe(facts.TemplateRetired(number))
+                if not self.slowly:
+                    self.observe(facts.TemplateGone(number, "exited with code 0"))
+            case actions.KillTemplate():
+                waited = [template.since] if template.state is not TemplateState.READY else [
+                    worker.spawned_at for worker in self.being_forked()]
+                assert self.pool.stopping == "now" or max(map(self.ran, waited)) >= min(
+                    FORK_SECONDS, self.pool.policy.ready_timeout), f"{action} too early"
+                self.observe(facts.TemplateKilled(number, action.reason))
+                for worker in self.being_forked():
+                    if worker.generation == number:
+                        self.observe(facts.NotForked(worker.id, None))
+                self.observe(facts.TemplateGone(number, "was ended by signal 9"))
 
     def observe(self, event: facts.Event) -> None:
         self.pool = observing.observe(self.pool, event, self.now)
@@ -301,6 +366,9 @@ class World:
         assert pool.policy.max_unacked is None or starting < pool.policy.max_unacked, (
             "more at once than may be starting")
         generation = pool.generations[action.generation]
+        if self.templated:
+            template = pool.templates[action.generation]
+            assert template.state is TemplateState.READY, f"{action} from {template}"
         assert self.now >= generation.not_before, f"{action} before its delay is over"
         if upgrade is None and not pool.ever_ready:
             assert generation.failures_in_a_row < max(
@@ -352,6 +420,10 @@ class World:
 
     def check_rest(self) -> None:
         pool, upgrade = self.pool, self.pool.running_upgrade
+        if upgrade is None and all(worker.generation == pool.current
+                                   for worker in pool.workers.values()):
+            left = set(self.templates(TemplateState.STARTING, TemplateState.READY))
+            assert left <= {pool.current}, f"templates of {left} are left behind"
         wanted = [
             worker.index for worker in pool.workers.values() if worker.generation == pool.current
             and worker.state is not State.RETIRING and worker.recycled_for is None]
@@ -370,7 +442,7 @@ class World:
 
         Asserts that then everything ends where it should.
         """
-        self.spawn_fails = False
+        self.spawn_fails = self.slowly = False
         self.observe(facts.HostMeasured(False, 0))
         self.observe(facts.Measured(dict.fromkeys(self.pool.workers, 0)))
         self.settle()
@@ -392,6 +464,15 @@ class World:
                 continue
             starting = [
                 worker for worker in self.pool.workers.values() if worker.state is State.STARTING]
+            if forking := self.being_forked():
+                self.fact(facts.Forked(forking[0].id, 1000 + forking[0].id))
+                continue
+            if young := self.templates(TemplateState.STARTING):
+                self.fact(facts.TemplateReady(young[0]))
+                continue
+            if leaving := self.templates(TemplateState.LEAVING):
+                self.fact(facts.TemplateGone(leaving[0], "exited with code 0"))
+                continue
             retiring = [
                 worker for worker in self.pool.workers.values() if worker.state is State.RETIRING]
             beating = [
@@ -422,6 +503,9 @@ class World:
 
     def resting(self) -> bool:
         pool = self.pool
+        if self.templated and not (
+                [*pool.templates] == [pool.current] and pool.templates[pool.current].told):
+            return False
         return (pool.running_upgrade is None and pool.ready == pool.target == len(pool.workers)
                 and all(worker.generation == pool.current and worker.recycled_for is None
                         for worker in pool.workers.values()))

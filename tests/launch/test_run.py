@@ -536,7 +536,7 @@ def test_start_errors_are_one_line(start: Start, place: Path) -> None:
         (["--warm-up", "/",
           *sleeping], 2, "--warm-up: only gunicorn's workers can be warmed up from inside"),
         (["-m", "soon", *sleeping], 2,
-         "--ack-mode: got 'soon', expected auto, manual, notify or a number of seconds"),]:
+         "--ack-mode: got 'soon', expected auto, manual, notify, gunicorn or a number of seconds"),]:
         result = attempt(place, *arguments)
         assert (result.returncode, line in result.stderr,
                 result.stderr.count("\n")) == (code, True, 1), (arguments, result.returncode,

@@ -20,7 +20,7 @@ from einhornpy.control.cli.main import cli
 from einhornpy.supervisor.core import worker_environment
 from einhornpy.supervisor.core.generation import Generation, Recipe
 from einhornpy.supervisor.settings import table
-from einhornpy.worker import gunicorn_hooks
+from einhornpy.worker.gunicorn_settings import ARBITER_HOOKS
 
 from ..harness import BIN, DEADLINE, ROOT, Master
 
@@ -160,10 +160,10 @@ def test_what_must_be_documented_is() -> None:
     given = worker_environment.environment(Generation(1, recipe), worker=1, index=0, master=1,
                                            control_socket="", notify_socket="",
                                            families=["AF_INET"], names=[""], stop_signal="SIGTERM",
-                                           adapter=None, control_fd=4)
+                                           control_fd=4)
     for variable in (*given, "LISTEN_PID", "WATCHDOG_PID"):
         assert f"`{variable}`" in pages["running"], variable
-    for hook in gunicorn_hooks.ARBITER_HOOKS:
+    for hook in ARBITER_HOOKS:
         assert f"| `{hook}` |" in pages["gunicorn"], hook
 
 

@@ -8,6 +8,7 @@ rooms are listed so that each imports only rooms above it, which is why there ca
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..harness import ROOT
 STDLIB = set(sys.stdlib_module_names)
 ARROWS: dict[str, set[str]] = {
     "shared": set(),
+    "worker": set(),
     "supervisor/core": {"shared"},
     "supervisor/programs": set(),
     "supervisor/reporting": {"shared", "supervisor/core"},
@@ -38,7 +40,8 @@ ARROWS: dict[str, set[str]] = {
         "supervisor/settings", "supervisor/outside"},
     "supervisor/launch": {
         "shared", "supervisor/core", "supervisor/reporting", "supervisor/system",
-        "supervisor/settings", "supervisor/sockets", "supervisor/places", "supervisor/logs"},
+        "supervisor/settings", "supervisor/sockets", "supervisor/places", "supervisor/logs",
+        "worker"},  # what a template and the master say to each other, and nothing else
     "supervisor/steering": {
         "shared", "supervisor/control_socket", "supervisor/core", "supervisor/reporting",
         "supervisor/system", "supervisor/settings", "supervisor/sockets", "supervisor/places",
@@ -51,8 +54,9 @@ ARROWS: dict[str, set[str]] = {
     "control/web": {"shared", "control"},
     "control/top": {"shared", "control"},
     # The command line is made from the table of settings: the one arrow between those two.
-    "control/cli": {"shared", "control", "control/top", "supervisor/settings"},
-    "worker": set(),}
+    "control/cli": {"shared", "control", "control/top", "supervisor/settings"},}
+# A room that may import one file of another one.
+ONE_FILE = {("supervisor/launch", "worker/template_messages.py")}
 # What a room may import that is neither ours nor the standard library's; a file, where it is that
 # one alone.
 THIRD_PARTY: dict[str, set[str]] = {
@@ -67,6 +71,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "control/web": {"prometheus_client"},
     "control/web/__main__.py": {"setproctitle"},
     "worker/gunicorn_settings.py": {"gunicorn"},
+    "worker/gunicorn_template.py": {"gunicorn"},
     "worker/gunicorn_worker.py": {"gunicorn"},
     "worker/gunicorn_draining.py": {"uvicorn"},
     "worker/gunicorn_http2.py": {"gunicorn"},
@@ -79,7 +84,8 @@ CALENDAR = {"supervisor/reporting/report.py", "supervisor/logs/formats.py"}
 PURE_ROOMS = {"supervisor/core", "supervisor/reporting"}
 PURE_FILES = {"supervisor/logs/formats.py", "supervisor/sockets/addresses.py",
               "shared/backoff.py", "shared/commands.py", "shared/protocol.py",
-              "shared/einhorn.py", "shared/printable.py", "control/gate.py"}
+              "shared/einhorn.py", "shared/printable.py", "control/gate.py",
+              "worker/template_messages.py"}
 FILES = sorted(path for room in ARROWS for path in (ROOT / room).glob("*.py"))
 
 
@@ -102,7 +108,8 @@ def imports(path: Path) -> tuple[set[str], set[str]]:
                 file = next((each for each in (named.with_suffix(".py"), base.with_suffix(".py"))
                              if each.exists()), base / "__init__.py")
                 assert file.exists(), f"{path}: {alias.name}"
-                ours.add(room_of(file))
+                if (room_of(path), str(file.relative_to(ROOT))) not in ONE_FILE:
+                    ours.add(room_of(file))
     return ours, others
 
 
@@ -144,8 +151,15 @@ def test_worker(path: Path) -> None:
     # A file beside the adapter is found before others while Python starts it: what the adapter
     # imports must not be called so.
     assert path.stem in (
-        "__init__", "accepting", "master_socket") or path.stem.startswith(("asgi", "gunicorn_"))
+        "__init__", "accepting", "master_socket",
+        "template_messages") or path.stem.startswith(("asgi", "gunicorn_"))
     assert imports(path)[0] <= {"worker"}
+
+
+def test_the_master_knows_of_workers_only_what_templates_say() -> None:
+    for path in (ROOT / "supervisor").rglob("*.py"):
+        named = re.findall(r"^from \.+worker(?:\.\w+)? import (\w+)$", path.read_text(), re.MULTILINE)
+        assert set(named) <= {"template_messages"}, path
 
 
 def loaded(statement: str) -> set[str]:

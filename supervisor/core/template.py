@@ -1,0 +1,42 @@
+"""A template: the process of a generation from which its workers are forked. Data without any
+behaviour.
+
+    state      fact              next state
+    gone       TemplateStarted   starting
+    starting   TemplateReady     ready
+    any        TemplateRetired   leaving
+    leaving    TemplateGone      - (forgotten)
+    others     TemplateGone      gone (another one is made, if its generation is still wanted)
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+# How long one has to read its settings; to leave, with its last hook; to fork a worker.
+START_SECONDS, LEAVE_SECONDS, FORK_SECONDS = 30.0, 30.0, 10.0
+
+
+class TemplateState(enum.StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    LEAVING = "leaving"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """`since`: when it came into its state, `not_before`: when another one may be made, in
+    monotonic seconds. `deaths`: how many in a row have ended that nobody had asked to. `told`: it
+    knows that everything is open, and that it is the only one (gunicorn's when_ready). `killed`:
+    why it was, if so."""
+
+    generation: int
+    state: TemplateState
+    pid: int = 0
+    since: float = 0.0
+    deaths: int = 0
+    not_before: float = 0.0
+    told: bool = False
+    killed: str | None = None

@@ -1,0 +1,96 @@
+"""What becomes of templates and forks: the next pool, for `observe.py` alone. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import assert_never
+
+from . import facts
+from .bookkeeping import count_failure, delay_after, with_worker
+from .pool import CALM_SECONDS, Pool, State, Worker
+from .template import Template, TemplateState
+from .upgrade import Impossible
+
+
+def with_template(pool: Pool, template: Template) -> Pool:
+    return replace(pool, templates={**pool.templates, template.generation: template})
+
+
+def prepared(pool: Pool, generation: int, pid: int, now: float) -> Pool:
+    """The pool with the template that a generation was prepared with; pid 0: it has none."""
+    if not pid:
+        return pool
+    return with_template(pool, Template(generation, TemplateState.READY, pid, now))
+
+
+def observed(pool: Pool, event: facts.OfTemplate, now: float) -> Pool:
+    """Raises Impossible: there is no such template, or not in such a state."""
+    if isinstance(event, facts.TemplateMissing):
+        return with_template(pool, Template(event.generation, TemplateState.GONE))
+    template = pool.templates.get(event.generation)
+    if template is None:
+        raise Impossible(f"{event}, but there is no such template")
+    match event:
+        case facts.TemplateStarted():
+            _expect(event, template, TemplateState.GONE)
+            return with_template(pool, replace(
+                template, state=TemplateState.STARTING, pid=event.pid, since=now, told=False,
+                killed=None))
+        case facts.TemplateReady():
+            _expect(event, template, TemplateState.STARTING)
+            return with_template(pool, replace(template, state=TemplateState.READY, since=now))
+        case facts.TemplateTold():
+            _expect(event, template, TemplateState.READY)
+            return with_template(pool, replace(template, told=True))
+        case facts.TemplateRetired():
+            return with_template(pool, replace(template, state=TemplateState.LEAVING, since=now))
+        case facts.TemplateKilled():
+            return with_template(pool, replace(template, killed=event.reason))
+        case facts.TemplateGone():
+            return _gone(pool, template, event, now)
+        case _:
+            assert_never(event)
+
+
+def _expect(event: facts.OfTemplate, template: Template, state: TemplateState) -> None:
+    if template.state is not state:
+        raise Impossible(f"{event}, but it is {template.state}")
+
+
+def _gone(pool: Pool, template: Template, event: facts.TemplateGone, now: float) -> Pool:
+    """Its workers go on. One that dies now and then is nobody's failure; one that can't be made,
+    hangs, or dies again soon is its generation's."""
+    number = template.generation
+    if template.state is TemplateState.LEAVING or pool.stopping is not None:
+        return replace(pool, templates={
+            key: each for key, each in pool.templates.items() if key != number})
+    served = template.state is TemplateState.READY
+    calm = served and now - template.since >= CALM_SECONDS
+    deaths = 1 if calm else template.deaths + 1
+    first = deaths == 1 and served and template.killed is None
+    not_before = now if first else now + delay_after(deaths, pool.policy.first_delay)
+    pool = with_template(pool, Template(number, TemplateState.GONE, since=now, deaths=deaths,
+                                        not_before=not_before))
+    if first or number not in pool.generations:
+        return pool
+    reason = f"cannot be forked: its template {event.reason}"
+    return count_failure(pool, number, reason, event.error, (), now)
+
+
+def forked(pool: Pool, worker: Worker, event: facts.Forked) -> Pool:
+    """It may be said twice; the first time counts."""
+    if worker.pid not in (0, event.pid):
+        raise Impossible(f"{event}, but it has pid {worker.pid}")
+    return with_worker(pool, replace(worker, pid=event.pid))
+
+
+def not_forked(pool: Pool, worker: Worker, event: facts.NotForked, now: float) -> Pool:
+    """It has never been. Without an error its template has died first, which is counted there."""
+    if worker.pid:
+        raise Impossible(f"{event}, but it has pid {worker.pid}")
+    pool = replace(pool, workers={
+        key: each for key, each in pool.workers.items() if key != worker.id})
+    if event.error is None or worker.state is State.RETIRING or pool.stopping is not None:
+        return pool
+    return count_failure(pool, worker.generation, f"cannot be forked: {event.error}", event.error,
+                         (), now)

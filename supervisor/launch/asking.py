@@ -1,0 +1,188 @@
+"""A template from its start until it has told what it has read: gunicorn's settings, by gunicorn
+itself, in gunicorn's own Python. It decides nothing of what follows."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...worker import template_messages
+from ..core import worker_environment
+from ..core.facts import how_it_ended
+from ..core.worker_environment import FIRST_FD
+from ..system.attributes import Attributes
+from ..system.loop import READ, Loop
+from ..system.processes import CannotStart, Exit, Launch, Processes
+from .channel import Channel
+from .recognition import Gunicorn, Refused, not_reached
+from .template_command import template_command
+
+CANNOT_BE_READ = "gunicorn's settings cannot be read"
+# A template holds so many descriptors free for what its workers are given.
+RESERVED = 48
+# A settings file is a program, and may print what it likes; the answer is a line of less than this.
+LONGEST_ANSWER = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`files`: the text of each configuration file that it has read. `pid`: the template's own,
+    where something else has started it."""
+
+    channel: Channel
+    pid: int
+    settings: Mapping[str, Any]
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a template is started with. `reloads`: it is that of an upgrade. `workers`: N, where it
+    isn't gunicorn's to say. `frozen`: what the one before it has read."""
+
+    gunicorn: Gunicorn
+    directory: str
+    environment: Mapping[str, str]
+    reloads: bool = False
+    workers: int | None = None
+    frozen: Mapping[str, Any] | None = None
+
+
+def no_answer(gunicorn: Gunicorn | None, how: str, error: str) -> Refused:
+    """Why there is no template. `how`: what has happened where something else was to start
+    gunicorn; `error`: where gunicorn itself was asked."""
+    if gunicorn is not None and gunicorn.wrapped:
+        return not_reached(gunicorn, how)
+    return Refused(CANNOT_BE_READ, error)
+
+
+class Asking:
+    """Ends by exactly one call of `done`, unless it is cancelled. `bundle`: the descriptor of the
+    adapter. `attributes`: of workers; each takes its core itself."""
+
+    def __init__(self, processes: Processes, loop: Loop, attributes: Attributes, bundle: int,
+                 done: Callable[[Answer | Refused], None]) -> None:
+        self._processes = processes
+        self._loop = loop
+        self._attributes = attributes.of_template()
+        self._bundle = bundle
+        self._done = done
+        self._output = bytearray()
+        self._reader: int | None = None
+        self._channel: Channel | None = None
+        self._gunicorn: Gunicorn | None = None
+        self.pid: int | None = None
+
+    def begin(self, question: Question) -> int:
+        """Start it; return its pid.
+
+        Raises:
+            Refused: it can't be started.
+        """
+        null = reader = writer = -1
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(reader, False)
+            descriptors = [*[null] * RESERVED, theirs.fileno(), writer, self._bundle]
+            self.pid = self._processes.start(self._launch(question, descriptors))
+        except (OSError, CannotStart) as error:
+            ours.close()
+            if reader >= 0:
+                os.close(reader)
+            why = str(error) if isinstance(error, CannotStart) else error.strerror
+            raise Refused(f"cannot ask gunicorn for its settings: {why}") from None
+        finally:
+            theirs.close()
+            for fd in (null, writer):
+                if fd >= 0:
+                    os.close(fd)
+        self._gunicorn = question.gunicorn
+        self._reader, self._channel = reader, Channel(self._loop, ours, self.pid)
+        self._loop.watch(reader, READ, self._read)
+        return self.pid
+
+    def _launch(self, question: Question, descriptors: list[int]) -> Launch:
+        after = FIRST_FD + RESERVED
+        instructions = json.dumps({
+            "version": template_messages.VERSION, "master": os.getpid(), "reserved": RESERVED,
+            "channel": after, "result": after + 1, "bundle": after + 2,
+            "reloads": question.reloads, "workers": question.workers, "frozen": question.frozen})
+        environment = worker_environment.of_template(question.environment, question.directory)
+        command, environment = template_command(question.gunicorn, environment, after + 2,
+                                                instructions)
+        return Launch(command, question.directory, environment, descriptors, signal.SIGKILL,
+                      attributes=self._attributes)
+
+    def _read(self, events: int) -> None:
+        while self._reader is not None:
+            try:
+                data = os.read(self._reader, 65536)
+            except BlockingIOError:
+                return
+            self._output += data
+            # The line, not the end of the file: who stands between us may hold the pipe too.
+            if data and b"\n" not in data and len(self._output) < LONGEST_ANSWER:
+                continue
+            answer = self._understood()
+            if answer is not None:
+                self._end(answer)
+            elif not data:
+                self._close_reader()  # its exit will tell
+
+    def _understood(self) -> Answer | Refused | None:
+        """What it has said, if that is an answer: the app's own code can write there."""
+        for line in self._output.splitlines():
+            try:
+                said = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if not isinstance(said, dict):
+                continue
+            if isinstance(said.get("error"), str):
+                return Refused(CANNOT_BE_READ, said["error"])
+            if isinstance(said.get("settings"), dict) and self._channel is not None:
+                if said.get("version") != template_messages.VERSION:
+                    return Refused(CANNOT_BE_READ, f"its template speaks {said.get('version')!r}")
+                pid = said.get("pid")
+                return Answer(self._channel, pid if isinstance(pid, int) else self._channel.pid,
+                              said["settings"], said.get("files") or {})
+        return None
+
+    def on_exit(self, exit: Exit) -> bool:
+        """It is gone, or what had started it is; return whether it was this one, and had not
+        answered yet."""
+        if exit.pid != self.pid or self._channel is None:
+            return False
+        self._read(READ)
+        if self._channel is not None:
+            ended = how_it_ended(exit.status)
+            self._end(no_answer(self._gunicorn, f"{ended} before it had", exit.error or ended))
+        return True
+
+    def cancel(self) -> None:
+        """Stop without a word; a process that is still there is killed."""
+        if self._channel is not None and self.pid is not None:
+            self._processes.signal(self.pid, signal.SIGKILL, group=True)
+            self._channel.close()
+            self._channel = None
+        self._close_reader()
+
+    def _close_reader(self) -> None:
+        if self._reader is not None:
+            self._loop.unwatch(self._reader)
+            os.close(self._reader)
+            self._reader = None
+
+    def _end(self, result: Answer | Refused) -> None:
+        self._close_reader()
+        if isinstance(result, Refused):
+            self.cancel()
+        self._channel = None
+        self._done(result)

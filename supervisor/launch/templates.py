@@ -1,0 +1,330 @@
+"""The templates of the generations that are in use: asked for workers and hooks, heard, made again
+when one dies. It decides nothing: whether another one is made, or one leaves, is the planner's to
+say.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...worker import template_messages
+from ..core import facts
+from ..core.facts import how_it_ended
+from ..core.pool import State as WorkerState
+from ..core.template import TemplateState
+from ..reporting.events import Entry, Event
+from ..system.attributes import Attributes
+from ..system.ledger import Ledger
+from ..system.loop import Loop
+from ..system.part import Keep, Kept, Part, State
+from ..system.processes import Exit, Processes, parent
+from . import bundle
+from .asking import Answer, Asking, Question
+from .channel import Channel
+from .prepared import Generations
+from .recipes import as_read
+from .recognition import Refused
+
+# After its death, whoever it was just forking has so many seconds to say so.
+LAST_WORDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """A worker that a template was asked for: told its pid, or None if there will be none."""
+
+    worker: int
+    done: Callable[[int | None], None]
+
+
+@dataclass(slots=True, eq=False)
+class _Template:
+    """`pid`: the process that we have started; `own_pid`: the template's, where something stands in
+    between. `gone`: how it ended, and until when its last words are waited for. `error`: its own
+    word on why."""
+
+    generation: int
+    pid: int
+    own_pid: int = 0
+    channel: Channel | None = None
+    asking: Asking | None = None
+    forks: dict[int, Fork] = field(default_factory=dict)
+    gone: tuple[str, float] | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeptTemplate(Kept):
+    """One that can fork."""
+
+    generation: int
+    pid: int
+    own_pid: int
+    fd: int
+
+    def descriptors(self) -> Iterable[int]:
+        return [self.fd]
+
+    def process_ids(self) -> Iterable[int]:
+        return [self.pid]
+
+
+class Templates(Part):
+    """`attributes`: of the workers. `workers`: N, where it isn't gunicorn's to say. `variables`:
+    what the processes of a generation are given beside its environment."""
+
+    name = "templates"
+    keeps = {"templates": Keep(tuple[KeptTemplate, ...], ())}
+
+    def __init__(self, ledger: Ledger, generations: Generations, processes: Processes, loop: Loop,
+                 attributes: Attributes, workers: int | None,
+                 variables: Callable[[int, Mapping[str, str]], Mapping[str, str]]) -> None:
+        self._ledger = ledger
+        self._generations = generations
+        self._processes = processes
+        self._loop = loop
+        self._attributes = attributes
+        self._workers = workers
+        self.variables = variables
+        self._fresh = True
+        self._count: int | None = None
+        self._all: list[_Template] = []
+        self.bundle = bundle.make()
+
+    # --- which there are ---
+
+    def adopt(self, generation: int, answer: Answer | None) -> int:
+        """Take over the one that a generation was prepared with; return its pid, 0 if there is
+        none."""
+        if answer is None:
+            return 0
+        template = _Template(generation, answer.channel.pid, answer.pid, answer.channel)
+        self._all.append(template)
+        self._hear(template)
+        return template.pid
+
+    def tell_variables(self, generation: int) -> None:
+        """Tell it what it is given beside its environment, where that wasn't known before."""
+        variables = self.variables(generation, self._recipe(generation).environment)
+        if variables:
+            self._send(self._of(generation), template_messages.environment(variables))
+
+    def start(self, generation: int) -> int:
+        """Make another one, of what the one before has read; return its pid.
+
+        Raises:
+            Refused: it can't be started.
+        """
+        gunicorn = self._generations.prepared[generation].gunicorn
+        assert gunicorn is not None
+        recipe = self._recipe(generation)
+        template = _Template(generation, 0)
+        template.asking = Asking(self._processes, self._loop, self._attributes, self.bundle,
+                                 lambda result: self._answered(template, result))
+        template.pid = template.asking.begin(Question(
+            gunicorn, recipe.directory,
+            {**recipe.environment, **self.variables(generation, recipe.environment)},
+            workers=self._workers, frozen=as_read(recipe)))
+        self._all.append(template)
+        return template.pid
+
+    def _answered(self, template: _Template, result: Answer | Refused) -> None:
+        template.asking = None
+        if isinstance(result, Refused):
+            template.error = result.error or str(result)
+            return  # its exit follows
+        template.own_pid, template.channel = result.pid, result.channel
+        self._hear(template)
+        self._ledger.observe(facts.TemplateReady(template.generation))
+
+    def _of(self, generation: int) -> _Template | None:
+        return next((each for each in self._all
+                     if each.generation == generation and each.gone is None), None)
+
+    def _recipe(self, generation: int) -> Any:
+        return self._ledger.pool.generations[generation].recipe
+
+    @property
+    def busy(self) -> bool:
+        """Whether one is starting or forking: the next master could not hear what comes of it."""
+        return any(each.asking is not None or each.forks or each.gone for each in self._all)
+
+    # --- what it is asked ---
+
+    def fork(self, generation: int, fork: Fork, message: bytes, descriptors: Sequence[int]) -> None:
+        """Ask for a worker."""
+        template = self._of(generation)
+        if template is None or template.channel is None:
+            raise RuntimeError(f"no template of generation {generation}")
+        template.forks[fork.worker] = fork
+        template.channel.send(message, descriptors)
+
+    def hook(self, generation: int, name: str, *arguments: int,
+             listeners: Sequence[socket.socket] = ()) -> None:
+        """Let it run one of the arbiter's server hooks, where it is there."""
+        template = self._of(generation)
+        if template is not None and template.channel is not None:
+            template.channel.send(
+                template_messages.hook(name, *arguments, listeners=len(listeners)),
+                [each.fileno() for each in listeners])
+
+    def give_listeners(self, listeners: Sequence[socket.socket]) -> None:
+        """They are others by now: who has older ones is to let go of them."""
+        for template in self._all:
+            known = self._ledger.pool.templates.get(template.generation)
+            if template.channel is not None and known is not None and known.told:
+                template.channel.send(template_messages.listeners(len(listeners)),
+                                      [each.fileno() for each in listeners])
+
+    def told_of_end(self, generation: int, pid: int) -> None:
+        """A worker of it is gone."""
+        self.hook(generation, "child_exit", pid)
+
+    def say_how_many(self) -> None:
+        """Tell the current one how many workers there are, if that has changed."""
+        pool = self._ledger.pool
+        count = sum(worker.state is not WorkerState.RETIRING and worker.pid > 0
+                    for worker in pool.workers.values())
+        if count != self._count:
+            self._count = count
+            self._send(self._of(pool.current), template_messages.workers(count))
+
+    def reopen_logs(self) -> None:
+        for template in self._all:
+            self._send(template, template_messages.reopen())
+
+    def retire(self, generation: int, on_exit: bool) -> None:
+        template = self._of(generation)
+        if template is not None and template.asking is not None:
+            template.asking.cancel()
+        self._send(template, template_messages.leave(on_exit))
+
+    def kill(self, generation: int) -> None:
+        template = self._of(generation)
+        if template is not None:
+            self._processes.signal(template.pid, signal.SIGKILL, group=True)
+
+    @staticmethod
+    def _send(template: _Template | None, message: bytes | None) -> None:
+        if template is not None and template.channel is not None and message is not None:
+            template.channel.send(message)
+
+    # --- what it says ---
+
+    def _hear(self, template: _Template) -> None:
+        assert template.channel is not None
+        template.channel.open(lambda message: self._heard(template, message))
+
+    def _heard(self, template: _Template, message: dict[str, Any] | None) -> None:
+        if message is None:
+            # Whoever was to be forked would have said so before.
+            for fork in list(template.forks.values()):
+                self._not_forked(template, fork, None)
+            self._forget_if_over(template)
+            return
+        match message.get("say"):
+            case "forked":
+                self._forked(template, message["worker"], message["pid"])
+            case "cannot":
+                asked = template.forks.get(message["worker"])
+                if asked is not None:
+                    self._not_forked(template, asked, message["why"])
+            case "hook":
+                self._ledger.log(Entry(Event.HOOK_FAILED, {
+                    "hook": message["name"], "reason": "raised", "last_line": message["error"]}))
+
+    def _forked(self, template: _Template, worker: int, pid: int) -> None:
+        fork = template.forks.pop(worker, None)
+        if fork is None or not self._processes.adopt(pid):
+            return  # said twice, or by somebody who has no child
+        self._ledger.observe(facts.Forked(worker, pid))
+        fork.done(pid)
+
+    def _not_forked(self, template: _Template, fork: Fork, why: str | None) -> None:
+        template.forks.pop(fork.worker, None)
+        fork.done(None)
+        self._ledger.observe(facts.NotForked(fork.worker, why))
+
+    # --- how it ends ---
+
+    def on_exit(self, exit: Exit) -> bool:
+        template = next((each for each in self._all if each.pid == exit.pid), None)
+        if template is None:
+            return False
+        if template.asking is not None:
+            template.asking.on_exit(exit)
+        if template.own_pid not in (0, exit.pid) and parent(template.own_pid) == os.getpid():
+            # What had started it is gone, and has left it to us.
+            self._processes.adopt(template.own_pid)
+            self._processes.signal(template.own_pid, signal.SIGKILL)
+        if exit.error is not None:
+            template.error = exit.error
+        template.gone = (how_it_ended(exit.status), time.monotonic() + LAST_WORDS)
+        if template.channel is not None:
+            template.channel.read()
+        self._forget_if_over(template)
+        return True
+
+    def _forget_if_over(self, template: _Template) -> None:
+        if template.gone is None or template not in self._all or (
+                template.channel is not None and not template.channel.ended):
+            return
+        self._all.remove(template)
+        if template.generation in self._ledger.pool.templates:
+            self._ledger.observe(
+                facts.TemplateGone(template.generation, template.gone[0], template.error))
+
+    @property
+    def deadline(self) -> float | None:
+        ends = [each.gone[1] for each in self._all if each.gone is not None]
+        return 0.0 if self._fresh else min(ends, default=None)
+
+    def on_time(self, now: float) -> None:
+        if self._fresh:
+            self._fresh = False
+            self._look_for_missing()
+        for template in list(self._all):
+            if template.gone is not None and now >= template.gone[1] and template.channel:
+                template.channel.close()
+                self._heard(template, None)
+
+    def _look_for_missing(self) -> None:
+        """Earlier versions had none, and one may have died as the master was replaced."""
+        pool = self._ledger.pool
+        for number, prepared in self._generations.prepared.items():
+            if prepared.gunicorn is None or number not in pool.generations:
+                continue
+            known = pool.templates.get(number)
+            if known is None or (self._of(number) is None
+                                 and known.state is not TemplateState.GONE):
+                self._ledger.observe(facts.TemplateMissing(number))
+
+    def hand_over(self) -> dict[str, Any]:
+        return {"templates": [
+            {"generation": each.generation, "pid": each.pid, "own_pid": each.own_pid,
+             "fd": each.channel.connection.fileno()}
+            for each in self._all if each.channel is not None and not each.channel.ended]}
+
+    def take_over(self, state: State) -> None:
+        kept: tuple[KeptTemplate, ...] = state["templates"]
+        for each in kept:
+            channel = Channel(self._loop, socket.socket(fileno=each.fd), each.pid)
+            template = _Template(each.generation, each.pid, each.own_pid, channel)
+            self._all.append(template)
+            self._hear(template)
+
+    def close(self) -> None:
+        for template in self._all:
+            if template.asking is not None:
+                template.asking.cancel()
+            if template.channel is not None:
+                template.channel.close()
+            self._processes.end(template.pid)
+        self._all.clear()
+        os.close(self.bundle)
