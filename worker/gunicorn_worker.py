@@ -146,12 +146,8 @@ class Life:
 
     def failed(self, error: str) -> None:
         """Say why we never were ready, unless we were."""
-        if self.ready:
-            return
-        directory = self.worker.cfg.chdir
-        if not os.path.isdir(directory):  # a release that was tidied up: that explains the rest
-            error = "the directory %s is gone: %s" % (directory, error)
-        self.master.say("worker:failed", error=error)
+        if not self.ready:
+            self.master.say("worker:failed", error=error)
 
     def leave(self) -> None:
         self.log.info("Worker exiting (pid: %s)", self.worker.pid)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -107,25 +106,6 @@ def test_hooks_and_upgrades_outlive_the_release_that_is_current(start: Start, pl
     assert master.cli("upgrade").returncode == 0, master.log()
     assert told.read_text().split() == ["/", "/", str(place / "current")]
     assert "hook failed" not in master.log()
-
-
-def test_workers_of_gunicorn_whose_directory_is_gone_go_on_and_it_is_named(start: Start,
-                                                                          place: Path) -> None:
-    """Not the module that can't be found without it."""
-    code = place / "code"
-    code.mkdir()
-    (code / "app.py").write_text("def wsgi(environ, start_response):\n"
-                                 "    start_response('200 OK', [('Content-Length', '0')])\n"
-                                 "    return []\n")
-    master = start("-n", "2", "-b", "127.0.0.1:0", "--chdir", str(code), "--", "gunicorn",
-                   "app:wsgi")
-    first, second = master.wait_ready()["workers"]
-    shutil.rmtree(code)
-    os.kill(first["pid"], signal.SIGKILL)
-    why = f"cannot start workers in {code}: No such file or directory"
-    master.wait_log(why)
-    status = master.wait_status(lambda status: why in status["reason"])
-    assert [worker["pid"] for worker in status["workers"]] == [second["pid"]]
 
 
 @pytest.mark.parametrize("words", [["-n", "1", "--", "true"], ["unit", "--", "true"]])
