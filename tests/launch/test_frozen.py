@@ -52,6 +52,9 @@ WAYS: dict[str, tuple[str, str, dict[str, str]]] = {
         "/", "PLACE/current/venv/bin/python -s -m gunicorn --chdir PLACE/current web:wsgi", {}),
     "gunicorn-started": ("PLACE/current", "PLACE/current/bin/start web:wsgi", {}),
     # Nothing but gunicorn's own `chdir` leads through the link, and its packages are there.
+    "gunicorn-behind-a-word": ("PLACE", "nice PLACE/current/venv/bin/gunicorn --chdir "
+                               "PLACE/current web:wsgi", {}),
+    "gunicorn-in-a-script": ("PLACE/current", "PLACE/current/bin/start web:wsgi", {}),
     "gunicorn-configured": (
         "PLACE", f"{sys.executable} -m gunicorn -c PLACE/gunicorn.conf.py web:wsgi", {}),
 }
@@ -133,6 +136,10 @@ def test_a_release_stays_what_it_was(start: Start, site: Path, way: str) -> None
     make_current(site, "2")
     if way in ("searched", "gunicorn-relative"):
         assert master.cli("reload").returncode == 0, master.log()
+    if way in ("gunicorn-behind-a-word", "gunicorn-in-a-script"):
+        recorder = master.record()
+        os.kill(master.status()["templates"][0]["pid"], signal.SIGKILL)
+        recorder.wait_for("template-ready", generation=1)
     os.kill(first, signal.SIGKILL)
     (second,) = settled(master, 1, 1, first)
     master.ask("scale", to=2)
