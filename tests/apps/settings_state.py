@@ -27,7 +27,7 @@ def of(worker):
         "settings": {name: plain(each.get()) for name, each in cfg.settings.items()},
         "worker": [type(worker).__name__, type(worker.log).__name__,
                    type(worker.reloader).__name__, worker.timeout, len(worker.sockets)],
-        "name": cfg.proc_name, "class": cfg.worker_class_str, "tls": bool(cfg.is_ssl),
+        "name": plain(cfg.proc_name), "class": cfg.worker_class_str, "tls": bool(cfg.is_ssl),
         "sendfile": cfg.sendfile, "global": cfg.paste_global_conf,
         "user": [os.getresuid(), os.getresgid(),
                  sorted(grp.getgrgid(each).gr_name for each in os.getgroups())],
@@ -36,7 +36,7 @@ def of(worker):
         "environment": {key: value for key, value in os.environ.items()
                         if key.startswith(("SHOP_", "SERVER_"))},
         "traced": sys.gettrace() is not None,
-        "same stream": os.fstat(1)[:2] == os.fstat(2)[:2],
+        "captured": [os.readlink(f"/proc/self/fd/{fd}").endswith("error.log") for fd in (1, 2)],
         "log": [handlers(worker.log.error_log), handlers(worker.log.access_log),
                 handlers(logging.getLogger()), handlers(logging.getLogger("shop"))],}
     with open(os.path.join(HERE, "state"), "w") as file:
@@ -44,6 +44,8 @@ def of(worker):
 
 
 def handlers(logger):
+    """Those of a logger, but for einhornpy's own."""
     return [logger.level, logger.propagate, sorted(
         [type(each).__name__, os.path.basename(getattr(each, "baseFilename", "")),
-         each.formatter._fmt if each.formatter else ""] for each in logger.handlers)]
+         each.formatter._fmt if each.formatter else ""]
+        for each in logger.handlers if type(each).__name__ != "LastError")]

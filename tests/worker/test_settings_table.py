@@ -301,3 +301,28 @@ def parsed(file: Path, server: Gunicorn | Master) -> Any:
         return json.loads(file.read_text())
     except ValueError:
         return None
+
+
+def test_a_worker_that_reloads_is_replaced(start: Start, place: Path) -> None:
+    """By whatever file: the app's, and one more that was named."""
+    app, extra = place / "app.py", place / "shop.toml"
+    text = ("def wsgi(environ, start_response):\n    start_response('200 OK', [])\n"
+            "    return [b'one']\n")
+    app.write_text(text)
+    extra.write_text("")
+    master = start("-n", "1", "-b", "127.0.0.1:0", "--", "gunicorn", "--reload",
+                   "--reload-engine", "poll", "--reload-extra-file", str(extra), "app:wsgi")
+    pid = master.wait_ready()["workers"][0]["pid"]
+    app.write_text(text.replace("one", "two"))
+    for file in (app, extra):
+        wait_until(partial(gone_of, file, pid), "the worker gone", master.log)
+        pid = master.wait_ready()["workers"][0]["pid"]
+        assert get(master.address)[1] == "two"
+
+
+def gone_of(file: Path, pid: int) -> bool:
+    """Whether the worker is gone; until then the file is a little newer each time, since a worker
+    has to have looked once before it sees a change."""
+    newer = file.stat().st_mtime + 1
+    os.utime(file, (newer, newer))
+    return not Path(f"/proc/{pid}").exists()
