@@ -10,6 +10,7 @@ ROOMS := shared supervisor control worker
 
 # Its dependencies want versions of their own.
 BASEPLATE := .venv-baseplate
+OLDER := .older-gunicorn
 
 .PHONY: FORCE run check test lint types fuzz soak chaos bench pictures clean
 
@@ -61,8 +62,13 @@ $(BASEPLATE)/.installed:
 	$(BASEPLATE)/bin/pip install --quiet --disable-pip-version-check 'baseplate>=2.7,<3'
 	touch $@
 
+# What many an app is still served by.
+$(OLDER)/.installed:
+	$(BIN)/pip install --quiet --disable-pip-version-check --target $(OLDER) 'gunicorn==21.2.0'
+	touch $@
+
 # Most of them wait for processes most of the time: two for each of two cores.
-test: lint types $(BASEPLATE)/.installed
+test: lint types $(BASEPLATE)/.installed $(OLDER)/.installed
 	$(BIN)/pytest -n 4 --dist worksteal -m "not soak"
 
 # Each target of tests/whole/test_fuzz.py gets 20 inputs from each of so many seeds; it says how many there were.

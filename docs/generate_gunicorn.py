@@ -94,7 +94,7 @@ ROWS = {
     "proc_name": Row(MASTERS, "the master's name too; an upgrade can't change that",
                      "--command-name"),
     "default_proc_name": Row(HONOURED, "where nobody set `proc_name`"),
-    "pythonpath": Row(HONOURED),
+    "pythonpath": Row(HONOURED, "links in it are followed once a generation"),
     "paste": Row(HONOURED),
     "on_starting": Row(TEMPLATE, "in every generation's; an error refuses it"),
     "on_reload": Row(TEMPLATE, "at an upgrade, after `on_starting`; an error refuses it"),

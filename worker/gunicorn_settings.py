@@ -21,6 +21,8 @@ AS_THEY_ARE = ("umask", "user", "group", "backlog", "workers", "timeout", "grace
 # The hooks that the master asks for, or must know of.
 ARBITER_HOOKS = ("on_starting", "on_reload", "when_ready", "child_exit", "nworkers_changed",
                  "on_exit")
+# Where the code is.
+PLACES = ("chdir", "pythonpath")
 # What nobody here does anything with; docs/generate_gunicorn.py says why.
 NOT_OURS = ("control_socket", "control_socket_mode", "dirty_graceful_timeout", "dirty_post_fork",
             "dirty_threads", "dirty_timeout", "dirty_worker_exit", "dirty_worker_init",
@@ -38,11 +40,17 @@ class Reading:
         self.files: Dict[str, str] = dict(frozen["files"]) if frozen else {}
         self.frozen = frozen
 
-    def directory(self, name: Any) -> Any:
-        """gunicorn's own `chdir`, links resolved."""
-        if self.frozen and self.frozen["chdir"]:
-            return self.frozen["chdir"]
-        return os.path.realpath(name) if isinstance(name, str) and os.path.exists(name) else name
+    def places(self, name: str, value: Any) -> Any:
+        """gunicorn's own `chdir` or `pythonpath`, links resolved. What is relative in the latter
+        begins in the former."""
+        if self.frozen and self.frozen.get(name):
+            return self.frozen[name]
+        if not isinstance(value, str):
+            return value
+        if name == "chdir":
+            return os.path.realpath(value) if os.path.exists(value) else value
+        return ",".join(os.path.realpath(path) if os.path.isabs(path) else path
+                        for path in value.split(","))
 
     def text(self, filename: str) -> bytes:
         """What a configuration file says.
@@ -63,7 +71,7 @@ class Reading:
         set_one = module.Config.set
 
         def set_and_note(config: Any, name: str, value: Any) -> None:
-            set_one(config, name, self.directory(value) if name == "chdir" else value)
+            set_one(config, name, self.places(name, value) if name in PLACES else value)
             self.given.add(name)
 
         module.Config.set = set_and_note
@@ -186,7 +194,7 @@ def told(cfg: Any, given: Set[str]) -> Dict[str, Any]:
         "given": sorted(given),
         "ignored": ignored(cfg, given),
         "bind": [format_address(address) for address in cfg.address],
-        "chdir": cfg.chdir if "chdir" in given else None,
+        **{name: getattr(cfg, name) if name in given else None for name in PLACES},
         "pidfile": cfg.pidfile and os.path.abspath(cfg.pidfile),
         "proc_name": cfg.settings["proc_name"].get(),
         "worker_class": cfg.worker_class_str,

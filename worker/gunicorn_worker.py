@@ -107,7 +107,7 @@ class Life:
         gunicorn_draining.mend(worker, leaving)
         if "h2" in getattr(worker.cfg, "http_protocols", ()):
             gunicorn_http2.mend(worker, leaving)
-        if hasattr(worker, "tpool"):  # its threads are gthread's alone
+        if hasattr(worker, "keepalived_conns"):  # gthread, as of gunicorn 24
             gunicorn_lingering.mend(worker)
         gunicorn_counters.count_requests(worker, slot)
 

@@ -16,7 +16,8 @@ class Recipe:
     where it runs gunicorn by name, `PYTHON [OPTIONS] -m gunicorn …`. All empty in a state of an
     earlier version: then it means what it means when a worker is launched.
     `files`: the text of each of gunicorn's configuration files that was read (None: it isn't
-    gunicorn, or nobody knows); `chdir`: where gunicorn's own `chdir` led, if that was set.
+    gunicorn, or nobody knows); `chdir`, `pythonpath`: where these settings of gunicorn's led, if
+    they were set.
 
     `ack_seconds`: count a worker as ready once it has lived that long (None: it says so itself).
     `graceful_timeout`: seconds between being asked to go and SIGKILL. `timeout`: the oldest
@@ -44,6 +45,7 @@ class Recipe:
     interpreter: str = ""
     words: tuple[str, ...] = ()
     chdir: str | None = None
+    pythonpath: str | None = None
     files: Mapping[str, str] | None = None
 
 

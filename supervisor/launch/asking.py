@@ -3,6 +3,7 @@ itself, in gunicorn's own Python. It decides nothing of what follows."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from ..core.facts import how_it_ended
 from ..core.worker_environment import FIRST_FD
 from ..system.attributes import Attributes
 from ..system.loop import READ, Loop
-from ..system.processes import CannotStart, Exit, Launch, Processes
+from ..system.processes import CannotStart, Exit, Launch, Processes, tree
 from .channel import Channel
 from .recognition import Gunicorn, Refused, not_reached
 from .template_command import template_command
@@ -169,7 +170,12 @@ class Asking:
     def cancel(self) -> None:
         """Stop without a word; a process that is still there is killed."""
         if self._channel is not None and self.pid is not None:
+            # What stands before gunicorn may have put it into a group of its own.
+            below = [*tree(self.pid)][1:] if self._gunicorn and self._gunicorn.wrapped else []
             self._processes.signal(self.pid, signal.SIGKILL, group=True)
+            for pid in below:
+                with contextlib.suppress(OSError):  # it is gone, or somebody else's
+                    os.kill(pid, signal.SIGKILL)
             self._channel.close()
             self._channel = None
         self._close_reader()

@@ -12,8 +12,9 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ..core.generation import Recipe
 from ..system.becoming import find_program
-from .recognition import Gunicorn, Refused, interpreter_of, is_python
+from .recognition import Gunicorn, Refused, in_python, interpreter_of, is_python
 
 # Of an environment only these are resolved: where programs and code are found.
 _SEARCHED = ("PATH", "PYTHONPATH", "VIRTUAL_ENV")
@@ -73,23 +74,29 @@ def freeze(command: Sequence[str], directory: str, environment: Mapping[str, str
 
 
 def freeze_gunicorn(gunicorn: Gunicorn, directory: str, environment: Mapping[str, str],
-                    links: frozenset[str]) -> Gunicorn:
-    """The same for gunicorn in its Python: the script that an installer made isn't needed any more.
-    What starts gunicorn in the end is resolved as any other command."""
+                    links: frozenset[str]) -> tuple[Gunicorn, Frozen]:
+    """The same for gunicorn, as its Python is to run it: the script that an installer made isn't
+    needed any more. What starts it in some other way is a command like any other.
+
+    Raises:
+        OSError: there is no such program.
+    """
     if gunicorn.wrapped:
         frozen = freeze((gunicorn.python, *gunicorn.arguments), directory, environment, links)
-        return replace(gunicorn, python=frozen.words[0], arguments=frozen.words[1:])
-    return replace(gunicorn, python=_own_name(os.path.join(directory, gunicorn.python)),
-                   arguments=tuple(_argument(word, directory, links)
-                                   for word in gunicorn.arguments))
+        return replace(gunicorn, python=frozen.words[0], arguments=frozen.words[1:]), frozen
+    python = _own_name(os.path.join(directory, gunicorn.python))
+    arguments = tuple(_argument(word, directory, links) for word in gunicorn.arguments)
+    words = (python, *gunicorn.options, "-m", "gunicorn", *arguments)
+    return replace(gunicorn, python=python, arguments=arguments), Frozen(python, "", words)
 
 
-def of_gunicorn(gunicorn: Gunicorn) -> Frozen:
-    """The command line that means the same as this gunicorn."""
-    if gunicorn.wrapped:
-        return Frozen(gunicorn.python, "", (gunicorn.python, *gunicorn.arguments))
-    words = (gunicorn.python, *gunicorn.options, "-m", "gunicorn", *gunicorn.arguments)
-    return Frozen(gunicorn.python, "", words)
+def gunicorn_of(recipe: Recipe) -> Gunicorn | None:
+    """The gunicorn that a frozen recipe starts; None if that is something else."""
+    program, *arguments = recipe.words
+    found = in_python(recipe.words, program)
+    if found is None and recipe.files is not None:
+        return Gunicorn(program, tuple(arguments), wrapped=True)
+    return found
 
 
 def check(frozen: Frozen, typed: Sequence[str]) -> None:

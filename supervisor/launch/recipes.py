@@ -25,7 +25,7 @@ from ..system.processes import Exit, Processes
 from . import freezing
 from .asking import Answer, Asking, Question, no_answer
 from .freezing import Frozen
-from .recognition import Gunicorn, Recognised, Refused, recognise
+from .recognition import Gunicorn, Refused, recognise
 
 SETTINGS_TIMEOUT = 30.0
 
@@ -84,8 +84,8 @@ class Preparation:
         self._settings = settings
         self._command = blueprint.command
         self._named_directory = blueprint.directory
-        self._frozen = _remembered(blueprint)
-        self._as_read = None if blueprint.remembered is None else as_read(blueprint.remembered)
+        self._remembered = blueprint.remembered
+        self._frozen: Frozen | None = None
         self._release = blueprint.release
         self._environment = dict(blueprint.environment)
         self._variables = variables
@@ -107,7 +107,7 @@ class Preparation:
                 self._gunicorn, self._directory,
                 self._environment | dict(self._variables(self._environment)), upgrade,
                 self._settings.number if self._settings.given("number") else None,
-                self._as_read))
+                None if self._remembered is None else as_read(self._remembered)))
             self.deadline = now + self._patience
         except Refused as refused:
             self._end(refused)
@@ -116,25 +116,23 @@ class Preparation:
 
     def _freeze(self) -> None:
         """Resolve program, arguments and environment, or take what is remembered of them."""
-        if self._frozen is not None:
+        before = self._remembered
+        if before is not None and before.words:  # an earlier version didn't resolve them
+            self._frozen = Frozen(before.program, before.interpreter, before.words)
             freezing.check(self._frozen, self._command)
-            found = self._recognised(self._frozen.words)
-            self._gunicorn = None if found is None else found.gunicorn
+            self._gunicorn = freezing.gunicorn_of(before)
             return
-        found = self._recognised(self._command)
+        found = recognise(self._command, self._directory, self._environment,
+                          self._settings.ack_mode)
         links = freezing.links_of(self._command, self._named_directory, self._directory,
                                   self._environment)
         if found is None:
             self._frozen = freezing.freeze(self._command, self._directory, self._environment, links)
         else:
             self._environment = dict(found.environment)
-            self._gunicorn = freezing.freeze_gunicorn(found.gunicorn, self._directory,
-                                                      self._environment, links)
-            self._frozen = freezing.of_gunicorn(self._gunicorn)
+            self._gunicorn, self._frozen = freezing.freeze_gunicorn(
+                found.gunicorn, self._directory, self._environment, links)
         self._environment = freezing.environment(self._environment, self._directory, links)
-
-    def _recognised(self, words: tuple[str, ...]) -> Recognised | None:
-        return recognise(words, self._directory, self._environment, self._settings.ack_mode)
 
     def _without_gunicorn(self) -> Prepared:
         for line in without_gunicorn(self._settings):
@@ -178,7 +176,8 @@ class Preparation:
         theirs = dict(read.settings)
         if not read.given("max_requests_jitter"):
             theirs.pop("max_requests_jitter", None)
-        recipe = replace(self._recipe(theirs, None), chdir=theirs.get("chdir"), files=answer.files)
+        recipe = replace(self._recipe(theirs, None), chdir=theirs.get("chdir"),
+                         pythonpath=theirs.get("pythonpath"), files=answer.files)
         if recipe.max_requests and not theirs.get("counts_requests", True):
             raise Refused(
                 "--max-requests (gunicorn's max_requests): nothing counts the requests of its "
@@ -203,19 +202,11 @@ class Preparation:
         self._done(result)
 
 
-def _remembered(blueprint: Blueprint) -> Frozen | None:
-    """What a remembered recipe has resolved; None where it is new code, or a recipe of an earlier
-    version."""
-    recipe = blueprint.remembered
-    if recipe is None or not recipe.words:
-        return None
-    return Frozen(recipe.program, recipe.interpreter, recipe.words)
-
-
 def as_read(recipe: Recipe) -> dict[str, Any] | None:
     """What a template is told that is to read the same settings as the one before; None where they
     are read anew."""
-    return None if recipe.files is None else {"chdir": recipe.chdir, "files": dict(recipe.files)}
+    return None if recipe.files is None else {
+        "chdir": recipe.chdir, "pythonpath": recipe.pythonpath, "files": dict(recipe.files)}
 
 
 def _resolve(directory: str) -> str:

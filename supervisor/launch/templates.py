@@ -95,7 +95,7 @@ class Templates(Part):
         self._workers = workers
         self.variables = variables
         self._fresh = True
-        self._count: int | None = None
+        self._said = (0, 0)
         self._all: list[_Template] = []
         self.bundle = bundle.make(own_code)
 
@@ -193,8 +193,8 @@ class Templates(Part):
         pool = self._ledger.pool
         count = sum(worker.state is not WorkerState.RETIRING and worker.pid > 0
                     for worker in pool.workers.values())
-        if count != self._count:
-            self._count = count
+        if (pool.current, count) != self._said:
+            self._said = (pool.current, count)
             self._send(self._of(pool.current), template_messages.workers(count))
 
     def reopen_logs(self) -> None:
@@ -210,7 +210,10 @@ class Templates(Part):
     def kill(self, generation: int) -> None:
         template = self._of(generation)
         if template is not None:
-            self._processes.signal(template.pid, signal.SIGKILL, group=True)
+            self._kill(template)
+
+    def _kill(self, template: _Template) -> None:
+        self._processes.signal(template.pid, signal.SIGKILL, group=True)
 
     @staticmethod
     def _send(template: _Template | None, message: bytes | None) -> None:
@@ -225,9 +228,12 @@ class Templates(Part):
 
     def _heard(self, template: _Template, message: dict[str, Any] | None) -> None:
         if message is None:
-            # Whoever was to be forked would have said so before.
-            for fork in list(template.forks.values()):
-                self._not_forked(template, fork, None)
+            known = self._ledger.pool.templates.get(template.generation)
+            if template.gone is None and (known is None
+                                          or known.state is not TemplateState.LEAVING):
+                # It hears nobody any more: a configuration has closed what it doesn't know.
+                self._kill(template)
+            self._fail_forks(template)
             self._forget_if_over(template)
             return
         match message.get("say"):
@@ -247,6 +253,12 @@ class Templates(Part):
             return  # said twice, or by somebody who has no child
         self._ledger.observe(facts.Forked(worker, pid))
         fork.done(pid)
+        self.say_how_many()
+
+    def _fail_forks(self, template: _Template) -> None:
+        """It has ended: whoever was to be forked would have said so before."""
+        for fork in list(template.forks.values()):
+            self._not_forked(template, fork, None)
 
     def _not_forked(self, template: _Template, fork: Fork, why: str | None) -> None:
         template.forks.pop(fork.worker, None)
@@ -278,6 +290,7 @@ class Templates(Part):
                 template.channel is not None and not template.channel.ended):
             return
         self._all.remove(template)
+        self._fail_forks(template)
         if template.generation in self._ledger.pool.templates:
             self._ledger.observe(
                 facts.TemplateGone(template.generation, template.gone[0], template.error))

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from einhornpy.supervisor.core.generation import Recipe
 from einhornpy.supervisor.launch import freezing
 from einhornpy.supervisor.launch.freezing import Frozen
-from einhornpy.supervisor.launch.recognition import Refused
+from einhornpy.supervisor.launch.recognition import Gunicorn, Refused
 
 SCRIPT = "#!/bin/sh\n"
 
@@ -197,3 +198,35 @@ def test_a_frozen_venv_is_the_same_to_python(tmp_path: Path) -> None:
     told = subprocess.run(held.words, executable=held.program, check=True, capture_output=True,
                           text=True)
     assert told.stdout.strip() == f"{tmp_path}/1"
+
+
+def test_gunicorn_is_frozen_as_its_python_runs_it(root: Path) -> None:
+    python = str(root / "current" / "venv" / "bin" / "python")
+    config = make(root / "releases" / "1" / "conf.py", "")
+    arguments = ("-c", f"{root}/current/conf.py", f"--chdir={root}/current", "app:wsgi")
+    links = freezing.links_of(["true", *arguments], "/", "/", {})
+    read = Gunicorn(python, arguments, options=("-s",))
+    gunicorn, held = freezing.freeze_gunicorn(read, "/", {}, links)
+    release = f"{root}/releases/1"
+    assert gunicorn == Gunicorn(f"{release}/venv/bin/python", (
+        "-c", str(config), f"--chdir={release}", "app:wsgi"), options=("-s",))
+    assert held.words == (gunicorn.python, "-s", "-m", "gunicorn", *gunicorn.arguments)
+    assert again(held, files={}) == gunicorn
+
+
+def test_what_starts_gunicorn_in_its_own_way_is_a_command_like_any_other(root: Path) -> None:
+    start = str(root / "current" / "bin" / "web")
+    links = freezing.links_of([start], "/", "/", {})
+    read = Gunicorn(start, (f"{root}/current/x", "gunicorn"), wrapped=True)
+    gunicorn, held = freezing.freeze_gunicorn(read, "/", {}, links)
+    release = f"{root}/releases/1"
+    assert gunicorn == Gunicorn(f"{release}/bin/web", (f"{release}/x", "gunicorn"), wrapped=True)
+    assert again(held, files={}) == gunicorn
+    # Where no template has read anything, it is something else.
+    assert again(held, files=None) is None
+
+
+def again(held: Frozen, files: Mapping[str, str] | None) -> Gunicorn | None:
+    """The gunicorn of a recipe that was made of this."""
+    return freezing.gunicorn_of(Recipe(("x",), "/", program=held.program, words=held.words,
+                                       interpreter=held.interpreter, files=files))

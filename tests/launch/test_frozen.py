@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +24,7 @@ import json, os, signal, socket, sys
 import thing
 
 with open(f"{os.environ['PLACE']}/reports/{os.getpid()}", "w") as file:
-    json.dump([CODE, thing.VERSION, sys.flags.no_user_site], file)
+    json.dump([CODE, thing.VERSION, sys.flags.no_user_site, os.environ.get("COLOUR")], file)
 
 def wsgi(environ, start_response):
     start_response("200 OK", [("Content-Length", "0")])
@@ -51,6 +50,7 @@ WAYS: dict[str, tuple[str, str, dict[str, str]]] = {
     "gunicorn-searched": ("PLACE", "gunicorn --chdir PLACE/current web:wsgi", PATH),
     "gunicorn-module": (
         "/", "PLACE/current/venv/bin/python -s -m gunicorn --chdir PLACE/current web:wsgi", {}),
+    "gunicorn-started": ("PLACE/current", "PLACE/current/bin/start web:wsgi", {}),
     # Nothing but gunicorn's own `chdir` leads through the link, and its packages are there.
     "gunicorn-configured": (
         "PLACE", f"{sys.executable} -m gunicorn -c PLACE/gunicorn.conf.py web:wsgi", {}),
@@ -74,6 +74,7 @@ def release(place: Path, name: str) -> None:
     for path, text in [
         (directory / "bin" / "web", f"{python}CODE = {name!r}\n{CODE}"),
         (directory / "bin" / "by-env", f"#!/usr/bin/env python\nCODE = {name!r}\n{CODE}"),
+        (directory / "bin" / "start", '#!/bin/sh\nexec venv/bin/python -s -m gunicorn "$@"\n'),
         (directory / "venv" / "bin" / "gunicorn", python + GUNICORN),
     ]:
         path.write_text(text)
@@ -117,15 +118,15 @@ def settled(master: Master, generation: int, count: int, *gone: int) -> list[int
     return [each["pid"] for each in document["workers"]]
 
 
-def told(place: Path, pids: list[int]) -> set[tuple[str, str, int]]:
-    """Code and packages of these workers, and whether their Python was given -s."""
+def told(place: Path, pids: list[int]) -> set[tuple[str, str, int, str | None]]:
+    """Code and packages of these workers, whether their Python was given -s, and a variable."""
     return {tuple(json.loads((place / "reports" / str(pid)).read_text())) for pid in pids}
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_release_stays_what_it_was(start: Start, site: Path, way: str) -> None:
     options = int(way not in ("searched", "module", "file", "gunicorn-configured"))
-    old, new = ("1", "1", options), ("2", "2", options)
+    old, new = ("1", "1", options, None), ("2", "2", options, None)
     master = start_way(start, site, way)
     (first,) = settled(master, 1, 1)
     assert told(site, [first]) == {old}
@@ -143,21 +144,38 @@ def test_a_release_stays_what_it_was(start: Start, site: Path, way: str) -> None
     assert told(site, settled(master, 2, 2)) == {new}, master.log()
     master.ask("rollback")
     assert told(site, settled(master, 3, 2)) == {old}, master.log()
-    # From here on the release is gone.
-    shutil.rmtree(site / "releases" / "1")
+
+
+CONFIGURED = "chdir = '{0}/current'\npythonpath = '{0}/current/lib'\nraw_env = ['COLOUR={1}']\n"
+
+
+def test_settings_stay_what_was_read(start: Start, site: Path) -> None:
+    config = site / "gunicorn.conf.py"
+    config.write_text(CONFIGURED.format(site, "red"))
+    old, new = ("1", "1", 0, "red"), ("2", "2", 0, "blue")
+    master = start_way(start, site, "gunicorn-configured")
+    (first,) = settled(master, 1, 1)
+    recorder = master.record()
+    make_current(site, "2")
+    config.write_text("nonsense")
+    os.kill(master.status()["templates"][0]["pid"], signal.SIGKILL)
+    recorder.wait_for("template-ready", generation=1)
+    os.kill(first, signal.SIGKILL)
+    (second,) = settled(master, 1, 1, first)
+    assert told(site, [first, second]) == {old}, master.log()
+    config.write_text(CONFIGURED.format(site, "blue"))
     master.ask("upgrade")
-    pids = settled(master, 4, 2)
-    assert told(site, pids) == {new}, master.log()
-    result = master.cli("rollback")
-    assert result.returncode == 5
-    assert f"{site}/releases/1" in result.stderr.splitlines()[-1], result.stderr
-    assert pids == [each["pid"] for each in master.status()["workers"]]
+    assert told(site, settled(master, 2, 1)) == {new}, master.log()
+    config.unlink()
+    master.ask("rollback")
+    assert told(site, settled(master, 3, 1)) == {old}, master.log()
 
 
 @pytest.mark.parametrize(("way", "error"), [
     ("absolute", "cannot run PLACE/releases/1/bin/web: command not found"),
     ("relative", "cannot change to the directory PLACE/releases/1: No such file or directory"),
-    ("searched", "cannot run PLACE/releases/1/bin/by-env: command not found")])
+    ("searched", "cannot run PLACE/releases/1/bin/by-env: command not found"),
+    ("gunicorn", "cannot start workers in PLACE/releases/1: No such file or directory")])
 def test_where_a_release_is_gone_one_line_says_so(start: Start, site: Path, way: str,
                                                   error: str) -> None:
     master = start_way(start, site, way)
@@ -173,4 +191,8 @@ def test_where_a_release_is_gone_one_line_says_so(start: Start, site: Path, way:
     assert [each["pid"] for each in master.status()["workers"] if each["state"] == "ready"] == [
         other]
     master.ask("upgrade")
-    assert len(told(site, settled(master, 2, 2))) == 1
+    pids = settled(master, 2, 2)
+    result = master.cli("rollback", "--to", "1")
+    assert result.returncode == 5
+    assert f"{site}/releases/1" in result.stderr.splitlines()[-1], result.stderr
+    assert pids == [each["pid"] for each in master.status()["workers"]]

@@ -247,7 +247,8 @@ def test_the_one_in_between_is_killed(begin: Begin) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
 @pytest.mark.parametrize("most", [1, 2], ids=["the first fork", "the second fork"])
-def test_a_fork_that_is_refused_is_told_in_words(begin: Begin, most: int) -> None:
+def test_a_fork_that_is_refused_is_told_in_words(begin: Begin, site: Path, most: int) -> None:
+    site.chmod(0o755)
     user = 50_000 + os.getpid() % 10_000  # one that nobody else is
     template = begin(conf=f"""
 import os, resource
