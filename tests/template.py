@@ -16,6 +16,7 @@ from typing import Any
 
 from einhornpy.supervisor.launch import bundle
 from einhornpy.supervisor.system.attributes import Attributes
+from einhornpy.supervisor.system.own_code import OwnCode
 from einhornpy.supervisor.system.processes import Launch, Processes
 from einhornpy.worker import template_messages
 
@@ -72,7 +73,8 @@ class Template:
         self.processes = Processes()
         self.master, self.workers = os.getpid(), dict[int, Worker]()
         self.answered: dict[str, Any] | None = None
-        code, nothing = bundle.make(), os.open(os.devnull, os.O_RDWR)
+        own_code = OwnCode()
+        code, nothing = bundle.make(own_code), os.open(os.devnull, os.O_RDWR)
         told = {
             "version": 1, "master": self.master, "reserved": RESERVED, "channel": 3 + RESERVED,
             "result": 4 + RESERVED, "bundle": 5 + RESERVED, "reloads": False, "workers": None,
@@ -86,7 +88,7 @@ class Template:
                 stderr=stderr, attributes=attributes))
         finally:
             theirs.close()
-            for fd in (result, stderr, code, nothing):
+            for fd in (result, stderr, code, own_code.fd, nothing):
                 os.close(fd)
 
     def answer(self) -> dict[str, Any]:

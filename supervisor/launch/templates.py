@@ -23,6 +23,7 @@ from ..reporting.events import Entry, Event
 from ..system.attributes import Attributes
 from ..system.ledger import Ledger
 from ..system.loop import Loop
+from ..system.own_code import OwnCode
 from ..system.part import Keep, Kept, Part, State
 from ..system.processes import Exit, Processes, parent
 from . import bundle
@@ -85,7 +86,8 @@ class Templates(Part):
 
     def __init__(self, ledger: Ledger, generations: Generations, processes: Processes, loop: Loop,
                  attributes: Attributes, workers: int | None,
-                 variables: Callable[[int, Mapping[str, str]], Mapping[str, str]]) -> None:
+                 variables: Callable[[int, Mapping[str, str]], Mapping[str, str]],
+                 own_code: OwnCode) -> None:
         self._ledger = ledger
         self._generations = generations
         self._processes = processes
@@ -96,7 +98,7 @@ class Templates(Part):
         self._fresh = True
         self._said = (0, 0)
         self._all: list[_Template] = []
-        self.bundle = bundle.make()
+        self.bundle = bundle.make(own_code)
 
     # --- which there are ---
 
