@@ -84,11 +84,11 @@ def freeze_gunicorn(gunicorn: Gunicorn, directory: str, environment: Mapping[str
     """
     if gunicorn.wrapped:
         frozen = freeze((gunicorn.python, *gunicorn.arguments), directory, environment, links)
-        program, *words = frozen.words
-        given = tuple(each for word in words
-                      for each in _in_its_python(word, directory, environment))
-        return (replace(gunicorn, python=program, arguments=given),
-                replace(frozen, words=(program, *given)))
+        program, *given = frozen.words
+        arguments = tuple(each for word in given
+                          for each in _in_its_python(word, directory, environment))
+        return (replace(gunicorn, python=program, arguments=arguments),
+                replace(frozen, words=(program, *arguments)))
     python = _own_name(os.path.join(directory, gunicorn.python))
     arguments = tuple(_argument(word, directory, links) for word in gunicorn.arguments)
     words = (python, *gunicorn.options, "-m", "gunicorn", *arguments)
