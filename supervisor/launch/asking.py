@@ -16,11 +16,20 @@ from ...worker import template_messages
 from ..core import worker_environment
 from ..core.facts import how_it_ended
 from ..core.worker_environment import FIRST_FD
+from ..sockets import rivals
 from ..system.attributes import Attributes
 from ..system.loop import READ, Loop
-from ..system.processes import CannotStart, Exit, Launch, Processes, tree
+from ..system.processes import (
+    CannotStart,
+    Exit,
+    Launch,
+    Processes,
+    children,
+    command_line,
+    tree,
+)
 from .channel import Channel
-from .recognition import Gunicorn, Refused, not_reached
+from .recognition import Gunicorn, Refused, is_gunicorn, not_reached, runs_gunicorn
 from .template_command import template_command
 
 CANNOT_BE_READ = "gunicorn's settings cannot be read"
@@ -168,6 +177,14 @@ class Asking:
             ended = how_it_ended(exit.status)
             self._end(no_answer(self._gunicorn, f"{ended} before it had", exit.error or ended))
         return True
+
+    def arbiter_serves(self) -> bool:
+        """Whether gunicorn's own arbiter has started instead: it listens together with a worker.
+        What only reads its settings may do either."""
+        return self.pid is not None and any(
+            rivals.listens(pid) & rivals.listens(child) for pid in tree(self.pid)
+            if runs_gunicorn(command_line(pid)) for child in children(pid)
+            if is_gunicorn(command_line(child)))
 
     def cancel(self) -> None:
         """Stop without a word; a process that is still there is killed."""

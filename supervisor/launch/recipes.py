@@ -25,9 +25,11 @@ from ..system.processes import Exit, Processes
 from . import freezing
 from .asking import Answer, Asking, Question, no_answer
 from .freezing import Frozen
-from .recognition import Gunicorn, Refused, recognise
+from .recognition import Gunicorn, Refused, not_reached, recognise
 
-SETTINGS_TIMEOUT = 30.0
+# In seconds; and how often it is looked whether gunicorn's own arbiter has started instead.
+SETTINGS_TIMEOUT, LOOK = 30.0, 1.0
+INSTALLERS = ("uv", "poetry", "pdm", "pipenv", "hatch", "rye", "pixi")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class Preparation:
         self._done = done
         self._gunicorn: Gunicorn | None = None
         self._directory = ""
+        self._until = 0.0
         self.deadline: float | None = None
 
     def begin(self, now: float) -> None:
@@ -109,7 +112,8 @@ class Preparation:
                 self._number > 1,
                 self._settings.number if self._settings.given("number") else None,
                 None if self._remembered is None else as_read(self._remembered)))
-            self.deadline = now + self._patience
+            self._until = now + self._patience
+            self.deadline = now + LOOK if self._gunicorn.wrapped else self._until
         except Refused as refused:
             self._end(refused)
         except OSError as error:  # gone between two looks
@@ -152,9 +156,10 @@ class Preparation:
 
     @property
     def _patience(self) -> float:
-        """Seconds; what stands before gunicorn may have to install it first (`uv run`)."""
-        wrapped = self._gunicorn is not None and self._gunicorn.wrapped
-        return max(SETTINGS_TIMEOUT, self._settings.ready_timeout if wrapped else 0.0)
+        """Seconds; what stands before gunicorn may have to install it first."""
+        names = {os.path.basename(word) for word in self._command}
+        return max(SETTINGS_TIMEOUT,
+                   0.0 if names.isdisjoint(INSTALLERS) else self._settings.ready_timeout)
 
     def on_exit(self, exit: Exit) -> bool:
         """Return whether it was the process that was asked."""
@@ -187,11 +192,19 @@ class Preparation:
         return Prepared(recipe, read, template=answer)
 
     def on_time(self, now: float) -> None:
-        """Give up if the deadline has passed."""
-        if self.deadline is not None and now >= self.deadline:
-            self.cancel()
-            self._end(no_answer(self._gunicorn, f"has not within {self._patience:g} s",
-                                f"no answer within {self._patience:g} s"))
+        """Give up if the deadline has passed, or if gunicorn serves by itself."""
+        if self.deadline is None or now < self.deadline:
+            return
+        self.deadline = min(now + LOOK, self._until)
+        if now >= self._until:
+            seconds = f"within {self._patience:g} s"
+            why = no_answer(self._gunicorn, f"has not {seconds}", f"no answer {seconds}")
+        elif self._gunicorn is not None and self._asking.arbiter_serves():
+            why = not_reached(self._gunicorn, "gunicorn's own arbiter serves instead")
+        else:
+            return
+        self.cancel()
+        self._end(why)
 
     def cancel(self) -> None:
         """Stop without a word; a process that is still there is killed."""

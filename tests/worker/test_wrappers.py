@@ -181,18 +181,18 @@ def test_what_stays_in_between_may_die(start: Start, place: Path) -> None:
     assert max(workers) in after
 
 
-def not_started(start: Start, place: Path, script: str) -> str:
+@pytest.mark.parametrize(("script", "how"), [
+    ("exit 7; gunicorn app:wsgi", "exited with code 7 before it had"),
+    # As sudo does.
+    ("unset EINHORNPY_ADAPTER; gunicorn app:wsgi; true", "gunicorn's own arbiter serves instead")])
+def test_what_never_starts_gunicorn_is_told_what_to_type(start: Start, place: Path, script: str,
+                                                         how: str) -> None:
     master = start("-n", "1", "--chdir", str(shop(place)), "--", "sh", "-c", script)
     assert master.wait_exit() == 2
-    return master.log().splitlines()[-1]
-
-
-def test_what_never_starts_gunicorn_is_told_what_to_type(start: Start, place: Path) -> None:
-    last = not_started(start, place, "exit 7; gunicorn app:wsgi")
-    assert last.startswith(
-        "einhornpy: sh was expected to start gunicorn, and exited with code 7 before it had: name "
-        "gunicorn itself as the command (einhornpy -- gunicorn app:wsgi), without what clears ")
-    assert "-m notify, manual or SECONDS" in last
+    last = master.log().splitlines()[-1]
+    assert last.startswith(f"einhornpy: sh was expected to start gunicorn, and {how}: name gunicorn "
+                           "itself as the command (einhornpy -- gunicorn app:wsgi), without ")
+    assert last.endswith("(-m notify, manual or SECONDS)")
 
 
 def test_a_program_on_the_way_runs_as_if_nobody_watched_it(start: Start, place: Path) -> None:
