@@ -7,7 +7,7 @@ Plain standard library from Python 3.9 on, besides gunicorn itself. The instruct
 (template_messages.py), of our one answer, of the file that we were loaded from; `reserved`: so many
 from 3 on are kept free for what workers are given; `reloads`: whether this is an upgrade;
 `workers`: how many there are to be, null for as many as gunicorn's settings say; `frozen`: null, or
-the `chdir` and `files` that an earlier template of this generation has answered.
+what an earlier template has read; `wrapped`: whether something else starts gunicorn.
 """
 
 import _socket
@@ -30,6 +30,7 @@ from . import (  # noqa: F401
     gunicorn_lingering,
     gunicorn_patching,
     gunicorn_settings,
+    gunicorn_started,
     gunicorn_worker,
     template_messages,
 )
@@ -107,6 +108,7 @@ class Template:
         self.channel: Any = None
         self.answered = False
         self.standard: Dict[int, Any] = {}
+        self.started: Optional[Dict[str, Any]] = None
         self.server: Any = None
 
     def take(self) -> None:
@@ -123,6 +125,7 @@ class Template:
         self.channel = _socket.socket(fileno=given["channel"])
         self.channel.setblocking(True)
         self.when_taken()
+        self.started = gunicorn_started.how_started(given)
         leave_bundle(given["bundle"])
         sys.path[:] = gunicorn_settings.resolved(sys.path)
 
@@ -171,7 +174,7 @@ class Template:
             util._setproctitle("template [%s]" % server.proc_name)
         self.answer({
             "version": template_messages.VERSION, "pid": os.getpid(), "settings": settings,
-            "files": self.reading.files})
+            "files": self.reading.files, "started": self.started})
         while True:
             data, descriptors = self.receive()
             if not data:

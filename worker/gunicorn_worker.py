@@ -148,9 +148,11 @@ class Life:
         """Say why we never were ready, unless we were."""
         if self.ready:
             return
-        directory = self.worker.cfg.chdir
-        if not os.path.isdir(directory):  # a release that was tidied up: that explains the rest
-            error = "the directory %s is gone: %s" % (directory, error)
+        try:
+            os.getcwd()
+        except FileNotFoundError:  # a release that was tidied up: that explains the rest
+            was = os.readlink("/proc/self/cwd").replace(" (deleted)", "")
+            error = "the directory %s is gone: %s" % (was, error)
         self.master.say("worker:failed", error=error)
 
     def leave(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,7 +51,8 @@ WAYS: dict[str, tuple[str, str, dict[str, str]]] = {
     "gunicorn-searched": ("PLACE", "gunicorn --chdir PLACE/current web:wsgi", PATH),
     "gunicorn-module": (
         "/", "PLACE/current/venv/bin/python -s -m gunicorn --chdir PLACE/current web:wsgi", {}),
-    "gunicorn-started": ("PLACE/current", "PLACE/current/bin/start web:wsgi", {}),
+    # The script goes there by itself, and to a script that names its Python by the link.
+    "gunicorn-started": ("/", "PLACE/current/bin/start web:wsgi", {}),
     # Nothing but gunicorn's own `chdir` leads through the link, and its packages are there.
     "gunicorn-configured": (
         "PLACE", f"{sys.executable} -m gunicorn -c PLACE/gunicorn.conf.py web:wsgi", {}),
@@ -74,7 +76,8 @@ def release(place: Path, name: str) -> None:
     for path, text in [
         (directory / "bin" / "web", f"{python}CODE = {name!r}\n{CODE}"),
         (directory / "bin" / "by-env", f"#!/usr/bin/env python\nCODE = {name!r}\n{CODE}"),
-        (directory / "bin" / "start", '#!/bin/sh\nexec venv/bin/python -s -m gunicorn "$@"\n'),
+        (directory / "bin" / "start",
+         f'#!/bin/sh\ncd {place}/current && PATH=$PWD/venv/bin:$PATH exec gunicorn "$@"\n'),
         (directory / "venv" / "bin" / "gunicorn", python + GUNICORN),
     ]:
         path.write_text(text)
@@ -171,12 +174,14 @@ def test_settings_stay_what_was_read(start: Start, site: Path) -> None:
     assert told(site, settled(master, 3, 1)) == {old}, master.log()
 
 
+LOST = "the directory PLACE/releases/1 is gone: ModuleNotFoundError: No module named 'web'"
+
+
 @pytest.mark.parametrize(("way", "error"), [
     ("absolute", "cannot run PLACE/releases/1/bin/web: command not found"),
     ("relative", "cannot change to the directory PLACE/releases/1: No such file or directory"),
     ("searched", "cannot run PLACE/releases/1/bin/by-env: command not found"),
-    ("gunicorn", "the directory PLACE/releases/1 is gone: ModuleNotFoundError: No module named "
-     "'web'")])
+    ("gunicorn", LOST), ("gunicorn-started", LOST)])
 def test_where_a_release_is_gone_one_line_says_so(start: Start, site: Path, way: str,
                                                   error: str) -> None:
     master = start_way(start, site, way)
@@ -185,7 +190,7 @@ def test_where_a_release_is_gone_one_line_says_so(start: Start, site: Path, way:
     other, victim = settled(master, 1, 2)
     recorder = master.record()
     make_current(site, "2")
-    (site / "releases" / "1").rename(site / "gone")
+    shutil.rmtree(site / "releases" / "1")
     os.kill(victim, signal.SIGKILL)
     failed = recorder.wait_for("start-failed", count=2)
     assert failed["error"] == error.replace("PLACE", str(site)), recorder.tail()
