@@ -174,7 +174,7 @@ class Plan(Part):
         match action:
             case actions.BeginHold():
                 parts.ledger.observe(facts.HoldBegun())
-                parts.guard.run("check", parts.upgrades.begin_check)
+                parts.guard.run("check", parts.upgrades.check.begin)
             case actions.EndHold():
                 parts.ledger.observe(facts.HoldEnded())
             case actions.RollBack():

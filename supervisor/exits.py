@@ -128,6 +128,8 @@ class Exits(Part):
         starting = worker.ready_at is None
         why = complaint(lines, or_last=starting
                         and exit.status > 0) if starting or exit.status > 0 else None
+        if starting and parts.generations.prepared[worker.generation].gunicorn is None:
+            parts.guard.run("guesses", parts.guesses.on_failed_start, worker.id, lines)
         parts.ledger.observe(
             facts.Exited(worker.id, exit.status, exit.error, lines[-LAST_LINES:], why))
         parts.workers.by_pid.pop(exit.pid)

@@ -37,6 +37,12 @@ NOTICING, ATTEMPTS = 3.0, 0.1
 # Of variables that mean nothing to us, in one line.
 MOST_NAMED = 20
 
+# Our setting → gunicorn's, over which it wins.
+OVERRULING = {"bind": "bind", "number": "workers", "timeout": "timeout",
+              "graceful_timeout": "graceful_timeout", "max_requests": "max_requests",
+              "max_requests_jitter": "max_requests_jitter", "pidfile": "pidfile",
+              "command_name": "proc_name"}
+
 
 class NotAllowed(RuntimeError):
     """The start hook has refused the first start; the message says why."""
@@ -240,9 +246,7 @@ class FirstStart:
                 log(entry)
         overruled = [
             f"{theirs} (--{ours.replace('_', '-')} wins)"
-            for ours, theirs in (("bind", "bind"), ("number", "workers"), ("timeout", "timeout"),
-                                 ("graceful_timeout", "graceful_timeout"), ("pidfile", "pidfile"),
-                                 ("command_name", "proc_name")) if prepared.gunicorn is not None
+            for ours, theirs in OVERRULING.items() if prepared.gunicorn is not None
             and prepared.gunicorn.given(theirs) and settings.given(ours)]
         if overruled:
             log(Entry(Event.GUNICORN_SETTINGS_OVERRULED, {"settings": ", ".join(overruled)}))

@@ -122,11 +122,11 @@ class Side:
         wait_until(called, f"{hook} {times} times on {self.name}",
                    lambda: "\n".join([*self.lines(), self.server.log()]))
 
-    def workers(self) -> list[int]:
-        """The pids of those that booted and are not gone, the oldest first."""
-        calls = self.calls()
-        booted = [call.pid for call in calls if call.hook == "post_worker_init"]
-        return [pid for pid in booted if Path(f"/proc/{pid}").exists()]
+    def oldest(self) -> int:
+        """The pid of the worker that was forked first, of those that serve."""
+        booted = {call.pid: call.arguments[0]["age"] for call in self.calls()
+                  if call.hook == "post_worker_init"}
+        return min(booted, key=lambda pid: booted[pid])
 
     def upgrade(self) -> None:
         """New code by the way of each: HUP, `einhornpy upgrade`."""

@@ -35,15 +35,20 @@ class Finder:
             spec = None if finder is self else finder.find_spec(name, path, target)
             if spec is not None:
                 if spec.loader is not None and hasattr(spec.loader, "exec_module"):
-                    self.follow(spec.loader, self.patches.pop(name))
+                    self.follow(spec.loader, name)
                 return spec
         return None
 
-    def follow(self, loader: Any, patch: Callable[[Any], None]) -> None:
+    def follow(self, loader: Any, name: str) -> None:
         execute = loader.exec_module
 
         def execute_and_patch(module: Any) -> None:
             execute(module)
-            patch(module)
+            # Once, though other finders that follow imports (ddtrace, wrapt) ask more often.
+            patch = self.patches.pop(name, None)
+            if patch is not None:
+                patch(module)
+            if not self.patches and self in sys.meta_path:
+                sys.meta_path.remove(self)
 
         loader.exec_module = execute_and_patch

@@ -107,7 +107,7 @@ class Life:
         gunicorn_draining.mend(worker, leaving)
         if "h2" in getattr(worker.cfg, "http_protocols", ()):
             gunicorn_http2.mend(worker, leaving)
-        if hasattr(worker, "tpool"):  # its threads are gthread's alone
+        if hasattr(worker, "keepalived_conns"):  # gthread, as of gunicorn 24
             gunicorn_lingering.mend(worker)
         gunicorn_counters.count_requests(worker, slot)
 
@@ -146,14 +146,8 @@ class Life:
 
     def failed(self, error: str) -> None:
         """Say why we never were ready, unless we were."""
-        if self.ready:
-            return
-        try:
-            os.getcwd()
-        except FileNotFoundError:  # a release that was tidied up: that explains the rest
-            was = os.readlink("/proc/self/cwd").replace(" (deleted)", "")
-            error = "the directory %s is gone: %s" % (was, error)
-        self.master.say("worker:failed", error=error)
+        if not self.ready:
+            self.master.say("worker:failed", error=error)
 
     def leave(self) -> None:
         self.log.info("Worker exiting (pid: %s)", self.worker.pid)

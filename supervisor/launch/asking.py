@@ -3,6 +3,7 @@ itself, in gunicorn's own Python. It decides nothing of what follows."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from ..core.worker_environment import FIRST_FD
 from ..system import plain_data
 from ..system.attributes import Attributes
 from ..system.loop import READ, Loop
-from ..system.processes import CannotStart, Exit, Launch, Processes
+from ..system.processes import CannotStart, Exit, Launch, Processes, tree
 from .channel import Channel
 from .recognition import Gunicorn, Refused, not_reached
 from .template_command import template_command
@@ -45,9 +46,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a template is started with. `reloads`: it is that of an upgrade. `workers`: N, where it
-    isn't gunicorn's to say. `frozen`: what the one before it has read."""
+    """What the template of a generation is started with. `reloads`: it is that of an upgrade.
+    `workers`: N, where it isn't gunicorn's to say. `frozen`: what the one before it has read."""
 
+    generation: int
     gunicorn: Gunicorn
     directory: str
     environment: Mapping[str, str]
@@ -118,7 +120,8 @@ class Asking:
             "channel": after, "result": after + 1, "bundle": after + 2,
             "reloads": question.reloads, "workers": question.workers, "frozen": question.frozen,
             "wrapped": question.gunicorn.wrapped})
-        environment = worker_environment.of_template(question.environment, question.directory)
+        environment = worker_environment.of_template(
+            question.environment, question.directory, os.getpid(), question.generation)
         command, environment = template_command(question.gunicorn, environment, after + 2,
                                                 instructions)
         return Launch(command, question.directory, environment, descriptors, signal.SIGKILL,
@@ -174,7 +177,12 @@ class Asking:
     def cancel(self) -> None:
         """Stop without a word; a process that is still there is killed."""
         if self._channel is not None and self.pid is not None:
+            # What stands before gunicorn may have put it into a group of its own.
+            below = [*tree(self.pid)][1:] if self._gunicorn and self._gunicorn.wrapped else []
             self._processes.signal(self.pid, signal.SIGKILL, group=True)
+            for pid in below:
+                with contextlib.suppress(OSError):  # it is gone, or somebody else's
+                    os.kill(pid, signal.SIGKILL)
             self._channel.close()
             self._channel = None
         self._close_reader()

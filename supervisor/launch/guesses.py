@@ -1,7 +1,8 @@
 """Where a worker says nothing: is it ready? What a guess can check is checked here, and told as
 facts.
 
-Two looks: who accepts connections (probes.py), and whether gunicorn's own arbiter runs in a worker.
+Looks: who accepts connections (probes.py), whether gunicorn's own arbiter runs in a worker, whether
+it serves by a socket of its own (rivals.py).
 What follows from the answers is the planner's business.
 """
 
@@ -13,11 +14,12 @@ from collections.abc import Sequence
 from ..core import facts
 from ..core.pool import State
 from ..core.upgrade import Accepting
+from ..sockets import rivals
 from ..sockets.listener import Listener
 from ..sockets.probes import Probes
 from ..system import part
 from ..system.ledger import Ledger
-from ..system.processes import children, command_line
+from ..system.processes import command_line, tree
 from .recognition import WHAT_TO_TYPE, find_arbiter
 
 # When only workers are left whose readiness is a guess, somebody must accept a connection within so
@@ -26,6 +28,8 @@ ACCEPT_SECONDS = 10.0
 # A worker is looked at for this part of its ready timeout; then it is said why it will not be
 # ready.
 PART_OF_READY_TIMEOUT = 0.95
+TAKE_DESCRIPTOR = ("let it serve descriptor 3, which is that socket (uvicorn --fd 3; see "
+                   "docs/servers.md)")
 
 
 class Guesses(part.Part):
@@ -35,6 +39,7 @@ class Guesses(part.Part):
 
     def __init__(self, ledger: Ledger, listeners: Sequence[Listener]) -> None:
         self._ledger = ledger
+        self._listeners = listeners
         self._probes = Probes(listeners)
 
     @property
@@ -78,17 +83,32 @@ class Guesses(part.Part):
         self._ask_for_upgrade(upgrade.to_generation)
 
     def is_unfit(self, worker: int) -> bool:
-        """Look whether a worker runs gunicorn's own arbiter: then nothing that is said or guessed
-        of it counts."""
-        if find_arbiter(self._ledger.pool.workers[worker].pid, children, command_line) is None:
-            return False
-        self.found_arbiter(worker)
-        return True
+        """Look whether a worker runs gunicorn's own arbiter, or serves by a socket of its own: then
+        nothing that is said or guessed of it counts."""
+        pid = self._ledger.pool.workers[worker].pid
+        if find_arbiter(tree(pid), command_line) is not None:
+            self.found_arbiter(worker)
+            return True
+        name = rivals.beside(tree(pid), self._listeners)
+        if name is not None:
+            self._found_rival(worker, f"it listens on {name} by a socket of its own")
+        return name is not None
 
     def found_arbiter(self, worker: int) -> None:
         reason = ("gunicorn's own arbiter runs in it, and calls itself ready before it has "
                   f"imported the app: {WHAT_TO_TYPE}")
         self._ledger.observe(facts.FoundUnfit(worker, reason))
+
+    def on_failed_start(self, worker: int, lines: Sequence[str]) -> None:
+        """A worker has died before it was ready; `lines`: the end of its standard error."""
+        pool = self._ledger.pool
+        words = pool.generations[pool.workers[worker].generation].recipe.command
+        name = rivals.complained_of(lines, words, [each.name for each in self._listeners])
+        if name is not None:
+            self._found_rival(worker, f"it tried to bind {name} itself, which the master holds")
+
+    def _found_rival(self, worker: int, what: str) -> None:
+        self._ledger.observe(facts.FoundUnfit(worker, f"{what}: {TAKE_DESCRIPTOR}"))
 
     def _ask_for(self, worker: int) -> None:
         def answered(silent: str | None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -212,20 +212,7 @@ def interpreter_of(head: list[str]) -> list[str]:
     return words
 
 
-def find_arbiter(pid: int, children: Callable[[int], list[int]],
-                 command_of: Callable[[int], Sequence[str]]) -> int | None:
-    """The pid of a gunicorn arbiter in the process tree from `pid` on; None if there is none.
-
-    `children`, `command_of`: how to look, by pid; both answer with nothing for a process that is
-    gone.
-    """
-    todo, seen = [pid], set()
-    while todo:
-        each = todo.pop()
-        if each in seen:
-            continue
-        seen.add(each)
-        if runs_gunicorn(command_of(each)):
-            return each
-        todo.extend(children(each))
-    return None
+def find_arbiter(pids: Iterable[int], command_of: Callable[[int], Sequence[str]]) -> int | None:
+    """The first of these processes that is a gunicorn arbiter; None if none is. `command_of`: the
+    command line of one, empty where it is gone."""
+    return next((pid for pid in pids if runs_gunicorn(command_of(pid))), None)

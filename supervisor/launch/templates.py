@@ -16,12 +16,14 @@ from typing import Any
 from ...worker import template_messages
 from ..core import facts
 from ..core.facts import how_it_ended
+from ..core.generation import Recipe
 from ..core.pool import State as WorkerState
 from ..core.template import TemplateState
 from ..reporting.events import Entry, Event
 from ..system.attributes import Attributes
 from ..system.ledger import Ledger
 from ..system.loop import Loop
+from ..system.own_code import OwnCode
 from ..system.part import Keep, Kept, Part, State
 from ..system.processes import Exit, Processes, parent
 from . import bundle
@@ -84,7 +86,8 @@ class Templates(Part):
 
     def __init__(self, ledger: Ledger, generations: Generations, processes: Processes, loop: Loop,
                  attributes: Attributes, workers: int | None,
-                 variables: Callable[[int, Mapping[str, str]], Mapping[str, str]]) -> None:
+                 variables: Callable[[int, Mapping[str, str]], Mapping[str, str]],
+                 own_code: OwnCode) -> None:
         self._ledger = ledger
         self._generations = generations
         self._processes = processes
@@ -93,9 +96,9 @@ class Templates(Part):
         self._workers = workers
         self.variables = variables
         self._fresh = True
-        self._count: int | None = None
+        self._said = (0, 0)
         self._all: list[_Template] = []
-        self.bundle = bundle.make()
+        self.bundle = bundle.make(own_code)
 
     # --- which there are ---
 
@@ -127,7 +130,7 @@ class Templates(Part):
         template = _Template(generation, 0)
         template.asking = Asking(self._processes, self._loop, self._attributes, self.bundle,
                                  lambda result: self._answered(template, result))
-        question = again(Question(gunicorn, recipe.directory, recipe.environment,
+        question = again(Question(generation, gunicorn, recipe.directory, recipe.environment,
                                   workers=self._workers), recipe)
         template.pid = template.asking.begin(replace(question, environment={
             **question.environment, **self.variables(generation, recipe.environment)}))
@@ -147,7 +150,7 @@ class Templates(Part):
         return next((each for each in self._all
                      if each.generation == generation and each.gone is None), None)
 
-    def _recipe(self, generation: int) -> Any:
+    def _recipe(self, generation: int) -> Recipe:
         return self._ledger.pool.generations[generation].recipe
 
     @property
@@ -191,8 +194,8 @@ class Templates(Part):
         pool = self._ledger.pool
         count = sum(worker.state is not WorkerState.RETIRING and worker.pid > 0
                     for worker in pool.workers.values())
-        if count != self._count:
-            self._count = count
+        if (pool.current, count) != self._said:
+            self._said = (pool.current, count)
             self._send(self._of(pool.current), template_messages.workers(count))
 
     def reopen_logs(self) -> None:
@@ -208,7 +211,10 @@ class Templates(Part):
     def kill(self, generation: int) -> None:
         template = self._of(generation)
         if template is not None:
-            self._processes.signal(template.pid, signal.SIGKILL, group=True)
+            self._kill(template)
+
+    def _kill(self, template: _Template) -> None:
+        self._processes.signal(template.pid, signal.SIGKILL, group=True)
 
     @staticmethod
     def _send(template: _Template | None, message: bytes | None) -> None:
@@ -223,9 +229,12 @@ class Templates(Part):
 
     def _heard(self, template: _Template, message: dict[str, Any] | None) -> None:
         if message is None:
-            # Whoever was to be forked would have said so before.
-            for fork in list(template.forks.values()):
-                self._not_forked(template, fork, None)
+            known = self._ledger.pool.templates.get(template.generation)
+            if template.gone is None and (known is None
+                                          or known.state is not TemplateState.LEAVING):
+                # It hears nobody any more: a configuration has closed what it doesn't know.
+                self._kill(template)
+            self._fail_forks(template)
             self._forget_if_over(template)
             return
         match message.get("say"):
@@ -245,6 +254,12 @@ class Templates(Part):
             return  # said twice, or by somebody who has no child
         self._ledger.observe(facts.Forked(worker, pid))
         fork.done(pid)
+        self.say_how_many()
+
+    def _fail_forks(self, template: _Template) -> None:
+        """It has ended: whoever was to be forked would have said so before."""
+        for fork in list(template.forks.values()):
+            self._not_forked(template, fork, None)
 
     def _not_forked(self, template: _Template, fork: Fork, why: str | None) -> None:
         template.forks.pop(fork.worker, None)
@@ -276,6 +291,7 @@ class Templates(Part):
                 template.channel is not None and not template.channel.ended):
             return
         self._all.remove(template)
+        self._fail_forks(template)
         if template.generation in self._ledger.pool.templates:
             self._ledger.observe(
                 facts.TemplateGone(template.generation, template.gone[0], template.error))

@@ -74,5 +74,5 @@ class Orders:
         if self._ledger.pool.stopping in (Stopping.NOW, how):
             return
         self._upgrades.stop_preparing()
-        self._upgrades.drop_check()
+        self._upgrades.check.drop()
         self._ledger.observe(facts.StopRequested(how))

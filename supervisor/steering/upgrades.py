@@ -1,4 +1,4 @@
-"""Upgrades from asking to the first plan: the start hook, the preparation, the check of a hold;
+"""Upgrades from asking to the first plan: the start hook, the preparation;
 pause, resume, abort, rollback.
 
 What an upgrade then does is the planner's business. This module waits for nothing; what it
@@ -8,7 +8,6 @@ sees, it tells the ledger.
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -16,7 +15,7 @@ from typing import Any
 
 from ...shared.protocol import BadRequest, Code
 from ..core import facts, worker_environment
-from ..core.upgrade import Check, Terms, Upgrade
+from ..core.upgrade import Terms, Upgrade
 from ..launch import recipes
 from ..launch.prepared import Generations
 from ..launch.recognition import Refused
@@ -30,12 +29,8 @@ from ..system.ledger import Ledger
 from ..system.loop import Loop
 from ..system.part import Keep, Part, State
 from ..system.processes import Exit, Processes
+from .hold_check import HoldCheck
 from .hooks import CHECK, START_HOOK, Hooks
-
-# A check runs at most as long as the hold, but has at least this long.
-SHORTEST_CHECK_TIMEOUT = 60.0
-# One environment variable has room for 128 KiB (execve(2), MAX_ARG_STRLEN).
-LONGEST_STATUS = 100_000
 
 
 class Upgrades(Part):
@@ -55,7 +50,6 @@ class Upgrades(Part):
                  status: Callable[[], dict[str, Any]]) -> None:
         self._ledger = ledger
         self._prepared = prepared
-        self._status = status
         errands.resumed_by(self._resume_errand)
         self._processes = processes
         self._loop = loop
@@ -66,7 +60,7 @@ class Upgrades(Part):
         self._attributes = attributes
         self._templates = templates
         self._dropped: tuple[str, ...] = ()
-        self._check: Errand | None = None
+        self.check = HoldCheck(ledger, errands, hooks, status)
         self._start_hook: Errand | None = None
         self._after_replacement = 0
         self._renewed: list[str | None] = []
@@ -116,7 +110,7 @@ class Upgrades(Part):
         if self._ledger.pool.stopping is not None:
             raise BadRequest(Code.STOPPING, "the master stops: no upgrade begins any more")
         self.stop_preparing()
-        self.drop_check()
+        self.check.drop()
         self._ledger.observe(facts.UpgradeRequested(terms, requested_by, time.time(), vacant))
         number = self.preparing = self._ledger.pool.newest
         replaces = as_einhorn and (self._settings.einhorn or self._settings.reexec_as is not None)
@@ -239,10 +233,10 @@ class Upgrades(Part):
     def _begin_preparation(self, number: int, blueprint: recipes.Blueprint,
                            done: Callable[[recipes.Prepared | Refused], None]) -> None:
         self.preparation = recipes.Preparation(
-            self._processes, self._loop, self._settings, blueprint, self._attributes,
+            self._processes, self._loop, self._settings, number, blueprint, self._attributes,
             self._templates.bundle,
             lambda environment: self._templates.variables(number, environment), done)
-        self.preparation.begin(time.monotonic(), upgrade=number > 1)
+        self.preparation.begin(time.monotonic())
 
     @property
     def busy(self) -> bool:
@@ -260,8 +254,7 @@ class Upgrades(Part):
             self._start_hook = errand
             return self._start_hook_ended
         if errand.name == CHECK:
-            self._check = errand
-            return self._check_ended
+            return self.check.resume(errand)
         return None
 
     def stop_preparing(self) -> None:
@@ -334,7 +327,7 @@ class Upgrades(Part):
 
     def abort(self, by: str) -> None:
         number, upgrade = self.steerable(), self._ledger.pool.running_upgrade
-        self.drop_check()
+        self.check.drop()
         if upgrade is not None and upgrade.preparing:
             self.stop_preparing()
             self._ledger.observe(
@@ -372,33 +365,5 @@ class Upgrades(Part):
                 "reason": "the sockets stay open through an upgrade: restart the master to change "
                           "them"}))
 
-    def begin_check(self) -> None:
-        """Run the check of the hold that has just begun, unless it ran already."""
-        upgrade = self._ledger.pool.running_upgrade
-        assert upgrade is not None
-        due = upgrade.check is Check.RUNNING and self._check is None
-        if not due or upgrade.terms.check is None:
-            return
-        number, limit = upgrade.to_generation, max(upgrade.terms.hold or 0.0,
-                                                   SHORTEST_CHECK_TIMEOUT)
-        document = self._status()
-        if len(json.dumps(document)) > LONGEST_STATUS:
-            document["workers"] = []
-        self._check = self._hooks.shell(CHECK, upgrade.terms.check, limit, self._check_ended,
-                                        document, EINHORNPY_STATUS=json.dumps(document),
-                                        EINHORNPY_GENERATION=str(number),
-                                        EINHORNPY_RELEASE=upgrade.terms.release or "")
-
-    def _check_ended(self, ended: Ended) -> None:
-        # One that belongs to an upgrade which is over was cancelled, and tells nobody.
-        self._check = None
-        reason = None if ended.reason is None else f"the check {ended.reason}"
-        self._ledger.observe(facts.Checked(reason, ended.last_line if reason else None))
-
     def close(self) -> None:
         self.stop_preparing()
-
-    def drop_check(self) -> None:
-        if self._check is not None:
-            self._errands.cancel(self._check)
-            self._check = None

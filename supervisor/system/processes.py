@@ -245,6 +245,17 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def tree(pid: int) -> Iterator[int]:
+    """The pids of a process and of all below it, as they are when each is looked at."""
+    todo, seen = [pid], set[int]()
+    while todo:
+        each = todo.pop()
+        if each not in seen:  # a pid may be given anew meanwhile
+            seen.add(each)
+            yield each
+            todo += children(each)
+
+
 def parent(pid: int) -> int | None:
     """The pid of a process's parent; None where it is gone or there is none."""
     try:

@@ -8,6 +8,7 @@ child                                starts a child process of its own that igno
 report=PATH                          appends what it was given, as one JSON line, before it says
                                      ready
 serve                                answers HTTP on descriptor 3
+bind=PORT                            binds that port itself before it is ready
 shut                                 shuts the listening socket on descriptor 3 down, for everybody
 shut-late                            does so when it is asked to go
 late-arbiter                         becomes gunicorn's arbiter after it has said ready
@@ -75,6 +76,8 @@ if "report" in options:
         }) + "\n")
 if "crash-before" in options:
     sys.exit(7)
+if "bind" in options:
+    socket.create_server(("127.0.0.1", int(options["bind"])))
 
 
 def notify(text):

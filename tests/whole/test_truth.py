@@ -125,12 +125,11 @@ def test_what_somebody_says_of_a_command_counts_more_than_its_looks(scripts: Pat
 
 
 def test_an_arbiter_is_found_wherever_it_is_in_the_tree() -> None:
-    tree = {1: [2, 3], 2: [4], 3: [1], 4: []}
     lines = {
         1: ["uv", "run", "gunicorn", "app:wsgi"], 2: ["sh"], 3: [],
         4: [PYTHON, GUNICORN, "app:wsgi"]}
-    assert find_arbiter(1, tree.__getitem__, lines.__getitem__) == 4
-    assert find_arbiter(3, {3: []}.__getitem__, lines.__getitem__) is None
+    assert find_arbiter([1, 3, 2, 4], lines.__getitem__) == 4
+    assert find_arbiter([1, 3, 2], lines.__getitem__) is None
     assert runs_gunicorn(["gunicorn: master [app:wsgi]"])
     assert not runs_gunicorn(["tail", "-f", "/var/log/gunicorn"])
 

@@ -21,6 +21,7 @@ from einhornpy.supervisor.launch.recipes import binds_of
 from ..harness import EXAMPLE, ROOT, Master, get, wait_until
 
 Start = Callable[..., Master]
+OLDER = ROOT / ".older-gunicorn"
 CLASSES = [("sync", "app:wsgi"), ("gthread", "app:wsgi"), ("gevent", "app:wsgi"),
            ("asgi", "asgi_app:asgi"), ("uvicorn_worker.UvicornWorker", "asgi_app:asgi"),]
 each_class = pytest.mark.parametrize(("worker_class", "app"), CLASSES,
@@ -359,6 +360,20 @@ def test_it_runs_in_gunicorns_own_python(start: Start, site: Path) -> None:
             ("127.0.0.1", int(other.status()["listeners"][0]["address"].rpartition(":")[2])))[1]
         assert body.split()[0] == sys.prefix
         assert other.stop() == 0
+
+
+@pytest.mark.skipif(not OLDER.exists(), reason="there is no older gunicorn (make test installs it)")
+@pytest.mark.parametrize("worker_class", ["sync", "gthread"])
+def test_an_older_gunicorn_serves_and_upgrades(start: Start, site: Path, worker_class: str) -> None:
+    master = start("-n", "1", "-b", "127.0.0.1:0", "--", sys.executable, "-m", "gunicorn", "-k",
+                   worker_class, "app:wsgi",
+                   environment={"PYTHONPATH": str(OLDER)})
+    first = master.wait_ready()["workers"][0]["pid"]
+    assert str(OLDER) in Path(f"/proc/{first}/environ").read_text()
+    assert get(master.address)[0] == 200
+    assert master.cli("upgrade").returncode == 0
+    assert get(master.address)[0] == 200
+    assert master.status()["workers"][0]["requests"] == 1
 
 
 def test_a_gunicorn_whose_python_cannot_be_told(start: Start, site: Path) -> None:

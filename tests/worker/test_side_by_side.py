@@ -64,11 +64,11 @@ DIFFERENCES = (
                "`server` must be there", more=1),
     Difference("upgrade", "when_ready", "each generation's arbiter becomes ready, at the end of the "
                "upgrade: what it serves moves there", more=1),
-    Difference("upgrade", "nworkers_changed", "a new arbiter had no number before", of=("old", )),
+    Difference("upgrade", "nworkers_changed", "a new arbiter had no number before, nor a name",
+               of=("old", "name", "timeout")),
     *(Difference(phase, hook, EXCHANGED, of=("age", "workers"))
       for phase in ("upgrade", "stop")
-      for hook in ("pre_fork", "post_fork", "post_worker_init", "child_exit", "worker_exit",
-                   *REQUESTS)),
+      for hook in ("pre_fork", "post_fork", "post_worker_init", "child_exit", "worker_exit")),
     *(Difference("upgrade", hook, "a new arbiter is given the sockets when it is ready",
                  of=("listeners", "workers"))
       for hook in ("nworkers_changed", "on_reload", "pre_fork")),
@@ -176,14 +176,19 @@ def errors(place: Place) -> int:
 
 
 def gauges(place: Place) -> list[Any]:
-    """The names of all metrics, the sum of each counter, how many workers there were in the end.
-    gunicorn's arbiter counts what it logs of a death, which is the master's to log."""
+    """The names of all metrics, the sum of each counter, how many workers there were first.
+    gunicorn's arbiter counts what it logs of a death, which is the master's to log; the master
+    also tells how many are left while it stops."""
     metrics = [each for each in place.statsd.metrics if "gunicorn.log." not in each[0]]
     counters = Counter[str]()
     for name, value, kind in metrics:
         counters[name] += int(value) if kind == "c" else 0
     workers = place.statsd.values("shop.gunicorn.workers")
-    return [sorted({name for name, *_ in metrics}), +counters, workers[-1:]]
+    return [sorted({name for name, *_ in metrics}), +counters, N in workers]
+
+
+def backlogs(place: Place) -> int:
+    return len(place.statsd.values("shop.gunicorn.backlog"))
 
 
 def spans(place: Place) -> int:
@@ -211,7 +216,7 @@ DEPLOYMENTS = (
     Deployment("prometheus", metrics, METRICS),
     Deployment("sentry", errors, paths=("/", "/boom", "/boom"), sent=errors, sends=2),
     Deployment("opentelemetry_sdk", lines_of("spans"), sent=spans, sends=3),
-    Deployment("statsd", gauges),
+    Deployment("statsd", gauges, sent=backlogs, sends=1),
     Deployment("shared_state", shared),
     Deployment("raw_env", paths=("/environment", "/scheme")),
     Deployment("container", of_log("printed by the app", '"GET /print HTTP/1.0" 200'),
@@ -276,7 +281,7 @@ def run(deployment: Deployment, places: list[Place]) -> list[list[tuple[int, str
                "what it sends")
     for side in sides:
         side.begin("crash")
-        os.kill(side.workers()[0], signal.SIGKILL)
+        os.kill(side.oldest(), signal.SIGKILL)
     for side in sides:
         side.wait_for("post_worker_init", N + 1)
         side.wait_for("child_exit", 1)
@@ -312,6 +317,8 @@ def without(line: str, phase: str) -> str:
                 for each in arguments:
                     if isinstance(each, dict):
                         each.pop(name, None)
+    if hook in REQUESTS:
+        del arguments[0]["age"]  # any worker may have got it
     return json.dumps([hook, arguments], sort_keys=True)
 
 
