@@ -106,12 +106,13 @@ class Preparation:
             if self._gunicorn is None:
                 self._end(self._without_gunicorn())
                 return
-            self._asking.begin(Question(
-                self._number, self._gunicorn, self._directory,
-                self._environment | dict(self._variables(self._environment)),
-                self._number > 1,
-                self._settings.number if self._settings.given("number") else None,
-                None if self._remembered is None else as_read(self._remembered)))
+            question = Question(
+                self._number, self._gunicorn, self._directory, self._environment, self._number > 1,
+                self._settings.number if self._settings.given("number") else None)
+            if self._remembered is not None:
+                question = again(question, self._remembered)
+            self._asking.begin(replace(question, environment={
+                **question.environment, **self._variables(self._environment)}))
             self._until = now + self._patience
             self.deadline = now + LOOK if self._gunicorn.wrapped else self._until
         except Refused as refused:
@@ -124,7 +125,12 @@ class Preparation:
         before = self._remembered
         if before is not None and before.words:  # an earlier version didn't resolve them
             self._frozen = Frozen(before.program, before.interpreter, before.words)
-            freezing.check(self._frozen, self._command)
+            started = before.started
+            if started is None:
+                freezing.check(self._frozen, self._command)
+            else:
+                freezing.check(Frozen(started.words[0], "", started.words), self._command)
+                _resolve(started.directory)
             self._gunicorn = freezing.gunicorn_of(before)
             return
         found = recognise(self._command, self._directory, self._environment,
@@ -183,7 +189,8 @@ class Preparation:
         if not read.given("max_requests_jitter"):
             theirs.pop("max_requests_jitter", None)
         recipe = replace(self._recipe(theirs, None), chdir=theirs.get("chdir"),
-                         pythonpath=theirs.get("pythonpath"), files=answer.files)
+                         pythonpath=theirs.get("pythonpath"), files=answer.files,
+                         started=answer.started)
         if recipe.max_requests and not theirs.get("counts_requests", True):
             raise Refused(
                 "--max-requests (gunicorn's max_requests): nothing counts the requests of its "
@@ -216,11 +223,19 @@ class Preparation:
         self._done(result)
 
 
-def as_read(recipe: Recipe) -> dict[str, Any] | None:
-    """What a template is told that is to read the same settings as the one before; None where they
-    are read anew."""
-    return None if recipe.files is None else {
-        "chdir": recipe.chdir, "pythonpath": recipe.pythonpath, "files": dict(recipe.files)}
+def again(question: Question, recipe: Recipe) -> Question:
+    """The question for a template that is to be what the one before was: what that has read counts,
+    and where something else had started it, it is started as it was itself. All is as asked where a
+    recipe of an earlier version knows nothing of that."""
+    if recipe.files is not None:
+        question = replace(question, frozen={
+            "chdir": recipe.chdir, "pythonpath": recipe.pythonpath, "files": dict(recipe.files)})
+    started = recipe.started
+    if started is None:
+        return question
+    program, *arguments = started.words
+    return replace(question, gunicorn=Gunicorn(program, tuple(arguments), wrapped=True),
+                   directory=started.directory, environment=started.environment)
 
 
 def _resolve(directory: str) -> str:

@@ -108,7 +108,8 @@ if "shut" in options:
     socket.socket(fileno=os.dup(3)).shutdown(socket.SHUT_RDWR)
 if "late-arbiter" in options:
     os.execv(sys.executable,
-             [sys.executable, "-m", "gunicorn", "--chdir", os.environ["PWD"], "app:wsgi"])
+             # in words of which nobody takes the other workers of this file for gunicorn
+             [sys.executable, *["-m", "gunicorn", "--chdir"], os.environ["PWD"], "app:wsgi"])
 if "die" in options:
     signal.signal(signal.SIGALRM, lambda number, frame: os._exit(7))
     signal.setitimer(signal.ITIMER_REAL, float(options["die"]))
