@@ -29,7 +29,8 @@ def methods(bases: List[Any]) -> Iterator[Any]:
     overriding: Dict[str, List[Any]] = {}
     for base in bases:
         for name, value in vars(base).items():
-            if all(may_mention(name, each) for each in overriding.get(name, ())):
+            above = overriding.get(name)
+            if above is None or any(may_mention(name, each) for each in above):
                 yield value
             overriding.setdefault(name, []).append(value)
 

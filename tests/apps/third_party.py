@@ -45,7 +45,10 @@ class Own(Worker):
             client.settimeout(5)
             head = b""
             while b"\r\n\r\n" not in head:
-                head += client.recv(65536)
+                chunk = client.recv(65536)
+                if not chunk:
+                    return
+                head += chunk
             told = []
             environ = {"PATH_INFO": head.split()[1].decode(), "REQUEST_METHOD": "GET"}
             body = b"".join(self.wsgi(environ, lambda *given: told.append(given)))
@@ -85,6 +88,24 @@ class LateSilent(Own):
     def beat(self):
         if self.app is None:
             self.notify()
+
+
+class Compiled(Silent):
+    """The same, but one of its methods can't be read."""
+
+    append = bytearray.append
+
+
+class Calls(Silent):
+    """It calls what it overrides."""
+
+    def beat(self):
+        Own.beat(self)
+
+
+class ByName(Silent):
+    def beat(self):
+        getattr(self, "notify")()  # noqa: B009
 
 
 class WithoutReadyPath(Own):
