@@ -27,10 +27,10 @@ from .settings.policy import policy_of
 from .settings.sources import BadSetting
 from .settings.table import Settings
 from .sockets.addresses import BadAddress, parse_address
-from .steering.own_code import OwnCode
 from .steering.reloads import CHECK_STATE, TAKE_OVER, Given, answer
 from .system import descriptors, plain_data
 from .system.attributes import Refused, renice
+from .system.own_code import OwnCode
 
 
 def main() -> int:
@@ -61,8 +61,7 @@ def main() -> int:
         log.check(wanted)
         if wanted.nice is not None:
             renice(wanted.nice[0])  # first, since what workers may have depends on it
-        return Master(wanted, os.environ, given, look_up(wanted), _own_code(),
-                      left_open).run()
+        return Master(wanted, os.environ, given, look_up(wanted), _own_code(), left_open).run()
     except BadSetting as error:
         return fail(str(error), 2, as_it_is=True)
     except (BadAddress, Refused, CannotLog) as error:
@@ -102,16 +101,16 @@ def take_over(fd: int, failed: str | None, left_open: Mapping[int, tuple[int, in
             os.set_inheritable(copy, False)
         master = Master(wanted, os.environ, inherited["given"], look_up(wanted), own_code,
                         left_open, inherited)
-    except (BadSetting, BadAddress, Refused, plain_data.Unreadable) as error:
+    except (BadSetting, BadAddress, Refused, plain_data.Unreadable, CannotRun) as error:
         raise SystemExit(f"cannot take over: {error}") from None
     return master.take_over(fd, failed)
 
 
-def _own_code(inherited: int | None = None) -> OwnCode | None:
+def _own_code(inherited: int | None = None) -> OwnCode:
     try:
         return OwnCode(inherited)
-    except OSError:
-        return None  # run from no files: then there is no way back
+    except OSError as error:
+        raise CannotRun(f"cannot copy its own files: {error}", 1) from None
 
 
 def understand(document: Mapping[str, Any],

@@ -29,12 +29,12 @@ from .reporting.redaction import Redaction, secrets_of
 from .settings.table import Settings
 from .sockets.addresses import BadAddress
 from .sockets.listeners import CannotListen
-from .steering.own_code import OwnCode
 from .steering.state import VERSION as VERSION
 from .steering.trial import Trial
 from .suspensions import Suspensions
 from .system import attributes, descriptors
 from .system.guard import FIRST_HOLD
+from .system.own_code import OwnCode
 from .system.part import Part
 
 
@@ -50,13 +50,13 @@ class Master:
     """One app's master. `run` returns the exit code of the process.
 
     `given`: the command line, from which `settings` were made. `looked_up`: who and what they name.
-    `own_code`: the way back to this one, should the next one fail. `left_open`: the descriptors
-    that it found when it began (system/descriptors.py). `inherited`: the state of the master that
-    this one replaces.
+    `own_code`: its files as they were at the start. `left_open`: the descriptors that it found
+    when it began (system/descriptors.py). `inherited`: the state of the master that this one
+    replaces.
     """
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], given: Mapping[str, Any],
-                 looked_up: LookedUp, own_code: OwnCode | None,
+                 looked_up: LookedUp, own_code: OwnCode,
                  left_open: Mapping[int, tuple[int, int]],
                  inherited: Mapping[str, Any] | None = None) -> None:
         self._left_open = left_open

@@ -50,7 +50,6 @@ from .steering.audience import Audience
 from .steering.commands import Commands
 from .steering.hooks import Hooks
 from .steering.orders import Orders
-from .steering.own_code import OwnCode
 from .steering.reloads import Reloads
 from .steering.signals import SIGNALS, Signals
 from .steering.state import Schema
@@ -59,6 +58,7 @@ from .system.errands import Errands
 from .system.guard import Guard
 from .system.ledger import Ledger
 from .system.loop import Loop
+from .system.own_code import OwnCode
 from .system.part import Part, State
 from .system.processes import Processes
 from .system.terminal_signals import TerminalSignals
@@ -88,7 +88,7 @@ class Parts:
     """All of them."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], given: Mapping[str, Any],
-                 looked_up: LookedUp, own_code: OwnCode | None) -> None:
+                 looked_up: LookedUp, own_code: OwnCode) -> None:
         self.guard = Guard(lambda entry: self.ledger.log(entry),
                            lambda: self.ledger.tally.failed())
         self.ledger = Ledger(self.guard, first_pool(settings, environ), environ, dict(settings.env))
@@ -98,8 +98,8 @@ class Parts:
         self.processes = Processes()
         self.errands = Errands(self.processes, self.loop, self.guard)
         self.log = log.opened(settings, self.loop, environ)
-        self._of_workers(settings, environ, looked_up)
-        self._of_clients(settings, environ, looked_up)
+        self._of_workers(settings, environ, looked_up, own_code)
+        self._of_clients(settings, environ, looked_up, own_code)
         self.reloads = Reloads(
             self.ledger, self.upgrades, self.errands, self.signals, self._tell_of_reload,
             self.state, SCHEMA.whole, environ, settings, given, own_code)
@@ -113,14 +113,15 @@ class Parts:
         self._all = sorted((each for each in vars(self).values() if isinstance(each, Part)),
                            key=lambda part: ORDER.index(type(part)))
 
-    def _of_workers(self, settings: Settings, environ: Mapping[str, str],
-                    looked_up: LookedUp) -> None:
+    def _of_workers(self, settings: Settings, environ: Mapping[str, str], looked_up: LookedUp,
+                    own_code: OwnCode) -> None:
         """What starts workers, and what is known of them."""
         self.workers, self.generations = Workers(self.ledger), Generations(self.ledger)
         self.page = SharedPage()
         self.output = Output(self.loop, self.log, settings.worker_output, self.guard)
         self.keeper = Keeper(self.processes, worker_environment.inherited(environ), self.output,
-                             self.ledger.log, settings.worker_output is not WorkerOutput.INHERIT)
+                             self.ledger.log, settings.worker_output is not WorkerOutput.INHERIT,
+                             own_code)
         self.place = RuntimeDirectory(settings.command_name, settings.socket_path,
                                       settings.lockfile, environ, looked_up.rights)
         self.pidfile = Pidfile()
@@ -140,13 +141,13 @@ class Parts:
         self.templates = Templates(
             self.ledger, self.generations, self.processes, self.loop, looked_up.attributes,
             settings.number if settings.given("number") else None,
-            lambda *generation: self.web.environment(*generation))
+            lambda *generation: self.web.environment(*generation), own_code)
         self.spawner = Spawner(
             self.ledger, self.generations, self.processes, self.page, self.output, settings,
             looked_up.attributes, self.listening.all, self.place, self.notify, self.templates)
 
-    def _of_clients(self, settings: Settings, environ: Mapping[str, str],
-                    looked_up: LookedUp) -> None:
+    def _of_clients(self, settings: Settings, environ: Mapping[str, str], looked_up: LookedUp,
+                    own_code: OwnCode) -> None:
         """Who asks us, and who is told."""
         self.strangers = Strangers(self.ledger.log)
         self.audience = Audience(self.guard.failed)
@@ -168,13 +169,12 @@ class Parts:
         self.place.on_open = self._open
         self.web = Web(self.ledger, self.processes, self.errands, environ, self.place,
                        looked_up.web_user, None if settings.web is None else settings.web_host,
-                       looked_up.attributes,
-                       self.server.admit_onlooker)
+                       looked_up.attributes, self.server.admit_onlooker, own_code)
         self.labels = Labels(self.errands, environ, self.ledger,
-                             lambda found: self.log.found.update(found))
+                             lambda found: self.log.found.update(found), own_code)
         self.announcements = Announcements(
             settings, self.errands, worker_environment.inherited(environ), looked_up.web_user,
-            self.ledger, lambda: (self.place.master, self.log.labels))
+            self.ledger, lambda: (self.place.master, self.log.labels), own_code)
         self.systemd = Notifier(environ, self.ledger)
 
     def _follow(self) -> None:

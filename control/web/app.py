@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from ...shared import printable
@@ -54,7 +54,9 @@ class App:
 
     @staticmethod
     def read_file(name: str) -> bytes:
-        return (Path(__file__).parent / "page" / name).read_bytes()
+        loader: Any = __spec__.loader  # of a file, or of the archive in which we are
+        data: bytes = loader.get_data(os.path.join(os.path.dirname(__file__), "page", name))
+        return data
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]

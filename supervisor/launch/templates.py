@@ -16,12 +16,14 @@ from typing import Any
 from ...worker import template_messages
 from ..core import facts
 from ..core.facts import how_it_ended
+from ..core.generation import Recipe
 from ..core.pool import State as WorkerState
 from ..core.template import TemplateState
 from ..reporting.events import Entry, Event
 from ..system.attributes import Attributes
 from ..system.ledger import Ledger
 from ..system.loop import Loop
+from ..system.own_code import OwnCode
 from ..system.part import Keep, Kept, Part, State
 from ..system.processes import Exit, Processes, parent
 from . import bundle
@@ -84,7 +86,8 @@ class Templates(Part):
 
     def __init__(self, ledger: Ledger, generations: Generations, processes: Processes, loop: Loop,
                  attributes: Attributes, workers: int | None,
-                 variables: Callable[[int, Mapping[str, str]], Mapping[str, str]]) -> None:
+                 variables: Callable[[int, Mapping[str, str]], Mapping[str, str]],
+                 own_code: OwnCode) -> None:
         self._ledger = ledger
         self._generations = generations
         self._processes = processes
@@ -95,7 +98,7 @@ class Templates(Part):
         self._fresh = True
         self._said = (0, 0)
         self._all: list[_Template] = []
-        self.bundle = bundle.make()
+        self.bundle = bundle.make(own_code)
 
     # --- which there are ---
 
@@ -128,7 +131,7 @@ class Templates(Part):
         template.asking = Asking(self._processes, self._loop, self._attributes, self.bundle,
                                  lambda result: self._answered(template, result))
         template.pid = template.asking.begin(Question(
-            gunicorn, recipe.directory,
+            generation, gunicorn, recipe.directory,
             {**recipe.environment, **self.variables(generation, recipe.environment)},
             workers=self._workers, frozen=as_read(recipe)))
         self._all.append(template)
@@ -147,7 +150,7 @@ class Templates(Part):
         return next((each for each in self._all
                      if each.generation == generation and each.gone is None), None)
 
-    def _recipe(self, generation: int) -> Any:
+    def _recipe(self, generation: int) -> Recipe:
         return self._ledger.pool.generations[generation].recipe
 
     @property

@@ -15,11 +15,13 @@ from typing import Any
 
 from ..programs import keeper_process
 from ..reporting.events import Entry, Event, Seconds
+from ..system.own_code import OwnCode, path
 from ..system.part import Keep, Kept, Part, State
 from ..system.processes import CannotStart, Exit, Launch, Processes
 from .output import Output
 
 DELAY, MOMENT = 1.0, 0.05
+PROGRAM = "supervisor/programs/keeper_process.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +48,14 @@ class Keeper(Part):
     deadline: float | None = None
 
     def __init__(self, processes: Processes, environ: Mapping[str, str], output: Output,
-                 log: Callable[[Entry], None], escaped: bool) -> None:
+                 log: Callable[[Entry], None], escaped: bool, own_code: OwnCode) -> None:
         self._processes = processes
         self._environ = environ
         self._output = output
         output.keep = self.keep
         self._log = log
         self._words = ["escaped"] if escaped else []
+        self._own_code = own_code
         self._pid: int | None = None
         self._socket: socket.socket | None = None
         self._unsent: list[int] = []
@@ -85,24 +88,28 @@ class Keeper(Part):
             del self._unsent[:len(some)]
 
     def _start(self) -> None:
-        command = [
-            sys.executable, "-I", "-S",
-            os.path.abspath(keeper_process.__file__), *self._words]
+        command = [sys.executable, "-I", "-S", path(keeper_process.PROGRAM), "keeper_process",
+                   *self._words]
         try:
             ours, theirs = socket.socketpair()
         except OSError:
             self.deadline = time.monotonic() + DELAY
             return
+        program = -1
         try:
+            program = os.memfd_create("einhornpy-keeper", os.MFD_CLOEXEC)
+            os.write(program, self._own_code.read(PROGRAM))
             # Not told of our death: that is when its work begins.
             self._pid = self._processes.start(Launch(command, "/", self._environ,
-                                                     [theirs.fileno()]))
-        except CannotStart:
+                                                     [theirs.fileno(), program]))
+        except (OSError, CannotStart):
             ours.close()
             self.deadline = time.monotonic() + DELAY
             return
         finally:
             theirs.close()
+            if program >= 0:
+                os.close(program)
         self._socket = ours
         self._unsent = list(self._output.open_pipes())
         self._send()

@@ -20,8 +20,8 @@ from ..reporting.events import Entry, Event
 from ..settings.table import Settings
 from ..system.errands import Ended, Errand, Errands
 from ..system.ledger import Ledger
+from ..system.own_code import OwnCode
 from ..system.part import Keep, Part, State
-from ..system.processes import Launch, own_program
 
 # Longer than all attempts together (control/announce.py).
 TIMEOUT = 40.0
@@ -49,10 +49,11 @@ class Announcements(Part):
 
     def __init__(self, settings: Settings, errands: Errands, environ: Mapping[str, str],
                  user: tuple[int, int] | None, ledger: Ledger,
-                 who: Callable[[], tuple[str, Mapping[str, str]]]) -> None:
+                 who: Callable[[], tuple[str, Mapping[str, str]]], own_code: OwnCode) -> None:
         self._errands = errands
         self._ledger = ledger
         self._who = who
+        self._own_code = own_code
         errands.resumed_by(self._resume)
         self._environ = environ
         self._user = user
@@ -96,7 +97,7 @@ class Announcements(Part):
         if place in self._busy or not self._waiting.get(place):
             return
         self._busy.add(place)
-        launch = Launch(own_program("control.announce"), "/", self._environ, (), signal.SIGKILL)
+        launch = self._own_code.launch("control.announce", (), self._environ, (), signal.SIGKILL)
         told = self._waiting[place].popleft()
         self._errands.send(
             Errand(place, launch, TIMEOUT, self.ended(place, told), told, GRACE, urgent=True))

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from ..reporting.events import Entry, Event
 from ..system.errands import Ended, Errand, Errands
 from ..system.ledger import Ledger
+from ..system.own_code import OwnCode
 from ..system.part import Part
-from ..system.processes import Launch, own_program
 
 # Longer than all attempts together (control/metadata.py).
 TIMEOUT = 60.0
@@ -42,11 +42,12 @@ class Labels(Part):
     name = "labels"
 
     def __init__(self, errands: Errands, environ: Mapping[str, str], ledger: Ledger,
-                 add: Callable[[dict[str, str]], None]) -> None:
+                 add: Callable[[dict[str, str]], None], own_code: OwnCode) -> None:
         self._errands = errands
         self._environ = environ
         self._ledger = ledger
         self._add = add
+        self._own_code = own_code
         errands.resumed_by(
             lambda errand: self._answered if errand.name == PLATFORM else None)
 
@@ -54,8 +55,8 @@ class Labels(Part):
         """Send somebody to ask ECS, where this is a task of it. It may take its time."""
         if METADATA not in self._environ:
             return
-        launch = Launch(own_program("control.metadata", self._environ[METADATA]), "/",
-                        self._environ, (), signal.SIGKILL)
+        launch = self._own_code.launch("control.metadata", [self._environ[METADATA]],
+                                       self._environ, (), signal.SIGKILL)
         self._errands.send(
             Errand(PLATFORM, launch, TIMEOUT, self._answered, "", 0.0, urgent=True))
 

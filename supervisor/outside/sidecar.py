@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from ...shared import backoff
 from ..reporting.events import Entry, Event, Seconds
 from ..sockets.listener import Listener
-from ..system.processes import CannotStart, Exit, Launch, Processes, own_program
+from ..system.own_code import OwnCode
+from ..system.processes import CannotStart, Exit, Processes
 
 FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0
 # One that has lived for so long died for a reason of its own.
@@ -28,13 +29,15 @@ class Sidecar:
 
     def __init__(self, processes: Processes, listener: Listener, environ: Mapping[str, str],
                  name: str, user: tuple[int, int] | None, metrics: str | None, hosts: Sequence[str],
-                 admit: Callable[[socket.socket], None], log: Callable[[Entry], None]) -> None:
+                 admit: Callable[[socket.socket], None], log: Callable[[Entry], None],
+                 own_code: OwnCode) -> None:
         self._processes = processes
         self.listener = listener
         self._environ = environ
         self._told = json.dumps({"name": name, "user": user, "metrics": metrics, "hosts": hosts})
         self._admit = admit
         self._log = log
+        self._own_code = own_code
         self.pid: int | None = None
         self._started_at = 0.0
         self._failures = 0
@@ -52,8 +55,8 @@ class Sidecar:
             self._lost(f"no connection for it: {error.strerror}", now)
             return
         descriptors = [self.listener.socket.fileno(), *(theirs.fileno() for _, theirs in pairs)]
-        launch = Launch(own_program("control.web", self._told), "/", self._environ, descriptors,
-                        signal.SIGTERM)
+        launch = self._own_code.launch("control.web", [self._told], self._environ, descriptors,
+                                       signal.SIGTERM)
         try:
             self.pid = self._processes.start(launch)
         except CannotStart as error:

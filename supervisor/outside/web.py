@@ -22,8 +22,9 @@ from ..sockets.listeners import close_all
 from ..system.attributes import Attributes
 from ..system.errands import Ended, Errand, Errands
 from ..system.ledger import Ledger
+from ..system.own_code import OwnCode
 from ..system.part import Keep, Part, State
-from ..system.processes import Exit, Launch, Processes, own_program
+from ..system.processes import Exit, Processes
 from .app_metrics import VARIABLE, AppMetrics
 from .sidecar import Sidecar
 
@@ -52,7 +53,8 @@ class Web(Part):
     def __init__(self, ledger: Ledger, processes: Processes, errands: Errands,
                  environ: Mapping[str, str], place: RuntimeDirectory,
                  user: tuple[int, int] | None, hosts: Sequence[str] | None,
-                 attributes: Attributes, admit: Callable[[socket.socket], None]) -> None:
+                 attributes: Attributes, admit: Callable[[socket.socket], None],
+                 own_code: OwnCode) -> None:
         """`hosts`: by which other names it may be asked; None: nobody wants it. `admit`: takes one
         end of a connection that may only look."""
         self._ledger = ledger
@@ -64,6 +66,7 @@ class Web(Part):
         self._hosts = hosts or ()
         self._coming = hosts is not None
         self._admit = admit
+        self._own_code = own_code
         self._owner = None
         if attributes.other_user:
             self._owner = (os.geteuid() if attributes.uid is None else attributes.uid,
@@ -89,7 +92,7 @@ class Web(Part):
             self._ledger.log(Entry(Event.NO_APP_METRICS, {"reason": str(error)}))
         self._sidecar = Sidecar(self._processes, listener, self._environ, self._place.master,
                                 self._user, None if self._metrics is None else self._metrics.path,
-                                self._hosts, self._admit, self._ledger.log)
+                                self._hosts, self._admit, self._ledger.log, self._own_code)
         return self._sidecar
 
     def hand_over(self) -> dict[str, Any]:
@@ -135,9 +138,11 @@ class Web(Part):
         if self._metrics is None or not self._metrics.worker_is_gone(generation, pid):
             return
         told = json.dumps({"directory": f"{self._metrics.path}/{generation}", "user": self._owner})
-        launch = Launch(own_program("control.web.fold", told), "/", self._environ, (),
-                        signal.SIGKILL)
-        self._errands.send(Errand("fold-metrics", launch, FOLD_TIMEOUT, self._folded, "", 0.0))
+        launch = self._own_code.launch("control.web.fold", [told], self._environ, (),
+                                       signal.SIGKILL)
+        # In no line: a reload would leave it there with our descriptors.
+        self._errands.send(Errand("fold-metrics", launch, FOLD_TIMEOUT, self._folded, "", 0.0,
+                                  urgent=True))
 
     def _folded(self, ended: Ended) -> None:
         if ended.reason is not None:

@@ -2,10 +2,11 @@
 print has a reader when the master was killed. Without one a worker that prints would be ended by
 SIGPIPE in the middle of a request.
 
-Run as a file, `python -I -S keeper_process.py [escaped]`, with a socket at descriptor 3 on which
-the master sends pipes (unix(7), SCM_RIGHTS). While the master lives it reads nothing. Afterwards it
-copies what comes to standard error, until nobody writes any more. It goes on reading where standard
-error takes no more, since a worker must not wait for a log: what there is no room for is counted.
+Run as `python -I -S /proc/self/fd/4 keeper_process [escaped]`: descriptor 4 holds this text, 3 is a
+socket on which the master sends pipes (unix(7), SCM_RIGHTS). While the master lives it reads
+nothing. Afterwards it copies what comes to standard error, until nobody writes any more. It goes on
+reading where standard error takes no more, since a worker must not wait for a log: what there is no
+room for is counted.
 `escaped`: standard error is a log, where nothing that a worker says may steer a terminal; otherwise
 it is as if the worker had it.
 """
@@ -21,7 +22,7 @@ import socket
 import sys
 import time
 
-MASTER = 3
+MASTER, PROGRAM = 3, 4
 STANDARD_ERROR = 2
 # Descriptors in one message; the kernel takes 253 (SCM_MAX_FD).
 MOST_AT_ONCE = 200
@@ -155,6 +156,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE,
                    signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    os.close(PROGRAM)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     keep(Escaped if "escaped" in sys.argv[1:] else Raw)

@@ -9,14 +9,12 @@ Python is started with -S, so that what it loads by itself (sitecustomize, .pth 
 part of the program.
 
 On the way back, `--take-over FD REASON`, the program is loaded from the copy of itself that the
-state names (see own_code.py), and finds the rest by the path that it had: on the disk lies the one
-that failed.
+state names (see system/own_code.py), and finds the rest by the path that it had: on the disk lies
+the one that failed.
 """
 
 import _thread
 import contextlib
-import importlib.abc
-import importlib.machinery
 import json
 import os
 import runpy
@@ -26,7 +24,6 @@ import site
 import sys
 import time
 import traceback
-import zlib
 from typing import Any
 
 PROGRAM = "einhornpy.supervisor"
@@ -39,30 +36,6 @@ TOO_LATE = signal.SIGVTALRM
 class Hung(BaseException):
     """The program has not settled in time. Nothing that only handles errors takes it for one of
     them."""
-
-
-class Copied(importlib.abc.InspectLoader):
-    """Finds modules in a copy: name → [path of its file, source, whether it is a package]."""
-
-    def __init__(self, copy: dict[str, Any]) -> None:
-        self._copy = copy
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name not in self._copy:
-            return None
-        file, _, package = self._copy[name]
-        spec = importlib.machinery.ModuleSpec(name, self, origin=file, is_package=package)
-        spec.has_location = True
-        if package:
-            spec.submodule_search_locations = [os.path.dirname(file)]
-        return spec
-
-    def get_source(self, name: str) -> str:
-        source: str = self._copy[name][1]
-        return source
-
-    def is_package(self, name: str) -> bool:
-        return bool(self._copy[name][2])
 
 
 def is_state(fd: int) -> bool:
@@ -111,7 +84,7 @@ def run(fd: int, returning: bool) -> None:
             site.main()
         else:
             sys.path[:] = back["path"]
-        sys.meta_path.insert(0, Copied(json.loads(zlib.decompress(read(back["copy"])))))
+        sys.path.insert(0, f"/proc/self/fd/{back['copy']}")
     else:
         watch(fd)
         site.main()

@@ -19,6 +19,7 @@ from ..settings.parsers import signal_name
 from ..settings.table import Settings
 from ..system.ledger import Ledger
 from .answers import Answers
+from .einhorn_state import state_document
 from .orders import Orders
 from .signals import STOPS
 
@@ -57,8 +58,6 @@ class EinhornCommands:
                 f"{who['version']}.")
 
     def do_state(self, request: Request) -> str:
-        from .einhorn_state import state_document  # dates would weigh on a master that needs none
-
         return einhorn.write_yaml(
             state_document(self._ledger.pool, self._answers.status(), self._settings,
                            now=time.monotonic(), wall=time.time()))

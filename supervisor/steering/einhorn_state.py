@@ -6,8 +6,7 @@ What differs from Einhorn stands in docs/einhorn.md.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.generation import Recipe
 from ..core.pool import Pool, State, Worker
@@ -15,6 +14,9 @@ from ..core.upgrade import Kind
 from ..core.view import is_exchanged
 from ..reporting import generations
 from ..settings.table import Settings
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 
 def state_document(pool: Pool, status: Mapping[str, Any], settings: Settings, now: float,
@@ -124,4 +126,6 @@ def _when(at: float | None, now: float, wall: float) -> datetime | None:
 
 def _date(wall: float) -> datetime:
     """Seconds since the epoch as what YAML has for a time."""
+    from datetime import UTC, datetime  # would weigh on a master that needs none
+
     return datetime.fromtimestamp(wall, UTC)

@@ -35,15 +35,16 @@ from ..system import plain_data
 from ..system.becoming import Launch, find_program
 from ..system.errands import Ended, Errand, Errands
 from ..system.ledger import Ledger
+from ..system.own_code import OwnCode, interpreter
 from ..system.part import Keep, Part, State
 from ..system.processes import own_program
-from .own_code import OwnCode, interpreter
 from .signals import Signals
 from .state import VERSION
 from .trial import Trial
 from .upgrades import Upgrades
 
 CHECK_STATE, TAKE_OVER = "--check-state", "--take-over"
+STAGE = "supervisor/programs/stage.py"
 # What the next program says if it can: any program can exit with 0.
 CAN_TAKE_OVER = "einhornpy {} can take over"
 # The next program has this long to say that it can read the state; loading it takes a tenth of a
@@ -102,7 +103,7 @@ class Reloads(Part):
                  tell: Callable[[str, bool], None], state: Callable[[], dict[str, Any]],
                  whole: Callable[[Mapping[str, Any]], dict[str, Any]],
                  environ: Mapping[str, str], settings: Settings, given: Mapping[str, Any],
-                 own_code: OwnCode | None) -> None:
+                 own_code: OwnCode) -> None:
         """`tell`: those who wait how it went, and whether well. `state`: everything that the next
         master needs, `whole`: as it is written down. `given`: the command line. `own_code`: the
         way back."""
@@ -254,19 +255,16 @@ class Reloads(Part):
                 return  # the next turn begins with them; then we ask again
             document = self._state() | {
                 "reloads": self.count + 1, "reloaded_by": self._wanted_by}
-            if self._own_code is not None:
-                way_back = self._own_code.way_back(self._upgrades.restored) | {
-                    "configuration": self._settings.configuration}
-                document |= {"way_back": way_back}
-                fds.append(self._own_code.fd)
-            document = self._whole(document)
-            fds += document["descriptors"]
+            way_back = self._own_code.way_back(self._upgrades.restored) | {
+                "configuration": self._settings.configuration}
+            document = self._whole(document | {"way_back": way_back})
+            fds += [self._own_code.fd, *document["descriptors"]]
             opened = [plain_data.sealed(document)]
             command = [*self._command, TAKE_OVER, str(opened[0])]
             environment: Mapping[str, str] = self._environ
-            if (self._own_code is not None and answer.command is not None
-                    and answer.environment is not None):
-                command = [*answer.command, "-S", "-c", self._own_code.stage, *command[-2:]]
+            if answer.command is not None and answer.environment is not None:
+                stage = self._own_code.read(STAGE).decode()
+                command = [*answer.command, "-S", "-c", stage, *command[-2:]]
                 environment = answer.environment
             program = command[0]
             program = self._found(program)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,13 +12,16 @@ from pathlib import Path
 
 import pytest
 from einhornpy.supervisor.launch import bundle
+from einhornpy.supervisor.system.own_code import OwnCode
 
 from ..harness import DEADLINE
 
 
 @pytest.fixture
 def fd() -> Iterator[int]:
-    made = bundle.make()
+    own_code = OwnCode()
+    made = bundle.make(own_code)
+    os.close(own_code.fd)
     yield made
     os.close(made)
 
@@ -53,18 +55,3 @@ def test_what_it_holds_is_enough(fd: int, place: Path) -> None:
         capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert out.stderr == ""
     assert out.stdout.split()[1:] == ["False", "False", "False", "False"]
-
-
-def test_the_sources_may_go(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sources = place / "worker"
-    shutil.copytree(Path(bundle.__file__).resolve().parents[2] / "worker", sources)
-    monkeypatch.setattr(bundle, "_SOURCES", sources)
-    fd = bundle.make()
-    try:
-        before = os.pread(fd, 1 << 20, 0)
-        shutil.rmtree(sources)
-        assert os.pread(fd, 1 << 20, 0) == before
-        with pytest.raises(OSError):
-            bundle.make()
-    finally:
-        os.close(fd)
