@@ -196,6 +196,11 @@ class Preparation:
                 "--max-requests (gunicorn's max_requests): nothing counts the requests of its "
                 f"worker class {theirs['worker_class']}: expected 0, or another class; "
                 "--max-lifetime and --max-memory work", bad_input=True)
+        if not theirs.get("notifies", True) and not isinstance(self._settings.ack_mode, float):
+            raise Refused(
+                f"gunicorn's worker class {theirs['worker_class']} never calls notify, by which "
+                "workers say that they serve and live: expected one that does, or -m SECONDS, "
+                "after which it counts as ready", bad_input=True)
         return Prepared(recipe, read, template=answer)
 
     def on_time(self, now: float) -> None:
