@@ -9,8 +9,8 @@ Python is started with -S, so that what it loads by itself (sitecustomize, .pth 
 part of the program.
 
 On the way back, `--take-over FD REASON`, the program is loaded from the copy of itself that the
-state names (see system/own_code.py), and finds the rest by the path that it had: on the disk lies the one
-that failed.
+state names (see system/own_code.py), and finds the rest by the path that it had: on the disk lies
+the one that failed.
 """
 
 import _thread
