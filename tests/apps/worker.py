@@ -109,7 +109,7 @@ if "shut" in options:
 if "late-arbiter" in options:
     os.execv(sys.executable,
              # in words of which nobody takes the other workers of this file for gunicorn
-             [sys.executable, *["-m", "gunicorn", "--chdir"], os.environ["PWD"], "app:wsgi"])
+             [sys.executable, "-mgunicorn", "--chdir", os.environ["PWD"], "app:wsgi"])
 if "die" in options:
     signal.signal(signal.SIGALRM, lambda number, frame: os._exit(7))
     signal.setitimer(signal.ITIMER_REAL, float(options["die"]))
