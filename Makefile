@@ -11,6 +11,8 @@ ROOMS := shared supervisor control worker
 # Its dependencies want versions of their own.
 BASEPLATE := .venv-baseplate
 OLDER := .older-gunicorn
+# Programs that start gunicorn: one of them is a plugin of pytest too, and would be in every test.
+WRAPPERS := .venv-wrappers
 
 .PHONY: FORCE run check test lint types fuzz soak chaos bench pictures clean
 
@@ -62,13 +64,18 @@ $(BASEPLATE)/.installed:
 	$(BASEPLATE)/bin/pip install --quiet --disable-pip-version-check 'baseplate>=2.7,<3'
 	touch $@
 
+$(WRAPPERS)/.installed:
+	test -x $(WRAPPERS)/bin/python || $(PYTHON) -m venv $(WRAPPERS)
+	$(WRAPPERS)/bin/pip install --quiet --disable-pip-version-check 'gunicorn>=27' ddtrace dumb-init newrelic opentelemetry-distro uv
+	touch $@
+
 # What many an app is still served by.
 $(OLDER)/.installed:
 	$(BIN)/pip install --quiet --disable-pip-version-check --target $(OLDER) 'gunicorn==21.2.0'
 	touch $@
 
 # Most of them wait for processes most of the time: two for each of two cores.
-test: lint types $(BASEPLATE)/.installed $(OLDER)/.installed
+test: lint types $(BASEPLATE)/.installed $(OLDER)/.installed $(WRAPPERS)/.installed
 	$(BIN)/pytest -n 4 --dist worksteal -m "not soak"
 
 # Each target of tests/whole/test_fuzz.py gets 20 inputs from each of so many seeds; it says how many there were.
@@ -95,4 +102,4 @@ pictures: $(VENV)/.installed
 	$(BIN)/python -m docs.make_pictures
 
 clean:
-	rm -rf $(VENV) $(BASEPLATE) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(BASEPLATE) $(WRAPPERS) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

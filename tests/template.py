@@ -52,7 +52,7 @@ class Worker:
         return self.ended()
 
     def printed(self) -> str:
-        return read_all(self.stderr)
+        return read(self.stderr)
 
 
 class Template:
@@ -94,7 +94,7 @@ class Template:
     def answer(self) -> dict[str, Any]:
         """Its answer, waited for."""
         if self.answered is None:
-            self.answered = json.loads(read_all(self.result) or "{}")
+            self.answered = json.loads(read(self.result, "\n") or "{}")
         return self.answered
 
     def settings(self) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class Template:
 
     def printed(self) -> str:
         """All that it and what it has forked have written to its standard error."""
-        return read_all(self.stderr)
+        return read(self.stderr)
 
     def close(self) -> None:
         """Leave nothing behind; whoever lives is killed."""
@@ -186,12 +186,12 @@ def wait(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def read_all(fd: int) -> str:
-    """What there is to read until the other end is closed by all who have it."""
+def read(fd: int, end: str = "") -> str:
+    """What there is to read until it ends so, or the other end is closed by all who have it."""
     data = b""
     while select.select([fd], [], [], DEADLINE)[0]:
         chunk = os.read(fd, 65536)
-        if not chunk:
-            return data.decode()
         data += chunk
+        if not chunk or (end and data.endswith(end.encode())):
+            return data.decode()
     raise AssertionError(f"never closed; until then: {data!r}")

@@ -20,7 +20,7 @@ import sys
 import traceback
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
-from . import template_messages
+from . import gunicorn_marks, template_messages
 from .gunicorn_forking import FIRST_FD
 from .gunicorn_settings import describe, resolved
 
@@ -43,6 +43,7 @@ class Channel:
             return
         given = self.instructions
         os.environ.pop("EINHORNPY_ADAPTER", None)
+        gunicorn_marks.forget()
         for fd in (*range(FIRST_FD, FIRST_FD + given["reserved"]), given["channel"],
                    given["result"]):
             os.set_inheritable(fd, False)

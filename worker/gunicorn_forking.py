@@ -13,10 +13,11 @@ import select
 import signal
 from typing import Callable, Collection, Dict, List, Mapping, Optional, Sequence
 
-from . import template_messages
+from . import gunicorn_marks, template_messages
 
 FIRST_FD = 3
 PR_SET_PDEATHSIG = 1
+ARBITERS_SIGNALS = ("HUP", "QUIT", "INT", "TERM", "USR1", "USR2", "WINCH")
 try:  # imported before any worker is another user, who may not read it
     import ctypes
 except ImportError:  # a Python that was built without
@@ -27,13 +28,36 @@ class CannotFork(Exception):
     """One line."""
 
 
-def fork(worker: int, master: int, say: Callable[[bytes], None]) -> int:
+def heed_no_signals() -> Callable[[], None]:
+    """Let those that mean something to gunicorn's arbiter, or to every process of a service, mean
+    nothing to us; return what makes them mean again what they do now.
+
+    By a handler, not by SIG_IGN, which programs that we start would inherit.
+    """
+    before = {}
+    for name in ARBITERS_SIGNALS:
+        number = getattr(signal, "SIG" + name)
+        handler = signal.getsignal(number)
+        if handler != signal.SIG_IGN:
+            before[number] = signal.SIG_DFL if handler is None else handler
+            signal.signal(number, lambda *_: None)
+
+    def heed() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    return heed
+
+
+def fork(worker: int, master: int, say: Callable[[bytes], None],
+         heed_signals: Callable[[], None]) -> int:
     """Fork a worker; return its pid, and 0 in itself, as soon as it is to begin.
 
     Args:
         worker: the master's id of it.
         master: the pid of the master.
         say: tells the master something; used by us and, where we are killed, by the worker.
+        heed_signals: called in the worker before anybody can know of it.
 
     Raises:
         CannotFork: there is none.
@@ -51,7 +75,7 @@ def fork(worker: int, master: int, say: Callable[[bytes], None]) -> int:
         try:
             _close([told, let_go])
             middle = os.getpid()
-            _fork_again(tell)  # returns in the worker alone
+            _fork_again(tell, heed_signals)  # returns in the worker alone
             _wait_for_word(worker, middle, master, go, say)
         except BaseException:
             os._exit(1)
@@ -84,7 +108,7 @@ def fork(worker: int, master: int, say: Callable[[bytes], None]) -> int:
         _close([told, let_go])
 
 
-def _fork_again(tell: int) -> None:
+def _fork_again(tell: int, heed_signals: Callable[[], None]) -> None:
     """Fork the worker, end in its parent. The worker itself says its pid: so nothing is said of one
     that has not a process group of its own yet, and no silence hides one that has. As soon as the
     parent has ended, who kills the template's group doesn't kill the worker."""
@@ -93,6 +117,7 @@ def _fork_again(tell: int) -> None:
         pid = os.fork()
         if pid == 0:
             os.setpgid(0, 0)
+            heed_signals()
             _tell(tell, os.getpid())
             in_worker = True
         else:
@@ -182,6 +207,7 @@ def take_environment(variables: Mapping[str, str]) -> None:
     """Set a worker's variables, and those that name its own pid (sd_listen_fds(3),
     sd_watchdog_enabled(3))."""
     os.environ.update(variables)
+    gunicorn_marks.write(variables)
     own: Dict[str, str] = {"LISTEN_FDS": "LISTEN_PID", "WATCHDOG_USEC": "WATCHDOG_PID"}
     for name, pid in own.items():
         if name in variables:

@@ -48,5 +48,7 @@ class Finder:
             patch = self.patches.pop(name, None)
             if patch is not None:
                 patch(module)
+            if not self.patches and self in sys.meta_path:
+                sys.meta_path.remove(self)
 
         loader.exec_module = execute_and_patch

@@ -97,6 +97,7 @@ class Template:
         self.channel = channel
         self.reading = reading
         self.directory = ""
+        self.heed_signals: Callable[[], None] = lambda: None
         self.server: Any = None
 
     def run(self, server: Any) -> None:
@@ -110,6 +111,7 @@ class Template:
             if hasattr(server.worker_class, "check_config"):
                 server.worker_class.check_config(cfg, server.log)
             server.log.close_on_exec()
+            self.heed_signals = gunicorn_forking.heed_no_signals()
             settings = gunicorn_settings.told(cfg, self.reading.given)
             from gunicorn import util
             from gunicorn.workers import base  # not before its class, which may patch the world
@@ -216,7 +218,8 @@ class Template:
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(Exception):
                     stream.flush()  # or the worker would print it again
-            pid = gunicorn_forking.fork(number, self.channel.master, self.channel.say)
+            pid = gunicorn_forking.fork(number, self.channel.master, self.channel.say,
+                                        self.heed_signals)
         except gunicorn_forking.CannotFork as error:
             self.channel.say(template_messages.cannot(number, str(error)))
         except (Exception, SystemExit) as error:

@@ -33,6 +33,7 @@ class Way:
         self.entry = entry
         self.text = text
         self.descriptors = descriptors
+        self.over = False
         self.undo: List[Tuple[Any, str, Any, Any]] = []
 
     def begin(self) -> None:
@@ -40,11 +41,12 @@ class Way:
         execv, execve = os.execv, os.execve
 
         def execv_with_us(path: Any, args: Any) -> None:
-            os.environ.update(self.with_us(os.environ))
+            if not self.over:
+                os.environ.update(self.with_us(os.environ))
             execv(path, args)
 
         def execve_with_us(path: Any, args: Any, env: Any) -> None:
-            execve(path, args, self.with_us(env))
+            execve(path, args, env if self.over else self.with_us(env))
 
         self.put(os, "execv", execv_with_us)
         self.put(os, "execve", execve_with_us)
@@ -54,7 +56,8 @@ class Way:
 
     def end(self) -> None:
         """This process is gunicorn's: nothing that it starts is followed any more, and no trace of
-        us is left."""
+        us is left, but where somebody has put something of his own before our functions."""
+        self.over = True
         self.hide()
         for owner, name, original, ours in self.undo:
             if getattr(owner, name) is ours:
@@ -91,12 +94,11 @@ class Way:
         start = subprocess.Popen.__init__
 
         def start_with_us(popen: Any, args: Any, *more: Any, **named: Any) -> None:
-            # Nobody gives ten arguments by position.
-            if len(more) < 10:
+            if not self.over and len(more) < 10:  # nobody gives all by position
                 env = named.get("env")
                 named["env"] = self.with_us(os.environ if env is None else env)
-            if more[6] if len(more) > 6 else named.get("close_fds", True):
-                named["pass_fds"] = (*named.get("pass_fds", ()), *self.descriptors)
+                if more[6] if len(more) > 6 else named.get("close_fds", True):
+                    named["pass_fds"] = (*named.get("pass_fds", ()), *self.descriptors)
             start(popen, args, *more, **named)
 
         self.put(subprocess.Popen, "__init__", start_with_us)

@@ -14,6 +14,8 @@ FIRST_FD = 3
 # By these a process that a worker has left behind is known, see orphans.py.
 MASTER, SEAT = "EINHORN_MASTER_PID", "EINHORN_CHILD_INDEX"
 GENERATION, WORKER = "EINHORNPY_GENERATION", "EINHORNPY_WORKER"
+# As many digits as orphans.py takes for a number.
+PLACEHOLDER = "-" * 18
 # What the master was itself given in these words is its own business.
 _NOT_INHERITED = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC",
                   "WATCHDOG_PID", "EINHORNPY_", "EINHORN_",
@@ -35,10 +37,18 @@ def without(environ: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
     return {key: value for key, value in environ.items() if key not in dropped}
 
 
-def of_template(environ: Mapping[str, str], directory: str) -> dict[str, str]:
-    """The environment in which a generation's template runs: what all of its workers share."""
+def of_all(environ: Mapping[str, str], directory: str) -> dict[str, str]:
+    """What all workers of a generation share."""
     # Or setproctitle, which gunicorn uses, would wipe out what of the environment others can read.
     return {"SPT_NOENV": "1"} | dict(environ) | {"PWD": directory}
+
+
+def of_template(environ: Mapping[str, str], directory: str, master: int,
+                generation: int) -> dict[str, str]:
+    """The environment in which a generation's template runs, and which others see of the workers
+    that are forked from it: they write their own numbers into it (worker/gunicorn_marks.py)."""
+    return of_all(environ, directory) | {
+        MASTER: str(master), GENERATION: str(generation), WORKER: PLACEHOLDER, SEAT: PLACEHOLDER}
 
 
 def environment(generation: Generation, *, worker: int, index: int, master: int,
@@ -61,7 +71,7 @@ def environment(generation: Generation, *, worker: int, index: int, master: int,
     """
     recipe = generation.recipe
     descriptors = [str(FIRST_FD + position) for position in range(len(families))]
-    built = of_template(recipe.environment, recipe.directory) | {
+    built = of_all(recipe.environment, recipe.directory) | {
         "EINHORN_FD_COUNT": str(len(families)),
         "EINHORN_FDS": " ".join(descriptors),
         SEAT: str(index),

@@ -43,9 +43,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a template is started with. `reloads`: it is that of an upgrade. `workers`: N, where it
-    isn't gunicorn's to say. `frozen`: what the one before it has read."""
+    """What the template of a generation is started with. `reloads`: it is that of an upgrade.
+    `workers`: N, where it isn't gunicorn's to say. `frozen`: what the one before it has read."""
 
+    generation: int
     gunicorn: Gunicorn
     directory: str
     environment: Mapping[str, str]
@@ -115,7 +116,8 @@ class Asking:
             "version": template_messages.VERSION, "master": os.getpid(), "reserved": RESERVED,
             "channel": after, "result": after + 1, "bundle": after + 2,
             "reloads": question.reloads, "workers": question.workers, "frozen": question.frozen})
-        environment = worker_environment.of_template(question.environment, question.directory)
+        environment = worker_environment.of_template(
+            question.environment, question.directory, os.getpid(), question.generation)
         command, environment = template_command(question.gunicorn, environment, after + 2,
                                                 instructions)
         return Launch(command, question.directory, environment, descriptors, signal.SIGKILL,

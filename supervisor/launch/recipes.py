@@ -76,12 +76,13 @@ class Preparation:
     `attributes`: of the workers. `bundle`: the descriptor of the adapter. `variables`: what its
     processes are given beside their environment, which is told first."""
 
-    def __init__(self, processes: Processes, loop: Loop, settings: Settings, blueprint: Blueprint,
-                 attributes: Attributes, bundle: int,
+    def __init__(self, processes: Processes, loop: Loop, settings: Settings, number: int,
+                 blueprint: Blueprint, attributes: Attributes, bundle: int,
                  variables: Callable[[Mapping[str, str]], Mapping[str, str]],
                  done: Callable[[Prepared | Refused], None]) -> None:
         self._asking = Asking(processes, loop, attributes, bundle, self._answered)
         self._settings = settings
+        self._number = number
         self._command = blueprint.command
         self._named_directory = blueprint.directory
         self._remembered = blueprint.remembered
@@ -94,8 +95,7 @@ class Preparation:
         self._directory = ""
         self.deadline: float | None = None
 
-    def begin(self, now: float, upgrade: bool) -> None:
-        """Start. `upgrade`: it is not the first start's."""
+    def begin(self, now: float) -> None:
         try:
             self._directory = _resolve(self._named_directory)
             self._environment["PWD"] = self._directory
@@ -104,8 +104,9 @@ class Preparation:
                 self._end(self._without_gunicorn())
                 return
             self._asking.begin(Question(
-                self._gunicorn, self._directory,
-                self._environment | dict(self._variables(self._environment)), upgrade,
+                self._number, self._gunicorn, self._directory,
+                self._environment | dict(self._variables(self._environment)),
+                self._number > 1,
                 self._settings.number if self._settings.given("number") else None,
                 None if self._remembered is None else as_read(self._remembered)))
             self.deadline = now + self._patience

@@ -16,6 +16,7 @@ from typing import Any
 from ...worker import template_messages
 from ..core import facts
 from ..core.facts import how_it_ended
+from ..core.generation import Recipe
 from ..core.pool import State as WorkerState
 from ..core.template import TemplateState
 from ..reporting.events import Entry, Event
@@ -132,7 +133,7 @@ class Templates(Part):
         template.asking = Asking(self._processes, self._loop, self._attributes, self.bundle,
                                  lambda result: self._answered(template, result))
         template.pid = template.asking.begin(Question(
-            gunicorn, recipe.directory,
+            generation, gunicorn, recipe.directory,
             {**recipe.environment, **self.variables(generation, recipe.environment)},
             workers=self._workers, frozen=as_read(recipe)))
         self._all.append(template)
@@ -151,7 +152,7 @@ class Templates(Part):
         return next((each for each in self._all
                      if each.generation == generation and each.gone is None), None)
 
-    def _recipe(self, generation: int) -> Any:
+    def _recipe(self, generation: int) -> Recipe:
         return self._ledger.pool.generations[generation].recipe
 
     @property

@@ -233,10 +233,10 @@ class Upgrades(Part):
     def _begin_preparation(self, number: int, blueprint: recipes.Blueprint,
                            done: Callable[[recipes.Prepared | Refused], None]) -> None:
         self.preparation = recipes.Preparation(
-            self._processes, self._loop, self._settings, blueprint, self._attributes,
+            self._processes, self._loop, self._settings, number, blueprint, self._attributes,
             self._templates.bundle,
             lambda environment: self._templates.variables(number, environment), done)
-        self.preparation.begin(time.monotonic(), upgrade=number > 1)
+        self.preparation.begin(time.monotonic())
 
     @property
     def busy(self) -> bool:

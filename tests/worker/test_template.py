@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -541,3 +542,52 @@ def test_nonsense_from_the_master_is_passed_over(begin: Begin) -> None:
     left = {os.readlink(f"/proc/{template.pid}/fd/{fd}")
             for fd in os.listdir(f"/proc/{template.pid}/fd") if int(fd) > 2}
     assert not [each for each in left if "memfd" in each or "pipe" in each]
+
+
+def test_signals_to_all_processes_of_a_service_don_t_end_it(begin: Begin, site: Path) -> None:
+    """As systemd sends them: the master alone says when it ends. Its workers, and what hooks start,
+    do heed them."""
+    template = begin(conf=TELL + """
+import signal, subprocess
+
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1]
+before = [signal.getsignal(each) for each in SIGNALS]
+
+def when_ready(server):
+    tell(subprocess.run(["sh", "-c", "kill -TERM $$"]).returncode)
+
+def post_fork(server, worker):
+    tell([signal.getsignal(each) for each in SIGNALS] == before)
+
+def on_exit(server):
+    tell("on_exit")
+""")
+    template.settings()
+    for name in ("TERM", "INT", "HUP", "USR1", "USR2", "QUIT", "WINCH"):
+        os.kill(template.pid, signal.Signals[f"SIG{name}"])
+    template.send(messages.hook("when_ready"))
+    assert template.acked().stop() == 0
+    assert template.leave() == 0
+    assert told(site) == ["-15", "True", "on_exit"]
+
+
+# As `tini -s`: it adopts what its children leave.
+ADOPTS = """
+import ctypes, os, subprocess, sys
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+sys.exit(subprocess.call(sys.argv[1:], close_fds=False))
+"""
+
+
+def test_who_adopts_its_workers_is_named(begin: Begin, site: Path) -> None:
+    (site / "adopts").write_text(f"#!{sys.executable}\n{ADOPTS}")
+    (site / "adopts").chmod(0o755)
+    template = begin(python=str(site / "adopts"), options=(sys.executable,))
+    template.settings()
+    template.ask()
+    said = template.hear()
+    assert (said["say"], said["worker"]) == ("cannot", 1)
+    assert said["why"] == (
+        f"a worker became a child of pid {template.pid}, not of the master: something in between "
+        "adopts orphans (tini -s)")
+    assert template.leave() == 0
