@@ -82,7 +82,7 @@ test: lint types $(BASEPLATE)/.installed $(OLDER)/.installed $(WRAPPERS)/.instal
 fuzz: $(VENV)/.installed
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-10000} $(BIN)/pytest tests/whole/test_fuzz.py -s
 	EINHORN_PLANNER_RANDOM=1 EINHORN_PLANNER_EXAMPLES=$${FUZZ_EXAMPLES:-10000} \
-		$(BIN)/pytest tests/core/test_planner.py -k state_machine -s
+		$(BIN)/pytest tests/core -k state_machine -s
 
 soak: $(VENV)/.installed
 	$(BIN)/pytest -m soak -s
