@@ -247,8 +247,9 @@ class Template:
                 "cannot give a worker its descriptors: too few came; see the limit of open files")
         if wanted > self.channel.reserved:
             raise gunicorn_forking.CannotFork(
-                "cannot give a worker %d descriptors: only %d were kept free when the generation "
-                "was made; an upgrade makes it anew" % (wanted, self.channel.reserved))
+                "cannot give a worker %d descriptors: only %d were kept free for them: listen on "
+                "fewer addresses, or raise the limit of open files (ulimit -n)" % (
+                    wanted, self.channel.reserved))
 
     def make(self, life: Mapping[str, Any]) -> Any:
         """An object of the worker class, made as the arbiter makes it, before the fork."""

@@ -35,8 +35,9 @@ from .recognition import Gunicorn, Refused, is_gunicorn, not_reached, runs_gunic
 from .template_command import template_command
 
 CANNOT_BE_READ = "gunicorn's settings cannot be read"
-# A template holds so many descriptors free for what its workers are given.
-RESERVED = 48
+# A template holds some descriptors free for what its workers are given: a part of those that it may
+# have, but so many at least and at most.
+PART_RESERVED, LEAST_RESERVED, MOST_RESERVED = 1 / 4, 12, 200
 # A settings file is a program, and may print what it likes; the answer is a line of less than this.
 LONGEST_ANSWER = 1 << 24
 
@@ -104,7 +105,7 @@ class Asking:
             null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
             reader, writer = os.pipe2(os.O_CLOEXEC)
             os.set_blocking(reader, False)
-            descriptors = [*[null] * RESERVED, theirs.fileno(), writer, self._bundle]
+            descriptors = [*[null] * self._reserved, theirs.fileno(), writer, self._bundle]
             self.pid = self._processes.start(self._launch(question, descriptors))
         except (OSError, CannotStart) as error:
             ours.close()
@@ -122,10 +123,15 @@ class Asking:
         self._loop.watch(reader, READ, self._read)
         return self.pid
 
+    @property
+    def _reserved(self) -> int:
+        may_have = int(self._processes.descriptor_limit * PART_RESERVED)
+        return max(LEAST_RESERVED, min(MOST_RESERVED, may_have))
+
     def _launch(self, question: Question, descriptors: list[int]) -> Launch:
-        after = FIRST_FD + RESERVED
+        after = FIRST_FD + self._reserved
         instructions = json.dumps({
-            "version": template_messages.VERSION, "master": os.getpid(), "reserved": RESERVED,
+            "version": template_messages.VERSION, "master": os.getpid(), "reserved": self._reserved,
             "channel": after, "result": after + 1, "bundle": after + 2,
             "reloads": question.reloads, "workers": question.workers, "frozen": question.frozen,
             "wrapped": question.gunicorn.wrapped})

@@ -23,7 +23,7 @@ from ..settings.table import Settings
 from ..sockets.listener import Listener
 from ..system.attributes import Attributes
 from ..system.ledger import Ledger
-from ..system.processes import Launch, Processes
+from ..system.processes import CannotStart, Launch, Processes
 from . import recipes
 from .prepared import Generations
 from .shared_page import SharedPage
@@ -168,6 +168,10 @@ class Spawner:
     def _fork(self, action: Spawn, worker: int, given: Given, ends: Ends, fork: Fork) -> None:
         recipe = self._ledger.pool.generations[action.generation].recipe
         stdout, stderr = ends.writers
+        if len(given.descriptors) + 2 > template_messages.MOST_DESCRIPTORS:
+            raise CannotStart(
+                f"cannot give a worker of gunicorn's {len(given.descriptors)} descriptors: listen "
+                "on fewer addresses")
         cores = self._attributes.cores
         message = template_messages.fork(
             worker, action.index,

@@ -101,6 +101,12 @@ class Processes(Part):
         soft, hard = (most if each < 0 or 0 <= most < each else each for each in kept.limits)
         self._limits = (soft, hard)
 
+    @property
+    def descriptor_limit(self) -> int:
+        """How many descriptors a child may have open."""
+        soft = self._limits[0]
+        return 1 << 30 if soft == resource.RLIM_INFINITY else soft
+
     def raise_descriptor_limit(self) -> int:
         """Raise this process's own limit of open descriptors as far as it may; children keep the
         old one."""

@@ -170,6 +170,18 @@ def test_nothing_is_left_of_a_master_that_is_killed(start: Start, place: Path) -
         wait_gone(pid)
 
 
+def test_workers_have_many_listeners(start: Start, place: Path) -> None:
+    """More than a template has descriptors open itself."""
+    (place / "app.py").write_text(APP)
+    paths = [str(place / f"{number}.sock") for number in range(100)]
+    binds = [word for path in paths for word in ("-b", f"unix:{path}")]
+    master = start("-n", "1", *binds, "--", "gunicorn", "app:wsgi")
+    master.wait_ready()
+    assert [get(path) for path in (paths[0], paths[-1])] == [(200, "ok\n")] * 2
+    assert master.cli("upgrade").returncode == 0
+    assert get(paths[-1]) == (200, "ok\n")
+
+
 def test_a_swept_socket_is_let_go_by_the_template_too(start: Start, place: Path) -> None:
     """Who waits at the old one would wait for ever."""
     (place / "app.py").write_text(APP)
