@@ -51,6 +51,19 @@ def test_who_listens_beside_us() -> None:
         assert rivals.beside([], listeners) is None
 
 
+def test_where_a_process_listens(place: Path) -> None:
+    with socket.socket() as tcp, socket.socket(socket.AF_UNIX) as unix, socket.socket() as other:
+        tcp.bind(("127.0.0.1", 0))
+        unix.bind(str(place / "s"))
+        other.bind(("127.0.0.1", 0))
+        before = rivals.listens(os.getpid())
+        tcp.listen()
+        unix.listen()
+        found = rivals.listens(os.getpid()) - before
+        assert found == {os.fstat(each.fileno()).st_ino for each in (tcp, unix)}
+    assert not rivals.listens(1 << 22)
+
+
 BINDS_BESIDE = """
 import os, signal, socket, sys
 given = socket.socket(fileno=3)

@@ -176,6 +176,8 @@ def test_what_stays_in_between_may_die(start: Start, place: Path) -> None:
     workers = {each["pid"] for each in master.wait_ready()["workers"]}
     (between,) = [pid for pid, command in children(master.pid) if "/dumb-init -- " in command]
     ((template, _),) = children(between)
+    result = master.cli("reload")
+    assert result.returncode == 0, result.stderr + master.log()
     recorder = master.record()
     os.kill(between, signal.SIGKILL)
     wait_gone(template)
