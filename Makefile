@@ -82,7 +82,7 @@ test: lint types $(BASEPLATE)/.installed $(OLDER)/.installed $(WRAPPERS)/.instal
 fuzz: $(VENV)/.installed
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-10000} $(BIN)/pytest tests/whole/test_fuzz.py -s
 	EINHORN_PLANNER_RANDOM=1 EINHORN_PLANNER_EXAMPLES=$${FUZZ_EXAMPLES:-10000} \
-		$(BIN)/pytest tests/core/test_planner.py -k state_machine -s
+		$(BIN)/pytest tests/core -k state_machine -s
 
 soak: $(VENV)/.installed
 	$(BIN)/pytest -m soak -s
@@ -95,11 +95,11 @@ chaos: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -c 'import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"]))' > $(VENV)/requirements-bench.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r $(VENV)/requirements-bench.txt
-	for name in status scale idle throughput page logs keep_alive limit reload; do $(BIN)/python -m bench.$$name || exit 1; done
+	for name in status scale idle templates throughput page logs keep_alive limit reload; do $(BIN)/python -m bench.$$name || exit 1; done
 
 # Debian's chromium draws them, and its pngquant makes them small.
 pictures: $(VENV)/.installed
 	$(BIN)/python -m docs.make_pictures
 
 clean:
-	rm -rf $(VENV) $(BASEPLATE) $(WRAPPERS) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(BASEPLATE) $(OLDER) $(WRAPPERS) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...worker import template_messages
@@ -30,7 +30,7 @@ from . import bundle
 from .asking import Answer, Asking, Question
 from .channel import Channel
 from .prepared import Generations
-from .recipes import as_read
+from .recipes import again
 from .recognition import Refused
 
 # After its death, whoever it was just forking has so many seconds to say so.
@@ -49,7 +49,7 @@ class Fork:
 class _Template:
     """`pid`: the process that we have started; `own_pid`: the template's, where something stands in
     between. `gone`: how it ended, and until when its last words are waited for. `error`: its own
-    word on why."""
+    word on why. `version`: of the messages that it understands."""
 
     generation: int
     pid: int
@@ -59,6 +59,7 @@ class _Template:
     forks: dict[int, Fork] = field(default_factory=dict)
     gone: tuple[str, float] | None = None
     error: str | None = None
+    version: int = template_messages.VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ class KeptTemplate(Kept):
     pid: int
     own_pid: int
     fd: int
+    version: int = 1
 
     def descriptors(self) -> Iterable[int]:
         return [self.fd]
@@ -130,10 +132,10 @@ class Templates(Part):
         template = _Template(generation, 0)
         template.asking = Asking(self._processes, self._loop, self._attributes, self.bundle,
                                  lambda result: self._answered(template, result))
-        template.pid = template.asking.begin(Question(
-            generation, gunicorn, recipe.directory,
-            {**recipe.environment, **self.variables(generation, recipe.environment)},
-            workers=self._workers, frozen=as_read(recipe)))
+        question = again(Question(generation, gunicorn, recipe.directory, recipe.environment,
+                                  workers=self._workers), recipe)
+        template.pid = template.asking.begin(replace(question, environment={
+            **question.environment, **self.variables(generation, recipe.environment)}))
         self._all.append(template)
         return template.pid
 
@@ -274,10 +276,7 @@ class Templates(Part):
             return False
         if template.asking is not None:
             template.asking.on_exit(exit)
-        if template.own_pid not in (0, exit.pid) and parent(template.own_pid) == os.getpid():
-            # What had started it is gone, and has left it to us.
-            self._processes.adopt(template.own_pid)
-            self._processes.signal(template.own_pid, signal.SIGKILL)
+        self._end_own(template)
         if exit.error is not None:
             template.error = exit.error
         template.gone = (how_it_ended(exit.status), time.monotonic() + LAST_WORDS)
@@ -304,11 +303,34 @@ class Templates(Part):
     def on_time(self, now: float) -> None:
         if self._fresh:
             self._fresh = False
+            self._end_those_of_other_versions()
             self._look_for_missing()
         for template in list(self._all):
             if template.gone is not None and now >= template.gone[1] and template.channel:
                 template.channel.close()
                 self._heard(template, None)
+
+    def _end_those_of_other_versions(self) -> None:
+        """One speaks as the master that has made it, which may have been of another version of
+        ours. Its workers don't need it."""
+        for template in list(self._all):
+            known = self._ledger.pool.templates.get(template.generation)
+            if (template.version != template_messages.VERSION and template.channel is not None
+                    and known is not None and known.state is TemplateState.READY):
+                self._ledger.log(Entry(Event.TEMPLATE_KILLED, {
+                    "generation": template.generation, "pid": template.pid,
+                    "reason": f"speaks version {template.version} of the messages, and this master "
+                    f"{template_messages.VERSION}: another one is made"}))
+                self._all.remove(template)
+                template.channel.close()
+                self._processes.end(template.pid)
+                self._end_own(template)
+
+    def _end_own(self, template: _Template) -> None:
+        """What had started it is gone, and may have left it to us."""
+        if template.own_pid not in (0, template.pid) and parent(template.own_pid) == os.getpid():
+            self._processes.adopt(template.own_pid)
+            self._processes.signal(template.own_pid, signal.SIGKILL)
 
     def _look_for_missing(self) -> None:
         """Earlier versions had none, and one may have died as the master was replaced."""
@@ -324,14 +346,15 @@ class Templates(Part):
     def hand_over(self) -> dict[str, Any]:
         return {"templates": [
             {"generation": each.generation, "pid": each.pid, "own_pid": each.own_pid,
-             "fd": each.channel.connection.fileno()}
+             "fd": each.channel.connection.fileno(), "version": each.version}
             for each in self._all if each.channel is not None and not each.channel.ended]}
 
     def take_over(self, state: State) -> None:
         kept: tuple[KeptTemplate, ...] = state["templates"]
         for each in kept:
             channel = Channel(self._loop, socket.socket(fileno=each.fd), each.pid)
-            template = _Template(each.generation, each.pid, each.own_pid, channel)
+            template = _Template(each.generation, each.pid, each.own_pid, channel,
+                                 version=each.version)
             self._all.append(template)
             self._hear(template)
 

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -124,13 +123,18 @@ class Web(Part):
         if self._metrics is None:
             # The library looks for the variable as soon as it is imported, by a settings file of
             # gunicorn's for instance, which may say what we are called and so where our place is.
-            return {VARIABLE: tempfile.gettempdir()} if self._coming else {}
+            return {VARIABLE: self._some_directory()} if self._coming else {}
         try:
             return {VARIABLE: self._metrics.directory(generation)}
         except OSError as error:
             self._ledger.log(
                 Entry(Event.NO_APP_METRICS, {"generation": generation, "reason": str(error)}))
             return {}
+
+    def _some_directory(self) -> str:
+        """Where somebody can write. The module tempfile would weigh on a master for ever."""
+        places = (self._environ.get("TMPDIR", ""), "/tmp", "/var/tmp")
+        return next((each for each in places if os.access(each, os.W_OK)), "/")
 
     def worker_is_gone(self, generation: int, pid: int) -> None:
         """Tidy up what its process has left; where that has become much, let it be folded

@@ -27,8 +27,8 @@ from .watcher import Watcher
 
 KINDS: dict[str, type[Fault]] = {
     each.kind: each
-    for each in (faults.KillWorkers, faults.StopWorker, faults.KillMaster, faults.StopMaster,
-                 faults.KillKeeper, faults.KillSidecar, faults.KillHook, scarcity.FullDisk,
+    for each in (faults.KillWorkers, faults.StopWorker, faults.KillTemplates, faults.StopTemplates,
+                 faults.KillMaster, faults.StopMaster, faults.KillKeeper, faults.KillSidecar, faults.KillHook, scarcity.FullDisk,
                  scarcity.NoDescriptors, scarcity.NoProcesses, calls.FailingCall, calls.ClockJump,
                  hostile.Hostile, hostile.Stranger, hostile.HostileWeb, directories.LostRelease,
                  directories.MovedLink, directories.BrokenSettings,

@@ -22,6 +22,8 @@ REFUSES, SILENT, GONE = frozenset({5}), frozenset({124, 6}), frozenset({3, 6, 69
 HEARTBEAT = 20
 # How those children of the master's are known that are neither workers nor on an errand.
 KEEPER, SIDECAR = ("keeper_process",), ("einhornpy.control.web", "einhornpy: web")
+# A template, or a worker that it has just forked; and one that is about to read its settings.
+TEMPLATE = ("gunicorn: template", "gunicorn.conf.py")
 
 
 @dataclass
@@ -120,6 +122,48 @@ class StopWorker(Fault):
             if time.monotonic() - self.since < HEARTBEAT / 2:
                 for port in self.hands:
                     host.hands.pop(port, None)
+
+    def __str__(self) -> str:
+        return f"{self.kind} for {self.seconds:g} s"
+
+
+@dataclass
+class KillTemplates(Fault):
+    """Every template that there is, starting or ready, is killed; who has just become a worker
+    meanwhile may have something in its hands."""
+
+    kind: ClassVar[str] = "kill-template"
+    lawful: ClassVar[frozenset[int]] = REFUSES
+
+    def inject(self, host: Host) -> None:
+        for pid in host.others(*TEMPLATE):
+            host.hold_still(pid)
+            kill(host, pid)
+            host.story.count("killed templates")
+
+
+@dataclass
+class StopTemplates(Fault):
+    """Every template stands still, shorter or longer than a fork may take; in the end it goes on,
+    if it hasn't been killed for that."""
+
+    kind: ClassVar[str] = "stop-template"
+    lawful: ClassVar[frozenset[int]] = REFUSES
+    pids: tuple[int, ...] = ()
+
+    @classmethod
+    def drawn(cls, dice: random.Random) -> StopTemplates:
+        return cls(dice.choice((0.5, 2.0, 4.0, 13.0)))
+
+    def inject(self, host: Host) -> None:
+        self.pids = tuple(host.others(*TEMPLATE))
+        for pid in self.pids:
+            host.hold_still(pid)
+
+    def heal(self, host: Host) -> None:
+        for pid in self.pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     def __str__(self) -> str:
         return f"{self.kind} for {self.seconds:g} s"

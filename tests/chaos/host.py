@@ -130,9 +130,8 @@ class Host:
             return None
 
     def workers(self) -> list[int]:
-        """The pids of the workers, and of who reads gunicorn's settings, without asking the master,
-        who may stand still."""
-        return self.others("gunicorn: worker", "gunicorn_adapter")
+        """The pids of the workers, without asking the master, who may stand still."""
+        return self.others("gunicorn: worker")
 
     def others(self, *words: str) -> list[int]:
         """The master's children that have one of these words in their command line."""

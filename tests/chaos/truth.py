@@ -159,7 +159,11 @@ def judge_rest(host: Host, known: Collection[int]) -> None:
                     "ready", "rolled-back") and f"{document['gate']}: {document['reason']}"),
                 ("workers",
                  document["ready"] == document["target"] == len(document["workers"]) == host.number
-                 or document["workers"]), ("processes", _strange_processes(host, document, known)),
+                 or document["workers"]),
+                ("templates", [(each["generation"], each["state"])
+                               for each in document["templates"]]
+                 != [(document["generation"], "ready")] and document["templates"]),
+                ("processes", _strange_processes(host, document, known)),
                 ("files", _strange_files(host)),
             ) if value and value is not True})
         return not left
@@ -170,11 +174,12 @@ def judge_rest(host: Host, known: Collection[int]) -> None:
 
 def _strange_processes(host: Host, document: dict[str, Any], known: Collection[int]) -> list[str]:
     workers = {worker["pid"] for worker in document["workers"]}
+    known_ones = workers | {template["pid"] for template in document["templates"]}
     ours = dict(children(host.master.pid))
-    strange = [f"{pid} {command[:200]}" for pid, command in ours.items() if pid not in workers
+    strange = [f"{pid} {command[:200]}" for pid, command in ours.items() if pid not in known_ones
                and not any(word in command for word in KEEPER + SIDECAR)]
     strange += [
-        f"worker {pid} of the status is no child of the master" for pid in workers - ours.keys()]
+        f"pid {pid} of the status is no child of the master" for pid in known_ones - ours.keys()]
     others = set(child_pids()) - set(known) - {host.master.pid}
     strange += [f"orphan {pid} {_command(pid)}" for pid in others if not _reaped(pid)]
     return strange

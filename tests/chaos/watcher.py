@@ -75,6 +75,8 @@ class Watcher:
                 self._back_to, self._failed_on_the_way_back = None, False
             case "worker-died":
                 self._story.count("workers died")
+            case "template-died":
+                self._story.count("templates died")
         self._judge(event)
         self._last = event
 

@@ -313,7 +313,7 @@ def test_wrong_addresses_and_users(start: Start) -> None:
                                       (["--web", "127.0.0.1:0", "--web-user", "nobody-there"], 2,
                                        "--web-user: there is no user 'nobody-there'"),
                                       ):
-            master = start(*arguments, "--", *WORKER)
+            master = start(*arguments, "-m", "notify", "--", *WORKER)
             assert master.wait_exit() == code
             assert line in master.log()
 

@@ -27,12 +27,14 @@ from einhornpy.supervisor.settings.table import Settings
 from einhornpy.supervisor.sockets.addresses import BadAddress
 from einhornpy.supervisor.steering import reloads
 from einhornpy.supervisor.system import plain_data
+from einhornpy.supervisor.system.own_code import OwnCode
 from einhornpy.supervisor.system.plain_data import Unreadable
 from einhornpy.supervisor.system.processes import Processes
 
 from ..harness import ROOT
 
 STATES = sorted((ROOT / "tests" / "states").glob("*.json"))
+OWN_CODE = OwnCode()
 DELETED = object()
 HUGE = 10**40
 VALUES: list[Any] = [
@@ -115,7 +117,7 @@ def taken_over(document: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Non
     wanted, found = understand(document)
     opened: list[int] = []
     stand_ins(found, opened)
-    master = Master(wanted, {}, found["given"], look_up(wanted), None, {}, found)
+    master = Master(wanted, {}, found["given"], look_up(wanted), OWN_CODE, {}, found)
     try:
         parts = master.parts
         parts.take_over(master._state)

@@ -605,7 +605,7 @@ def test_what_errands_print_of_the_platform(seed: int) -> None:
         found: list[dict[str, str]] = []
         ledger = MagicMock()
         line = data.decode(errors="replace")
-        asked = labels.Labels(MagicMock(), {}, ledger, found.append)
+        asked = labels.Labels(MagicMock(), {}, ledger, found.append, MagicMock())
         asked._answered(errands.Ended(None, line))
         assert ledger.log.call_count == 1
         assert len(found) <= 1
