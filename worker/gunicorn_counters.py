@@ -89,19 +89,23 @@ class Slot:
 
 class Heartbeat:
     """Stands in for gunicorn's temporary file, whose `notify` its workers call: the time goes to
-    our slot. The first one comes when the worker really serves, in every worker class; `first` is
-    called then."""
+    our slot. The first one since `serving` comes when the worker really serves, in every worker
+    class; `first` is called then, and by the next one again until it has returned True. What comes
+    before is a sign of life alone: some beat while they import the app."""
 
-    def __init__(self, fd: int, slot: Slot, first: Callable[[], None]) -> None:
-        self.first: Optional[Callable[[], None]] = first
+    serving = False
+
+    def __init__(self, fd: int, slot: Slot, first: Callable[[], bool]) -> None:
+        self.first: Optional[Callable[[], bool]] = first
         self.fd = fd
         self.slot = slot
         os.set_inheritable(fd, False)
 
     def notify(self) -> None:
-        if self.first is not None:
-            first, self.first = self.first, None
-            first()
+        if self.serving and self.first is not None:
+            first, self.first = self.first, None  # the app may notify too, while it warms up
+            if not first():
+                self.first = first
         self.slot.beat()
 
     def last_update(self) -> float:

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
@@ -27,6 +28,9 @@ from .gunicorn_settings import describe
 from .gunicorn_warm_up import AsgiApp
 
 BOOT_ERROR = 3
+# So long a worker may serve before it has all that it needs: one that beats in a thread of its own
+# does so before its loop runs.
+COMPLETE_SECONDS = 3.0
 
 
 def overruling(instructions: Mapping[str, Any]) -> Dict[str, Any]:
@@ -90,6 +94,7 @@ class Life:
         self.log.error_log.addHandler(self.last_error)
         self.take_real_stderr = real_stderr(instructions["stderr"], captured)
         self.ready = False
+        self.serves_since = 0.0
         self.asgi_app = AsgiApp()
 
     def listen(self) -> None:
@@ -106,6 +111,7 @@ class Life:
         worker.tmp = self.heartbeat
         slot = self.heartbeat.slot
         take_usr2_for_term(worker)
+        worker.run = self.running(worker.run)
         remember_lifespan(worker, self.asgi_app)
         leaving = gunicorn_draining.Draining(self.instructions["graceful_timeout"])
         gunicorn_draining.mend(worker, leaving)
@@ -123,6 +129,16 @@ class Life:
         if gunicorn_counters.way_of_counting(type(worker)) == "asgi":
             wrap_asgi(worker, around)
 
+    def running(self, run: Callable[[], Any]) -> Callable[[], Any]:
+        """A worker's `run`, which gunicorn's `init_process` calls when the app is imported."""
+
+        def run_and_serve() -> Any:
+            self.serves_since = time.monotonic()
+            self.heartbeat.serving = True
+            return run()
+
+        return run_and_serve
+
     def serve(self) -> None:
         from gunicorn import util
 
@@ -131,13 +147,17 @@ class Life:
         self.worker.cfg.post_fork(self.arbiter, self.worker)
         self.worker.init_process()
 
-    def first_sign_of_life(self) -> None:
-        tell_where_it_hangs()
+    def first_sign_of_life(self) -> bool:
+        """Say ready, if we are; return whether that is settled."""
         missing = gunicorn_classes.missing(self.worker)
         if missing:
+            if time.monotonic() < self.serves_since + COMPLETE_SECONDS:
+                return False
             self.end(missing)
+        tell_where_it_hangs()
         gunicorn_warm_up.warm_up(self.worker, self.asgi_app, self.instructions["warm_up"],
                                  self.say_ready, self.warm_up_failed)
+        return True
 
     def say_ready(self) -> None:
         if not self.ready:

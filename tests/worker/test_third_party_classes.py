@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from einhornpy.worker.gunicorn_classes import notifies
 
-from ..harness import APPS, Master, get
+from ..harness import APPS, Master, get, wait_until
 from ..load import Load
 from .test_draining import Connection, connect, reused_at_the_worst_moment
 
@@ -76,6 +76,14 @@ def test_a_connection_reused_at_the_worst_moment_gets_its_answer(
         assert connection.ended(), "reset after its last answer"
 
     reused_at_the_worst_moment(master, connections, send)
+
+
+def test_who_beats_while_the_app_is_imported_is_not_ready(start: Start, site: Path) -> None:
+    master = start_class(start, "third_party.Early", WSGI)
+    wait_until((site / "notified").exists, "the first heartbeat", master.log)
+    assert master.status()["ready"] == 0
+    (site / "imported").touch()
+    assert master.wait_ready()["ready"] == 1
 
 
 NEVER = "gunicorn's worker class third_party.Silent never calls notify"
