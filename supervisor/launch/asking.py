@@ -3,7 +3,6 @@ itself, in gunicorn's own Python. It decides nothing of what follows."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -200,12 +199,11 @@ class Asking:
     def cancel(self) -> None:
         """Stop without a word; a process that is still there is killed."""
         if self._channel is not None and self.pid is not None:
-            # What stands before gunicorn may have put it into a group of its own.
-            below = [*tree(self.pid)][1:] if self._gunicorn and self._gunicorn.wrapped else []
-            self._processes.signal(self.pid, signal.SIGKILL, group=True)
-            for pid in below:
-                with contextlib.suppress(OSError):  # it is gone, or somebody else's
-                    os.kill(pid, signal.SIGKILL)
+            if self._gunicorn and self._gunicorn.wrapped:
+                # What stands before gunicorn may have put it into a group of its own.
+                self._processes.kill_tree(self.pid)
+            else:
+                self._processes.signal(self.pid, signal.SIGKILL, group=True)
             self._channel.close()
             self._channel = None
         self._close_reader()

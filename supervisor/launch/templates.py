@@ -216,7 +216,10 @@ class Templates(Part):
             self._kill(template)
 
     def _kill(self, template: _Template) -> None:
-        self._processes.signal(template.pid, signal.SIGKILL, group=True)
+        if template.own_pid in (0, template.pid):
+            self._processes.signal(template.pid, signal.SIGKILL, group=True)
+        else:  # what stands before it may have put it into a group of its own
+            self._processes.kill_tree(template.pid)
 
     @staticmethod
     def _send(template: _Template | None, message: bytes | None) -> None:

@@ -165,6 +165,13 @@ class Processes(Part):
             taken |= _sent(os.killpg, each, number)
         return taken
 
+    def kill_tree(self, pid: int) -> None:
+        """SIGKILL to a child, its process group, and all below it, in whichever groups they are."""
+        below = [*tree(pid)][1:]
+        self.signal(pid, signal.SIGKILL, group=True)
+        for each in below:
+            _sent(os.kill, each, signal.SIGKILL)
+
     def _groups(self, pid: int) -> set[int]:
         """The process group that a child was given, and the one in which an adopted one is: of
         somebody who is gone, never ours or that of another child."""
