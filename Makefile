@@ -82,7 +82,7 @@ test: lint types $(BASEPLATE)/.installed $(OLDER)/.installed $(WRAPPERS)/.instal
 fuzz: $(VENV)/.installed
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-10000} $(BIN)/pytest tests/whole/test_fuzz.py -s
 	EINHORN_PLANNER_RANDOM=1 EINHORN_PLANNER_EXAMPLES=$${FUZZ_EXAMPLES:-10000} \
-		$(BIN)/pytest tests/core/test_planner.py -k state_machine -s
+		$(BIN)/pytest tests/core -k state_machine -s
 
 soak: $(VENV)/.installed
 	$(BIN)/pytest -m soak -s
@@ -102,4 +102,4 @@ pictures: $(VENV)/.installed
 	$(BIN)/python -m docs.make_pictures
 
 clean:
-	rm -rf $(VENV) $(BASEPLATE) $(WRAPPERS) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(BASEPLATE) $(OLDER) $(WRAPPERS) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -118,7 +118,7 @@ ROWS = {
     "uwsgi_allow_ips": Row(HONOURED),
     "keyfile": Row(HONOURED),
     "certfile": Row(HONOURED),
-    "ssl_version": Row(NO_EFFECT, "gunicorn itself ignores it: use `ssl_context`"),
+    "ssl_version": Row(HONOURED, "gunicorn's own classes ignore it, uvicorn's and aiohttp's don't"),
     "cert_reqs": Row(HONOURED),
     "ca_certs": Row(HONOURED),
     "suppress_ragged_eofs": Row(HONOURED),

@@ -12,10 +12,12 @@ Used by asgi.py and the files gunicorn_*. Plain standard library from Python 3.9
 
 import struct
 import sys
-from typing import Any, Dict, Iterable
+from typing import Any, Dict, Iterable, Optional
 
 # The largest number of a stream of HTTP/2: no stream is refused.
 LAST_STREAM = 2**31 - 1
+# RFC 9113, section 6: types of frames, and the flag by which one ends its stream.
+DATA, HEADERS, RST_STREAM, END_STREAM = 0x0, 0x1, 0x3, 0x1
 # So long a client may take to answer the end of its TLS connection: some round trips. asyncio gives
 # it 30 s, and many answer only when they want to use the connection again.
 TLS_GOODBYE_SECONDS = 3.0
@@ -53,6 +55,16 @@ def goaway(last_stream: int) -> bytes:
     """The frame by which an HTTP/2 server says that it will close the connection, without an error,
     and that streams beyond `last_stream` are not begun (RFC 9113, sections 4.1 and 6.8)."""
     return struct.pack("!IBIII", 8 << 8 | 0x7, 0, 0, last_stream, 0)
+
+
+def ends_of_streams(data: Any) -> Optional[int]:
+    """How many streams these frames end; None where they are not whole frames."""
+    at = ended = 0
+    while at + 9 <= len(data):
+        kind, flags = data[at + 3], data[at + 4]
+        ended += kind == RST_STREAM or (kind in (DATA, HEADERS) and bool(flags & END_STREAM))
+        at += 9 + int.from_bytes(data[at:at + 3], "big")
+    return ended if at == len(data) else None
 
 
 def announcing_the_end(message: Dict[str, Any]) -> Dict[str, Any]:

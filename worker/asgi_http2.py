@@ -15,7 +15,7 @@ import time
 import weakref
 from typing import Any, Callable, Optional, Set
 
-from .accepting import LAST_STREAM, goaway
+from .accepting import LAST_STREAM, ends_of_streams, goaway
 
 # So long, in seconds, it waits for an answer to go with.
 PATIENCE = 0.5
@@ -23,20 +23,20 @@ PATIENCE = 0.5
 ROUND_TRIP = 1.0
 # So often, in seconds, it looks whether the answers have their ends.
 LOOK = 0.1
-# RFC 9113, section 6: types of frames, and the flag by which one ends its stream.
-DATA, HEADERS, RST_STREAM, END_STREAM = 0x0, 0x1, 0x3, 0x1
 _ours: "contextvars.ContextVar[Optional[Connection]]" = contextvars.ContextVar(
     "einhornpy_connection", default=None)
 
 
 class Connection:
     """The transport of one connection, as its server sees it. `open`: requests without an end of
-    their answer; None until one has come by HTTP/2. `told_at`: when the client was asked to go."""
+    their answer; None until one has come by HTTP/2. `parallel`: there were several. `told_at`: when
+    the client was asked to go."""
 
     def __init__(self, transport: Any, goodbyes: "Goodbyes") -> None:
         self._transport = transport
         self._goodbyes = goodbyes
         self.open: Optional[int] = None
+        self.parallel = False
         self.told_at: Optional[float] = None
         self.running: Set[Request] = set()
 
@@ -53,6 +53,8 @@ class Connection:
         self._transport.write(data)
 
     def tell(self) -> None:
+        if self.open == 1 and not self.parallel:
+            return  # the end of that answer will say it
         if self.open is not None and self.told_at is None and not self._transport.is_closing():
             self.told_at = time.monotonic()
             self._transport.write(goaway(LAST_STREAM))
@@ -70,6 +72,7 @@ class Request:
     def __init__(self, connection: Connection) -> None:
         self._running = connection.running
         connection.open = (connection.open or 0) + 1
+        connection.parallel = connection.parallel or connection.open > 1
         told_at = connection.told_at
         # Nobody waits for a client that doesn't go.
         if told_at is None or time.monotonic() < told_at + ROUND_TRIP:
@@ -142,13 +145,3 @@ def request_begun() -> Optional[Request]:
     """Called in the task of an HTTP/2 request; None where its client won't be asked to go."""
     connection = _ours.get()
     return None if connection is None else Request(connection)
-
-
-def ends_of_streams(data: Any) -> Optional[int]:
-    """How many streams these frames end; None where they are not whole frames."""
-    at = ended = 0
-    while at + 9 <= len(data):
-        kind, flags = data[at + 3], data[at + 4]
-        ended += kind == RST_STREAM or (kind in (DATA, HEADERS) and bool(flags & END_STREAM))
-        at += 9 + int.from_bytes(data[at:at + 3], "big")
-    return ended if at == len(data) else None

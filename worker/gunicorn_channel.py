@@ -6,7 +6,7 @@ Plain standard library from Python 3.9 on. The instructions, a JSON object: `mas
 answer, of the file that we were loaded from; `reserved`: so many from 3 on are kept free for what
 workers are given; `reloads`: whether this is an upgrade; `workers`: how many there are to be, null
 for as many as gunicorn's settings say; `frozen`: null, or what of its settings an earlier template
-of this generation has answered.
+of this generation has answered; `wrapped`: whether something else starts gunicorn.
 """
 
 import _socket
@@ -20,7 +20,7 @@ import sys
 import traceback
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
-from . import gunicorn_marks, template_messages
+from . import gunicorn_marks, gunicorn_started, template_messages
 from .gunicorn_forking import FIRST_FD
 from .gunicorn_settings import describe, resolved
 
@@ -36,6 +36,7 @@ class Channel:
         self._socket: Any = None
         self._answered = False
         self._standard: Dict[int, Any] = {}
+        self.started: Optional[Dict[str, Any]] = None
 
     def take(self) -> None:
         """Take what the master gave us; nobody whom we start gets it too."""
@@ -52,6 +53,7 @@ class Channel:
         self._socket = _socket.socket(fileno=given["channel"])
         self._socket.setblocking(True)
         self._when_taken()
+        self.started = gunicorn_started.how_started(given)
         leave_bundle(given["bundle"])
         sys.path[:] = resolved(sys.path)
 

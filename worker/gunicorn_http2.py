@@ -19,7 +19,7 @@ import time
 import weakref
 from typing import Any, Callable, Iterator
 
-from .accepting import LAST_STREAM, goaway
+from .accepting import LAST_STREAM, ends_of_streams, goaway
 
 # So long, in seconds, the first one waits for an answer to go with; as turns of the loop, each of
 # which has read what had come, since a loop that was held up has read nothing.
@@ -75,7 +75,9 @@ class Goodbyes:
 
             def with_goaway(*amount: Any) -> bytes:
                 data: bytes = data_to_send(*amount)
-                if self.retiring() and connection.told_at is None and answered(connection):
+                # Not with a window that the client has widened: its next request is on the way.
+                if (self.retiring() and connection.told_at is None and ends_of_streams(data)
+                        and answered(connection)):
                     connection.told_at = time.monotonic()
                     data += goaway(LAST_STREAM)
                 return data

@@ -12,7 +12,7 @@ import sys
 import traceback
 from typing import Any, Callable, Dict, List, Mapping, Optional, Set, TextIO
 
-from . import gunicorn_counters
+from . import gunicorn_classes, gunicorn_counters
 
 HERE = os.path.dirname(__file__)
 # What the master is told as gunicorn has it.
@@ -200,6 +200,7 @@ def told(cfg: Any, given: Set[str]) -> Dict[str, Any]:
         "worker_class": cfg.worker_class_str,
         "hooks": [name for name in ARBITER_HOOKS if name in given],
         "counts_requests": bool(gunicorn_counters.way_of_counting(cfg.worker_class)),
+        "notifies": gunicorn_classes.notifies(cfg.worker_class),
     }
 
 

@@ -122,7 +122,7 @@ class Template:
             self.directory = os.getcwd()
             self.channel.answer({
                 "version": template_messages.VERSION, "pid": os.getpid(), "settings": settings,
-                "files": self.reading.files})
+                "files": self.reading.files, "started": self.channel.started})
         while True:
             received = self.channel.receive(self.patience())
             if received is None:

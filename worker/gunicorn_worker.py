@@ -14,10 +14,12 @@ import traceback
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from . import (
+    gunicorn_classes,
     gunicorn_counters,
     gunicorn_draining,
     gunicorn_http2,
     gunicorn_lingering,
+    gunicorn_third_party,
     gunicorn_warm_up,
 )
 from .gunicorn_master import Master, Notices
@@ -52,6 +54,8 @@ def run(instructions: Mapping[str, Any], server: Any, worker: Any, captured: boo
         life.listen()
         life.mend()
         life.serve()
+        if worker.alive:  # it was not asked to go
+            life.failed(gunicorn_classes.never_ran(worker))
         return 0
     except SystemExit as exit:
         if exit.code not in (0, None):
@@ -105,6 +109,7 @@ class Life:
         remember_lifespan(worker, self.asgi_app)
         leaving = gunicorn_draining.Draining(self.instructions["graceful_timeout"])
         gunicorn_draining.mend(worker, leaving)
+        gunicorn_third_party.mend(worker, leaving)
         if "h2" in getattr(worker.cfg, "http_protocols", ()):
             gunicorn_http2.mend(worker, leaving)
         if hasattr(worker, "keepalived_conns"):  # gthread, as of gunicorn 24
@@ -128,6 +133,9 @@ class Life:
 
     def first_sign_of_life(self) -> None:
         tell_where_it_hangs()
+        missing = gunicorn_classes.missing(self.worker)
+        if missing:
+            self.end(missing)
         gunicorn_warm_up.warm_up(self.worker, self.asgi_app, self.instructions["warm_up"],
                                  self.say_ready, self.warm_up_failed)
 
@@ -140,8 +148,11 @@ class Life:
 
     def warm_up_failed(self, given: str, error: BaseException) -> None:
         known = isinstance(error, gunicorn_warm_up.WarmUpFailed)
-        self.master.say("worker:failed",
-                        error="warm-up %s: %s" % (given, error if known else describe(error)))
+        self.end("warm-up %s: %s" % (given, error if known else describe(error)))
+
+    def end(self, error: str) -> None:
+        """Say why we are not fit to serve, and be gone."""
+        self.failed(error)
         os._exit(BOOT_ERROR)
 
     def failed(self, error: str) -> None:

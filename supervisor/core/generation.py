@@ -8,6 +8,15 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
+class Started:
+    """What a process was started with, links resolved."""
+
+    words: tuple[str, ...]
+    directory: str
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """How a generation's workers are launched, frozen when it was made.
 
@@ -17,7 +26,8 @@ class Recipe:
     earlier version: then it means what it means when a worker is launched.
     `files`: the text of each of gunicorn's configuration files that was read (None: it isn't
     gunicorn, or nobody knows); `chdir`, `pythonpath`: where these settings of gunicorn's led, if
-    they were set.
+    they were set; `started`: the process in which gunicorn ran, where something else has started
+    it.
 
     `ack_seconds`: count a worker as ready once it has lived that long (None: it says so itself).
     `graceful_timeout`: seconds between being asked to go and SIGKILL. `timeout`: the oldest
@@ -47,6 +57,7 @@ class Recipe:
     chdir: str | None = None
     pythonpath: str | None = None
     files: Mapping[str, str] | None = None
+    started: Started | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,23 @@ from typing import Any
 from ...worker import template_messages
 from ..core import worker_environment
 from ..core.facts import how_it_ended
+from ..core.generation import Started
 from ..core.worker_environment import FIRST_FD
+from ..sockets import rivals
+from ..system import plain_data
 from ..system.attributes import Attributes
 from ..system.loop import READ, Loop
-from ..system.processes import CannotStart, Exit, Launch, Processes, tree
+from ..system.processes import (
+    CannotStart,
+    Exit,
+    Launch,
+    Processes,
+    children,
+    command_line,
+    tree,
+)
 from .channel import Channel
-from .recognition import Gunicorn, Refused, not_reached
+from .recognition import Gunicorn, Refused, is_gunicorn, not_reached, runs_gunicorn
 from .template_command import template_command
 
 CANNOT_BE_READ = "gunicorn's settings cannot be read"
@@ -33,12 +44,13 @@ LONGEST_ANSWER = 1 << 24
 @dataclass(frozen=True, slots=True)
 class Answer:
     """`files`: the text of each configuration file that it has read. `pid`: the template's own,
-    where something else has started it."""
+    where something else has started it; `started`: with what, then."""
 
     channel: Channel
     pid: int
     settings: Mapping[str, Any]
     files: Mapping[str, str]
+    started: Started | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +127,8 @@ class Asking:
         instructions = json.dumps({
             "version": template_messages.VERSION, "master": os.getpid(), "reserved": RESERVED,
             "channel": after, "result": after + 1, "bundle": after + 2,
-            "reloads": question.reloads, "workers": question.workers, "frozen": question.frozen})
+            "reloads": question.reloads, "workers": question.workers, "frozen": question.frozen,
+            "wrapped": question.gunicorn.wrapped})
         environment = worker_environment.of_template(
             question.environment, question.directory, os.getpid(), question.generation)
         command, environment = template_command(question.gunicorn, environment, after + 2,
@@ -155,7 +168,8 @@ class Asking:
                     return Refused(CANNOT_BE_READ, f"its template speaks {said.get('version')!r}")
                 pid = said.get("pid")
                 return Answer(self._channel, pid if isinstance(pid, int) else self._channel.pid,
-                              said["settings"], said.get("files") or {})
+                              said["settings"], said.get("files") or {},
+                              _started(said.get("started")))
         return None
 
     def on_exit(self, exit: Exit) -> bool:
@@ -168,6 +182,14 @@ class Asking:
             ended = how_it_ended(exit.status)
             self._end(no_answer(self._gunicorn, f"{ended} before it had", exit.error or ended))
         return True
+
+    def arbiter_serves(self) -> bool:
+        """Whether gunicorn's own arbiter has started instead: it listens together with a worker.
+        What only reads its settings may do either."""
+        return self.pid is not None and any(
+            rivals.listens(pid) & rivals.listens(child) for pid in tree(self.pid)
+            if runs_gunicorn(command_line(pid)) for child in children(pid)
+            if is_gunicorn(command_line(child)))
 
     def cancel(self) -> None:
         """Stop without a word; a process that is still there is killed."""
@@ -194,3 +216,11 @@ class Asking:
             self.cancel()
         self._channel = None
         self._done(result)
+
+
+def _started(said: Any) -> Started | None:
+    try:
+        found: Started | None = plain_data.from_plain(Started | None, said)
+    except plain_data.Unreadable:
+        return None
+    return found if found is not None and found.words else None

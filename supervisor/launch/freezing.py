@@ -76,18 +76,37 @@ def freeze(command: Sequence[str], directory: str, environment: Mapping[str, str
 def freeze_gunicorn(gunicorn: Gunicorn, directory: str, environment: Mapping[str, str],
                     links: frozenset[str]) -> tuple[Gunicorn, Frozen]:
     """The same for gunicorn, as its Python is to run it: the script that an installer made isn't
-    needed any more. What starts it in some other way is a command like any other.
+    needed any more. What starts it in some other way is a command like any other; where that is
+    given gunicorn's script, its Python is resolved too.
 
     Raises:
         OSError: there is no such program.
     """
     if gunicorn.wrapped:
         frozen = freeze((gunicorn.python, *gunicorn.arguments), directory, environment, links)
-        return replace(gunicorn, python=frozen.words[0], arguments=frozen.words[1:]), frozen
+        program, *given = frozen.words
+        arguments = tuple(each for word in given
+                          for each in _in_its_python(word, directory, environment))
+        return (replace(gunicorn, python=program, arguments=arguments),
+                replace(frozen, words=(program, *arguments)))
     python = _own_name(os.path.join(directory, gunicorn.python))
     arguments = tuple(_argument(word, directory, links) for word in gunicorn.arguments)
     words = (python, *gunicorn.options, "-m", "gunicorn", *arguments)
     return replace(gunicorn, python=python, arguments=arguments), Frozen(python, "", words)
+
+
+def _in_its_python(word: str, directory: str, environment: Mapping[str, str]) -> list[str]:
+    """gunicorn's script, behind the Python that its first line means now; as it is where that can't
+    move, or it is no such script."""
+    if os.path.basename(word) != "gunicorn":
+        return [word]
+    search_path = environment.get("PATH", os.defpath)
+    try:
+        found = find_program(word, search_path, directory)
+    except OSError:
+        return [word]
+    interpreter = _interpreter(_script(found) or [], search_path, directory)
+    return [*interpreter, os.path.realpath(found)] if interpreter else [word]
 
 
 def gunicorn_of(recipe: Recipe) -> Gunicorn | None:

@@ -25,9 +25,11 @@ from ..system.processes import Exit, Processes
 from . import freezing
 from .asking import Answer, Asking, Question, no_answer
 from .freezing import Frozen
-from .recognition import Gunicorn, Refused, recognise
+from .recognition import Gunicorn, Refused, not_reached, recognise
 
-SETTINGS_TIMEOUT = 30.0
+# In seconds; and how often it is looked whether gunicorn's own arbiter has started instead.
+SETTINGS_TIMEOUT, LOOK = 30.0, 1.0
+INSTALLERS = ("uv", "poetry", "pdm", "pipenv", "hatch", "rye", "pixi")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class Preparation:
         self._done = done
         self._gunicorn: Gunicorn | None = None
         self._directory = ""
+        self._until = 0.0
         self.deadline: float | None = None
 
     def begin(self, now: float) -> None:
@@ -103,13 +106,15 @@ class Preparation:
             if self._gunicorn is None:
                 self._end(self._without_gunicorn())
                 return
-            self._asking.begin(Question(
-                self._number, self._gunicorn, self._directory,
-                self._environment | dict(self._variables(self._environment)),
-                self._number > 1,
-                self._settings.number if self._settings.given("number") else None,
-                None if self._remembered is None else as_read(self._remembered)))
-            self.deadline = now + self._patience
+            question = Question(
+                self._number, self._gunicorn, self._directory, self._environment, self._number > 1,
+                self._settings.number if self._settings.given("number") else None)
+            if self._remembered is not None:
+                question = again(question, self._remembered)
+            self._asking.begin(replace(question, environment={
+                **question.environment, **self._variables(self._environment)}))
+            self._until = now + self._patience
+            self.deadline = now + LOOK if self._gunicorn.wrapped else self._until
         except Refused as refused:
             self._end(refused)
         except OSError as error:  # gone between two looks
@@ -120,7 +125,12 @@ class Preparation:
         before = self._remembered
         if before is not None and before.words:  # an earlier version didn't resolve them
             self._frozen = Frozen(before.program, before.interpreter, before.words)
-            freezing.check(self._frozen, self._command)
+            started = before.started
+            if started is None:
+                freezing.check(self._frozen, self._command)
+            else:
+                freezing.check(Frozen(started.words[0], "", started.words), self._command)
+                _resolve(started.directory)
             self._gunicorn = freezing.gunicorn_of(before)
             return
         found = recognise(self._command, self._directory, self._environment,
@@ -152,9 +162,10 @@ class Preparation:
 
     @property
     def _patience(self) -> float:
-        """Seconds; what stands before gunicorn may have to install it first (`uv run`)."""
-        wrapped = self._gunicorn is not None and self._gunicorn.wrapped
-        return max(SETTINGS_TIMEOUT, self._settings.ready_timeout if wrapped else 0.0)
+        """Seconds; what stands before gunicorn may have to install it first."""
+        names = {os.path.basename(word) for word in self._command}
+        return max(SETTINGS_TIMEOUT,
+                   0.0 if names.isdisjoint(INSTALLERS) else self._settings.ready_timeout)
 
     def on_exit(self, exit: Exit) -> bool:
         """Return whether it was the process that was asked."""
@@ -178,20 +189,34 @@ class Preparation:
         if not read.given("max_requests_jitter"):
             theirs.pop("max_requests_jitter", None)
         recipe = replace(self._recipe(theirs, None), chdir=theirs.get("chdir"),
-                         pythonpath=theirs.get("pythonpath"), files=answer.files)
+                         pythonpath=theirs.get("pythonpath"), files=answer.files,
+                         started=answer.started)
         if recipe.max_requests and not theirs.get("counts_requests", True):
             raise Refused(
                 "--max-requests (gunicorn's max_requests): nothing counts the requests of its "
                 f"worker class {theirs['worker_class']}: expected 0, or another class; "
                 "--max-lifetime and --max-memory work", bad_input=True)
+        if not theirs.get("notifies", True) and not isinstance(self._settings.ack_mode, float):
+            raise Refused(
+                f"gunicorn's worker class {theirs['worker_class']} never calls notify, by which "
+                "workers say that they serve and live: expected one that does, or -m SECONDS, "
+                "after which it counts as ready", bad_input=True)
         return Prepared(recipe, read, template=answer)
 
     def on_time(self, now: float) -> None:
-        """Give up if the deadline has passed."""
-        if self.deadline is not None and now >= self.deadline:
-            self.cancel()
-            self._end(no_answer(self._gunicorn, f"has not within {self._patience:g} s",
-                                f"no answer within {self._patience:g} s"))
+        """Give up if the deadline has passed, or if gunicorn serves by itself."""
+        if self.deadline is None or now < self.deadline:
+            return
+        self.deadline = min(now + LOOK, self._until)
+        if now >= self._until:
+            seconds = f"within {self._patience:g} s"
+            why = no_answer(self._gunicorn, f"has not {seconds}", f"no answer {seconds}")
+        elif self._gunicorn is not None and self._asking.arbiter_serves():
+            why = not_reached(self._gunicorn, "gunicorn's own arbiter serves instead")
+        else:
+            return
+        self.cancel()
+        self._end(why)
 
     def cancel(self) -> None:
         """Stop without a word; a process that is still there is killed."""
@@ -203,11 +228,19 @@ class Preparation:
         self._done(result)
 
 
-def as_read(recipe: Recipe) -> dict[str, Any] | None:
-    """What a template is told that is to read the same settings as the one before; None where they
-    are read anew."""
-    return None if recipe.files is None else {
-        "chdir": recipe.chdir, "pythonpath": recipe.pythonpath, "files": dict(recipe.files)}
+def again(question: Question, recipe: Recipe) -> Question:
+    """The question for a template that is to be what the one before was: what that has read counts,
+    and where something else had started it, it is started as it was itself. All is as asked where a
+    recipe of an earlier version knows nothing of that."""
+    if recipe.files is not None:
+        question = replace(question, frozen={
+            "chdir": recipe.chdir, "pythonpath": recipe.pythonpath, "files": dict(recipe.files)})
+    started = recipe.started
+    if started is None:
+        return question
+    program, *arguments = started.words
+    return replace(question, gunicorn=Gunicorn(program, tuple(arguments), wrapped=True),
+                   directory=started.directory, environment=started.environment)
 
 
 def _resolve(directory: str) -> str:

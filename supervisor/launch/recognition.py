@@ -93,8 +93,9 @@ def not_reached(gunicorn: Gunicorn, how: str) -> Refused:
     name = os.path.basename(gunicorn.python)
     return Refused(
         f"{name} was expected to start gunicorn, and {how}: name gunicorn itself as the command "
-        "(einhornpy -- gunicorn app:wsgi), without what clears the environment (sudo); or, if it "
-        "isn't gunicorn, say how it says that it is ready (-m notify, manual or SECONDS)",
+        "(einhornpy -- gunicorn app:wsgi), without what clears the environment (sudo) or closes "
+        "descriptors; or, if it isn't gunicorn, say how it says that it is ready (-m notify, "
+        "manual or SECONDS)",
         bad_input=True)
 
 
@@ -104,6 +105,11 @@ def runs_gunicorn(words: Sequence[str]) -> bool:
     if not words:
         return False
     return words[0].startswith("gunicorn: master") or in_python(tuple(words), words[0]) is not None
+
+
+def is_gunicorn(words: Sequence[str]) -> bool:
+    """The same, or the title that gunicorn gives a worker."""
+    return runs_gunicorn(words) or "".join(words[:1]).startswith("gunicorn: worker")
 
 
 def is_python(program: str) -> bool:

@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...worker import template_messages
@@ -30,7 +30,7 @@ from . import bundle
 from .asking import Answer, Asking, Question
 from .channel import Channel
 from .prepared import Generations
-from .recipes import as_read
+from .recipes import again
 from .recognition import Refused
 
 # After its death, whoever it was just forking has so many seconds to say so.
@@ -132,10 +132,10 @@ class Templates(Part):
         template = _Template(generation, 0)
         template.asking = Asking(self._processes, self._loop, self._attributes, self.bundle,
                                  lambda result: self._answered(template, result))
-        template.pid = template.asking.begin(Question(
-            generation, gunicorn, recipe.directory,
-            {**recipe.environment, **self.variables(generation, recipe.environment)},
-            workers=self._workers, frozen=as_read(recipe)))
+        question = again(Question(generation, gunicorn, recipe.directory, recipe.environment,
+                                  workers=self._workers), recipe)
+        template.pid = template.asking.begin(replace(question, environment={
+            **question.environment, **self.variables(generation, recipe.environment)}))
         self._all.append(template)
         return template.pid
 

@@ -21,7 +21,7 @@ _SPEAKS = ("echo", "printf", "logger", "kill", "pkill", "killall", "pip", "pip3"
 _PROGRAM = re.compile(r"(?:\S*(?:bin|\})/)?gunicorn")
 # The library itself, or a program of that name as the argument of a call or an item of a list.
 _IN_PYTHON = re.compile(
-    r"""(?mx) ^ \s* (?: from | import ) \s+ gunicorn\.app \b
+    r"""(?mx) ^ [ \t]* (?: from | import ) [ \t]+ gunicorn\.app \b
     | [\[(,] \s* (?<! getLogger\( ) (["']) (?: [^"'\s]* bin/ )? gunicorn (?: \1 | \s )""")
 _MODULES = ("gunicorn", "gunicorn.app.wsgiapp", "gunicorn.app.pasterapp")
 

@@ -14,7 +14,7 @@ from .redaction import MASK, Redaction, secrets_of
 # Different in every generation, or the same thing said twice.
 _NOT_TOLD = {"PWD", "OLDPWD"}
 # What command and program mean in other words, and the text of files, in which secrets may be.
-NOT_SHOWN = ("interpreter", "words", "files")
+NOT_SHOWN = ("interpreter", "words", "files", "started")
 
 
 def known(pool: Pool) -> dict[int, Generation]:
@@ -85,7 +85,9 @@ def redaction(pool: Pool, *environments: Mapping[str, str]) -> Redaction:
     if pool.upgrade is not None:
         releases.add(pool.upgrade.terms.release)
     # Of the remembered ones too: a rollback may go to any of them.
-    every = [*environments, *(each.recipe.environment for each in known(pool).values())]
+    recipes = [each.recipe for each in known(pool).values()]
+    every = [*environments, *(each.environment for each in recipes),
+             *(each.started.environment for each in recipes if each.started is not None)]
     secrets = set().union(*(secrets_of(each) for each in every))
     return Redaction({release for release in releases if release}, secrets)
 

@@ -1,5 +1,6 @@
-"""Does a program that was given our listening sockets bind the same addresses itself? By what it
-complains of when it can't, and by the kernel's table where it can. Changes nothing.
+"""Who else listens? Whether a program that was given our listening sockets binds the same addresses
+itself, by what it complains of when it can't, and by the kernel's tables where it can. Changes
+nothing.
 """
 
 from __future__ import annotations
@@ -52,6 +53,15 @@ def beside(pids: Iterable[int], ours: Sequence[Listener]) -> str | None:
     return next((rivals[link] for link in held if link in rivals), None)
 
 
+def listens(pid: int) -> frozenset[int]:
+    """The inodes of the sockets at which a process listens."""
+    held = {*_descriptors(pid)}
+    tables = [inode for name in ("tcp", "tcp6")
+              for _, inode in _listening(f"/proc/{pid}/net/{name}")]
+    return frozenset(inode for inode in (*tables, *_listening_unix(f"/proc/{pid}/net/unix"))
+                     if f"socket:[{inode}]" in held)
+
+
 def _may_be_shared(listener: Listener) -> bool:
     sock = listener.socket
     return sock.family != socket.AF_UNIX and bool(
@@ -66,6 +76,16 @@ def _listening(table: str) -> Iterable[tuple[str, int]]:
     except OSError:
         return []
     return [(each[1], int(each[9])) for each in fields if each[3] == _LISTENS]
+
+
+def _listening_unix(table: str) -> Iterable[int]:
+    """The inode of each UNIX socket that listens: __SO_ACCEPTCON of linux/net.h, see proc(5)."""
+    try:
+        with open(table, encoding="utf-8", errors="replace") as file:
+            fields = [line.split() for line in file.readlines()[1:]]
+    except OSError:
+        return []
+    return [int(each[6]) for each in fields if int(each[3], 16) & 0x10000]
 
 
 def _descriptors(pid: int) -> list[str]:

@@ -107,8 +107,9 @@ if "crash-after" in options:
 if "shut" in options:
     socket.socket(fileno=os.dup(3)).shutdown(socket.SHUT_RDWR)
 if "late-arbiter" in options:
+    hidden = "".join(["guni", "corn"])  # or it would be recognised before
     os.execv(sys.executable,
-             [sys.executable, "-m", "gunicorn", "--chdir", os.environ["PWD"], "app:wsgi"])
+             [sys.executable, "-m", hidden, "--chdir", os.environ["PWD"], "app:wsgi"])
 if "die" in options:
     signal.signal(signal.SIGALRM, lambda number, frame: os._exit(7))
     signal.setitimer(signal.ITIMER_REAL, float(options["die"]))

@@ -85,7 +85,7 @@ def test_what_bash_offers(start: Start, place: Path) -> None:
     assert "--preload" not in options
     assert offered_by_bash(place, "einhornpy", "upgrade", "--can") == {"--canary"}
     assert offered_by_bash(place, "einhornpy", "-n", "2", "--ack-mode",
-                           "") == {"auto", "manual", "notify"}
+                           "") == {"auto", "gunicorn", "manual", "notify"}
     assert offered_by_bash(place, "einhornpy", "--log-to", "") == {"journal", "stderr", "syslog"}
     assert offered_by_bash(place, "einhornpy", "--cpu-affinity", "") == {"spread"}
     assert offered_by_bash(place, "einhornpy", "--warm-up", "P") == set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,8 +51,12 @@ WAYS: dict[str, tuple[str, str, dict[str, str]]] = {
     "gunicorn-searched": ("PLACE", "gunicorn --chdir PLACE/current web:wsgi", PATH),
     "gunicorn-module": (
         "/", "PLACE/current/venv/bin/python -s -m gunicorn --chdir PLACE/current web:wsgi", {}),
-    "gunicorn-started": ("PLACE/current", "PLACE/current/bin/start web:wsgi", {}),
+    # The script goes there by itself, and to a script that names its Python by the link.
+    "gunicorn-started": ("/", "PLACE/current/bin/start web:wsgi", {}),
     # Nothing but gunicorn's own `chdir` leads through the link, and its packages are there.
+    "gunicorn-behind-a-word": ("PLACE", "nice PLACE/current/venv/bin/gunicorn --chdir "
+                               "PLACE/current web:wsgi", {}),
+    "gunicorn-in-a-script": ("PLACE/current", "PLACE/current/bin/start web:wsgi", {}),
     "gunicorn-configured": (
         "PLACE", f"{sys.executable} -m gunicorn -c PLACE/gunicorn.conf.py web:wsgi", {}),
 }
@@ -74,7 +79,8 @@ def release(place: Path, name: str) -> None:
     for path, text in [
         (directory / "bin" / "web", f"{python}CODE = {name!r}\n{CODE}"),
         (directory / "bin" / "by-env", f"#!/usr/bin/env python\nCODE = {name!r}\n{CODE}"),
-        (directory / "bin" / "start", '#!/bin/sh\nexec venv/bin/python -s -m gunicorn "$@"\n'),
+        (directory / "bin" / "start",
+         f'#!/bin/sh\ncd {place}/current && PATH=$PWD/venv/bin:$PATH exec gunicorn "$@"\n'),
         (directory / "venv" / "bin" / "gunicorn", python + GUNICORN),
     ]:
         path.write_text(text)
@@ -123,6 +129,14 @@ def told(place: Path, pids: list[int]) -> set[tuple[str, str, int, str | None]]:
     return {tuple(json.loads((place / "reports" / str(pid)).read_text())) for pid in pids}
 
 
+def kill_template(master: Master) -> None:
+    """Kill the only one, and wait until there is another."""
+    (template,) = master.status()["templates"]
+    os.kill(template["pid"], signal.SIGKILL)
+    master.wait_status(lambda status: [each["state"] for each in status["templates"]] == ["ready"]
+                       and status["templates"][0]["pid"] != template["pid"], "another template")
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_release_stays_what_it_was(start: Start, site: Path, way: str) -> None:
     options = int(way not in ("searched", "module", "file", "gunicorn-configured"))
@@ -133,6 +147,9 @@ def test_a_release_stays_what_it_was(start: Start, site: Path, way: str) -> None
     make_current(site, "2")
     if way in ("searched", "gunicorn-relative"):
         assert master.cli("reload").returncode == 0, master.log()
+    if way in ("gunicorn-module", "gunicorn-started", "gunicorn-behind-a-word",
+               "gunicorn-in-a-script"):
+        kill_template(master)
     os.kill(first, signal.SIGKILL)
     (second,) = settled(master, 1, 1, first)
     master.ask("scale", to=2)
@@ -155,11 +172,9 @@ def test_settings_stay_what_was_read(start: Start, site: Path) -> None:
     old, new = ("1", "1", 0, "red"), ("2", "2", 0, "blue")
     master = start_way(start, site, "gunicorn-configured")
     (first,) = settled(master, 1, 1)
-    recorder = master.record()
     make_current(site, "2")
     config.write_text("nonsense")
-    os.kill(master.status()["templates"][0]["pid"], signal.SIGKILL)
-    recorder.wait_for("template-ready", generation=1)
+    kill_template(master)
     os.kill(first, signal.SIGKILL)
     (second,) = settled(master, 1, 1, first)
     assert told(site, [first, second]) == {old}, master.log()
@@ -171,11 +186,14 @@ def test_settings_stay_what_was_read(start: Start, site: Path) -> None:
     assert told(site, settled(master, 3, 1)) == {old}, master.log()
 
 
+LOST = "cannot start workers in PLACE/releases/1: No such file or directory"
+
+
 @pytest.mark.parametrize(("way", "error"), [
     ("absolute", "cannot run PLACE/releases/1/bin/web: command not found"),
     ("relative", "cannot change to the directory PLACE/releases/1: No such file or directory"),
     ("searched", "cannot run PLACE/releases/1/bin/by-env: command not found"),
-    ("gunicorn", "cannot start workers in PLACE/releases/1: No such file or directory")])
+    ("gunicorn", LOST), ("gunicorn-started", LOST)])
 def test_where_a_release_is_gone_one_line_says_so(start: Start, site: Path, way: str,
                                                   error: str) -> None:
     master = start_way(start, site, way)
@@ -184,7 +202,7 @@ def test_where_a_release_is_gone_one_line_says_so(start: Start, site: Path, way:
     other, victim = settled(master, 1, 2)
     recorder = master.record()
     make_current(site, "2")
-    (site / "releases" / "1").rename(site / "gone")
+    shutil.rmtree(site / "releases" / "1")
     os.kill(victim, signal.SIGKILL)
     failed = recorder.wait_for("start-failed", count=2)
     assert failed["error"] == error.replace("PLACE", str(site)), recorder.tail()

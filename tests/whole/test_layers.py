@@ -70,6 +70,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "control/top": {"rich", "textual"},
     "control/web": {"prometheus_client"},
     "control/web/__main__.py": {"setproctitle"},
+    "worker/gunicorn_classes.py": {"gunicorn"},
     "worker/gunicorn_settings.py": {"gunicorn"},
     "worker/gunicorn_template.py": {"gunicorn"},
     "worker/gunicorn_worker.py": {"gunicorn"},

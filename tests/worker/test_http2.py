@@ -10,7 +10,7 @@ from pathlib import Path
 import h2.connection
 import h2.events
 import pytest
-from einhornpy.worker import asgi_http2
+from einhornpy.worker import accepting
 from einhornpy.worker.accepting import goaway
 
 from ..harness import BIN, EXAMPLE, Master, wait_until
@@ -204,4 +204,4 @@ def test_a_goaway_is_what_h2_takes_for_one() -> None:
     (frame(1, 5) + frame(1, 4) + frame(3, 0, b"1234"), 2), (frame(0, 1, b"abc")[:-1], None),
     (b"short", None)])
 def test_the_ends_of_streams_are_counted_in_whole_frames(data: bytes, ends: int | None) -> None:
-    assert asgi_http2.ends_of_streams(data) == ends
+    assert accepting.ends_of_streams(data) == ends

@@ -48,8 +48,7 @@ VALUES = {
     "dirty_worker_init": "lambda worker: None", "dirty_workers": "2",
     "on_dirty_starting": "lambda arbiter: None", "pre_exec": "lambda server: None",
     "preload_app": "True", "reuse_port": "True", "worker_tmp_dir": '"/dev/shm"',
-    "tmp_upload_dir": '"/dev/shm"', "enable_stdio_inheritance": "True",
-    "ssl_version": "__import__('ssl').PROTOCOL_TLS_CLIENT"}
+    "tmp_upload_dir": '"/dev/shm"', "enable_stdio_inheritance": "True"}
 REFUSED = {"daemon": "True", "check_config": "True", "print_config": "True",
            "dirty_apps": '["app:Task"]'}
 
@@ -175,6 +174,7 @@ enable_backlog_metric = True
 pythonpath = HERE + "/packages"
 proxy_protocol = "v1"
 keyfile, certfile, ca_certs = HERE + "/key", HERE + "/certificate", HERE + "/certificate"
+ssl_version = __import__("ssl").PROTOCOL_TLS_SERVER
 cert_reqs, suppress_ragged_eofs, do_handshake_on_connect, ciphers = 1, False, True, "HIGH"
 http_protocols, http2_cleartext = "h2,h1", True
 http2_max_concurrent_streams, http2_initial_window_size = 50, 70000
