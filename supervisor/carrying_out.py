@@ -123,9 +123,9 @@ class Plan(Part):
                     each.socket for each in parts.listening.all])
                 parts.ledger.observe(facts.TemplateTold(number))
             case actions.RetireTemplate():
-                parts.templates.retire(
-                    number, on_exit=pool.stopping is not None and number == pool.current)
-                parts.ledger.observe(facts.TemplateRetired(number))
+                on_exit = pool.stopping is not None and number == pool.current
+                patience = parts.templates.retire(number, on_exit)
+                parts.ledger.observe(facts.TemplateRetired(number, patience))
             case actions.KillTemplate():
                 parts.ledger.observe(facts.TemplateKilled(number, action.reason))
                 parts.templates.kill(number)

@@ -20,7 +20,7 @@ import sys
 import traceback
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
-from . import gunicorn_marks, gunicorn_started, template_messages
+from . import gunicorn_forking, gunicorn_marks, gunicorn_started, template_messages
 from .gunicorn_forking import FIRST_FD
 from .gunicorn_settings import describe, resolved
 
@@ -32,6 +32,7 @@ class Channel:
         self.instructions = instructions
         self.master: int = instructions["master"]
         self.reserved: int = instructions["reserved"]
+        self.wrapped = bool(instructions.get("wrapped"))
         self._when_taken = when_taken
         self._socket: Any = None
         self._answered = False
@@ -54,6 +55,8 @@ class Channel:
         self._socket.setblocking(True)
         self._when_taken()
         self.started = gunicorn_started.how_started(given)
+        if self.wrapped:
+            gunicorn_forking.die_with_parent()
         leave_bundle(given["bundle"])
         sys.path[:] = resolved(sys.path)
 

@@ -214,6 +214,18 @@ def take_environment(variables: Mapping[str, str]) -> None:
             os.environ[pid] = str(os.getpid())
 
 
+def die_with_parent() -> None:
+    """Let the kernel end us with whoever has started us, whom it ends with the master: in a hook
+    that hangs we would not see it. A parent with threads is left out, since the end of the one that
+    has started us would count (prctl(2))."""
+    try:
+        threads = len(os.listdir("/proc/%d/task" % os.getppid()))
+    except OSError:
+        return
+    if threads == 1 and ctypes is not None:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
 def belong(master: int, farewell: Optional[int], core: Optional[int]) -> None:
     """Be tied to the master and to a core. `farewell`: the signal that the kernel sends us when the
     master dies; if it has died already, we leave at once.

@@ -134,9 +134,10 @@ def run_config(filename: str, text: bytes) -> Dict[str, Any]:
     return vars(module)
 
 
-def load(app: Any, given: Set[str], failed: Callable[[str], None]) -> None:
+def load(app: Any, given: Set[str], failed: Callable[[str], None], wrapped: bool) -> None:
     """Read every setting of one of gunicorn's applications, in the place of its own
-    `do_load_config`. What goes wrong is told to `failed` before we exit."""
+    `do_load_config`. What goes wrong is told to `failed` before we exit. `wrapped`: something else
+    starts gunicorn, and may ask it for its version before, or for its opinion of the settings."""
     stderr = StderrTail(sys.stderr)
     sys.stderr = stderr
     try:
@@ -144,8 +145,11 @@ def load(app: Any, given: Set[str], failed: Callable[[str], None]) -> None:
         app.load_config()
         if hasattr(app.cfg, "validate"):
             app.cfg.validate()
-        refuse_what_needs_the_arbiter(app.cfg)
+        if not (wrapped and (app.cfg.check_config or app.cfg.print_config)):
+            refuse_what_needs_the_arbiter(app.cfg)
     except SystemExit as exit:
+        if wrapped and not exit.code:
+            raise
         lines = [line.strip() for line in stderr.tail.splitlines() if line.strip()]
         failed(lines[-1] if lines else "gunicorn exited with %s" % exit.code)
         raise

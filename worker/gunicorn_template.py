@@ -42,7 +42,7 @@ def install(instructions: Mapping[str, Any],
     def patch_base(module: Any) -> None:
         def load(app: Any) -> None:
             channel.take()
-            gunicorn_settings.load(app, reading.given, channel.failed)
+            gunicorn_settings.load(app, reading.given, channel.failed, channel.wrapped)
 
         reading.patch_base(module)
         module.BaseApplication.do_load_config = load

@@ -68,9 +68,10 @@ class TemplateTold:
 
 @dataclass(frozen=True, slots=True)
 class TemplateRetired:
-    """It was asked to leave."""
+    """It was asked to leave, and has so many seconds for it."""
 
     generation: int
+    patience: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,7 +161,7 @@ def _templates(pool: Pool, view: View, now: float) -> Iterable[Action]:
     wanted = {pool.current}
     if _on_trial(pool) and pool.running_upgrade is not None:
         wanted.add(pool.running_upgrade.from_generation)
-    return template_rules.due(pool, view, now, wanted)
+    return template_rules.due(pool, view, now, wanted) or template_rules.tell(pool)
 
 
 def _spawn(pool: Pool, view: View, now: float) -> Iterable[Action]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 # How long one has to read its settings; to leave, with its last hook; to fork a worker.
 START_SECONDS, LEAVE_SECONDS, FORK_SECONDS = 30.0, 30.0, 10.0
+DEATHS_BEFORE_SILENCE = 2
 
 
 class TemplateState(enum.StrEnum):
@@ -30,7 +31,7 @@ class Template:
     """`since`: when it came into its state, `not_before`: when another one may be made, in
     monotonic seconds. `deaths`: how many in a row have ended that nobody had asked to. `told`: it
     knows that everything is open, and that it is the only one (gunicorn's when_ready). `killed`:
-    why it was, if so."""
+    why it was, if so. `patience`: how many seconds it has to leave."""
 
     generation: int
     state: TemplateState
@@ -40,3 +41,11 @@ class Template:
     not_before: float = 0.0
     told: bool = False
     killed: str | None = None
+    patience: float = LEAVE_SECONDS
+
+    @property
+    def may_be_told(self) -> bool:
+        """Whether it is to be told. Where some have died one after the other, that may be what they
+        died of, and workers are needed more."""
+        return (self.state is TemplateState.READY and not self.told
+                and self.deaths < DEATHS_BEFORE_SILENCE)

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from .actions import Action, KillTemplate, RetireTemplate, StartTemplate, TellTemplate
 from .bookkeeping import needed
 from .pool import Pool, Stopping
-from .template import FORK_SECONDS, LEAVE_SECONDS, START_SECONDS, Template, TemplateState
+from .template import FORK_SECONDS, START_SECONDS, Template, TemplateState
 from .view import View
 
 
@@ -39,8 +39,8 @@ def _hangs(pool: Pool, view: View, template: Template, now: float) -> str | None
             if view.past(begun + START_SECONDS, now):
                 return f"did not read its settings within {START_SECONDS:g} s"
         case TemplateState.LEAVING:
-            if pool.stopping is Stopping.NOW or view.past(begun + LEAVE_SECONDS, now):
-                return f"did not leave within {LEAVE_SECONDS:g} s"
+            if pool.stopping is Stopping.NOW or view.past(begun + template.patience, now):
+                return f"did not leave within {template.patience:g} s"
         case TemplateState.READY:
             patience = min(FORK_SECONDS, pool.policy.ready_timeout)
             asked = [worker.spawned_at for worker in pool.workers.values()
@@ -65,11 +65,15 @@ def due(pool: Pool, view: View, now: float, wanted: Collection[int]) -> list[Act
     leaves: list[Action] = [
         RetireTemplate(number) for number, template in pool.templates.items()
         if number not in useful and template.state in (TemplateState.STARTING, TemplateState.READY)]
-    if leaves:
-        return leaves
+    return leaves
+
+
+def tell(pool: Pool) -> list[Action]:
+    """Before the first worker, as gunicorn does it; later when nobody is missing, since what it
+    does then may take its time, or its life."""
     current = pool.templates.get(pool.current)
-    if (current is not None and current.state is TemplateState.READY and not current.told
-            and pool.running_upgrade is None and len(pool.templates) == 1):
+    if (current is not None and current.may_be_told and pool.running_upgrade is None
+            and len(pool.templates) == 1 and (pool.live >= pool.target or not pool.ever_ready)):
         return [TellTemplate(pool.current)]
     return []
 

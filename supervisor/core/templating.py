@@ -43,7 +43,8 @@ def observed(pool: Pool, event: facts.OfTemplate, now: float) -> Pool:
             _expect(event, template, TemplateState.READY)
             return with_template(pool, replace(template, told=True))
         case facts.TemplateRetired():
-            return with_template(pool, replace(template, state=TemplateState.LEAVING, since=now))
+            return with_template(pool, replace(
+                template, state=TemplateState.LEAVING, since=now, patience=event.patience))
         case facts.TemplateKilled():
             return with_template(pool, replace(template, killed=event.reason))
         case facts.TemplateGone():
@@ -73,7 +74,7 @@ def _gone(pool: Pool, template: Template, event: facts.TemplateGone, now: float)
                                         not_before=not_before))
     if first or number not in pool.generations:
         return pool
-    reason = f"cannot be forked: its template {event.reason}"
+    reason = f"cannot be forked: its template {template.killed or event.reason}"
     return count_failure(pool, number, reason, event.error, (), now)
 
 

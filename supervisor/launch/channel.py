@@ -5,6 +5,7 @@ take yet is kept."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 from collections import deque
@@ -26,6 +27,8 @@ class Channel:
         self.ended = False
         self.heard: Callable[[dict[str, Any] | None], None] = lambda message: None
         self._waiting: deque[tuple[bytes, list[int]]] = deque()
+        # Too many descriptors are on their way already, which nothing tells the end of.
+        self.held = False
         connection.setblocking(False)
 
     def open(self, heard: Callable[[dict[str, Any] | None], None]) -> None:
@@ -35,31 +38,49 @@ class Channel:
 
     def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
         """Say it as soon as the template takes it; nothing where it is gone. The descriptors may be
-        closed after this."""
+        closed after this.
+
+        Raises:
+            OSError: no such message can be sent.
+        """
         if self.ended:
             return
         if not self._waiting and self._sent(message, descriptors):
             return
         self._waiting.append((message, [os.dup(fd) for fd in descriptors]))
-        self._loop.watch(self.connection.fileno(), READ | WRITE, self._on_ready)
+        self._watch()
+
+    def _watch(self) -> None:
+        writes = self._waiting and not self.held
+        self._loop.watch(self.connection.fileno(), READ | WRITE if writes else READ,
+                         self._on_ready)
 
     def _sent(self, message: bytes, descriptors: Sequence[int]) -> bool:
         try:
             socket.send_fds(self.connection, [message], list(descriptors))
         except BlockingIOError:
             return False
-        except OSError:  # nobody is there, which we hear as the end
-            pass
+        except OSError as error:
+            if error.errno == errno.ETOOMANYREFS:
+                self.held = True
+                return False
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET):
+                raise
+            # nobody is there, which we hear as the end
         return True
 
     def _on_ready(self, events: int) -> None:
+        self.go_on()
+        self.read()
+
+    def go_on(self) -> None:
+        """Say what has waited, as far as it can be said by now."""
+        self.held = False
         while self._waiting and self._sent(*self._waiting[0]):
             for fd in self._waiting.popleft()[1]:
                 os.close(fd)
-        self.read()
         if not self.ended:
-            self._loop.watch(self.connection.fileno(),
-                             READ | WRITE if self._waiting else READ, self._on_ready)
+            self._watch()
 
     def read(self) -> None:
         """Hear what has been said by now. What isn't a message is passed over: the app's own code

@@ -23,6 +23,7 @@ write leaves an odd sequence for ever; the heartbeat, an aligned word, is still 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
@@ -80,7 +81,9 @@ class SharedPage(Part):
         self._free: list[int] = []
         self._size = 0
         self._slots: dict[int, int] = {}
-        self.fd = os.memfd_create("einhornpy-workers", os.MFD_CLOEXEC)
+        self.fd = os.memfd_create("einhornpy-workers", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        # Whoever maps a file that has shrunk is killed by it: no worker may do that to all others.
+        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
 
     def hand_over(self) -> dict[str, Any]:
         slots = {str(worker): offset for worker, offset in self._slots.items()}

@@ -18,7 +18,7 @@ from ..core import facts
 from ..core.facts import how_it_ended
 from ..core.generation import Recipe
 from ..core.pool import State as WorkerState
-from ..core.template import TemplateState
+from ..core.template import LEAVE_SECONDS, TemplateState
 from ..reporting.events import Entry, Event
 from ..system.attributes import Attributes
 from ..system.ledger import Ledger
@@ -35,6 +35,10 @@ from .recognition import Refused
 
 # After its death, whoever it was just forking has so many seconds to say so.
 LAST_WORDS = 2.0
+# How often is tried again what the kernel doesn't take yet.
+HELD_SECONDS = 0.05
+# One that has nothing more to do leaves within so many seconds.
+WITHOUT_HOOK_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,7 @@ class Templates(Part):
         self.variables = variables
         self._fresh = True
         self._said = (0, 0)
+        self._again_at = 0.0
         self._all: list[_Template] = []
         self.bundle = bundle.make(own_code)
 
@@ -163,12 +168,16 @@ class Templates(Part):
     # --- what it is asked ---
 
     def fork(self, generation: int, fork: Fork, message: bytes, descriptors: Sequence[int]) -> None:
-        """Ask for a worker."""
+        """Ask for a worker.
+
+        Raises:
+            OSError: that can't be asked.
+        """
         template = self._of(generation)
         if template is None or template.channel is None:
             raise RuntimeError(f"no template of generation {generation}")
-        template.forks[fork.worker] = fork
         template.channel.send(message, descriptors)
+        template.forks[fork.worker] = fork
 
     def hook(self, generation: int, name: str, *arguments: int,
              listeners: Sequence[socket.socket] = ()) -> None:
@@ -204,11 +213,17 @@ class Templates(Part):
         for template in self._all:
             self._send(template, template_messages.reopen())
 
-    def retire(self, generation: int, on_exit: bool) -> None:
+    def retire(self, generation: int, on_exit: bool) -> float:
+        """Ask it to leave, after gunicorn's on_exit if so; return how many seconds that may
+        take."""
         template = self._of(generation)
         if template is not None and template.asking is not None:
             template.asking.cancel()
         self._send(template, template_messages.leave(on_exit))
+        prepared = self._generations.prepared.get(generation)
+        hooks = (prepared.gunicorn.settings["hooks"]
+                 if prepared is not None and prepared.gunicorn is not None else ())
+        return LEAVE_SECONDS if on_exit and "on_exit" in hooks else WITHOUT_HOOK_SECONDS
 
     def kill(self, generation: int) -> None:
         template = self._of(generation)
@@ -237,7 +252,10 @@ class Templates(Part):
             known = self._ledger.pool.templates.get(template.generation)
             if template.gone is None and (known is None
                                           or known.state is not TemplateState.LEAVING):
-                # It hears nobody any more: a configuration has closed what it doesn't know.
+                # A configuration has closed what it doesn't know.
+                if known is not None:
+                    self._ledger.observe(facts.TemplateKilled(
+                        template.generation, "hears the master no more"))
                 self._kill(template)
             self._fail_forks(template)
             self._forget_if_over(template)
@@ -300,14 +318,23 @@ class Templates(Part):
 
     @property
     def deadline(self) -> float | None:
+        if self._fresh:
+            return 0.0
         ends = [each.gone[1] for each in self._all if each.gone is not None]
-        return 0.0 if self._fresh else min(ends, default=None)
+        if any(each.channel is not None and each.channel.held for each in self._all):
+            ends.append(self._again_at)
+        return min(ends, default=None)
 
     def on_time(self, now: float) -> None:
         if self._fresh:
             self._fresh = False
             self._end_those_of_other_versions()
             self._look_for_missing()
+        if now >= self._again_at:
+            self._again_at = now + HELD_SECONDS
+            for template in self._all:
+                if template.channel is not None and template.channel.held:
+                    template.channel.go_on()
         for template in list(self._all):
             if template.gone is not None and now >= template.gone[1] and template.channel:
                 template.channel.close()

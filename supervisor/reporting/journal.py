@@ -8,6 +8,7 @@ from typing import Any, assert_never
 
 from ..core import facts
 from ..core.pool import Pool, State, Worker
+from ..core.template import DEATHS_BEFORE_SILENCE
 from .events import Bytes, Entry, Event, Seconds, Weight, message
 from .report import gate, keeps_failing, replaced, timestamp
 
@@ -132,7 +133,8 @@ def _of_template(before: Pool, fact: facts.OfTemplate, after: Pool, now: float) 
             else:
                 yield Entry(Event.TEMPLATE_DIED, told | {
                     "reason": fact.reason, "error": fact.error,
-                    "so": "its workers go on, and another one is made",
+                    "so": "its workers go on, and another one is made" + (
+                        "" if known.deaths < DEATHS_BEFORE_SILENCE else " without when_ready"),
                     "next_try_in": Seconds(max(0.0, known.not_before - now), ".1f")})
         case facts.TemplateMissing() | facts.TemplateTold() | facts.TemplateRetired():
             pass

@@ -100,11 +100,11 @@ def hot_templates(pool: Pool, *others: Any) -> list[actions.Action]:
         number: replace(each, not_before=0.0) for number, each in pool.templates.items()}), *others)
 
 
-def telling_at_once(pool: Pool, *others: Any) -> list[actions.Action]:
+def telling_at_once(pool: Pool) -> list[actions.Action]:
     current = pool.templates.get(pool.current)
     if current is not None and current.state is TemplateState.READY and not current.told:
         return [actions.TellTemplate(pool.current)]
-    return original_due(pool, *others)
+    return []
 
 
 def leaving_early(pool: Pool, *others: Any) -> list[actions.Action]:
@@ -120,7 +120,7 @@ BUGS: dict[str, tuple[str, Any]] = {
     "makes templates in a hot loop": ("due", hot_templates),
     "never makes another one": ("due", lambda *arguments: []),
     "never looks whether one hangs": ("overdue", lambda *arguments: []),
-    "tells one while another is there": ("due", telling_at_once),
+    "tells one while another is there": ("tell", telling_at_once),
     "lets one go whose workers are there": ("due", leaving_early),
     "leaves while templates are there": ("stop", lambda pool: []),}
 
@@ -193,6 +193,29 @@ def test_an_upgrade_whose_template_keeps_dying_goes_back_and_touches_nobody() ->
     assert world.pool.upgrade.outcome == "rolled-back"
     assert set(world.pool.workers) == old
     assert world.templates(*TemplateState) == [1]
+
+
+def test_those_that_die_of_what_they_are_told_fork_what_is_missing_all_the_same() -> None:
+    """A hook that ends or hangs each template must not leave a seat empty."""
+    world = ready_pool(2)
+    world.slowly = True
+    world.exit(1, -9)
+    for _ in range(12):
+        template = world.pool.templates[1]
+        if template.state is TemplateState.STARTING:
+            world.fact(facts.TemplateReady(1))
+        elif template.state is TemplateState.READY and template.told:
+            world.template_dies(1)
+        elif world.being_forked():
+            world.fact(facts.Forked(world.being_forked()[0].id, 77))
+        elif starting := [each for each in world.pool.workers.values()
+                          if each.state is State.STARTING]:
+            world.fact(facts.SaidReady(starting[0].id))
+        elif world.wake_at is not None:
+            world.pass_time(world.wake_at - world.now)
+    assert world.pool.ready == 2
+    assert not world.pool.templates[1].told
+    assert world.resting()
 
 
 def test_a_template_that_hangs_is_killed_and_another_one_made() -> None:

@@ -19,7 +19,7 @@ from einhornpy.supervisor.core.pool import (
     State,
     Worker,
 )
-from einhornpy.supervisor.core.template import FORK_SECONDS, TemplateState
+from einhornpy.supervisor.core.template import FORK_SECONDS, LEAVE_SECONDS, TemplateState
 from einhornpy.supervisor.core.view import ABORT_SECONDS
 
 FIRST_TEMPLATE = 900_000
@@ -242,7 +242,7 @@ class World:
                 of_it = [each for each in self.pool.workers.values() if each.generation == number]
                 assert not of_it, f"{action}, and {of_it} still need it"
                 assert number != self.pool.current or self.pool.stopping is not None
-                self.observe(facts.TemplateRetired(number))
+                self.observe(facts.TemplateRetired(number, LEAVE_SECONDS))
                 if not self.slowly:
                     self.observe(facts.TemplateGone(number, "exited with code 0"))
             case actions.KillTemplate():
@@ -503,8 +503,8 @@ class World:
 
     def resting(self) -> bool:
         pool = self.pool
-        if self.templated and not (
-                [*pool.templates] == [pool.current] and pool.templates[pool.current].told):
+        if self.templated and ([*pool.templates] != [pool.current]
+                               or pool.templates[pool.current].may_be_told):
             return False
         return (pool.running_upgrade is None and pool.ready == pool.target == len(pool.workers)
                 and all(worker.generation == pool.current and worker.recycled_for is None

@@ -25,6 +25,13 @@ def page() -> Iterator[shared_page.SharedPage]:
     made.close()
 
 
+def test_no_worker_can_take_the_page_from_under_the_others(page: shared_page.SharedPage) -> None:
+    """Whoever has mapped it would be killed."""
+    page.take(1)
+    with pytest.raises(PermissionError):
+        os.ftruncate(page.fd, 0)
+
+
 def test_master_and_worker_agree_on_the_layout(page: shared_page.SharedPage) -> None:
     assert (shared_page.LAYOUT_VERSION, shared_page.SLOT_SIZE, shared_page.RING) == (
         gunicorn_counters.LAYOUT_VERSION, gunicorn_counters.SLOT_SIZE, gunicorn_counters.RING)

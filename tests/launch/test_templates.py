@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ..airbag import check
-from ..harness import Master, get, wait_gone, wait_until
+from ..harness import Master, children, get, wait_gone, wait_until
 from ..load import Load
 from ..whole.test_no_lost_request import CLASSES, start_example
 
@@ -202,6 +202,48 @@ def test_a_swept_socket_is_let_go_by_the_template_too(start: Start, place: Path)
     wait_until(lambda: len(inodes() - before) == 1 and len(before - inodes()) == 1,
                "the new socket in the old one's place", master.log)
     assert get(str(path)) == (200, "ok\n")
+
+
+def test_a_hook_that_ends_each_template_leaves_no_seat_empty(start: Start, place: Path) -> None:
+    """It comes when the upgrade has ended, so that nothing goes back any more."""
+    master = begin(start, place)
+    (place / "gunicorn.conf.py").write_text("import os\ndef when_ready(server):\n    os._exit(7)\n")
+    assert master.cli("upgrade").returncode == 0
+    recorder = master.record()
+    for deaths in (1, 2):
+        dead = min(pids(master))
+        others = pids(master) - {dead}
+        os.kill(dead, signal.SIGKILL)
+        recorder.wait_for("worker-died", deaths)
+        master.wait_status(lambda status: status["ready"] == 2)
+        assert others < pids(master)
+    assert "another one is made without when_ready" in master.log()
+
+
+def test_one_that_hangs_behind_a_script_ends_with_its_master(start: Start, place: Path) -> None:
+    """Else it would hold the address, and no other master could start."""
+    (place / "gunicorn.conf.py").write_text(
+        "import time\ndef child_exit(server, worker):\n    time.sleep(10000)\n")
+    (place / "app.py").write_text(APP)
+    script = place / "start.sh"
+    script.write_text('#!/bin/sh\ngunicorn --version\ngunicorn "$@" &\nwait\n')
+    script.chmod(0o755)
+    master = start("-n", "2", "-b", "127.0.0.1:0", "--", "./start.sh", "app:wsgi")
+    master.wait_ready()
+    own = template(master)["pid"]
+    (inner,) = [pid for pid, _ in children(own)]
+    workers = pids(master)
+    os.kill(min(workers), signal.SIGKILL)
+    os.kill(master.pid, signal.SIGKILL)
+    for pid in (own, inner, *workers):
+        wait_gone(pid)
+
+
+def test_a_stop_waits_long_only_for_a_hook(start: Start, place: Path) -> None:
+    master = begin(start, place)
+    os.kill(template(master)["pid"], signal.SIGSTOP)
+    assert master.stop() == 0
+    assert 'reason="did not leave within 3 s"' in master.log()
 
 
 # --- a storm ---
