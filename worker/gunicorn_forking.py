@@ -6,12 +6,13 @@ Whichever of the three is killed at whichever moment: either the worker never be
 is told of it. Plain standard library from Python 3.9 on.
 """
 
+import _socket
 import contextlib
 import errno
 import os
 import select
 import signal
-from typing import Callable, Collection, Dict, List, Mapping, Optional, Sequence
+from typing import Callable, Collection, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from . import gunicorn_marks, template_messages
 
@@ -201,6 +202,32 @@ def arrange(given: Sequence[int], standard: Mapping[int, bool], reserved: int,
         else:
             os.close(target)
     _close(given)
+
+
+def listening() -> Set[Tuple[int, int]]:
+    """The listening sockets of this process: descriptor and inode of each."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            inode = os.fstat(int(name)).st_ino
+            with contextlib.closing(_socket.socket(fileno=os.dup(int(name)))) as sock:
+                if sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN):
+                    found.add((int(name), inode))
+        except OSError:
+            pass  # no socket, or the one by which we look
+    return found
+
+
+def let_go(sockets: Collection[Tuple[int, int]]) -> None:
+    """Put nothing in the place of these: whoever has opened them may close the numbers again."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for fd, inode in sockets:
+        try:
+            if os.fstat(fd).st_ino == inode:
+                os.dup2(nothing, fd, inheritable=False)
+        except OSError:
+            pass  # closed meanwhile
+    os.close(nothing)
 
 
 def take_environment(variables: Mapping[str, str]) -> None:

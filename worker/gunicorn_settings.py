@@ -154,7 +154,10 @@ def load(app: Any, given: Set[str], failed: Callable[[str], None], wrapped: bool
         failed(lines[-1] if lines else "gunicorn exited with %s" % exit.code)
         raise
     except Exception as problem:
-        failed(describe(problem))
+        # Which setting it was, gunicorn prints alone.
+        named = [line.strip() for line in stderr.tail.splitlines()
+                 if line.startswith("Invalid value for ")]
+        failed(": ".join([*named[-1:], describe(problem)]))
         sys.exit(1)
     finally:
         if sys.stderr is stderr:

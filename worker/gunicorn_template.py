@@ -11,13 +11,14 @@ import sys
 import time
 import traceback
 import types
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
 # Everything that a worker may need of ours later: by then the bundle is closed.
 from . import (  # noqa: F401
     gunicorn_forking,
     gunicorn_http2,
     gunicorn_lingering,
+    gunicorn_marks,
     gunicorn_patching,
     gunicorn_settings,
     gunicorn_worker,
@@ -97,6 +98,8 @@ class Template:
         self.channel = channel
         self.reading = reading
         self.directory = ""
+        # What when_ready listens on: it moves to the next template, so no worker must hold it.
+        self.own_sockets: Set[Tuple[int, int]] = set()
         self.heed_signals: Callable[[], None] = lambda: None
         self.server: Any = None
 
@@ -118,6 +121,8 @@ class Template:
 
             # gunicorn's own would be a file, and there need be no directory where one can be made.
             base.WorkerTmp = lambda _: NoHeartbeat()
+            if "setproctitle" not in sys.modules:
+                util._setproctitle = lambda title: gunicorn_marks.show("gunicorn: " + title)
             util._setproctitle("template [%s]" % server.proc_name)
             self.directory = os.getcwd()
             self.channel.answer({
@@ -186,7 +191,11 @@ class Template:
         server = self.server
         if name == "when_ready":
             self.take_listeners(descriptors)
-            server.cfg.when_ready(server)
+            before = gunicorn_forking.listening()
+            try:
+                server.cfg.when_ready(server)
+            finally:
+                self.own_sockets |= gunicorn_forking.listening() - before
         elif name == "child_exit":
             worker = server.WORKERS.pop(arguments[0], None)
             # One that an earlier template has forked is known by its pid alone.
@@ -273,6 +282,7 @@ class Template:
             self.channel.close()
             for listener in server.LISTENERS:
                 listener.close()
+            gunicorn_forking.let_go(self.own_sockets)
             gunicorn_forking.arrange(descriptors, {1: message["stdout"], 2: message["stderr"]},
                                      self.channel.reserved, captured)
             gunicorn_forking.take_environment(message["environment"])

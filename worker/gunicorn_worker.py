@@ -20,6 +20,7 @@ from . import (
     gunicorn_draining,
     gunicorn_http2,
     gunicorn_lingering,
+    gunicorn_older,
     gunicorn_third_party,
     gunicorn_warm_up,
 )
@@ -118,8 +119,10 @@ class Life:
         gunicorn_third_party.mend(worker, leaving)
         if "h2" in getattr(worker.cfg, "http_protocols", ()):
             gunicorn_http2.mend(worker, leaving)
-        if hasattr(worker, "keepalived_conns"):  # gthread, as of gunicorn 24
+        if hasattr(worker, "murder_pending"):  # gthread, as of gunicorn 25
             gunicorn_lingering.mend(worker)
+        elif hasattr(worker, "_keep"):  # before 24
+            gunicorn_older.mend(worker)
         gunicorn_counters.count_requests(worker, slot)
 
         def around(asgi: Any) -> Any:

@@ -158,7 +158,21 @@ def when_ready(server):
         wait_until(lambda: who() == template(master)["pid"], "the metrics of the current template",
                    master.log)
         assert master.cli("upgrade").returncode == 0
+    # its workers hold nothing of it
+    os.kill(template(master)["pid"], signal.SIGKILL)
+    wait_until(lambda: who() == template(master)["pid"], "the metrics of another template",
+               master.log)
     assert "hook failed" not in master.log()
+
+
+def test_ps_tells_templates_and_workers_without_a_library_for_it(start: Start,
+                                                                 place: Path) -> None:
+    (place / "hidden").mkdir()
+    (place / "hidden" / "setproctitle.py").write_text("raise ImportError\n")
+    master = begin(start, place, "", "--env", f"PYTHONPATH={place / 'hidden'}")
+    titles = [Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0 ")
+              for pid in (template(master)["pid"], min(pids(master)))]
+    assert titles == ["gunicorn: template [app:wsgi]", "gunicorn: worker [app:wsgi]"]
 
 
 def test_nothing_is_left_of_a_master_that_is_killed(start: Start, place: Path) -> None:
@@ -217,7 +231,7 @@ def test_a_hook_that_ends_each_template_leaves_no_seat_empty(start: Start, place
         recorder.wait_for("worker-died", deaths)
         master.wait_status(lambda status: status["ready"] == 2)
         assert others < pids(master)
-    assert "another one is made without when_ready" in master.log()
+    master.wait_log("another one is made without when_ready")
 
 
 def test_one_that_hangs_behind_a_script_ends_with_its_master(start: Start, place: Path) -> None:
