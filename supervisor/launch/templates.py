@@ -163,7 +163,8 @@ class Templates(Part):
     @property
     def busy(self) -> bool:
         """Whether one is starting or forking: the next master could not hear what comes of it."""
-        return any(each.asking is not None or each.forks or each.gone for each in self._all)
+        return any(each.asking is not None or each.forks or each.gone or
+                   (each.channel is not None and each.channel.ended) for each in self._all)
 
     # --- what it is asked ---
 
@@ -363,15 +364,19 @@ class Templates(Part):
             self._processes.signal(template.own_pid, signal.SIGKILL)
 
     def _look_for_missing(self) -> None:
-        """Earlier versions had none, and one may have died as the master was replaced."""
+        """Earlier versions had none."""
         pool = self._ledger.pool
         for number, prepared in self._generations.prepared.items():
-            if prepared.gunicorn is None or number not in pool.generations:
-                continue
-            known = pool.templates.get(number)
-            if known is None or (self._of(number) is None
-                                 and known.state is not TemplateState.GONE):
+            if (prepared.gunicorn is not None and number in pool.generations
+                    and number not in pool.templates):
                 self._ledger.observe(facts.TemplateMissing(number))
+
+    def _look_for_unknown(self) -> None:
+        """One whose end nobody saw, as the master was replaced, must not be waited for."""
+        for number, template in self._ledger.pool.templates.items():
+            if template.state is not TemplateState.GONE and all(
+                    each.generation != number for each in self._all):
+                self._ledger.observe(facts.TemplateGone(number, "was gone"))
 
     def hand_over(self) -> dict[str, Any]:
         return {"templates": [

@@ -126,6 +126,23 @@ def test_a_reload_keeps_templates(start: Start, place: Path) -> None:
     assert master.cli("upgrade").returncode == 0
 
 
+def test_a_reload_while_a_template_leaves(start: Start, place: Path) -> None:
+    """It has closed its way to the master, and is not gone yet."""
+    master = begin(start, place, """
+import atexit, os, time
+def on_starting(server):
+    pid = os.getpid()
+    def leave_slowly():
+        if os.getpid() == pid:
+            os.closerange(3, 1000)
+            time.sleep(1.5)
+    atexit.register(leave_slowly)
+""")
+    assert master.cli("upgrade").returncode == 0
+    assert master.cli("reload").returncode == 0
+    assert template(master)["generation"] == 2
+
+
 def test_what_is_begun_when_everything_is_open_moves_to_the_next_generation(start: Start,
                                                                             place: Path) -> None:
     """A metrics server on a port of its own, in the template."""
