@@ -331,6 +331,7 @@ class Templates(Part):
             self._fresh = False
             self._end_those_of_other_versions()
             self._look_for_missing()
+        self._look_for_unknown()
         if now >= self._again_at:
             self._again_at = now + HELD_SECONDS
             for template in self._all:
@@ -356,6 +357,7 @@ class Templates(Part):
                 template.channel.close()
                 self._processes.end(template.pid)
                 self._end_own(template)
+                self._ledger.observe(facts.TemplateMissing(template.generation))
 
     def _end_own(self, template: _Template) -> None:
         """What had started it is gone, and may have left it to us."""
