@@ -69,9 +69,9 @@ class Install:
         path = self.package / file
         text = path.read_text()
         assert before in text
-        path.write_text(text.replace(before, after))
         # What is compiled of it counts by whole seconds and by the size.
         changed = path.stat().st_mtime + 2
+        path.write_text(text.replace(before, after))
         os.utime(path, (changed, changed))
 
 
