@@ -154,11 +154,11 @@ def test_a_master_that_cannot_be_replaced_refuses_it(start: Start) -> None:
 @pytest.fixture
 def held(start: Start, place: Path) -> Master:
     """A master whose next one answers when somebody writes to `place / "go"`, and asks for that by
-    `place / "asked"`."""
+    `place / "asked"`. Asked again, since something was new meanwhile, it answers at once."""
     os.mkfifo(place / "go")
     program = place / "next"
-    program.write_text(f"#!/bin/sh\n[ $1 = --check-state ] && {{ touch {place}/asked; "
-                       f"read word < {place}/go; }}\nexec {EINHORNPY} \"$@\"\n")
+    program.write_text(f"#!/bin/sh\n[ $1 = --check-state ] && [ ! -e {place}/asked ] && "
+                       f"{{ touch {place}/asked; read word < {place}/go; }}\nexec {EINHORNPY} \"$@\"\n")
     program.chmod(0o755)
     master = start("-n", "1", "-m", "manual", "--reexec-as", str(program), "--", *WORKER, "ack",
                    "watchdog", f"report={place}/report")
