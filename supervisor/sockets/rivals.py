@@ -5,12 +5,12 @@ nothing.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import socket
 from collections.abc import Iterable, Sequence
 
+from ..system import descriptors
 from .listener import Listener
 
 _IN_USE = re.compile(r"(?i)\baddress already in use\b|\bEADDRINUSE\b")
@@ -49,13 +49,13 @@ def beside(pids: Iterable[int], ours: Sequence[Listener]) -> str | None:
     own = {os.fstat(each.socket.fileno()).st_ino for each in ours}
     rivals = {f"socket:[{inode}]": names[address] for address, inode in rows
               if address in names and inode not in own}
-    held = (link for pid in pids for link in _descriptors(pid)) if rivals else ()
+    held = (link for pid in pids for link in descriptors.of(pid)) if rivals else ()
     return next((rivals[link] for link in held if link in rivals), None)
 
 
 def listens(pid: int) -> frozenset[int]:
     """The inodes of the sockets at which a process listens."""
-    held = {*_descriptors(pid)}
+    held = {*descriptors.of(pid)}
     tables = [inode for name in ("tcp", "tcp6")
               for _, inode in _listening(f"/proc/{pid}/net/{name}")]
     return frozenset(inode for inode in (*tables, *_listening_unix(f"/proc/{pid}/net/unix"))
@@ -86,13 +86,3 @@ def _listening_unix(table: str) -> Iterable[int]:
     except OSError:
         return []
     return [int(each[6]) for each in fields if int(each[3], 16) & 0x10000]
-
-
-def _descriptors(pid: int) -> list[str]:
-    """What the descriptors of a process are; nothing where it is gone, or may not be looked at."""
-    found = []
-    with contextlib.suppress(OSError):
-        for fd in os.listdir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
-    return found

@@ -18,6 +18,7 @@ from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ..core.worker_environment import GENERATION, MASTER, SEAT, WORKER
+from . import descriptors
 from .processes import children, started
 
 
@@ -101,16 +102,4 @@ def _marked(pid: int) -> Orphan | None:
 
 def _holds(pid: int, sockets: Collection[int]) -> bool:
     """Whether one of a process's descriptors is one of these sockets."""
-    wanted = {f"socket:[{inode}]" for inode in sockets}
-    try:
-        with os.scandir(f"/proc/{pid}/fd") as entries:
-            return any(_target(entry.path) in wanted for entry in entries)
-    except OSError:
-        return False
-
-
-def _target(path: str) -> str | None:
-    try:
-        return os.readlink(path)
-    except OSError:  # closed meanwhile
-        return None
+    return not {f"socket:[{inode}]" for inode in sockets}.isdisjoint(descriptors.of(pid))

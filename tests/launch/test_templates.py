@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from einhornpy.supervisor.system import descriptors
 
 from ..airbag import check
 from ..harness import Master, children, get, wait_gone, wait_until
@@ -223,8 +224,7 @@ def test_a_swept_socket_is_let_go_by_the_template_too(start: Start, place: Path)
     recorder = master.record()
 
     def inodes() -> set[str]:
-        found = Path(f"/proc/{template(master)['pid']}/fd")
-        return {os.readlink(each) for each in found.iterdir() if "socket" in os.readlink(each)}
+        return {each for each in descriptors.of(template(master)["pid"]) if "socket" in each}
 
     wait_until(lambda: len(inodes()) >= 2, "the template's own listeners", master.log)
     before = inodes()

@@ -3,6 +3,7 @@ many descriptors are allowed."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -45,9 +46,10 @@ def inherited(pid: int) -> list[str]:
     error: nothing of a master's survives exec."""
     found = []
     for fd in map(int, os.listdir(f"/proc/{pid}/fd")):
-        flags = Path(f"/proc/{pid}/fdinfo/{fd}").read_text().split("flags:\t")[1].split()[0]
-        if fd > 2 and not int(flags, 8) & os.O_CLOEXEC:
-            found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            flags = Path(f"/proc/{pid}/fdinfo/{fd}").read_text().split("flags:\t")[1].split()[0]
+            if fd > 2 and not int(flags, 8) & os.O_CLOEXEC:
+                found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
     return found
 
 
