@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from .harness import APPS, BIN, DEADLINE, Master, base_environment, wait_until
+from .harness import APPS, BIN, Master, base_environment, exit_code, wait_until
 
 Start = Callable[..., Master]
 # What a worker does besides answering.
@@ -53,10 +53,7 @@ class Gunicorn:
         self.process.send_signal(number)
 
     def wait_exit(self) -> int:
-        try:
-            return self.process.wait(DEADLINE)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"gunicorn is still there\n{self.log()}") from None
+        return exit_code(self.process, "gunicorn", self.log)
 
     def close(self) -> None:
         if self.process.poll() is None:

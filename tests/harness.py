@@ -177,6 +177,14 @@ class Recorder:
         self._client._socket.close()
 
 
+def exit_code(process: subprocess.Popen[Any], what: str, log: Callable[[], str]) -> int:
+    """Wait for the end of a process; fail with `what` and its log if it doesn't come."""
+    try:
+        return process.wait(DEADLINE)
+    except subprocess.TimeoutExpired:
+        raise AssertionError(f"{what} is still there\n{log()}") from None
+
+
 class Master:
     """A real `einhornpy` process in a directory of its own."""
 
@@ -294,10 +302,7 @@ class Master:
         self.process.send_signal(number)
 
     def wait_exit(self) -> int:
-        try:
-            return self.process.wait(DEADLINE)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"the master is still there\n{self.log()}") from None
+        return exit_code(self.process, "the master", self.log)
 
     def stop(self) -> int:
         """Stop gracefully; return the exit code."""

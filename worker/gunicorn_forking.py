@@ -249,8 +249,13 @@ def die_with_parent() -> None:
         threads = len(os.listdir("/proc/%d/task" % os.getppid()))
     except OSError:
         return
-    if threads == 1 and ctypes is not None:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if threads == 1:
+        _ask_for_signal_at_parents_death(signal.SIGKILL)
+
+
+def _ask_for_signal_at_parents_death(number: int) -> None:
+    if ctypes is not None:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 def belong(master: int, farewell: Optional[int], core: Optional[int]) -> None:
@@ -261,8 +266,7 @@ def belong(master: int, farewell: Optional[int], core: Optional[int]) -> None:
         OSError: that core can't be had.
     """
     if farewell is not None:
-        if ctypes is not None:
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, farewell, 0, 0, 0)
+        _ask_for_signal_at_parents_death(farewell)
         if os.getppid() != master:
             os._exit(0)
     if core is not None:

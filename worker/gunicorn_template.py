@@ -1,6 +1,6 @@
 """The template of a generation: one process in the place of gunicorn's arbiter, which reads the
-settings once, runs the arbiter's hooks and forks the workers. It holds no socket of its own, and
-decides nothing: the master does, see gunicorn_channel.py and template_messages.py.
+settings once, runs the arbiter's hooks and forks the workers. It accepts on no socket, and decides
+nothing: the master does, see gunicorn_channel.py and template_messages.py.
 
 Plain standard library from Python 3.9 on, besides gunicorn itself.
 """

@@ -56,12 +56,14 @@ class Answer:
 @dataclass(frozen=True, slots=True)
 class Question:
     """What the template of a generation is started with. `reloads`: it is that of an upgrade.
+    `variables`: what it is given beside the environment of its generation.
     `workers`: N, where it isn't gunicorn's to say. `frozen`: what the one before it has read."""
 
     generation: int
     gunicorn: Gunicorn
     directory: str
     environment: Mapping[str, str]
+    variables: Mapping[str, str]
     reloads: bool = False
     workers: int | None = None
     frozen: Mapping[str, Any] | None = None
@@ -135,7 +137,8 @@ class Asking:
             "reloads": question.reloads, "workers": question.workers, "frozen": question.frozen,
             "wrapped": question.gunicorn.wrapped})
         environment = worker_environment.of_template(
-            question.environment, question.directory, os.getpid(), question.generation)
+            {**question.environment, **question.variables}, question.directory, os.getpid(),
+            question.generation)
         command, environment = template_command(question.gunicorn, environment, after + 2,
                                                 instructions)
         return Launch(command, question.directory, environment, descriptors, signal.SIGKILL,

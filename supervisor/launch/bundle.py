@@ -22,7 +22,7 @@ def make(own_code: OwnCode) -> int:
     Raises:
         OSError: there can be none.
     """
-    held = {name: own_code.read(f"worker/{name}") for name in own_code.names("worker")
+    held = {name: content for name, content in own_code.room("worker").items()
             if name.startswith("gunicorn_") or name in _BESIDE}
     files = {f"{_PACKAGE}/{name}": content for name, content in held.items()}
     files[f"{_PACKAGE}/__init__.py"] = b""

@@ -99,6 +99,7 @@ class Preparation:
         self.deadline: float | None = None
 
     def begin(self, now: float) -> None:
+        """Start; `done` may be called at once."""
         try:
             self._directory = _resolve(self._named_directory)
             self._environment["PWD"] = self._directory
@@ -107,12 +108,12 @@ class Preparation:
                 self._end(self._without_gunicorn())
                 return
             question = Question(
-                self._number, self._gunicorn, self._directory, self._environment, self._number > 1,
+                self._number, self._gunicorn, self._directory, self._environment,
+                self._variables(self._environment), self._number > 1,
                 self._settings.number if self._settings.given("number") else None)
             if self._remembered is not None:
                 question = again(question, self._remembered)
-            self._asking.begin(replace(question, environment={
-                **question.environment, **self._variables(self._environment)}))
+            self._asking.begin(question)
             self._until = now + self._patience
             self.deadline = now + LOOK if self._gunicorn.wrapped else self._until
         except Refused as refused:

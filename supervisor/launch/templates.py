@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...worker import template_messages
@@ -137,10 +137,9 @@ class Templates(Part):
         template = _Template(generation, 0)
         template.asking = Asking(self._processes, self._loop, self._attributes, self.bundle,
                                  lambda result: self._answered(template, result))
-        question = again(Question(generation, gunicorn, recipe.directory, recipe.environment,
-                                  workers=self._workers), recipe)
-        template.pid = template.asking.begin(replace(question, environment={
-            **question.environment, **self.variables(generation, recipe.environment)}))
+        template.pid = template.asking.begin(again(Question(
+            generation, gunicorn, recipe.directory, recipe.environment,
+            self.variables(generation, recipe.environment), workers=self._workers), recipe))
         self._all.append(template)
         return template.pid
 

@@ -59,16 +59,15 @@ def read(fd: int, wanted: str) -> bytes:
     Raises:
         KeyError: it has none of that name.
     """
-    for name, squeezed, size, begin in _directory(fd):
-        if name == wanted:
-            data = os.pread(fd, size, begin)
-            return zlib.decompress(data, -zlib.MAX_WBITS) if squeezed else data
-    raise KeyError(wanted)
+    return dict(files(fd, wanted))[wanted]
 
 
-def names(fd: int) -> list[str]:
-    """The names of its files."""
-    return [name for name, *_ in _directory(fd)]
+def files(fd: int, begin: str) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each file whose name begins so."""
+    for name, squeezed, size, at in _directory(fd):
+        if name.startswith(begin):
+            data = os.pread(fd, size, at)
+            yield name, zlib.decompress(data, -zlib.MAX_WBITS) if squeezed else data
 
 
 def _directory(fd: int) -> Iterator[tuple[str, bool, int, int]]:

@@ -42,11 +42,10 @@ class OwnCode:
         """One file, named from the room on."""
         return archive.read(self.fd, f"{PACKAGE}/{name}")
 
-    def names(self, room: str) -> list[str]:
-        """The names of the files of a room."""
+    def room(self, room: str) -> dict[str, bytes]:
+        """The files of a room, by their names."""
         begin = f"{PACKAGE}/{room}/"
-        return [name.removeprefix(begin) for name in archive.names(self.fd)
-                if name.startswith(begin)]
+        return {name.removeprefix(begin): data for name, data in archive.files(self.fd, begin)}
 
     def launch(self, module: str, words: Sequence[str], environ: Mapping[str, str],
                descriptors: Sequence[int], farewell: int) -> Launch:

@@ -123,13 +123,9 @@ def reused_at_the_worst_moment(master: Master, connections: list[Connection],
     assert "worker killed" not in master.log()
 
 
-@pytest.mark.parametrize("name", KEEP_ALIVE)
-def test_a_connection_reused_at_the_worst_moment_gets_its_answer(
-    start: Start, connect: Callable[..., Connection], name: str
-) -> None:
-    # Long enough for connections to idle while a slow machine brings up the replacement. gunicorn's
-    # asgi keeps its end open until the graceful timeout, after an answer that announced the end.
-    master = start_class(start, name, "--graceful-timeout", "10", keep_alive=60)
+def idle_connections_are_answered(master: Master, connect: Callable[..., Connection]) -> None:
+    """Use connections that were kept alive once more at that moment, until each is told that it
+    ends."""
     connections = [connect(master.address) for _ in range(40)]
     for connection in connections:
         connection.request()
@@ -144,6 +140,16 @@ def test_a_connection_reused_at_the_worst_moment_gets_its_answer(
         assert connection.ended(), "reset after its last answer"
 
     reused_at_the_worst_moment(master, connections, send)
+
+
+@pytest.mark.parametrize("name", KEEP_ALIVE)
+def test_a_connection_reused_at_the_worst_moment_gets_its_answer(
+    start: Start, connect: Callable[..., Connection], name: str
+) -> None:
+    # Long enough for connections to idle while a slow machine brings up the replacement. gunicorn's
+    # asgi keeps its end open until the graceful timeout, after an answer that announced the end.
+    master = start_class(start, name, "--graceful-timeout", "10", keep_alive=60)
+    idle_connections_are_answered(master, connect)
 
 
 @pytest.mark.parametrize("name", CLASSES)

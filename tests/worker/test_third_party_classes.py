@@ -14,7 +14,7 @@ from einhornpy.worker.gunicorn_classes import notifies
 
 from ..harness import APPS, Master, get, wait_until
 from ..load import Load
-from .test_draining import Connection, connect, reused_at_the_worst_moment
+from .test_draining import Connection, connect, idle_connections_are_answered
 
 Start = Callable[..., Master]
 third_party: Any = import_module("..apps.third_party", __package__)
@@ -62,20 +62,7 @@ def test_a_connection_reused_at_the_worst_moment_gets_its_answer(
     master = start("-n", "1", "-b", "127.0.0.1:0", "--", "gunicorn", "--keep-alive", "60", "-k",
                    worker_class, app)
     master.wait_ready()
-    connections = [connect(master.address) for _ in range(40)]
-    for connection in connections:
-        connection.request()
-        assert connection.answer()[:2] == (200, False)
-
-    def send(connection: Connection) -> None:
-        close = False
-        while not close:
-            connection.request()
-            status, close, _ = connection.answer()
-            assert status == 200
-        assert connection.ended(), "reset after its last answer"
-
-    reused_at_the_worst_moment(master, connections, send)
+    idle_connections_are_answered(master, connect)
 
 
 def test_who_beats_while_the_app_is_imported_is_not_ready(start: Start, site: Path) -> None:
