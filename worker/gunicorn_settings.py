@@ -13,8 +13,8 @@ import traceback
 from typing import Any, Callable, Dict, List, Mapping, Optional, Set, TextIO
 
 from . import gunicorn_classes, gunicorn_counters
+from .describing import describe
 
-HERE = os.path.dirname(__file__)
 # What the master is told as gunicorn has it.
 AS_THEY_ARE = ("umask", "user", "group", "backlog", "workers", "timeout", "graceful_timeout",
                "max_requests", "max_requests_jitter", "reuse_port", "preload_app")
@@ -225,33 +225,3 @@ def format_address(address: Any) -> str:
         return "unix:%s" % os.path.abspath(os.fsdecode(address))
     host, port = address[:2]
     return "[%s]:%d" % (host, port) if ":" in host else "%s:%d" % (host, port)
-
-
-def resolved(paths: List[Any]) -> List[Any]:
-    """The entries of sys.path with their links resolved, so that what is imported later is found
-    where it is now."""
-    return [os.path.realpath(path) if isinstance(path, str) and path else path for path in paths]
-
-
-def one_line(text: str) -> str:
-    """A text as one line: what gunicorn says of a class that can't be loaded is a whole traceback,
-    so that of a long one only the beginning and the end stay."""
-    lines = [line.strip() for line in text.splitlines() if line.strip(" []")]
-    return " ".join(lines if len(lines) < 4 else [lines[0], lines[-1]])
-
-
-def describe(error: BaseException) -> str:
-    """One line: the exception, and the last place of the app's that it came through."""
-    while error.__cause__ is not None and type(error).__module__.startswith("gunicorn"):
-        error = error.__cause__
-    last = one_line(traceback.format_exception_only(type(error), error)[-1])
-    if isinstance(error, SyntaxError) and error.filename:
-        return "%s (%s, line %s)" % (last, error.filename, error.lineno)
-    frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if os.sep + "gunicorn" +
-        os.sep not in frame.filename and not frame.filename.startswith("<frozen")
-        and os.path.dirname(frame.filename) != HERE and "importlib" not in frame.filename]
-    if not frames:
-        return last
-    where = frames[-1]
-    return "%s (%s, line %s, in %s)" % (last, where.filename, where.lineno, where.name)

@@ -1,6 +1,6 @@
 """The template of a generation: one process in the place of gunicorn's arbiter, which reads the
 settings once, runs the arbiter's hooks and forks the workers. It accepts on no socket, and decides
-nothing: the master does, see gunicorn_channel.py and template_messages.py.
+nothing: the master does, see template_channel.py and template_messages.py.
 
 Plain standard library from Python 3.9 on, besides gunicorn itself.
 """
@@ -15,17 +15,18 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set, 
 
 # Everything that a worker may need of ours later: by then the bundle is closed.
 from . import (  # noqa: F401
-    gunicorn_forking,
     gunicorn_http2,
     gunicorn_lingering,
-    gunicorn_marks,
     gunicorn_patching,
     gunicorn_settings,
     gunicorn_worker,
+    template_forking,
+    template_marks,
     template_messages,
+    template_started,
 )
-from .gunicorn_channel import Channel
-from .gunicorn_settings import describe
+from .describing import describe
+from .template_channel import Channel
 
 # Seconds, as gunicorn's arbiter looks at its sockets' backlog.
 BACKLOG_INTERVAL = 1.0
@@ -75,7 +76,7 @@ def stand_in(arbiter: Any, template: "Template") -> Any:
         def __init__(self, app: Any) -> None:
             channel.take()
             with channel.telling_errors():
-                sys.path[:] = gunicorn_settings.resolved(sys.path)
+                sys.path[:] = template_started.resolved(sys.path)
                 self.LISTENERS: List[Any] = []
                 self.WORKERS: Dict[int, Any] = {}
                 self.pid = channel.master
@@ -114,7 +115,7 @@ class Template:
             if hasattr(server.worker_class, "check_config"):
                 server.worker_class.check_config(cfg, server.log)
             server.log.close_on_exec()
-            self.heed_signals = gunicorn_forking.heed_no_signals()
+            self.heed_signals = template_forking.heed_no_signals()
             settings = gunicorn_settings.told(cfg, self.reading.given)
             from gunicorn import util
             from gunicorn.workers import base  # not before its class, which may patch the world
@@ -122,7 +123,7 @@ class Template:
             # gunicorn's own would be a file, and there need be no directory where one can be made.
             base.WorkerTmp = lambda _: NoHeartbeat()
             if "setproctitle" not in sys.modules:
-                util._setproctitle = lambda title: gunicorn_marks.show("gunicorn: " + title)
+                util._setproctitle = lambda title: template_marks.show("gunicorn: " + title)
             util._setproctitle("template [%s]" % server.proc_name)
             self.directory = os.getcwd()
             self.channel.answer({
@@ -191,11 +192,11 @@ class Template:
         server = self.server
         if name == "when_ready":
             self.take_listeners(descriptors)
-            before = gunicorn_forking.listening()
+            before = template_forking.listening()
             try:
                 server.cfg.when_ready(server)
             finally:
-                self.own_sockets |= gunicorn_forking.listening() - before
+                self.own_sockets |= template_forking.listening() - before
         elif name == "child_exit":
             worker = server.WORKERS.pop(arguments[0], None)
             # One that an earlier template has forked is known by its pid alone.
@@ -227,9 +228,9 @@ class Template:
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(Exception):
                     stream.flush()  # or the worker would print it again
-            pid = gunicorn_forking.fork(number, self.channel.master, self.channel.say,
+            pid = template_forking.fork(number, self.channel.master, self.channel.say,
                                         self.heed_signals)
-        except gunicorn_forking.CannotFork as error:
+        except template_forking.CannotFork as error:
             self.channel.say(template_messages.cannot(number, str(error)))
         except (Exception, SystemExit) as error:
             server.log.exception("Cannot make a worker")
@@ -248,14 +249,14 @@ class Template:
             os.stat(os.path.join(self.directory, "."))
         except OSError as error:
             # else it would be told as a module that can't be found
-            raise gunicorn_forking.CannotFork("cannot start workers in %s: %s" % (
+            raise template_forking.CannotFork("cannot start workers in %s: %s" % (
                 self.directory, error.strerror)) from None
         wanted = message["descriptors"]
         if len(descriptors) != wanted + message["stdout"] + message["stderr"]:
-            raise gunicorn_forking.CannotFork(
+            raise template_forking.CannotFork(
                 "cannot give a worker its descriptors: too few came; see the limit of open files")
         if wanted > self.channel.reserved:
-            raise gunicorn_forking.CannotFork(
+            raise template_forking.CannotFork(
                 "cannot give a worker %d descriptors: only %d were kept free for them: listen on "
                 "fewer addresses, or raise the limit of open files (ulimit -n)" % (
                     wanted, self.channel.reserved))
@@ -282,14 +283,14 @@ class Template:
             self.channel.close()
             for listener in server.LISTENERS:
                 listener.close()
-            gunicorn_forking.let_go(self.own_sockets)
-            gunicorn_forking.arrange(descriptors, {1: message["stdout"], 2: message["stderr"]},
+            template_forking.let_go(self.own_sockets)
+            template_forking.arrange(descriptors, {1: message["stdout"], 2: message["stderr"]},
                                      self.channel.reserved, captured)
-            gunicorn_forking.take_environment(message["environment"])
+            template_forking.take_environment(message["environment"])
             overrule(server.cfg, gunicorn_worker.overruling(life))
             code = gunicorn_worker.run(
                 life, server, worker, 2 in captured,
-                lambda: gunicorn_forking.belong(master, message["farewell"], message["core"]))
+                lambda: template_forking.belong(master, message["farewell"], message["core"]))
         except Exception:
             # A worker must never go on as a template.
             traceback.print_exc()

@@ -24,8 +24,8 @@ from . import (
     gunicorn_third_party,
     gunicorn_warm_up,
 )
+from .describing import describe
 from .gunicorn_master import Master, Notices
-from .gunicorn_settings import describe
 from .gunicorn_warm_up import AsgiApp
 
 BOOT_ERROR = 3

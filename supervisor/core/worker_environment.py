@@ -46,7 +46,7 @@ def of_all(environ: Mapping[str, str], directory: str) -> dict[str, str]:
 def of_template(environ: Mapping[str, str], directory: str, master: int,
                 generation: int) -> dict[str, str]:
     """The environment in which a generation's template runs, and which others see of the workers
-    that are forked from it: they write their own numbers into it (worker/gunicorn_marks.py)."""
+    that are forked from it: they write their own numbers into it (worker/template_marks.py)."""
     return of_all(environ, directory) | {
         MASTER: str(master), GENERATION: str(generation), WORKER: PLACEHOLDER, SEAT: PLACEHOLDER}
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from ..system import archive
 from ..system.own_code import OwnCode
 
-# What the files gunicorn_* import of what is beside them.
-_BESIDE = ("accepting.py", "template_messages.py")
+# What the files gunicorn_* and template_* import of what is beside them.
+_BESIDE = ("accepting.py", "describing.py")
 # How the archive calls those that Python looks for by their names.
 _ENTRIES = {"__main__.py": "gunicorn_adapter.py", "sitecustomize.py": "gunicorn_wrapped.py"}
 _PACKAGE = "einhornpy_adapter"
@@ -23,7 +23,7 @@ def make(own_code: OwnCode) -> int:
         OSError: there can be none.
     """
     held = {name: content for name, content in own_code.room("worker").items()
-            if name.startswith("gunicorn_") or name in _BESIDE}
+            if name.startswith(("gunicorn_", "template_")) or name in _BESIDE}
     files = {f"{_PACKAGE}/{name}": content for name, content in held.items()}
     files[f"{_PACKAGE}/__init__.py"] = b""
     files |= {name: held[source] for name, source in _ENTRIES.items()}

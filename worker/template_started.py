@@ -6,9 +6,7 @@ Plain standard library from Python 3.9 on.
 
 import os
 import sys
-from typing import Any, Dict, Mapping, Optional
-
-from .gunicorn_settings import resolved
+from typing import Any, Dict, List, Mapping, Optional
 
 
 def how_started(instructions: Mapping[str, Any]) -> Optional[Dict[str, Any]]:
@@ -33,3 +31,9 @@ def how_started(instructions: Mapping[str, Any]) -> Optional[Dict[str, Any]]:
         above, name = os.path.split(words[place])
         words[place] = os.path.join(os.path.realpath(above), name)
     return {"words": words, "directory": os.getcwd(), "environment": environment}
+
+
+def resolved(paths: List[Any]) -> List[Any]:
+    """The entries of sys.path with their links resolved, so that what is imported later is found
+    where it is now."""
+    return [os.path.realpath(path) if isinstance(path, str) and path else path for path in paths]

@@ -14,7 +14,7 @@ import select
 import signal
 from typing import Callable, Collection, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
-from . import gunicorn_marks, template_messages
+from . import template_marks, template_messages
 
 FIRST_FD = 3
 PR_SET_PDEATHSIG = 1
@@ -234,7 +234,7 @@ def take_environment(variables: Mapping[str, str]) -> None:
     """Set a worker's variables, and those that name its own pid (sd_listen_fds(3),
     sd_watchdog_enabled(3))."""
     os.environ.update(variables)
-    gunicorn_marks.write(variables)
+    template_marks.write(variables)
     own: Dict[str, str] = {"LISTEN_FDS": "LISTEN_PID", "WATCHDOG_USEC": "WATCHDOG_PID"}
     for name, pid in own.items():
         if name in variables:

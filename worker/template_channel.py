@@ -20,9 +20,10 @@ import sys
 import traceback
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
-from . import gunicorn_forking, gunicorn_marks, gunicorn_started, template_messages
-from .gunicorn_forking import FIRST_FD
-from .gunicorn_settings import describe, resolved
+from . import template_forking, template_marks, template_messages, template_started
+from .describing import describe
+from .template_forking import FIRST_FD
+from .template_started import resolved
 
 
 class Channel:
@@ -45,7 +46,7 @@ class Channel:
             return
         given = self.instructions
         os.environ.pop("EINHORNPY_ADAPTER", None)
-        gunicorn_marks.forget()
+        template_marks.forget()
         for fd in (*range(FIRST_FD, FIRST_FD + given["reserved"]), given["channel"],
                    given["result"]):
             os.set_inheritable(fd, False)
@@ -54,9 +55,9 @@ class Channel:
         self._socket = _socket.socket(fileno=given["channel"])
         self._socket.setblocking(True)
         self._when_taken()
-        self.started = gunicorn_started.how_started(given)
+        self.started = template_started.how_started(given)
         if self.wrapped:
-            gunicorn_forking.die_with_parent()
+            template_forking.die_with_parent()
         leave_bundle(given["bundle"])
         sys.path[:] = resolved(sys.path)
 
