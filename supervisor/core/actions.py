@@ -44,6 +44,14 @@ class KillTemplate:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplaceTemplate:
+    """It has what must not be forked, and serves nobody: end it, and make another one that doesn't
+    import the app."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
 class AssumeReady:
     """The worker says nothing by itself and has lived for long enough: it is ready if somebody
     accepts connections."""
@@ -148,7 +156,7 @@ class Leave:
     """The asked-for stop is complete."""
 
 
-OfTemplate = StartTemplate | TellTemplate | RetireTemplate | KillTemplate
+OfTemplate = StartTemplate | TellTemplate | RetireTemplate | KillTemplate | ReplaceTemplate
 Action = (Spawn | OfTemplate | AssumeReady | Trust | Recycle | Abort | Retire | Kill | KillOrphan
           | BeginHold | EndHold | CheckAccepting | CalmDown | RollBack | Finish | GiveUp | Leave)
 

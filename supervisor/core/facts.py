@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .causes import Force, Leaving, Recycling, Refusal
-from .generation import Recipe
+from .generation import Finding, Recipe
 from .pool import Stopping
 from .upgrade import Terms
 
@@ -41,7 +41,8 @@ class NotForked:
 
 @dataclass(frozen=True, slots=True)
 class TemplateMissing:
-    """The workers of this generation are forked from a template, and there is none yet."""
+    """The workers of this generation are forked from a template, and there is none, or none any
+    more that could be used."""
 
     generation: int
 
@@ -54,9 +55,12 @@ class TemplateStarted:
 
 @dataclass(frozen=True, slots=True)
 class TemplateReady:
-    """It has read its settings, and can fork."""
+    """It can fork: it has read its settings and, where it preloads, imported the app. `findings`:
+    what it has, after that, that isn't safe to fork."""
 
     generation: int
+    import_seconds: float = 0.0
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,32 @@ behaviour."""
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+
+class Preload(enum.StrEnum):
+    """Whether workers are forked from a template that has imported the app, and what becomes of the
+    generation where that isn't safe: it is told (warn), it is refused (strict), or its workers
+    import the app themselves (auto)."""
+
+    OFF = "off"
+    WARN = "warn"
+    STRICT = "strict"
+    AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that a process has, and that its forks would share with it or lack. `kind`: one of
+    those in worker/fork_safety.py; `what`: which one; `module`: during whose import it appeared,
+    where that is known; `advice`: what to do."""
+
+    kind: str
+    what: str
+    module: str | None
+    advice: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +52,10 @@ class Recipe:
     gunicorn, or nobody knows); `chdir`, `pythonpath`: where these settings of gunicorn's led, if
     they were set; `started`: the process in which gunicorn ran, where something else has started
     it.
+
+    `preload`: whether its template imports the app; `program_forks`: the command itself becomes the
+    template (einhornpy.worker.template), and isn't gunicorn; `preload_file`: that loads this file,
+    and each worker runs its `einhorn_main`.
 
     `ack_seconds`: count a worker as ready once it has lived that long (None: it says so itself).
     `graceful_timeout`: seconds between being asked to go and SIGKILL. `timeout`: the oldest
@@ -58,6 +86,9 @@ class Recipe:
     pythonpath: str | None = None
     files: Mapping[str, str] | None = None
     started: Started | None = None
+    preload: Preload = Preload.OFF
+    program_forks: bool = False
+    preload_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +96,8 @@ class Generation:
     """`error`: why its last start failed, `lines`: the last lines of standard error of that start.
     `unfit`: why none of its workers can ever be trusted, if so. `faults`: how often, since it was
     last calm, a worker of it died soon after it was ready or did what no worker may do; `fault`:
-    what was the last one, at `fault_at`."""
+    what was the last one, at `fault_at`. `findings`: what its template has, after the import of the
+    app, that isn't safe to fork; `separate`: so its workers import it themselves."""
 
     number: int
     recipe: Recipe
@@ -79,3 +111,10 @@ class Generation:
     faults: int = 0
     fault: str | None = None
     fault_at: float = 0.0
+    findings: tuple[Finding, ...] = ()
+    separate: bool = False
+
+    @property
+    def preloads(self) -> bool:
+        """Whether its template imports the app."""
+        return self.recipe.preload is not Preload.OFF and not self.separate

@@ -23,7 +23,7 @@ from .bookkeeping import (
 )
 from .causes import Recycling, Refusal
 from .facts import Event
-from .generation import Generation, Recipe
+from .generation import Generation, Preload, Recipe
 from .pool import FAULT_SECONDS, LeftBehind, Policy, Pool, State, Worker
 from .upgrade import Impossible
 
@@ -81,9 +81,10 @@ def observe(pool: Pool, event: Event, now: float) -> Pool:
               | facts.Aborted() | facts.Retired() | facts.Killed() | facts.Exited()
               | facts.Forked() | facts.NotForked()):
             return upgrading.look_at_canaries(_of_worker(pool, event, now))
-        case (facts.TemplateMissing() | facts.TemplateStarted() | facts.TemplateReady()
-              | facts.TemplateTold() | facts.TemplateRetired() | facts.TemplateKilled()
-              | facts.TemplateGone()):
+        case facts.TemplateReady():
+            return _looked_at(templating.observed(pool, event, now), event, now)
+        case (facts.TemplateMissing() | facts.TemplateStarted() | facts.TemplateTold()
+              | facts.TemplateRetired() | facts.TemplateKilled() | facts.TemplateGone()):
             return templating.observed(pool, event, now)
         case _:
             return _of_host(pool, event, now)
@@ -223,19 +224,40 @@ def _said_ready(pool: Pool, worker: Worker, guessed: bool, now: float) -> Pool:
 def _found_unfit(pool: Pool, worker: Worker, reason: str) -> Pool:
     """Refuse the release; a worker that already serves as proven code is left alone all the
     same."""
-    upgrade = pool.running_upgrade
-    on_trial = (upgrade is not None and upgrade.to_generation == worker.generation
-                and not upgrade.rolling_back)
-    generation = pool.generations[worker.generation]
-    if worker.state is State.RETIRING or (generation.proven and not on_trial):
+    after = _unfit(pool, worker.generation, reason)
+    if worker.state is State.RETIRING or after is None:
         return pool
     # else it may be what others have gone for, and stays until it is replaced
-    if not worker.convincing:
-        pool = with_worker(pool, replace(worker, unfit=reason))
+    return after if worker.convincing else with_worker(after, replace(worker, unfit=reason))
+
+
+def _unfit(pool: Pool, number: int, reason: str) -> Pool | None:
+    """The pool where none of a generation can be trusted; None where it has proven itself."""
+    upgrade, generation = pool.running_upgrade, pool.generations[number]
+    on_trial = (upgrade is not None and upgrade.to_generation == number
+                and not upgrade.rolling_back)
+    if generation.proven and not on_trial:
+        return None
     pool = with_generation(pool, replace(generation, unfit=reason))
     if upgrade is None or not on_trial:
         return pool
     return replace(pool, upgrade=upgrading.refused(upgrade, reason, Refusal.UNFIT))
+
+
+def _looked_at(pool: Pool, event: facts.TemplateReady, now: float) -> Pool:
+    """A template has imported the app, and has looked at what it has since."""
+    number, found = event.generation, event.findings
+    generation = pool.generations.get(number)
+    if generation is None or not generation.preloads:
+        return pool
+    pool = with_generation(pool, replace(
+        generation, findings=found,
+        separate=bool(found) and generation.recipe.preload is Preload.AUTO))
+    if number == pool.current:
+        pool = progress(pool, now)
+    if not found or generation.recipe.preload is not Preload.STRICT:
+        return pool
+    return _unfit(pool, number, templating.not_safe(found)) or pool
 
 
 def _due(pool: Pool, worker: Worker, event: facts.Due, now: float) -> Pool:

@@ -4,6 +4,7 @@ behaviour.
     state      fact              next state
     gone       TemplateStarted   starting
     starting   TemplateReady     ready
+    ready      TemplateMissing   gone    (it has what must not be forked)
     any        TemplateRetired   leaving
     leaving    TemplateGone      - (forgotten)
     others     TemplateGone      gone (another one is made, if its generation is still wanted)
@@ -31,7 +32,8 @@ class Template:
     """`since`: when it came into its state, `not_before`: when another one may be made, in
     monotonic seconds. `deaths`: how many in a row have ended that nobody had asked to. `told`: it
     knows that everything is open, and that it is the only one (gunicorn's when_ready). `killed`:
-    why it was, if so. `patience`: how many seconds it has to leave."""
+    why it was, if so. `patience`: how many seconds it has to leave. `preloaded`: it has imported
+    the app, in `import_seconds`. `forks`: how many workers it has made."""
 
     generation: int
     state: TemplateState
@@ -42,6 +44,9 @@ class Template:
     told: bool = False
     killed: str | None = None
     patience: float = LEAVE_SECONDS
+    preloaded: bool = False
+    import_seconds: float = 0.0
+    forks: int = 0
 
     @property
     def may_be_told(self) -> bool:

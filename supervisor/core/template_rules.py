@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from .actions import Action, KillTemplate, RetireTemplate, StartTemplate, TellTemplate
+from . import templating
+from .actions import (
+    Action,
+    KillTemplate,
+    ReplaceTemplate,
+    RetireTemplate,
+    StartTemplate,
+    TellTemplate,
+)
 from .bookkeeping import needed
 from .pool import Pool, Stopping
 from .template import FORK_SECONDS, START_SECONDS, Template, TemplateState
@@ -19,7 +27,22 @@ from .view import View
 def can_fork(pool: Pool, generation: int) -> bool:
     """Whether a worker of this generation can be started now; one without a template always."""
     template = pool.templates.get(generation)
-    return template is None or (template.state is TemplateState.READY and template.killed is None)
+    if template is None or _no_more_forks(pool, generation):
+        return True
+    return (template.state is TemplateState.READY and template.killed is None
+            and not _unsafe(pool, template))
+
+
+def _unsafe(pool: Pool, template: Template) -> bool:
+    """Whether it has imported an app whose workers are to import it themselves."""
+    known = pool.generations.get(template.generation)
+    return template.preloaded and known is not None and known.separate
+
+
+def _no_more_forks(pool: Pool, generation: int) -> bool:
+    """Whether workers are started by the command, which would have been the template."""
+    known = pool.generations.get(generation)
+    return known is not None and known.recipe.program_forks and known.separate
 
 
 def overdue(pool: Pool, view: View, now: float) -> list[Action]:
@@ -36,8 +59,11 @@ def _hangs(pool: Pool, view: View, template: Template, now: float) -> str | None
     begun = pool.since(template.since)
     match template.state:
         case TemplateState.STARTING:
-            if view.past(begun + START_SECONDS, now):
-                return f"did not read its settings within {START_SECONDS:g} s"
+            preloads = templating.preloads(pool, template.generation)
+            patience = pool.policy.ready_timeout if preloads else START_SECONDS
+            if view.past(begun + patience, now):
+                return "did not {} within {:g} s".format(
+                    "import the app" if preloads else "read its settings", patience)
         case TemplateState.LEAVING:
             if pool.stopping is Stopping.NOW or view.past(begun + template.patience, now):
                 return f"did not leave within {template.patience:g} s"
@@ -56,12 +82,18 @@ def due(pool: Pool, view: View, now: float, wanted: Collection[int]) -> list[Act
     """`wanted`: the generations of which workers may be started."""
     gone = [template for number in wanted
             if (template := pool.templates.get(number)) is not None
-            and template.state is TemplateState.GONE]
+            and template.state is TemplateState.GONE and not _no_more_forks(pool, number)]
     starts: list[Action] = [StartTemplate(template.generation) for template in gone
                             if view.past(template.not_before, now)]
     if starts:
         return starts
-    useful = needed(pool)
+    unsafe: list[Action] = [
+        ReplaceTemplate(number) for number, template in pool.templates.items()
+        if template.state is TemplateState.READY and _unsafe(pool, template)
+        and not _no_more_forks(pool, number)]
+    if unsafe:
+        return unsafe
+    useful = {number for number in needed(pool) if not _no_more_forks(pool, number)}
     leaves: list[Action] = [
         RetireTemplate(number) for number, template in pool.templates.items()
         if number not in useful and template.state in (TemplateState.STARTING, TemplateState.READY)]

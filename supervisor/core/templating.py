@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import assert_never
 
 from . import facts
 from .bookkeeping import count_failure, delay_after, with_worker
+from .generation import Finding
 from .pool import CALM_SECONDS, Pool, State, Worker
 from .template import Template, TemplateState
 from .upgrade import Impossible
@@ -17,10 +19,27 @@ def with_template(pool: Pool, template: Template) -> Pool:
 
 
 def prepared(pool: Pool, generation: int, pid: int, now: float) -> Pool:
-    """The pool with the template that a generation was prepared with; pid 0: it has none."""
+    """The pool with the template that a generation was prepared with; pid 0: it has none, or the
+    command is one that is yet to be started."""
     if not pid:
-        return pool
-    return with_template(pool, Template(generation, TemplateState.READY, pid, now))
+        forks = pool.generations[generation].recipe.program_forks
+        return with_template(pool, Template(generation, TemplateState.GONE)) if forks else pool
+    state = TemplateState.STARTING if preloads(pool, generation) else TemplateState.READY
+    return with_template(pool, Template(generation, state, pid, now))
+
+
+def preloads(pool: Pool, generation: int) -> bool:
+    """Whether the template of a generation imports the app."""
+    known = pool.generations.get(generation)
+    return known is not None and known.preloads
+
+
+def not_safe(findings: Sequence[Finding]) -> str:
+    """Why a release is refused, by what its template has found of itself."""
+    first = findings[0]
+    since = f", since the import of {first.module}" if first.module else ""
+    more = f", and {len(findings) - 1} more" if len(findings) > 1 else ""
+    return f"it is not safe to fork: {first.kind} {first.what}{since}{more}"
 
 
 def observed(pool: Pool, event: facts.OfTemplate, now: float) -> Pool:
@@ -35,10 +54,13 @@ def observed(pool: Pool, event: facts.OfTemplate, now: float) -> Pool:
             _expect(event, template, TemplateState.GONE)
             return with_template(pool, replace(
                 template, state=TemplateState.STARTING, pid=event.pid, since=now, told=False,
-                killed=None))
+                killed=None, preloaded=False, forks=0))
         case facts.TemplateReady():
             _expect(event, template, TemplateState.STARTING)
-            return with_template(pool, replace(template, state=TemplateState.READY, since=now))
+            return with_template(pool, replace(
+                template, state=TemplateState.READY, since=now,
+                preloaded=preloads(pool, event.generation),
+                import_seconds=event.import_seconds))
         case facts.TemplateTold():
             _expect(event, template, TemplateState.READY)
             return with_template(pool, replace(template, told=True))
@@ -82,6 +104,9 @@ def forked(pool: Pool, worker: Worker, event: facts.Forked) -> Pool:
     """It may be said twice; the first time counts."""
     if worker.pid not in (0, event.pid):
         raise Impossible(f"{event}, but it has pid {worker.pid}")
+    template = pool.templates.get(worker.generation)
+    if template is not None and not worker.pid:
+        pool = with_template(pool, replace(template, forks=template.forks + 1))
     return with_worker(pool, replace(worker, pid=event.pid))
 
 

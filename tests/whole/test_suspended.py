@@ -61,7 +61,8 @@ class Frozen:
         self.group = FREEZER / f"einhornpy-test-{uuid.uuid4().hex}"
         self.group.mkdir()
         for pid in (master.pid, *(pid for pid, _ in children(master.pid))):
-            (self.group / "cgroup.procs").write_text(str(pid))
+            with contextlib.suppress(ProcessLookupError):  # it has just left
+                (self.group / "cgroup.procs").write_text(str(pid))
 
     def begin(self) -> None:
         (self.group / "freezer.state").write_text("FROZEN")

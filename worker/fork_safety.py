@@ -1,0 +1,284 @@
+"""What a process has that its forks would share with it or lack: threads, connections, files,
+event loops, child processes; and during whose import each appeared. It only looks.
+
+Plain standard library from Python 3.9 on; Linux's proc(5). asyncio, multiprocessing and gevent are
+looked at where somebody has imported them, and not imported here.
+"""
+
+import _socket
+import fcntl
+import logging
+import os
+import select
+import socket
+import stat
+import struct
+import sys
+import threading
+from typing import Any, Collection, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+
+# A thread that is about to end is no finding: it has so many looks, so many seconds apart.
+LOOKS, BETWEEN_LOOKS = 4, 0.05
+MOST_FINDINGS = 20
+# Their native threads are stopped before a fork and made again after it, by pthread_atfork(3)
+# (OpenBLAS: blas_thread_shutdown).
+SAFE_NATIVE_THREADS = ("numpy", "scipy")
+ADVICE = {
+    "thread": "it doesn't run in workers: start it in each (gunicorn's post_fork or "
+              "post_worker_init), or when it is first needed",
+    "native thread": "it doesn't run in workers, and what it holds locked stays so: import what "
+                     "starts it in each worker, or see its documentation on fork",
+    "connection": "workers would talk in between one another: close it when the app is imported, "
+                  "and connect in each worker",
+    "listening socket": "each worker would hold it, and nobody accepts there: open it in "
+                        "gunicorn's when_ready, or in each worker",
+    "file": "workers would share its position and its locks: open it in each worker, or to append",
+    "event loop": "workers would share its descriptors: make it in each worker",
+    "child process": "it is no child of the workers: start it in each worker",
+}
+
+
+class Finding(NamedTuple):
+    """`kind`: a key of ADVICE. `what`: which one. `module`: during whose import it appeared, where
+    that is known."""
+
+    kind: str
+    what: str
+    module: Optional[str]
+
+    def told(self) -> Dict[str, Optional[str]]:
+        """As the master is told of it."""
+        return {"kind": self.kind, "what": self.what[:300], "module": self.module,
+                "advice": ADVICE[self.kind]}
+
+
+class Watch:
+    """Between `begin` and `end`, notes at each import of a module what there is that was not there
+    before. What there was at the beginning is nobody's finding."""
+
+    def __init__(self) -> None:
+        self._first_tasks: Set[str] = set()
+        self._first_descriptors: Set[Tuple[str, str]] = set()
+        self._first_children: Set[int] = set()
+        # Of what has appeared since: where it came from.
+        self._tasks: Dict[str, Optional[str]] = {}
+        self._descriptors: Dict[Tuple[str, str], Optional[str]] = {}
+        self._children: Dict[int, Optional[str]] = {}
+        self._known_tasks: Set[str] = set()
+        self._known_descriptors: Set[str] = set()
+        self._importing: List[str] = []
+        self._searched: Set[str] = set()
+
+    def begin(self) -> None:
+        self._first_tasks = self._known_tasks = set(_tasks())
+        self._first_descriptors = {(name, _link(name)) for name in _descriptors()}
+        self._known_descriptors = {name for name, link in self._first_descriptors if link}
+        self._first_children = set(_children(*_tasks()))
+        sys.meta_path.insert(0, self)  # type: ignore[arg-type]
+
+    def end(self) -> None:
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)  # type: ignore[arg-type]
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """What the next finder finds; see importlib.abc.MetaPathFinder."""
+        if name in self._searched:  # by another one that asks all others
+            return None
+        self._searched.add(name)
+        try:
+            for finder in list(sys.meta_path):
+                find = None if finder is self else getattr(finder, "find_spec", None)
+                spec = None if find is None else find(name, path, target)
+                if spec is not None:
+                    self._follow(spec.loader, name)
+                    return spec
+        finally:
+            self._searched.discard(name)
+        return None
+
+    def _follow(self, loader: Any, name: str) -> None:
+        own = getattr(loader, "__dict__", None)
+        # What is built in has one loader for all, and starts nothing.
+        if own is None or isinstance(loader, type) or "exec_module" in own:
+            return
+        execute = getattr(loader, "exec_module", None)
+        if execute is None:
+            return
+
+        def execute_and_look(module: Any) -> None:
+            own.pop("exec_module", None)
+            self._look()
+            self._importing.append(name)
+            try:
+                execute(module)
+            finally:
+                self._look()
+                self._importing.remove(name)
+
+        own["exec_module"] = execute_and_look
+
+    def _look(self) -> None:
+        """Whatever is new appeared in the code of the module that is being imported."""
+        module = self._importing[-1] if self._importing else None
+        tasks = set(_tasks())
+        for task in tasks - self._known_tasks:
+            self._tasks[task] = module
+        self._known_tasks = tasks
+        descriptors = set(_descriptors())
+        for name in descriptors - self._known_descriptors:
+            link = _link(name)
+            if link:
+                self._descriptors[name, link] = module
+            else:
+                descriptors.discard(name)
+        self._known_descriptors = descriptors
+        for pid in _children(str(os.getpid())):
+            self._children.setdefault(pid, module)
+
+    def findings(self) -> List[Finding]:
+        """What there is now, the first ones."""
+        self._look()
+        found = [*self._of_threads(), *self._of_descriptors(), *self._of_children(), *_of_gevent()]
+        return found[:MOST_FINDINGS]
+
+    def _of_threads(self) -> Iterator[Finding]:
+        tasks = set(_tasks()) - self._first_tasks
+        for _ in range(LOOKS):
+            if tasks:
+                select.select([], [], [], BETWEEN_LOOKS)
+                tasks &= set(_tasks())
+        known = {str(each.native_id): each for each in threading.enumerate()}
+        for task in sorted(tasks, key=int):
+            module, thread = self._tasks.get(task), known.get(task)
+            if thread is not None:
+                yield Finding("thread", _described(thread), module or _home(thread))
+            elif (module or "").split(".")[0] not in SAFE_NATIVE_THREADS:
+                yield Finding("native thread", "%r" % _text("/proc/self/task/%s/comm" % task),
+                              module)
+
+    def _of_descriptors(self) -> Iterator[Finding]:
+        logs = _logs()
+        for name in sorted(_descriptors(), key=int):
+            there = name, _link(name)
+            told = None if there in self._first_descriptors else _of_descriptor(*there, logs)
+            if told is not None:
+                yield Finding(*told, self._descriptors.get(there))
+
+    def _of_children(self) -> Iterator[Finding]:
+        module: Any = sys.modules.get("multiprocessing.resource_tracker")
+        tracker = getattr(getattr(module, "_resource_tracker", None), "_pid", None)
+        for pid in sorted(set(_children(*_tasks())) - self._first_children):
+            name = ("multiprocessing's resource tracker" if pid == tracker
+                    else "%r" % _text("/proc/%d/comm" % pid))
+            yield Finding("child process", "%s (pid %d)" % (name, pid), self._children.get(pid))
+
+
+def _described(thread: threading.Thread) -> str:
+    target: Any = getattr(thread, "_target", None) or type(thread)
+    function = getattr(target, "__func__", target)
+    return "%r (%s.%s)" % (thread.name, getattr(function, "__module__", "?"),
+                           getattr(function, "__qualname__", type(target).__name__))
+
+
+def _home(thread: threading.Thread) -> Optional[str]:
+    """The module of what a thread runs."""
+    target = getattr(thread, "_target", None) or type(thread)
+    return getattr(target, "__module__", None)
+
+
+def _of_descriptor(name: str, link: str, logs: Collection[int]) -> Optional[Tuple[str, str]]:
+    """Kind and description of a descriptor that isn't safe to fork; None for one that is."""
+    fd = int(name)
+    if fd < 3 or fd in logs:
+        return None
+    if link.startswith("socket:"):
+        return _of_socket(fd)
+    if link == "anon_inode:[eventpoll]":
+        return "event loop", "that waits by epoll (descriptor %d)" % fd
+    if not link.startswith("/"):
+        return None
+    try:
+        flags, mode = fcntl.fcntl(fd, fcntl.F_GETFL), os.fstat(fd).st_mode
+    except OSError:
+        return None
+    writable = flags & os.O_ACCMODE != os.O_RDONLY and not flags & os.O_APPEND
+    return ("file", link) if stat.S_ISREG(mode) and writable else None
+
+
+def _of_socket(fd: int) -> Optional[Tuple[str, str]]:
+    """A stream that is connected or listens. Datagrams are whole whoever sends them; a pair of
+    sockets within one process is how an event loop wakes itself."""
+    try:
+        # Not `socket`, which an app may have patched.
+        probe = _socket.socket(fileno=os.dup(fd))
+    except OSError:
+        return None
+    try:
+        if probe.type == _socket.SOCK_DGRAM:
+            return None
+        if probe.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN):
+            return "listening socket", _address(probe.getsockname())
+        peer = probe.getpeername()
+        if not peer and probe.family == _socket.AF_UNIX:
+            pid = struct.unpack("3i", probe.getsockopt(
+                _socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))[0]
+            return None if pid == os.getpid() else ("connection", "to pid %d" % pid)
+        return "connection", "to " + _address(peer)
+    except OSError:
+        return None  # not connected
+    finally:
+        probe.close()
+
+
+def _address(address: Any) -> str:
+    if isinstance(address, tuple) and len(address) > 1:
+        return ("[%s]:%s" if ":" in str(address[0]) else "%s:%s") % address[:2]
+    return os.fsdecode(address) if isinstance(address, (bytes, str)) else repr(address)
+
+
+def _of_gevent() -> Iterator[Finding]:
+    """gevent makes its hub anew in a fork, but greenlets of before go on in each of them."""
+    module: Any = sys.modules.get("gevent._hub_local")
+    if module is not None and module.get_hub_if_exists() is not None:
+        yield Finding("event loop", "gevent's hub", None)
+
+
+def _logs() -> Set[int]:
+    """The descriptors to which `logging` writes."""
+    found = set()
+    for reference in list(getattr(logging, "_handlerList", ())):
+        stream = getattr(reference(), "stream", None)
+        try:
+            found.add(stream.fileno())
+        except Exception:
+            pass  # no file
+    return found
+
+
+def _tasks() -> List[str]:
+    return os.listdir("/proc/self/task")
+
+
+def _descriptors() -> List[str]:
+    return os.listdir("/proc/self/fd")
+
+
+def _link(name: str) -> str:
+    try:
+        return os.readlink("/proc/self/fd/" + name)
+    except OSError:
+        return ""  # the one by which they were listed
+
+
+def _children(*tasks: str) -> List[int]:
+    """Those that these threads of ours have started."""
+    return [int(word) for task in tasks
+            for word in _text("/proc/self/task/%s/children" % task).split()]
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return os.fsdecode(file.read()).strip()
+    except OSError:
+        return ""
