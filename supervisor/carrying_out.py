@@ -100,7 +100,7 @@ class Plan(Part):
             case actions.Leave():
                 self.exit_code = 0
             case (actions.StartTemplate() | actions.TellTemplate() | actions.RetireTemplate()
-                  | actions.KillTemplate()):
+                  | actions.KillTemplate() | actions.ReplaceTemplate()):
                 return self._of_template(action)
             case _:
                 assert_never(action)
@@ -126,6 +126,8 @@ class Plan(Part):
                 on_exit = pool.stopping is not None and number == pool.current
                 patience = parts.templates.retire(number, on_exit)
                 parts.ledger.observe(facts.TemplateRetired(number, patience))
+            case actions.ReplaceTemplate():
+                parts.templates.replace(number)
             case actions.KillTemplate():
                 parts.ledger.observe(facts.TemplateKilled(number, action.reason))
                 parts.templates.kill(number)

@@ -41,7 +41,7 @@ MOST_NAMED = 20
 OVERRULING = {"bind": "bind", "number": "workers", "timeout": "timeout",
               "graceful_timeout": "graceful_timeout", "max_requests": "max_requests",
               "max_requests_jitter": "max_requests_jitter", "pidfile": "pidfile",
-              "command_name": "proc_name"}
+              "command_name": "proc_name", "preload": "preload_app"}
 
 
 class NotAllowed(RuntimeError):

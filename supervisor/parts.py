@@ -140,8 +140,9 @@ class Parts:
                            self.place)
         self.templates = Templates(
             self.ledger, self.generations, self.processes, self.loop, looked_up.attributes,
-            settings.number if settings.given("number") else None,
+            settings.number if settings.given("number") else None, settings.warm_up,
             lambda *generation: self.web.environment(*generation), own_code)
+        self.workers.hear = self.templates.hear
         self.spawner = Spawner(
             self.ledger, self.generations, self.processes, self.page, self.output, settings,
             looked_up.attributes, self.listening.all, self.place, self.notify, self.templates)

@@ -74,11 +74,11 @@ class Watch:
         self._first_descriptors = {(name, _link(name)) for name in _descriptors()}
         self._known_descriptors = {name for name, link in self._first_descriptors if link}
         self._first_children = set(_children(*_tasks()))
-        sys.meta_path.insert(0, self)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, self)
 
     def end(self) -> None:
         if self in sys.meta_path:
-            sys.meta_path.remove(self)  # type: ignore[arg-type]
+            sys.meta_path.remove(self)
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         """What the next finder finds; see importlib.abc.MetaPathFinder."""
@@ -247,7 +247,7 @@ def _logs() -> Set[int]:
     """The descriptors to which `logging` writes."""
     found = set()
     for reference in list(getattr(logging, "_handlerList", ())):
-        stream = getattr(reference(), "stream", None)
+        stream: Any = getattr(reference(), "stream", None)
         try:
             found.add(stream.fileno())
         except Exception:

@@ -1,6 +1,6 @@
-"""The template of a generation: one process in the place of gunicorn's arbiter, which reads the
-settings once, runs the arbiter's hooks and forks the workers. It accepts on no socket, and decides
-nothing: the master does, see template_channel.py and template_messages.py.
+"""The template of a generation of gunicorn's: one process in the place of the arbiter, which reads
+the settings once, runs the arbiter's hooks, imports the app where it is to be preloaded, and forks
+the workers.
 
 Plain standard library from Python 3.9 on, besides gunicorn itself.
 """
@@ -15,10 +15,13 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set, 
 
 # Everything that a worker may need of ours later: by then the bundle is closed.
 from . import (  # noqa: F401
+    fork_safety,
+    gunicorn_counters,
     gunicorn_http2,
     gunicorn_lingering,
     gunicorn_patching,
     gunicorn_settings,
+    gunicorn_warm_up,
     gunicorn_worker,
     template_forking,
     template_marks,
@@ -27,6 +30,7 @@ from . import (  # noqa: F401
 )
 from .describing import describe
 from .template_channel import Channel
+from .template_process import IMPORT_ERROR, CannotImport, TemplateProcess
 
 # Seconds, as gunicorn's arbiter looks at its sockets' backlog.
 BACKLOG_INTERVAL = 1.0
@@ -92,17 +96,16 @@ def stand_in(arbiter: Any, template: "Template") -> Any:
     return StandIn
 
 
-class Template:
+class Template(TemplateProcess):
     """The template itself. `server`: the stand-in for gunicorn's arbiter."""
 
     def __init__(self, channel: Channel, reading: gunicorn_settings.Reading) -> None:
-        self.channel = channel
+        super().__init__(channel)
         self.reading = reading
-        self.directory = ""
         # What when_ready listens on: it moves to the next template, so no worker must hold it.
         self.own_sockets: Set[Tuple[int, int]] = set()
-        self.heed_signals: Callable[[], None] = lambda: None
         self.server: Any = None
+        self.warmed_up = False
 
     def run(self, server: Any) -> None:
         """Be the template until it is over; in a worker, be that."""
@@ -129,51 +132,53 @@ class Template:
             self.channel.answer({
                 "version": template_messages.VERSION, "pid": os.getpid(), "settings": settings,
                 "files": self.reading.files, "started": self.channel.started})
-        while True:
-            received = self.channel.receive(self.patience())
-            if received is None:
-                self.measure_backlog()
-                continue
-            data, descriptors = received
-            try:
-                message = template_messages.read(data)
-            except ValueError as error:
-                server.log.error("The master said what isn't understood here: %s", error)
-            else:
-                self.obey(message, descriptors)
-            for fd in descriptors:
-                os.close(fd)
+        given = self.channel.instructions.get("preload")
+        if cfg.preload_app if given is None else given:
+            self.imported(self.preload, fork_safety.Watch())
+        self.serve()
+
+    def preload(self) -> None:
+        """Import the app, and let it answer what is to be warmed up. An ASGI app answers only where
+        its lifespan has begun, in a worker."""
+        app, wanted = self.server.app.wsgi(), self.channel.instructions.get("warm_up", ())
+        way = gunicorn_counters.way_of_counting(self.server.worker_class)
+        if wanted and way in ("request", "handler"):
+            self.warmed_up = True
+            for given in wanted:
+                try:
+                    gunicorn_warm_up.warm_up_wsgi(app, given)
+                except gunicorn_warm_up.WarmUpFailed as error:
+                    raise CannotImport("warm-up %s: %s" % (given, error)) from None
 
     def patience(self) -> Optional[float]:
-        """After so many seconds in which nothing was asked, the backlog is measured."""
         wanted = getattr(self.server.cfg, "enable_backlog_metric", False)
         return BACKLOG_INTERVAL if wanted and self.server.LISTENERS else None
 
-    def measure_backlog(self) -> None:
+    def on_patience(self) -> None:
         backlog = sum(listener.get_backlog() or 0 for listener in self.server.LISTENERS)
         self.measure("socket backlog: %d", "gunicorn.backlog", "histogram", backlog)
 
-    def obey(self, message: Dict[str, Any], descriptors: List[int]) -> None:
-        """Do what one message asks for; returns in the template alone. Who takes one of the
-        descriptors takes it out of the list."""
+    def complain(self, words: str) -> None:
+        self.server.log.error("%s", words)
+
+    def obey(self, message: Dict[str, Any], descriptors: List[int]) -> bool:
         what = message.get("do")
-        if what == "fork":
-            self.fork(message, descriptors)
-        elif what == "hook":
+        if what == "hook":
             name, arguments = message["name"], message["arguments"]
             self.call(name, lambda: self.hook(name, arguments, descriptors))
         elif what == "workers":
             self.measure("%d workers", "gunicorn.workers", "gauge", message["count"])
-        elif what == "environment":
-            os.environ.update(message["variables"])
         elif what == "listeners":
             self.take_listeners(descriptors)
         elif what == "reopen":
             self.server.log.reopen_files()
-        elif what == "leave":
-            if message["on_exit"]:
-                self.call("on_exit", lambda: self.server.cfg.on_exit(self.server))
-            sys.exit(0)
+        else:
+            return super().obey(message, descriptors)
+        return False
+
+    def leave(self, message: Mapping[str, Any]) -> None:
+        if message["on_exit"]:
+            self.call("on_exit", lambda: self.server.cfg.on_exit(self.server))
 
     def measure(self, words: str, metric: str, kind: str, value: int) -> None:
         """Log a number as gunicorn's arbiter does, which its logger may pass on to statsd."""
@@ -219,50 +224,8 @@ class Template:
         for listener in server.LISTENERS:
             listener.set_inheritable(False)
 
-    def fork(self, message: Dict[str, Any], descriptors: List[int]) -> None:
-        """Fork a worker, or say why not."""
-        server, number = self.server, message["worker"]
-        try:
-            self.check(message, descriptors)
-            worker = self.make(message["life"])
-            for stream in (sys.stdout, sys.stderr):
-                with contextlib.suppress(Exception):
-                    stream.flush()  # or the worker would print it again
-            pid = template_forking.fork(number, self.channel.master, self.channel.say,
-                                        self.heed_signals)
-        except template_forking.CannotFork as error:
-            self.channel.say(template_messages.cannot(number, str(error)))
-        except (Exception, SystemExit) as error:
-            server.log.exception("Cannot make a worker")
-            self.channel.say(template_messages.cannot(number, describe(error)))
-        else:
-            if pid == 0:
-                self.be_worker(worker, message, descriptors)
-            worker.pid = pid
-            server.WORKERS[pid] = worker
-            with contextlib.suppress(Exception):  # an earlier version has none
-                server._stats["workers_spawned"] += 1
-
-    def check(self, message: Dict[str, Any], descriptors: List[int]) -> None:
-        """Raises CannotFork if a worker can't be given what it is to have."""
-        try:
-            os.stat(os.path.join(self.directory, "."))
-        except OSError as error:
-            # else it would be told as a module that can't be found
-            raise template_forking.CannotFork("cannot start workers in %s: %s" % (
-                self.directory, error.strerror)) from None
-        wanted = message["descriptors"]
-        if len(descriptors) != wanted + message["stdout"] + message["stderr"]:
-            raise template_forking.CannotFork(
-                "cannot give a worker its descriptors: too few came; see the limit of open files")
-        if wanted > self.channel.reserved:
-            raise template_forking.CannotFork(
-                "cannot give a worker %d descriptors: only %d were kept free for them: listen on "
-                "fewer addresses, or raise the limit of open files (ulimit -n)" % (
-                    wanted, self.channel.reserved))
-
     def make(self, life: Mapping[str, Any]) -> Any:
-        """An object of the worker class, made as the arbiter makes it, before the fork."""
+        """An object of the worker class, made as the arbiter makes it."""
         server = self.server
         server.worker_age += 1
         parent = self.channel.master
@@ -275,26 +238,29 @@ class Template:
             server.cfg.pre_fork(server, worker)
         return worker
 
+    def made(self, worker: Any, pid: int) -> None:
+        worker.pid = pid
+        self.server.WORKERS[pid] = worker
+        with contextlib.suppress(Exception):  # an earlier version has none
+            self.server._stats["workers_spawned"] += 1
+
     def be_worker(self, worker: Any, message: Dict[str, Any], descriptors: List[int]) -> None:
         """Be that worker; does not return."""
-        server, life, master = self.server, message["life"], self.channel.master
+        server, life = self.server, message["life"]
+        if self.warmed_up and not life.get("warm_up_each"):
+            life = dict(life, warm_up=[])
         captured = self.channel.captured()
         try:
-            self.channel.close()
             for listener in server.LISTENERS:
                 listener.close()
             template_forking.let_go(self.own_sockets)
-            template_forking.arrange(descriptors, {1: message["stdout"], 2: message["stderr"]},
-                                     self.channel.reserved, captured)
-            template_forking.take_environment(message["environment"])
+            settle = self.become(message, descriptors)
             overrule(server.cfg, gunicorn_worker.overruling(life))
-            code = gunicorn_worker.run(
-                life, server, worker, 2 in captured,
-                lambda: template_forking.belong(master, message["farewell"], message["core"]))
+            code = gunicorn_worker.run(life, server, worker, 2 in captured, settle)
         except Exception:
             # A worker must never go on as a template.
             traceback.print_exc()
-            code = gunicorn_worker.BOOT_ERROR
+            code = IMPORT_ERROR
         sys.exit(code)
 
 

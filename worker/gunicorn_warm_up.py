@@ -59,9 +59,7 @@ def warm_up(worker: Any, asgi_app: AsgiApp, wanted: List[str], ready: Callable[[
     elif asgi is None:
         try:
             for given in wanted:
-                course = Course(given)
-                while not course.is_over(*ask_wsgi(worker.wsgi, course.url)):
-                    pass
+                warm_up_wsgi(worker.wsgi, given)
         except BaseException as error:
             fail(given, error)
         ready()
@@ -82,6 +80,17 @@ def warm_up(worker: Any, asgi_app: AsgiApp, wanted: List[str], ready: Callable[[
             ready()
 
         asgi_app.warm_up = sys.modules["asyncio"].get_running_loop().create_task(ask_all())
+
+
+def warm_up_wsgi(app: Any, given: str) -> None:
+    """Let a WSGI app answer one warm-up request.
+
+    Raises:
+        WarmUpFailed: it did not answer it well; or whatever the app raises.
+    """
+    course = Course(given)
+    while not course.is_over(*ask_wsgi(app, course.url)):
+        pass
 
 
 class Course:

@@ -27,8 +27,8 @@ from . import (
 from .describing import describe
 from .gunicorn_master import Master, Notices
 from .gunicorn_warm_up import AsgiApp
+from .template_process import IMPORT_ERROR
 
-BOOT_ERROR = 3
 # So long a worker may serve before it has all that it needs: one that beats in a thread of its own
 # does so before its loop runs.
 COMPLETE_SECONDS = 3.0
@@ -69,7 +69,7 @@ def run(instructions: Mapping[str, Any], server: Any, worker: Any, captured: boo
     except BaseException as error:
         life.failed(describe(error))
         life.log.exception("Exception in worker process")
-        return 1 if worker.booted else BOOT_ERROR
+        return 1 if worker.booted else IMPORT_ERROR
     finally:
         life.leave()
 
@@ -176,7 +176,7 @@ class Life:
     def end(self, error: str) -> None:
         """Say why we are not fit to serve, and be gone."""
         self.failed(error)
-        os._exit(BOOT_ERROR)
+        os._exit(IMPORT_ERROR)
 
     def failed(self, error: str) -> None:
         """Say why we never were ready, unless we were."""

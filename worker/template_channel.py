@@ -6,7 +6,9 @@ Plain standard library from Python 3.9 on. The instructions, a JSON object: `mas
 answer, of the file that we were loaded from; `reserved`: so many from 3 on are kept free for what
 workers are given; `reloads`: whether this is an upgrade; `workers`: how many there are to be, null
 for as many as gunicorn's settings say; `frozen`: null, or what of its settings an earlier template
-of this generation has answered; `wrapped`: whether something else starts gunicorn.
+of this generation has answered; `wrapped`: whether something else starts gunicorn;
+`preload`: whether the app is imported, null for what gunicorn's settings say; `warm_up`: what it is
+to answer then.
 """
 
 import _socket
@@ -24,6 +26,8 @@ from . import template_forking, template_marks, template_messages, template_star
 from .describing import describe
 from .template_forking import FIRST_FD
 from .template_started import resolved
+
+plain_select = select.select
 
 
 class Channel:
@@ -90,8 +94,8 @@ class Channel:
     def receive(self, patience: Optional[float]) -> Optional[Tuple[bytes, List[int]]]:
         """The next message, and the descriptors beside it; None if none has come within so many
         seconds (None: for ever). Ends the process when there is no master any more."""
-        # As it is now: where a configuration has patched the world, its greenlets run meanwhile.
-        if not select.select([self._socket.fileno()], [], [], patience)[0]:
+        wait = select.select if has_greenlets() else plain_select
+        if not wait([self._socket.fileno()], [], [], patience)[0]:
             return None
         data, ancillary, _, _ = self._socket.recvmsg(
             template_messages.LARGEST,
@@ -126,6 +130,13 @@ def identity(fd: int) -> Optional[Tuple[int, int]]:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def has_greenlets() -> bool:
+    """Whether a configuration or an app has started some, which are to run while we wait; where
+    none are, waiting in gevent's way would make the hub that each worker is to make itself."""
+    module = sys.modules.get("gevent._hub_local")
+    return module is not None and module.get_hub_if_exists() is not None
 
 
 def leave_bundle(fd: int) -> None:

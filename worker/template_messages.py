@@ -7,7 +7,7 @@ later version adds to a message is passed over. Plain standard library from Pyth
 """
 
 import json
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 # Of what is understood; a master that takes over from an older one asks what its templates have.
 VERSION = 1
@@ -34,6 +34,8 @@ _SAY: Dict[str, Dict[str, _Types]] = {
     "forked": {"worker": (_INT,), "pid": (_INT,)},
     "cannot": {"worker": (_INT,), "why": (_TEXT,)},
     "hook": {"name": (_TEXT,), "error": (_TEXT,)},
+    "imported": {"seconds": (int, float), "findings": (list,)},
+    "not_imported": {"error": (_TEXT,)},
 }
 
 
@@ -102,6 +104,16 @@ def cannot(worker: int, why: str) -> bytes:
 def hook_failed(name: str, error: str) -> bytes:
     """Tell that a hook raised; `error`: one line."""
     return _message("say", "hook", name=name, error=_line(error))
+
+
+def imported(seconds: float, findings: Sequence[Mapping[str, Optional[str]]]) -> bytes:
+    """Tell that the app is imported; `findings`: what isn't safe to fork, see fork_safety.py."""
+    return _message("say", "imported", seconds=seconds, findings=[dict(each) for each in findings])
+
+
+def not_imported(error: str) -> bytes:
+    """Tell that it can't be; `error`: one line."""
+    return _message("say", "not_imported", error=_line(error))
 
 
 def read(data: bytes) -> Dict[str, Any]:

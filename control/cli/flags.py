@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,9 +24,32 @@ KINDS = {"DIR": "dir", "PATH": "file", "USER": "user", "GROUP": "group", "SIGNAL
 # Without them workers are the same, but for what they cost: called by Einhorn's name, we say so and
 # go on.
 REFUSED = {
-    ("-p", "--preload"): "it loads Ruby code into the master, which is no Ruby: workers import "
-                         "their code themselves",
     ("--gc-before-fork",): "it tunes Ruby's memory before a fork, and workers are exec'ed"}
+
+
+def with_values(arguments: list[str], parameters: Sequence[click.Parameter]) -> list[str]:
+    """A command line of `run` in which each flag that may stand alone has its value, as click needs
+    it: `--preload -- gunicorn` and `--preload=strict`. Einhorn's `--preload FILE` is our
+    `--preload-file`."""
+    from ...supervisor.settings.table import SETTINGS
+
+    alone = {setting.flags[-1]: setting.alone for setting in SETTINGS.values() if setting.alone}
+    takes = {flag for each in parameters if isinstance(each, click.Option) and not each.is_flag
+             for flag in each.opts}
+    words, done = [*arguments], list[str]()
+    while words and words[0].startswith("-") and words[0] not in ("-", "--"):
+        flag, equals, value = words.pop(0).partition("=")
+        if flag == "--preload" and "--einhorn" in done:
+            flag = "--preload-file"
+        if flag in alone and not equals:
+            equals, value = "=", alone[flag]
+        done.append(f"{flag}{equals}{value}")
+        # Of short flags in one word the first that takes a value takes the rest, if there is any.
+        first = flag if flag.startswith("--") else next(
+            (f"-{letter}" for letter in flag[1:] if f"-{letter}" in takes), "")
+        if first in takes and flag.endswith(first[1:]) and not equals and words:
+            done.append(words.pop(0))
+    return [*done, *words]
 
 
 def suggest(what: str | tuple[str, ...]) -> Callable[

@@ -26,7 +26,7 @@ class Run(click.Command):
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         given = [*args]
-        rest = super().parse_args(context, args)
+        rest = super().parse_args(context, flags.with_values(args, self.params))
         command = context.params.get("command") or ()
         if context.params.pop("upgrade_check", False):
             _answer_einhorn(context, command)

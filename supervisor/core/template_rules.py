@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from . import templating
 from .actions import (
     Action,
     KillTemplate,
@@ -22,6 +21,11 @@ from .bookkeeping import needed
 from .pool import Pool, Stopping
 from .template import FORK_SECONDS, START_SECONDS, Template, TemplateState
 from .view import View
+
+
+def forks(pool: Pool, generation: int) -> bool:
+    """Whether the workers of this generation are forked from a template."""
+    return generation in pool.templates and not _no_more_forks(pool, generation)
 
 
 def can_fork(pool: Pool, generation: int) -> bool:
@@ -59,11 +63,13 @@ def _hangs(pool: Pool, view: View, template: Template, now: float) -> str | None
     begun = pool.since(template.since)
     match template.state:
         case TemplateState.STARTING:
-            preloads = templating.preloads(pool, template.generation)
+            known = pool.generations.get(template.generation)
+            preloads = known is not None and known.preloads
             patience = pool.policy.ready_timeout if preloads else START_SECONDS
             if view.past(begun + patience, now):
-                return "did not {} within {:g} s".format(
-                    "import the app" if preloads else "read its settings", patience)
+                what = "read its settings" if not preloads else "import the app" if not (
+                    known and known.recipe.program_forks) else "say that it can fork"
+                return f"did not {what} within {patience:g} s"
         case TemplateState.LEAVING:
             if pool.stopping is Stopping.NOW or view.past(begun + template.patience, now):
                 return f"did not leave within {template.patience:g} s"

@@ -7,14 +7,14 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ...worker import template_messages
 from ..core import worker_environment
 from ..core.facts import how_it_ended
-from ..core.generation import Started
+from ..core.generation import Finding, Started
 from ..core.worker_environment import FIRST_FD
 from ..sockets import rivals
 from ..system import plain_data
@@ -30,8 +30,9 @@ from ..system.processes import (
     tree,
 )
 from .channel import Channel
+from .programs import Program
 from .recognition import Gunicorn, Refused, is_gunicorn, not_reached, runs_gunicorn
-from .template_command import template_command
+from .template_command import by_itself, template_command
 
 CANNOT_BE_READ = "gunicorn's settings cannot be read"
 # A template holds some descriptors free for what its workers are given: a part of those that it may
@@ -42,39 +43,64 @@ LONGEST_ANSWER = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
+class Imported:
+    """`seconds`: how long the import of the app has taken. `findings`: see facts.TemplateReady."""
+
+    seconds: float
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """`files`: the text of each configuration file that it has read. `pid`: the template's own,
-    where something else has started it; `started`: with what, then."""
+    where something else has started it; `started`: with what, then. `imported`: what came of the
+    import of the app, where that is over."""
 
     channel: Channel
     pid: int
     settings: Mapping[str, Any]
     files: Mapping[str, str]
     started: Started | None = None
+    imported: Imported | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What the template of a generation is started with. `reloads`: it is that of an upgrade.
+    """What the template of a generation is started with. `start`: gunicorn, or a program that
+    becomes it by itself. `reloads`: it is that of an upgrade. `preload`: whether it imports the
+    app, None for what gunicorn says; `warm_up`: what that is to answer then.
     `variables`: what it is given beside the environment of its generation.
     `workers`: N, where it isn't gunicorn's to say. `frozen`: what the one before it has read."""
 
     generation: int
-    gunicorn: Gunicorn
+    start: Gunicorn | Program
     directory: str
     environment: Mapping[str, str]
     variables: Mapping[str, str]
     reloads: bool = False
     workers: int | None = None
     frozen: Mapping[str, Any] | None = None
+    preload: bool | None = False
+    warm_up: Sequence[str] = ()
 
 
-def no_answer(gunicorn: Gunicorn | None, how: str, error: str) -> Refused:
+def no_answer(start: Gunicorn | Program | None, how: str, error: str) -> Refused:
     """Why there is no template. `how`: what has happened where something else was to start
     gunicorn; `error`: where gunicorn itself was asked."""
-    if gunicorn is not None and gunicorn.wrapped:
-        return not_reached(gunicorn, how)
+    if isinstance(start, Program):
+        return Refused(f"{how} said that it can fork (einhornpy.worker.template)", error)
+    if start is not None and start.wrapped:
+        return not_reached(start, how)
     return Refused(CANNOT_BE_READ, error)
+
+
+def imported(said: Any) -> Imported | None:
+    """What a template has said of it; None if that is nothing."""
+    try:
+        found: Imported | None = plain_data.from_plain(Imported | None, said)
+    except plain_data.Unreadable:
+        return None
+    return found
 
 
 class Asking:
@@ -91,7 +117,7 @@ class Asking:
         self._output = bytearray()
         self._reader: int | None = None
         self._channel: Channel | None = None
-        self._gunicorn: Gunicorn | None = None
+        self._start: Gunicorn | Program | None = None
         self.pid: int | None = None
 
     def begin(self, question: Question) -> int:
@@ -119,7 +145,7 @@ class Asking:
             for fd in (null, writer):
                 if fd >= 0:
                     os.close(fd)
-        self._gunicorn = question.gunicorn
+        self._start = question.start
         self._reader, self._channel = reader, Channel(self._loop, ours, self.pid)
         self._loop.watch(reader, READ, self._read)
         return self.pid
@@ -135,14 +161,16 @@ class Asking:
             "version": template_messages.VERSION, "master": os.getpid(), "reserved": self._reserved,
             "channel": after, "result": after + 1, "bundle": after + 2,
             "reloads": question.reloads, "workers": question.workers, "frozen": question.frozen,
-            "wrapped": question.gunicorn.wrapped})
+            "wrapped": isinstance(question.start, Gunicorn) and question.start.wrapped,
+            "preload": question.preload, "warm_up": list(question.warm_up),
+            **by_itself(question.start)})
         environment = worker_environment.of_template(
             {**question.environment, **question.variables}, question.directory, os.getpid(),
             question.generation)
-        command, environment = template_command(question.gunicorn, environment, after + 2,
-                                                instructions)
-        return Launch(command, question.directory, environment, descriptors, signal.SIGKILL,
-                      attributes=self._attributes)
+        run = template_command(question.start, environment, after + 2, instructions)
+        return Launch(run.words, question.directory, run.environment, descriptors, signal.SIGKILL,
+                      attributes=self._attributes, program=run.program,
+                      interpreter=run.interpreter)
 
     def _read(self, events: int) -> None:
         while self._reader is not None:
@@ -177,7 +205,7 @@ class Asking:
                 pid = said.get("pid")
                 return Answer(self._channel, pid if isinstance(pid, int) else self._channel.pid,
                               said["settings"], said.get("files") or {},
-                              _started(said.get("started")))
+                              _started(said.get("started")), imported(said.get("imported")))
         return None
 
     def on_exit(self, exit: Exit) -> bool:
@@ -188,7 +216,7 @@ class Asking:
         self._read(READ)
         if self._channel is not None:
             ended = how_it_ended(exit.status)
-            self._end(no_answer(self._gunicorn, f"{ended} before it had", exit.error or ended))
+            self._end(no_answer(self._start, f"{ended} before it had", exit.error or ended))
         return True
 
     def arbiter_serves(self) -> bool:
@@ -202,7 +230,7 @@ class Asking:
     def cancel(self) -> None:
         """Stop without a word; a process that is still there is killed."""
         if self._channel is not None and self.pid is not None:
-            if self._gunicorn and self._gunicorn.wrapped:
+            if isinstance(self._start, Gunicorn) and self._start.wrapped:
                 # What stands before gunicorn may have put it into a group of its own.
                 self._processes.kill_tree(self.pid)
             else:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core import worker_environment
-from ..core.generation import Recipe
+from ..core.generation import Preload, Recipe
 from ..settings.contradictions import without_gunicorn
 from ..settings.parsers import AckMode
 from ..settings.policy import rules_of_recipe
@@ -22,7 +22,7 @@ from ..sockets.addresses import escaped
 from ..system.attributes import Attributes
 from ..system.loop import Loop
 from ..system.processes import Exit, Processes
-from . import freezing
+from . import freezing, programs
 from .asking import Answer, Asking, Question, no_answer
 from .freezing import Frozen
 from .recognition import Gunicorn, Refused, not_reached, recognise
@@ -107,10 +107,13 @@ class Preparation:
             if self._gunicorn is None:
                 self._end(self._without_gunicorn())
                 return
+            given = self._settings.preload != Preload.OFF
             question = Question(
                 self._number, self._gunicorn, self._directory, self._environment,
                 self._variables(self._environment), self._number > 1,
-                self._settings.number if self._settings.given("number") else None)
+                self._settings.number if self._settings.given("number") else None,
+                preload=given if self._settings.given("preload") else None,
+                warm_up=self._settings.warm_up)
             if self._remembered is not None:
                 question = again(question, self._remembered)
             self._asking.begin(question)
@@ -150,7 +153,13 @@ class Preparation:
         for line in without_gunicorn(self._settings):
             raise Refused(line, bad_input=True)
         guessed = self._settings.ack_mode is AckMode.AUTO
-        return Prepared(self._recipe({}, GUESSED_ACK_SECONDS if guessed else None), guessed=guessed)
+        recipe = self._recipe({}, GUESSED_ACK_SECONDS if guessed else None)
+        mode = programs.mode(self._settings)
+        if mode is not Preload.OFF:
+            programs.check(self._settings, recipe.words)
+            recipe = replace(recipe, preload=mode, program_forks=True,
+                             preload_file=self._settings.preload_file)
+        return Prepared(recipe, guessed=guessed)
 
     def _recipe(self, gunicorn: Mapping[str, Any], ack_seconds: float | None) -> Recipe:
         """`gunicorn`: its settings, which count where nobody gave ours; `ack_seconds` likewise."""
@@ -191,7 +200,7 @@ class Preparation:
             theirs.pop("max_requests_jitter", None)
         recipe = replace(self._recipe(theirs, None), chdir=theirs.get("chdir"),
                          pythonpath=theirs.get("pythonpath"), files=answer.files,
-                         started=answer.started)
+                         started=answer.started, preload=self._preload(theirs))
         if recipe.max_requests and not theirs.get("counts_requests", True):
             raise Refused(
                 "--max-requests (gunicorn's max_requests): nothing counts the requests of its "
@@ -203,6 +212,14 @@ class Preparation:
                 "workers say that they serve and live: expected one that does, or -m SECONDS, "
                 "after which it counts as ready", bad_input=True)
         return Prepared(recipe, read, template=answer)
+
+    def _preload(self, gunicorn: Mapping[str, Any]) -> Preload:
+        """How the template preloads the app; as its generation did before."""
+        if self._remembered is not None:
+            return self._remembered.preload
+        if self._settings.given("preload"):
+            return self._settings.preload
+        return Preload.WARN if gunicorn.get("preload_app") else Preload.OFF
 
     def on_time(self, now: float) -> None:
         """Give up if the deadline has passed, or if gunicorn serves by itself."""
@@ -234,13 +251,13 @@ def again(question: Question, recipe: Recipe) -> Question:
     and where something else had started it, it is started as it was itself. All is as asked where a
     recipe of an earlier version knows nothing of that."""
     if recipe.files is not None:
-        question = replace(question, frozen={
+        question = replace(question, preload=recipe.preload is not Preload.OFF, frozen={
             "chdir": recipe.chdir, "pythonpath": recipe.pythonpath, "files": dict(recipe.files)})
     started = recipe.started
     if started is None:
         return question
     program, *arguments = started.words
-    return replace(question, gunicorn=Gunicorn(program, tuple(arguments), wrapped=True),
+    return replace(question, start=Gunicorn(program, tuple(arguments), wrapped=True),
                    directory=started.directory, environment=started.environment)
 
 
@@ -272,6 +289,7 @@ def life(recipe: Recipe, settings: Settings, target: int, page: tuple[int, int],
         # by itself.
         "graceful_timeout": recipe.graceful_timeout - min(1.0, recipe.graceful_timeout / 10),
         "warm_up": list(settings.warm_up),
+        "warm_up_each": settings.warm_up_per_worker,
         "outlive_master": not settings.kill_children_on_exit}
 
 

@@ -179,14 +179,23 @@ def _script(command: tuple[str, ...], program: str,
     if os.path.basename(command[0]) != "gunicorn":
         return None
     try:
-        with open(program, "rb") as file:
-            head = file.read(4096).decode(errors="replace").splitlines()
+        head = first_lines(program)
     except OSError as error:
         raise Refused(f"cannot read {program}: {error.strerror}") from None
     python = _python_of(head, environment)
     if python is None:
         return Gunicorn(program, command[1:], wrapped=True)
     return Gunicorn(python[0], command[1:], options=python[1])
+
+
+def first_lines(path: str) -> list[str]:
+    """The first lines of a file.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    with open(path, "rb") as file:
+        return file.read(4096).decode(errors="replace").splitlines()
 
 
 def _python_of(head: list[str],

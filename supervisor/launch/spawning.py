@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...worker import template_messages
-from ..core import worker_environment
+from ..core import template_rules, worker_environment
 from ..core.actions import Spawn
 from ..logs.log import STANDARD_ERROR, Source
 from ..logs.output import Ends, Output
@@ -79,6 +79,7 @@ class Spawner:
         """
         jitter = int.from_bytes(os.urandom(4), "little") / (1 << 32)
         gunicorn = self._generations.prepared[action.generation].gunicorn
+        forks = template_rules.forks(self._ledger.pool, action.generation)
         with contextlib.ExitStack() as undoing:
             undoing.callback(self._page.give_back, worker)
             wanted = self._settings.command_socket_as_fd or gunicorn is not None
@@ -89,7 +90,7 @@ class Spawner:
             ends = self._output.open()
             undoing.callback(self._output.close_all, ends)
             given = self._given(action, worker, jitter, theirs)
-            if gunicorn is None:
+            if not forks:
                 pid = self._processes.start(self._launch(action, given, ends))
                 # Nobody knows of it yet: if what is left to do fails, it must not live on unknown.
                 undoing.callback(self._processes.signal, pid, signal.SIGKILL, True)

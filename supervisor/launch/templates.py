@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...worker import template_messages
@@ -27,9 +27,10 @@ from ..system.own_code import OwnCode
 from ..system.part import Keep, Kept, Part, State
 from ..system.processes import Exit, Processes, parent
 from . import bundle
-from .asking import Answer, Asking, Question
+from .asking import Answer, Asking, Imported, Question, imported
 from .channel import Channel
 from .prepared import Generations
+from .programs import program_of
 from .recipes import again
 from .recognition import Refused
 
@@ -84,14 +85,15 @@ class KeptTemplate(Kept):
 
 
 class Templates(Part):
-    """`attributes`: of the workers. `workers`: N, where it isn't gunicorn's to say. `variables`:
-    what the processes of a generation are given beside its environment."""
+    """`attributes`: of the workers. `workers`: N, where it isn't gunicorn's to say. `warm_up`: what
+    an app is to answer that a template has imported. `variables`: what the processes of a
+    generation are given beside its environment."""
 
     name = "templates"
     keeps = {"templates": Keep(tuple[KeptTemplate, ...], ())}
 
     def __init__(self, ledger: Ledger, generations: Generations, processes: Processes, loop: Loop,
-                 attributes: Attributes, workers: int | None,
+                 attributes: Attributes, workers: int | None, warm_up: Sequence[str],
                  variables: Callable[[int, Mapping[str, str]], Mapping[str, str]],
                  own_code: OwnCode) -> None:
         self._ledger = ledger
@@ -100,6 +102,7 @@ class Templates(Part):
         self._loop = loop
         self._attributes = attributes
         self._workers = workers
+        self._warm_up = warm_up
         self.variables = variables
         self._fresh = True
         self._said = (0, 0)
@@ -131,15 +134,17 @@ class Templates(Part):
         Raises:
             Refused: it can't be started.
         """
-        gunicorn = self._generations.prepared[generation].gunicorn
-        assert gunicorn is not None
         recipe = self._recipe(generation)
+        start = self._generations.prepared[generation].gunicorn or program_of(recipe)
         template = _Template(generation, 0)
         template.asking = Asking(self._processes, self._loop, self._attributes, self.bundle,
                                  lambda result: self._answered(template, result))
-        template.pid = template.asking.begin(again(Question(
-            generation, gunicorn, recipe.directory, recipe.environment,
-            self.variables(generation, recipe.environment), workers=self._workers), recipe))
+        question = again(Question(
+            generation, start, recipe.directory, recipe.environment,
+            self.variables(generation, recipe.environment), workers=self._workers,
+            warm_up=self._warm_up), recipe)
+        template.pid = template.asking.begin(
+            replace(question, preload=self._ledger.pool.generations[generation].preloads))
         self._all.append(template)
         return template.pid
 
@@ -150,7 +155,17 @@ class Templates(Part):
             return  # its exit follows
         template.own_pid, template.channel = result.pid, result.channel
         self._hear(template)
-        self._ledger.observe(facts.TemplateReady(template.generation))
+        generation = self._ledger.pool.generations.get(template.generation)
+        if result.imported is not None:
+            self._imported(template, result.imported)
+        elif generation is None or not generation.preloads:
+            self._ledger.observe(facts.TemplateReady(template.generation))
+
+    def _imported(self, template: _Template, result: Imported | None) -> None:
+        known = self._ledger.pool.templates.get(template.generation)
+        if result is not None and known is not None and known.state is TemplateState.STARTING:
+            self._ledger.observe(facts.TemplateReady(
+                template.generation, result.seconds, result.findings))
 
     def _of(self, generation: int) -> _Template | None:
         return next((each for each in self._all
@@ -158,6 +173,12 @@ class Templates(Part):
 
     def _recipe(self, generation: int) -> Recipe:
         return self._ledger.pool.generations[generation].recipe
+
+    def hear(self) -> None:
+        """Read what they have said by now of those whom they fork."""
+        for template in list(self._all):
+            if template.forks and template.channel is not None:
+                template.channel.read()
 
     @property
     def busy(self) -> bool:
@@ -225,6 +246,12 @@ class Templates(Part):
                  if prepared is not None and prepared.gunicorn is not None else ())
         return LEAVE_SECONDS if on_exit and "on_exit" in hooks else WITHOUT_HOOK_SECONDS
 
+    def replace(self, generation: int) -> None:
+        """End it at once, and say that there is none; its workers don't need it."""
+        template = self._of(generation)
+        if template is not None:
+            self._drop(template)
+
     def kill(self, generation: int) -> None:
         template = self._of(generation)
         if template is not None:
@@ -263,6 +290,10 @@ class Templates(Part):
         match message.get("say"):
             case "forked":
                 self._forked(template, message["worker"], message["pid"])
+            case "imported":
+                self._imported(template, imported(message))
+            case "not_imported":
+                template.error = message["error"]
             case "cannot":
                 asked = template.forks.get(message["worker"])
                 if asked is not None:
@@ -352,11 +383,15 @@ class Templates(Part):
                     "generation": template.generation, "pid": template.pid,
                     "reason": f"speaks version {template.version} of the messages, and this master "
                     f"{template_messages.VERSION}: another one is made"}))
-                self._all.remove(template)
-                template.channel.close()
-                self._processes.end(template.pid)
-                self._end_own(template)
-                self._ledger.observe(facts.TemplateMissing(template.generation))
+                self._drop(template)
+
+    def _drop(self, template: _Template) -> None:
+        self._all.remove(template)
+        if template.channel is not None:
+            template.channel.close()
+        self._processes.end(template.pid)
+        self._end_own(template)
+        self._ledger.observe(facts.TemplateMissing(template.generation))
 
     def _end_own(self, template: _Template) -> None:
         """What had started it is gone, and may have left it to us."""
@@ -368,8 +403,10 @@ class Templates(Part):
         """Earlier versions had none."""
         pool = self._ledger.pool
         for number, prepared in self._generations.prepared.items():
-            if (prepared.gunicorn is not None and number in pool.generations
-                    and number not in pool.templates):
+            generation = pool.generations.get(number)
+            forks = prepared.gunicorn is not None or (
+                generation is not None and generation.recipe.program_forks)
+            if forks and generation is not None and number not in pool.templates:
                 self._ledger.observe(facts.TemplateMissing(number))
 
     def _look_for_unknown(self) -> None:

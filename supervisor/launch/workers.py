@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from ..system.ledger import Ledger
@@ -11,7 +12,8 @@ from ..system.processes import parent
 
 
 class Workers(Part):
-    """`by_pid`: the worker that has a pid."""
+    """`by_pid`: the worker that has a pid. `hear`: hears of those that are just forked, who may
+    speak before we have read of them."""
 
     name = "workers"
     keeps = {"next_worker": Keep(int, 1, needed=True)}
@@ -20,6 +22,7 @@ class Workers(Part):
         self._ledger = ledger
         self._next = 1
         self.by_pid: dict[int, int] = {}
+        self.hear: Callable[[], None] = lambda: None
 
     def new_id(self) -> int:
         self._next += 1
@@ -27,6 +30,8 @@ class Workers(Part):
 
     def of(self, pid: int) -> int:
         """The worker that has this pid; 0 if none has."""
+        if pid not in self.by_pid:
+            self.hear()
         return self.by_pid.get(pid, 0)
 
     def above(self, pid: int) -> int:

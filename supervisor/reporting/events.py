@@ -113,7 +113,11 @@ class Event(enum.StrEnum):
     TEMPLATE_STARTING = (
         "template-starting", NORMAL, "template of generation {generation} (pid {pid}) starting")
     TEMPLATE_READY = (
-        "template-ready", NORMAL, "template of generation {generation} (pid {pid}) ready")
+        "template-ready", NORMAL, "template of generation {generation} (pid {pid}) ready"
+        "[, app imported in {imported:seconds}]")
+    NOT_SAFE_TO_FORK = (
+        "not-safe-to-fork", ATTENTION, "generation {generation} has what is not safe to fork: "
+        "{kind} {what}[, since the import of {module}]; {advice}[; {so}]")
     TEMPLATE_KILLED = (
         "template-killed", ATTENTION, "template of generation {generation} (pid {pid}) killed: it "
         "{reason}")

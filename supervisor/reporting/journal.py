@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, assert_never
 
 from ..core import facts
+from ..core.generation import Preload
 from ..core.pool import Pool, State, Worker
 from ..core.template import DEATHS_BEFORE_SILENCE
 from .events import Bytes, Entry, Event, Seconds, Weight, message
@@ -122,7 +123,10 @@ def _of_template(before: Pool, fact: facts.OfTemplate, after: Pool, now: float) 
         case facts.TemplateStarted():
             yield Entry(Event.TEMPLATE_STARTING, told | {"pid": fact.pid})
         case facts.TemplateReady():
-            yield Entry(Event.TEMPLATE_READY, told | {"pid": known and known.pid})
+            yield Entry(Event.TEMPLATE_READY, told | {
+                "pid": known and known.pid,
+                "imported": Seconds(fact.import_seconds) if known and known.preloaded else None})
+            yield from _not_safe(fact, after)
         case facts.TemplateKilled():
             yield Entry(Event.TEMPLATE_KILLED,
                         told | {"pid": known and known.pid, "reason": fact.reason})
@@ -140,6 +144,19 @@ def _of_template(before: Pool, fact: facts.OfTemplate, after: Pool, now: float) 
             pass
         case _:
             assert_never(fact)
+
+
+def _not_safe(fact: facts.TemplateReady, after: Pool) -> Iterator[Entry]:
+    generation = after.generations.get(fact.generation)
+    if generation is None:
+        return
+    so = {Preload.AUTO: "its workers import the app themselves",
+          Preload.STRICT: generation.unfit and "the release is refused"}
+    for found in fact.findings:
+        yield Entry(Event.NOT_SAFE_TO_FORK, {
+            "generation": fact.generation, "kind": found.kind, "what": found.what,
+            "module": found.module, "advice": found.advice,
+            "so": so.get(generation.recipe.preload)})
 
 
 def _of_beginning(before: Pool, fact: facts.OfBeginning, after: Pool) -> Iterator[Entry]:

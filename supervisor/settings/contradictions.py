@@ -43,6 +43,9 @@ def without_gunicorn(settings: Settings) -> Iterator[str]:
     if settings.warm_up:
         yield ("--warm-up: only gunicorn's workers can be warmed up from inside, and "
                f"{program} is not gunicorn")
+    if settings.warm_up_per_worker:
+        yield ("--warm-up-per-worker: only gunicorn's workers can be warmed up from inside, and "
+               f"{program} is not gunicorn")
     if settings.max_requests:
         yield ("--max-requests: only gunicorn's workers count their requests, and "
                f"{program} is not gunicorn")

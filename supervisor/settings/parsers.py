@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ...shared import printable
+from ..core.generation import Preload
 
 RESERVED_LABELS = {
     "time", "name", "level", "event", "version", "release", "index", "pid", "generation", "stream",
@@ -204,6 +205,16 @@ def one_of(words: type[Word]) -> Callable[[Any], Word]:
         return words(value)
 
     return parse
+
+
+def preload(value: Any) -> Preload:
+    """Parse a mode of preloading, or a switch in its place."""
+    if value not in [*Preload]:
+        try:
+            return Preload.WARN if yes_or_no(value) else Preload.OFF
+        except ValueError:
+            raise ValueError("warn, strict, auto or off") from None
+    return Preload(value)
 
 
 def yes_or_no(value: Any) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
+from ..core.generation import Preload
 from . import parsers
 from .parsers import AckMode, LogFormat, LogTo, Word, WorkerOutput
 
@@ -49,8 +50,9 @@ class Setting:
     returns the value or raises ValueError with what was expected. `default`: the value, or what
     makes it from the command and the settings declared before. `choices`: words that it may be, for
     completion. `many`: may be given several times, each parsed alone. `switch`: takes no value;
-    `off`: the flag that says no to it. `secret`: is not to stand in a message. `counts_as`: the
-    field of the policy or recipe."""
+    `off`: the flag that says no to it. `secret`: is not to stand in a message. `alone`: what
+    the flag means without a value, which is else given as FLAG=VALUE. `counts_as`: the field of the
+    policy or recipe."""
 
     flags: tuple[str, ...]
     parse: Callable[[Any], Any]
@@ -62,6 +64,7 @@ class Setting:
     switch: bool = False
     off: str | None = None
     secret: bool = False
+    alone: str = ""
     counts_in: Counts = Counts.ELSEWHERE
     counts_as: str = ""
     reload: Reload = Reload.AT_ONCE
@@ -333,6 +336,21 @@ class Settings:
         "--warm-up", parse=parsers.request, metavar="PATH|URL",
         help="gunicorn only: before a worker says ready, its app must answer this path, or whole "
              "URL, with 2xx, redirects followed. May be given several times.")
+    warm_up_per_worker: bool = switch(
+        False, "--warm-up-per-worker",
+        help="Warm up each worker, also where its template has been warmed up (--preload).")
+    preload: Preload = setting(
+        Preload.OFF, "--preload", parse=parsers.preload, metavar="warn|strict|auto|off",
+        choices=(*Preload,), alone="warn", reload=Reload.NEXT_GENERATION,
+        help="Import the app once, and fork the workers of a generation from there. What isn't "
+             "safe to fork is told (warn, as the flag alone), refuses the release (strict), or "
+             "lets each worker import the app itself (auto). Default: gunicorn's preload_app, "
+             "else off.")
+    preload_file: str | None = setting(
+        None, "-p", "--preload-file", parse=parsers.path, metavar="FILE",
+        reload=Reload.NEXT_GENERATION,
+        help="Load this Python file once, and fork the workers from there; each runs its "
+             "einhorn_main(), with the command's arguments.")
     release: str | None = setting(
         None, "--release", parse=parsers.release_label, metavar="NAME", reload=Reload.RESTART,
         help="A label for the first generation.")

@@ -1,0 +1,157 @@
+"""A template, whatever it runs: it waits for the master's word, and forks workers. It accepts on no
+socket, and decides nothing: the master does, see template_channel.py and template_messages.py.
+
+Plain standard library from Python 3.9 on.
+"""
+
+import contextlib
+import os
+import sys
+import time
+import traceback
+from typing import Any, Callable, Dict, List, Mapping, Optional
+
+from . import fork_safety, template_forking, template_messages
+from .describing import describe
+from .template_channel import Channel
+
+# A worker, or a template, that could not import the app.
+IMPORT_ERROR = 3
+
+
+class CannotImport(Exception):
+    """One line."""
+
+
+class TemplateProcess:
+    """`heed_signals`: makes signals mean to a worker what they did before the template ignored
+    them."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.directory = ""
+        self.heed_signals: Callable[[], None] = lambda: None
+
+    def serve(self) -> None:
+        """Do what the master asks for, until it is over. Returns in a worker alone, if at all."""
+        while True:
+            received = self.channel.receive(self.patience())
+            if received is None:
+                self.on_patience()
+                continue
+            data, descriptors = received
+            try:
+                message = template_messages.read(data)
+            except ValueError as error:
+                self.complain("The master said what isn't understood here: %s" % error)
+                message = {}
+            if self.obey(message, descriptors):
+                return
+            for fd in descriptors:
+                os.close(fd)
+
+    def patience(self) -> Optional[float]:
+        """After so many seconds in which nothing was asked, `on_patience` is called."""
+        return None
+
+    def on_patience(self) -> None:
+        pass
+
+    def complain(self, words: str) -> None:
+        """Say that something went wrong, to whoever reads our log."""
+        print("einhornpy: " + words, file=sys.stderr, flush=True)
+
+    def obey(self, message: Dict[str, Any], descriptors: List[int]) -> bool:
+        """Do what one message asks for; return whether this process is a worker now. Who takes one
+        of the descriptors takes it out of the list."""
+        what = message.get("do")
+        if what == "fork":
+            return self.fork(message, descriptors)
+        if what == "environment":
+            os.environ.update(message["variables"])
+        elif what == "leave":
+            self.leave(message)
+            sys.exit(0)
+        return False
+
+    def leave(self, message: Mapping[str, Any]) -> None:
+        pass
+
+    def imported(self, load: Callable[[], Any], watch: fork_safety.Watch) -> None:
+        """Import the app, and tell the master what came of it; it ends us if it can't be."""
+        began = time.monotonic()
+        watch.begin()
+        try:
+            load()
+        except BaseException as error:
+            if not isinstance(error, CannotImport):
+                traceback.print_exc()
+            why = str(error) if isinstance(error, CannotImport) else describe(error)
+            self.channel.say(template_messages.not_imported(why))
+            sys.exit(IMPORT_ERROR)
+        finally:
+            watch.end()
+        took = time.monotonic() - began
+        self.channel.say(template_messages.imported(
+            took, [each.told() for each in watch.findings()]))
+
+    def fork(self, message: Dict[str, Any], descriptors: List[int]) -> bool:
+        """Fork a worker, or say why not; return True in the worker, if that returns at all."""
+        number = message["worker"]
+        try:
+            self.check(message, descriptors)
+            worker = self.make(message["life"])
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(Exception):
+                    stream.flush()  # or the worker would print it again
+            pid = template_forking.fork(number, self.channel.master, self.channel.say,
+                                        self.heed_signals)
+        except template_forking.CannotFork as error:
+            self.channel.say(template_messages.cannot(number, str(error)))
+        except (Exception, SystemExit) as error:
+            traceback.print_exc()
+            self.channel.say(template_messages.cannot(number, describe(error)))
+        else:
+            if pid == 0:
+                self.be_worker(worker, message, descriptors)
+                return True
+            self.made(worker, pid)
+        return False
+
+    def check(self, message: Dict[str, Any], descriptors: List[int]) -> None:
+        """Raises CannotFork if a worker can't be given what it is to have."""
+        try:
+            os.stat(os.path.join(self.directory, "."))
+        except OSError as error:
+            # else it would be told as a module that can't be found
+            raise template_forking.CannotFork("cannot start workers in %s: %s" % (
+                self.directory, error.strerror)) from None
+        wanted = message["descriptors"]
+        if len(descriptors) != wanted + message["stdout"] + message["stderr"]:
+            raise template_forking.CannotFork(
+                "cannot give a worker its descriptors: too few came; see the limit of open files")
+        if wanted > self.channel.reserved:
+            raise template_forking.CannotFork(
+                "cannot give a worker %d descriptors: only %d were kept free for them: listen on "
+                "fewer addresses, or raise the limit of open files (ulimit -n)" % (
+                    wanted, self.channel.reserved))
+
+    def make(self, life: Mapping[str, Any]) -> Any:
+        """What is to be made before the fork; `life`: what the worker is told."""
+
+    def made(self, worker: Any, pid: int) -> None:
+        """The worker is there."""
+
+    def be_worker(self, worker: Any, message: Dict[str, Any], descriptors: List[int]) -> None:
+        """Become that worker. Raises whatever keeps it from being one."""
+        raise NotImplementedError
+
+    def become(self, message: Dict[str, Any], descriptors: List[int]) -> Callable[[], None]:
+        """Take what the worker is given, and leave the template's; return what ties it to the
+        master, which is to be called first of all."""
+        captured, master = self.channel.captured(), self.channel.master
+        self.channel.close()
+        template_forking.arrange(descriptors, {1: message["stdout"], 2: message["stderr"]},
+                                 self.channel.reserved, captured)
+        template_forking.take_environment(message["environment"])
+        return lambda: template_forking.belong(master, message["farewell"], message["core"])
