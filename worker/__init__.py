@@ -14,15 +14,18 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Callable, List, Optional
 
+from . import template_program
 from .master_socket import connect
 
 __all__ = [
     "Info", "UpgradeRefused", "heartbeat", "info", "listeners", "on_retire", "ready",
-    "request_upgrade"]
+    "request_upgrade", "template"]
 
 REQUEST_TIMEOUT = 10
 _listeners: Optional[List[socket.socket]] = None
 _callbacks: List[Callable[[], None]] = []
+# What is imported after us is told apart by its module.
+_begun = template_program.begin()
 
 
 class UpgradeRefused(RuntimeError):
@@ -52,6 +55,24 @@ def info() -> Optional[Info]:
     limit = os.environ.get("WATCHDOG_USEC")
     return Info(int(os.environ["EINHORN_CHILD_INDEX"]), int(os.environ["EINHORNPY_GENERATION"]),
                 os.environ.get("EINHORNPY_RELEASE"), None if limit is None else int(limit) / 1e6)
+
+
+def template() -> bool:
+    """Say that everything is imported, and that this process can be forked; returns in each worker
+    that is. Return whether this process was forked.
+
+    Under `einhornpy --preload` the program is started once for each generation, and its workers
+    begin at this call: in milliseconds, and sharing the memory of what is imported. Open before it
+    nothing that workers must not share: no connection, thread or event loop; what there is of these
+    is told to the master. Without `--preload`, or where nobody of einhornpy's has started this
+    process, it returns at once.
+    """
+    global _begun
+    begun, _begun = _begun, None
+    if begun is None:
+        return False
+    template_program.fork_here(begun)
+    return True
 
 
 def listeners() -> List[socket.socket]:

@@ -18,6 +18,8 @@ import sys
 def main() -> None:
     instructions = json.loads(os.environ["EINHORNPY_ADAPTER"])
     # Python put the bundle itself first, which holds nothing else than us and this package.
+    if "file" in instructions:
+        importlib.import_module("einhornpy_adapter.template_program").load_file(instructions)
     importlib.import_module("einhornpy_adapter.gunicorn_template").install(instructions).take()
     sys.argv[0] = "gunicorn"
     importlib.import_module("einhornpy_adapter.gunicorn_template").run()

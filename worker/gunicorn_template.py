@@ -161,7 +161,7 @@ class Template(TemplateProcess):
     def complain(self, words: str) -> None:
         self.server.log.error("%s", words)
 
-    def obey(self, message: Dict[str, Any], descriptors: List[int]) -> bool:
+    def obey(self, message: Mapping[str, Any], descriptors: List[int]) -> bool:
         what = message.get("do")
         if what == "hook":
             name, arguments = message["name"], message["arguments"]
@@ -244,7 +244,7 @@ class Template(TemplateProcess):
         with contextlib.suppress(Exception):  # an earlier version has none
             self.server._stats["workers_spawned"] += 1
 
-    def be_worker(self, worker: Any, message: Dict[str, Any], descriptors: List[int]) -> None:
+    def be_worker(self, worker: Any, message: Mapping[str, Any], descriptors: List[int]) -> None:
         """Be that worker; does not return."""
         server, life = self.server, message["life"]
         if self.warmed_up and not life.get("warm_up_each"):

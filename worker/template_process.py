@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import traceback
-from typing import Any, Callable, Dict, List, Mapping, Optional
+from typing import Any, Callable, List, Mapping, Optional
 
 from . import fork_safety, template_forking, template_messages
 from .describing import describe
@@ -61,7 +61,7 @@ class TemplateProcess:
         """Say that something went wrong, to whoever reads our log."""
         print("einhornpy: " + words, file=sys.stderr, flush=True)
 
-    def obey(self, message: Dict[str, Any], descriptors: List[int]) -> bool:
+    def obey(self, message: Mapping[str, Any], descriptors: List[int]) -> bool:
         """Do what one message asks for; return whether this process is a worker now. Who takes one
         of the descriptors takes it out of the list."""
         what = message.get("do")
@@ -95,7 +95,7 @@ class TemplateProcess:
         self.channel.say(template_messages.imported(
             took, [each.told() for each in watch.findings()]))
 
-    def fork(self, message: Dict[str, Any], descriptors: List[int]) -> bool:
+    def fork(self, message: Mapping[str, Any], descriptors: List[int]) -> bool:
         """Fork a worker, or say why not; return True in the worker, if that returns at all."""
         number = message["worker"]
         try:
@@ -118,7 +118,7 @@ class TemplateProcess:
             self.made(worker, pid)
         return False
 
-    def check(self, message: Dict[str, Any], descriptors: List[int]) -> None:
+    def check(self, message: Mapping[str, Any], descriptors: List[int]) -> None:
         """Raises CannotFork if a worker can't be given what it is to have."""
         try:
             os.stat(os.path.join(self.directory, "."))
@@ -142,11 +142,11 @@ class TemplateProcess:
     def made(self, worker: Any, pid: int) -> None:
         """The worker is there."""
 
-    def be_worker(self, worker: Any, message: Dict[str, Any], descriptors: List[int]) -> None:
+    def be_worker(self, worker: Any, message: Mapping[str, Any], descriptors: List[int]) -> None:
         """Become that worker. Raises whatever keeps it from being one."""
         raise NotImplementedError
 
-    def become(self, message: Dict[str, Any], descriptors: List[int]) -> Callable[[], None]:
+    def become(self, message: Mapping[str, Any], descriptors: List[int]) -> Callable[[], None]:
         """Take what the worker is given, and leave the template's; return what ties it to the
         master, which is to be called first of all."""
         captured, master = self.channel.captured(), self.channel.master

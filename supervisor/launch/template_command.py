@@ -27,10 +27,12 @@ class Run:
 
 
 def by_itself(start: Gunicorn | Program) -> dict[str, Any]:
-    """What a template is told of a file that it is to load, and of the arguments that each worker
-    finds in sys.argv then."""
-    if isinstance(start, Gunicorn) or start.file is None:
+    """What a template is told that is no gunicorn: the file that it is to load, and the arguments
+    that each worker finds in sys.argv then; or that it becomes the template by its own word."""
+    if isinstance(start, Gunicorn):
         return {}
+    if start.file is None:
+        return {"by_itself": True}
     return {"file": start.file, "arguments": [*start.words[1:]] or [start.words[0]]}
 
 
