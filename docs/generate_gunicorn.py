@@ -57,7 +57,7 @@ ROWS = {
     "spew": Row(TEMPLATE, "in its workers too"),
     "check_config": Row(REFUSED, "run gunicorn itself for it"),
     "print_config": Row(REFUSED, "run gunicorn itself for it"),
-    "preload_app": Row(NOT_OURS, "every worker imports the app itself"),
+    "preload_app": Row(TEMPLATE, "see [preloading](preload.md)", "--preload"),
     "sendfile": Row(HONOURED),
     "reuse_port": Row(NOT_OURS, "all workers share the master's sockets"),
     "chdir": Row(TEMPLATE, "links in it are followed once a generation"),

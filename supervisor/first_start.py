@@ -15,7 +15,7 @@ from typing import Any
 
 from .core import observe
 from .core.upgrade import Kind, Terms, Upgrade
-from .launch import recipes
+from .launch import programs, recipes
 from .launch.lookups import LookedUp
 from .launch.recognition import Refused
 from .parts import Parts, set_title
@@ -240,6 +240,10 @@ class FirstStart:
                 "so": f"it counts as ready after {GUESSED_ACK_SECONDS:g} s, and for an old "
                       f"one to go after {pool.policy.guessed_min_ready_seconds:g} s more",
                 "better": "-m notify or -m manual, or -m SECONDS"}))
+        if passed_over := programs.passed_over(settings):
+            log(Entry(Event.PRELOAD_PASSED_OVER, {
+                "file": settings.preload_file, "reason": passed_over,
+                "so": "workers import their code themselves"}))
         if settings.ack_mode not in (AckMode.NOTIFY, AckMode.MANUAL):  # else it knows of us
             recipe = prepared.recipe
             for entry in hints.about_own_ways(recipe.command, recipe.environment):

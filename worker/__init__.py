@@ -12,9 +12,8 @@ import signal
 import socket
 from dataclasses import dataclass
 from types import FrameType
-from typing import Callable, List, Optional
+from typing import Any, Callable, List, Optional
 
-from . import template_program
 from .master_socket import connect
 
 __all__ = [
@@ -24,8 +23,12 @@ __all__ = [
 REQUEST_TIMEOUT = 10
 _listeners: Optional[List[socket.socket]] = None
 _callbacks: List[Callable[[], None]] = []
-# What is imported after us is told apart by its module.
-_begun = template_program.begin()
+# Where we are to be a template: what is imported from now on is told apart by its module.
+_begun: Any = None
+if "EINHORNPY_ADAPTER" in os.environ:
+    from . import template_program
+
+    _begun = template_program.begin()
 
 
 class UpgradeRefused(RuntimeError):
@@ -71,6 +74,8 @@ def template() -> bool:
     begun, _begun = _begun, None
     if begun is None:
         return False
+    from . import template_program
+
     template_program.fork_here(begun)
     return True
 

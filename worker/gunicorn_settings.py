@@ -26,8 +26,7 @@ PLACES = ("chdir", "pythonpath")
 # What nobody here does anything with; docs/generate_gunicorn.py says why.
 NOT_OURS = ("control_socket", "control_socket_mode", "dirty_graceful_timeout", "dirty_post_fork",
             "dirty_threads", "dirty_timeout", "dirty_worker_exit", "dirty_worker_init",
-            "dirty_workers", "on_dirty_starting", "pre_exec", "preload_app", "reuse_port",
-            "worker_tmp_dir")
+            "dirty_workers", "on_dirty_starting", "pre_exec", "reuse_port", "worker_tmp_dir")
 
 
 class Reading:

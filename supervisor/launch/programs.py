@@ -51,7 +51,12 @@ def check(settings: Settings, words: Sequence[str]) -> None:
             "it has imported the app", bad_input=True)
     if settings.preload_file is None:
         return
-    if not is_python_file(settings.preload_file):
+    try:
+        python = is_python_file(settings.preload_file)
+    except OSError as error:
+        raise Refused(f"-p: cannot read {settings.preload_file}: {error.strerror}",
+                      bad_input=True) from None
+    if not python:
         raise Refused(f"-p: {settings.preload_file} is no Python: expected a file whose name ends "
                       "in .py, or whose first line names Python", bad_input=True)
     if not is_python(words[0]):
@@ -63,18 +68,26 @@ def is_python_file(path: str) -> bool:
     """Whether a file is Python's, by its name or its first line.
 
     Raises:
-        Refused: it can't be read.
+        OSError: it can't be read.
     """
-    try:
-        head = first_lines(path)
-    except OSError as error:
-        raise Refused(f"-p: cannot read {path}: {error.strerror}", bad_input=True) from None
+    head = first_lines(path)
     return path.endswith(".py") or any(is_python(word) for word in interpreter_of(head))
+
+
+def passed_over(settings: Settings) -> str | None:
+    """Why Einhorn's `-p FILE` does nothing, if so: where it isn't Python, or can't be read, workers
+    are the same without, but for what they cost. Einhorn goes on there."""
+    if settings.preload_file is None or not settings.einhorn:
+        return None
+    try:
+        return None if is_python_file(settings.preload_file) else "it is no Python"
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
 
 
 def mode(settings: Settings) -> Preload:
     """Whether and how a command that is no gunicorn is to become a template."""
-    wanted = settings.preload
-    if settings.preload_file is not None and not settings.given("preload"):
+    if (settings.preload_file is not None and not settings.given("preload")
+            and passed_over(settings) is None):
         return Preload.WARN
-    return wanted
+    return settings.preload

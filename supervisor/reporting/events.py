@@ -110,6 +110,8 @@ class Event(enum.StrEnum):
     START_FAILED = (
         "start-failed", ATTENTION, "start of generation {generation} failed, {in_a_row} in a row"
         "[, next try in {next_try_in:seconds}][: {error}]")
+    PRELOAD_PASSED_OVER = (
+        "preload-passed-over", ATTENTION, "{file} is not preloaded: {reason}; {so}")
     TEMPLATE_STARTING = (
         "template-starting", NORMAL, "template of generation {generation} (pid {pid}) starting")
     TEMPLATE_READY = (

@@ -13,7 +13,7 @@ import pytest
 from einhornpy.supervisor.core import actions, facts, generation, planner, seats, view
 from einhornpy.supervisor.core.bookkeeping import delay_after
 from einhornpy.supervisor.core.causes import Leaving, Recycling, Refusal
-from einhornpy.supervisor.core.generation import Recipe
+from einhornpy.supervisor.core.generation import Preload, Recipe
 from einhornpy.supervisor.core.observe import observe
 from einhornpy.supervisor.core.pool import (
     CALM_SECONDS,
@@ -40,7 +40,7 @@ from hypothesis.stateful import (
 )
 
 from ..reporting import pools
-from .world import World, recipe
+from .world import FOUND, World, recipe
 
 # `make fuzz` draws others each time.
 RANDOM = "EINHORN_PLANNER_RANDOM" in os.environ
@@ -61,11 +61,12 @@ class PlannerMachine(RuleBasedStateMachine):
                 lifetime=st.sampled_from([0.0, 0.0,
                                           100.0]), unacked=st.sampled_from([None, None, 1, 2]),
                 progress=st.sampled_from([0.0, 150.0]), guess=st.sampled_from([0.0, 5.0]),
-                )
+                preload=st.sampled_from(Preload))
     def begin(self, number: int, surge: int, min_ready: float, failures: int, ack: float | None,
               timeout: float, lifetime: float, unacked: int | None, progress: float,
-              guess: float) -> None:
-        self.recipe = recipe(ack, timeout, lifetime, max_memory=100)
+              guess: float, preload: Preload) -> None:
+        self.recipe = recipe(ack, timeout, lifetime, max_memory=100,
+                             preload=preload if self.templated else Preload.OFF)
         policy = Policy(max_surge=surge, min_ready_seconds=min_ready, max_failures=failures,
                         progress_timeout=progress, reload_exit_code=75, max_unacked=unacked,
                         guessed_min_ready_seconds=max(min_ready, guess))
@@ -339,11 +340,12 @@ def canonical(world: World, deaths: int) -> Any:
                 worker.killed_at is not None, worker.pid > 0) for worker in pool.workers.values()))
     generations = tuple(sorted(
         (generation.number, generation.proven, generation.failures_in_a_row,
+         generation.separate, generation.unfit is not None,
          round(max(0.0, generation.not_before - now), 3))
         for generation in pool.generations.values()))
     upgrade = None if pool.upgrade is None else (pool.upgrade.outcome, pool.upgrade.rolling_back,
                                                  pool.upgrade.failures, pool.upgrade.preparing)
-    templates = tuple((number, each.state.value, each.told, each.deaths,
+    templates = tuple((number, each.state.value, each.told, each.deaths, each.preloaded,
                        round(max(0.0, each.not_before - now), 3))
                       for number, each in sorted(pool.templates.items()))
     return (pool.current, workers, generations, upgrade, pool.ever_ready, pool.complete, deaths,
@@ -363,10 +365,12 @@ def next_worlds(world: World, deaths: int) -> list[tuple[World, int]]:
     if upgrade is None and world.pool.ever_ready:
         then(facts.UpgradeRequested(Terms(Kind(world_kind)), "test", 0.0), deaths)
     if upgrade is not None and upgrade.running and upgrade.preparing:
-        then(facts.UpgradePrepared(upgrade.to_generation, recipe()), deaths)
+        then(facts.UpgradePrepared(upgrade.to_generation, recipe(preload=world_preload)), deaths)
         then(facts.UpgradeRefused(upgrade.to_generation, "no", None, 0.0), deaths)
     for number in world.templates(TemplateState.STARTING):
         then(facts.TemplateReady(number), deaths)
+        if world.pool.generations[number].preloads:
+            then(facts.TemplateReady(number, findings=FOUND), deaths)
     for number in world.templates(TemplateState.LEAVING):
         then(facts.TemplateGone(number, "exited with code 0"), deaths)
     for number in world.templates(TemplateState.STARTING, TemplateState.READY) if deaths else ():
@@ -398,17 +402,16 @@ def failures(pool: Pool) -> int:
     return sum(generation.failures_in_a_row for generation in pool.generations.values())
 
 
-world_kind = "rolling"
+world_kind, world_preload = "rolling", Preload.OFF
 
 
 def search(target: int, kind: str, deaths: int, min_ready: float = 0.0,
-           templated: bool = False) -> int:
+           templated: bool = False, preload: Preload = Preload.OFF) -> int:
     """Visit every reachable state; return how many there are."""
-    global world_kind
-    world_kind = kind
+    global world_kind, world_preload
+    world_kind, world_preload = kind, preload
     first = World.new(target, Policy(max_failures=2, min_ready_seconds=min_ready),
-                      templated=templated)
-    first.slowly = templated
+                      recipe(preload=preload), templated=templated, slowly=templated)
     seen = {canonical(first, deaths)}
     todo = [(first, deaths)]
     while todo:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from einhornpy.supervisor.core import actions, facts, template_rules
+from einhornpy.supervisor.core.generation import Preload
 from einhornpy.supervisor.core.pool import CALM_SECONDS, Policy, Pool, State, Stopping
 from einhornpy.supervisor.core.template import (
     FORK_SECONDS,
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from . import test_planner
-from .world import World, recipe
+from .world import FOUND, World, recipe
 
 
 class TemplateMachine(test_planner.PlannerMachine):
@@ -37,9 +38,10 @@ class TemplateMachine(test_planner.PlannerMachine):
         return self.alive() and bool(self.world.templates(*states))
 
     @precondition(lambda self: self.has(TemplateState.STARTING))
-    @rule()
-    def a_template_is_ready(self) -> None:
-        self.world.fact(facts.TemplateReady(self.world.templates(TemplateState.STARTING)[0]))
+    @rule(finds=st.booleans())
+    def a_template_is_ready(self, finds: bool) -> None:
+        self.world.fact(facts.TemplateReady(self.world.templates(TemplateState.STARTING)[0],
+                                            findings=FOUND if finds else ()))
 
     @precondition(lambda self: self.has(TemplateState.LEAVING))
     @rule()
@@ -83,6 +85,13 @@ def test_every_order_of_events(target: int, kind: str, deaths: int, least: int) 
     assert states >= least
 
 
+@pytest.mark.parametrize("preload", [Preload.WARN, Preload.STRICT, Preload.AUTO])
+def test_every_order_of_events_where_templates_import_the_app(preload: Preload) -> None:
+    states = test_planner.search(1, "rolling", 1, templated=True, preload=preload)
+    print(f"\n{states} states: N = 1, one rolling upgrade, --preload={preload}, 1 death")
+    assert states >= 200
+
+
 # --- planted bugs ---
 
 
@@ -113,7 +122,18 @@ def leaving_early(pool: Pool, *others: Any) -> list[actions.Action]:
     return [*old] or original_due(pool, *others)
 
 
-original_due = template_rules.due
+def never_replaced(*arguments: Any) -> list[actions.Action]:
+    return [each for each in original_due(*arguments)
+            if not isinstance(each, actions.ReplaceTemplate)]
+
+
+def hasty(pool: Pool, *others: Any) -> list[actions.Action]:
+    return original_overdue(replace(pool, generations={
+        number: replace(each, separate=True) for number, each in pool.generations.items()}),
+        *others)
+
+
+original_due, original_overdue = template_rules.due, template_rules.overdue
 BUGS: dict[str, tuple[str, Any]] = {
     "forks from the template of another generation, or a dead one": ("can_fork", from_any_template),
     "leaves two templates behind": ("due", no_template_leaves),
@@ -122,7 +142,10 @@ BUGS: dict[str, tuple[str, Any]] = {
     "never looks whether one hangs": ("overdue", lambda *arguments: []),
     "tells one while another is there": ("tell", telling_at_once),
     "lets one go whose workers are there": ("due", leaving_early),
-    "leaves while templates are there": ("stop", lambda pool: []),}
+    "leaves while templates are there": ("stop", lambda pool: []),
+    "forks what is not safe to fork": ("_unsafe", lambda pool, template: False),
+    "never exchanges a template that must not fork": ("due", never_replaced),
+    "lets nobody import for longer than settings take to read": ("overdue", hasty),}
 
 
 @pytest.mark.parametrize("bug", BUGS)
@@ -135,6 +158,7 @@ def test_a_planted_bug_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> No
 def look_for_bugs() -> None:
     test_planner.run_machine(100, TemplateMachine)
     test_planner.search(1, "rolling", 2, templated=True)
+    test_planner.search(1, "rolling", 1, templated=True, preload=Preload.AUTO)
     test_a_template_that_hangs_is_killed_and_another_one_made()
 
 
@@ -247,3 +271,101 @@ def test_everything_leaves_in_order_when_the_master_stops() -> None:
     assert world.ended is None
     world.pass_time(LEAVE_SECONDS)
     assert world.ended == "left", "one that hangs is killed"
+
+
+# --- that import the app ---
+
+
+def preloading(preload: Preload, target: int = 2) -> World:
+    """A world whose first generation is ready, and whose next one imports the app just now."""
+    world = World.new(target, Policy(), recipe(preload=preload), templated=True)
+    for worker in list(world.pool.workers.values()):
+        world.fact(facts.SaidReady(worker.id))
+    world.pass_time(10.0)
+    world.slowly = True
+    world.fact(facts.UpgradeRequested(Terms(), "test", 0.0))
+    world.fact(facts.UpgradePrepared(2, recipe(preload=preload)))
+    assert world.templates(TemplateState.STARTING) == [2]
+    assert [worker.generation for worker in world.pool.workers.values()] == [1] * target
+    return world
+
+
+def test_nobody_is_touched_before_the_app_is_imported() -> None:
+    world = preloading(Preload.WARN)
+    world.pass_time(START_SECONDS + 1.0)
+    assert world.templates(TemplateState.STARTING) == [2], "it has the ready timeout"
+    world.fact(facts.TemplateReady(2, 31.0, FOUND))
+    assert [worker.generation for worker in world.being_forked()] == [2]
+    assert world.pool.generations[2].findings == FOUND
+    assert world.pool.templates[2].import_seconds == 31.0
+
+
+def test_an_import_that_fails_or_hangs_is_tried_again_and_then_goes_back() -> None:
+    world = preloading(Preload.WARN)
+    old = set(world.pool.workers)
+    for _ in range(20):
+        if world.pool.running_upgrade is None:
+            break
+        if 2 in world.templates(TemplateState.STARTING):
+            world.observe(facts.TemplateGone(2, "exited with code 3", "ImportError: no"))
+            world.settle()
+        elif 2 in world.templates(TemplateState.LEAVING):
+            world.fact(facts.TemplateGone(2, "exited with code 0"))
+        elif world.wake_at is not None:
+            world.pass_time(world.wake_at - world.now)
+    upgrade = world.pool.upgrade
+    assert upgrade is not None
+    assert (upgrade.outcome, upgrade.error, upgrade.failures) == (
+        "rolled-back", "ImportError: no", 3)
+    assert set(world.pool.workers) == old
+
+
+def test_strict_refuses_what_is_not_safe_to_fork() -> None:
+    world = preloading(Preload.STRICT)
+    world.fact(facts.TemplateReady(2, findings=FOUND))
+    assert world.pool.current == 1
+    upgrade = world.pool.upgrade
+    assert upgrade is not None
+    assert (upgrade.outcome, upgrade.cause) == ("rolled-back", "unfit")
+    assert upgrade.reason == ("it is not safe to fork: thread 'beat', since the import of "
+                              "app.clock")
+    assert {worker.generation for worker in world.pool.workers.values()} == {1}
+
+
+def test_strict_gives_a_first_start_up() -> None:
+    world = World.new(1, Policy(), recipe(preload=Preload.STRICT), templated=True, slowly=True)
+    world.fact(facts.TemplateReady(1, findings=FOUND))
+    assert world.ended is not None
+    assert not world.spawned
+
+
+def test_auto_makes_another_template_that_does_not_import_the_app() -> None:
+    world = preloading(Preload.AUTO)
+    world.fact(facts.TemplateReady(2, findings=FOUND))
+    assert world.templates(TemplateState.STARTING) == [2]
+    assert not world.pool.generations[2].preloads
+    assert world.pool.generations[2].failures_in_a_row == 0
+    world.fact(facts.TemplateReady(2))
+    assert [worker.generation for worker in world.being_forked()] == [2]
+    assert world.pool.generations[2].findings == FOUND, "they stay to be told"
+
+
+def test_auto_starts_a_program_by_itself_that_would_have_been_a_template() -> None:
+    own = replace(recipe(preload=Preload.AUTO), program_forks=True)
+    world = World.new(1, Policy(), own, templated=True, slowly=True)
+    world.fact(facts.TemplateReady(1, findings=FOUND))
+    assert world.templates(TemplateState.LEAVING) == [1]
+    assert not template_rules.forks(world.pool, 1)
+    assert [generation for _, generation in world.spawned] == [1]
+
+
+def test_a_refused_release_goes_back_to_the_template_that_is_still_there() -> None:
+    world = preloading(Preload.WARN)
+    world.fact(facts.TemplateReady(2))
+    world.fact(facts.Forked(world.being_forked()[0].id, 77))
+    new = next(worker for worker in world.pool.workers.values() if worker.generation == 2)
+    world.fact(facts.SaidReady(new.id))
+    assert 1 in world.templates(TemplateState.READY)
+    before = world.pool.templates[1].pid
+    world.fact(facts.AbortRequested("test"))
+    assert world.pool.templates[1].pid == before

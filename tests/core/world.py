@@ -7,10 +7,10 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from einhornpy.supervisor.core import actions, facts, planner, upgrade
+from einhornpy.supervisor.core import actions, facts, planner, template_rules, upgrade
 from einhornpy.supervisor.core import observe as observing
 from einhornpy.supervisor.core.causes import Refusal
-from einhornpy.supervisor.core.generation import Recipe
+from einhornpy.supervisor.core.generation import Finding, Preload, Recipe
 from einhornpy.supervisor.core.pool import (
     CALM_SECONDS,
     UNREADY_SECONDS,
@@ -19,19 +19,26 @@ from einhornpy.supervisor.core.pool import (
     State,
     Worker,
 )
-from einhornpy.supervisor.core.template import FORK_SECONDS, LEAVE_SECONDS, TemplateState
+from einhornpy.supervisor.core.template import (
+    FORK_SECONDS,
+    LEAVE_SECONDS,
+    START_SECONDS,
+    Template,
+    TemplateState,
+)
 from einhornpy.supervisor.core.view import ABORT_SECONDS
 
 FIRST_TEMPLATE = 900_000
+FOUND = (Finding("thread", "'beat'", "app.clock", "start it in each worker"),)
 Now = float
 PlanFunction = Callable[[Pool, Now], actions.Plan]
 
 
 def recipe(ack_seconds: float | None = None, timeout: float = 0.0, max_lifetime: float = 0.0,
-           max_memory: int = 0) -> Recipe:
+           max_memory: int = 0, preload: Preload = Preload.OFF) -> Recipe:
     return Recipe(("app",), "/", ack_seconds=ack_seconds, timeout=timeout, graceful_timeout=30.0,
                   max_lifetime=max_lifetime, max_lifetime_jitter=max_lifetime / 10,
-                  max_memory=max_memory, max_memory_hard=2 * max_memory)
+                  max_memory=max_memory, max_memory_hard=2 * max_memory, preload=preload)
 
 
 @dataclass
@@ -53,10 +60,11 @@ class World:
 
     @classmethod
     def new(cls, target: int, policy: Policy, first: Recipe | None = None,
-            templated: bool = False) -> World:
+            templated: bool = False, slowly: bool = False) -> World:
         world = cls(observing.new_pool(first or recipe(), target, policy,
                                        template=FIRST_TEMPLATE if templated else 0),
-                    templated=templated)
+                    templated=templated, slowly=slowly)
+        world.import_at_once()
         world.settle()
         return world
 
@@ -69,7 +77,13 @@ class World:
             event = replace(event, template=FIRST_TEMPLATE + event.number)
         self.steps += 1
         self.pool = observing.observe(self.pool, event, self.now)
+        self.import_at_once()
         self.settle()
+
+    def import_at_once(self) -> None:
+        """Templates that only have to import the app do so, where nothing goes slowly."""
+        for number in () if self.slowly else self.templates(TemplateState.STARTING):
+            self.observe(facts.TemplateReady(number))
 
     def exit(self, worker: int, status: int) -> None:
         """A worker exits; one that asks for new code by it gets its upgrade, as the master does
@@ -155,15 +169,16 @@ class World:
                     self.observe(
                         facts.SpawnFailed(action.index, action.generation, "no more processes"))
                 else:
-                    pid = 0 if self.templated else 1000 + self.next_id
+                    forks = template_rules.forks(self.pool, action.generation)
+                    pid = 0 if forks else 1000 + self.next_id
                     self.observe(
                         facts.Spawned(self.next_id, action.index, action.generation, pid,
                                       jitter=self.next_id % 5 / 4))
-                    if self.templated and not self.slowly:
+                    if forks and not self.slowly:
                         self.observe(facts.Forked(self.next_id, 1000 + self.next_id))
                     self.next_id += 1
             case (actions.StartTemplate() | actions.TellTemplate() | actions.RetireTemplate()
-                  | actions.KillTemplate()):
+                  | actions.KillTemplate() | actions.ReplaceTemplate()):
                 self.carry_out_for_template(action)
             case actions.AssumeReady():
                 self.observe(facts.Assumed(action.worker))
@@ -241,20 +256,34 @@ class World:
             case actions.RetireTemplate():
                 of_it = [each for each in self.pool.workers.values() if each.generation == number]
                 assert not of_it, f"{action}, and {of_it} still need it"
-                assert number != self.pool.current or self.pool.stopping is not None
+                assert (number != self.pool.current or self.pool.stopping is not None
+                        or not template_rules.forks(self.pool, number))
                 self.observe(facts.TemplateRetired(number, LEAVE_SECONDS))
                 if not self.slowly:
                     self.observe(facts.TemplateGone(number, "exited with code 0"))
             case actions.KillTemplate():
                 waited = [template.since] if template.state is not TemplateState.READY else [
                     worker.spawned_at for worker in self.being_forked()]
-                assert self.pool.stopping == "now" or max(map(self.ran, waited)) >= min(
-                    FORK_SECONDS, self.pool.policy.ready_timeout), f"{action} too early"
+                assert self.pool.stopping == "now" or max(
+                    map(self.ran, waited)) >= self.patience(template), f"{action} too early"
                 self.observe(facts.TemplateKilled(number, action.reason))
                 for worker in self.being_forked():
                     if worker.generation == number:
                         self.observe(facts.NotForked(worker.id, None))
                 self.observe(facts.TemplateGone(number, "was ended by signal 9"))
+            case actions.ReplaceTemplate():
+                asked = [each for each in self.being_forked() if each.generation == number]
+                assert not asked, f"{action}, and it was asked for {asked}"
+                self.observe(facts.TemplateMissing(number))
+
+    def patience(self, template: Template) -> float:
+        """For how many seconds one is waited for at least."""
+        ready_timeout = self.pool.policy.ready_timeout
+        if template.state is TemplateState.STARTING:
+            generation = self.pool.generations.get(template.generation)
+            preloads = generation is not None and generation.preloads
+            return ready_timeout if preloads else START_SECONDS
+        return min(FORK_SECONDS, ready_timeout)
 
     def observe(self, event: facts.Event) -> None:
         self.pool = observing.observe(self.pool, event, self.now)
@@ -366,9 +395,12 @@ class World:
         assert pool.policy.max_unacked is None or starting < pool.policy.max_unacked, (
             "more at once than may be starting")
         generation = pool.generations[action.generation]
-        if self.templated:
+        if template_rules.forks(pool, action.generation):
             template = pool.templates[action.generation]
             assert template.state is TemplateState.READY, f"{action} from {template}"
+            preload = generation.recipe.preload
+            assert not (template.preloaded and generation.findings) or preload is Preload.WARN or (
+                preload is Preload.STRICT and generation.proven), f"{action}: it isn't safe to fork"
         assert self.now >= generation.not_before, f"{action} before its delay is over"
         if upgrade is None and not pool.ever_ready:
             assert generation.failures_in_a_row < max(

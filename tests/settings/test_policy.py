@@ -14,7 +14,8 @@ from einhornpy.supervisor.settings.table import SETTINGS, Counts
 
 # What a recipe is made of besides: the program, where and with what it runs, and how it says ready.
 PROGRAM = {"command", "directory", "environment", "release", "ack_seconds", "program",
-           "interpreter", "words", "chdir", "pythonpath", "files", "started"}
+           "interpreter", "words", "chdir", "pythonpath", "files", "started", "preload",
+           "program_forks", "preload_file"}
 # What several settings make together.
 GUESSES_AND_SIGNALS = {"guessed_min_ready_seconds", "stop_signal", "terminate_signal"}
 

@@ -44,8 +44,8 @@ def test_einhorns_flags(start: Start, place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "line"), [(("-p", "app.rb"), "--preload: it loads Ruby code"),
-                        (("--preload", "x"), "--preload: it loads Ruby code"),
+    ("flags", "line"), [(("-p", "app.rb"), "-p: cannot read "), (("-p", __file__), "true is no Python"),
+                        (("--preload=x",), "--preload: got 'x', expected warn, strict, auto or "),
                         (("--gc-before-fork",), "--gc-before-fork: it tunes Ruby's memory"),
                         (("-n", "0"), "--number: got '0'"),
                         (("-m", "soon"), "--ack-mode: got 'soon'"),
@@ -100,7 +100,7 @@ def test_the_name_einhorn_means_einhorns_defaults(start: Start, place: Path, ein
                    "--min-ready-seconds", "0", "--", *WORKER, "silent",
                    program=einhorn)
     before = master.wait_ready()
-    assert "einhornpy: --preload: passed over: it loads Ruby code" in master.log()
+    assert "app.rb is not preloaded: it cannot be read" in master.log()
     assert (before["target"], state_of(master)[":config"][":number"]) == (1, 1)
     recorder = master.record()
     master.signal(signal.SIGHUP)

@@ -47,7 +47,7 @@ VALUES = {
     "dirty_threads": "2", "dirty_timeout": "7", "dirty_worker_exit": "lambda arbiter, worker: None",
     "dirty_worker_init": "lambda worker: None", "dirty_workers": "2",
     "on_dirty_starting": "lambda arbiter: None", "pre_exec": "lambda server: None",
-    "preload_app": "True", "reuse_port": "True", "worker_tmp_dir": '"/dev/shm"',
+    "reuse_port": "True", "worker_tmp_dir": '"/dev/shm"',
     "tmp_upload_dir": '"/dev/shm"', "enable_stdio_inheritance": "True"}
 REFUSED = {"daemon": "True", "check_config": "True", "print_config": "True",
            "dirty_apps": '["app:Task"]'}
@@ -76,9 +76,9 @@ def test_what_has_no_effect_is_named_once_and_what_cannot_be_is_refused(
     assert master.cli("upgrade").returncode == 0
     assert named() == [everything]
     # What is said with gunicorn's own value changes nothing.
-    conf.write_text(conf_of({"preload_app": "True", "reuse_port": "False"}))
+    conf.write_text(conf_of({"reuse_port": "True", "pre_exec": "print", "worker_tmp_dir": "None"}))
     assert master.cli("upgrade").returncode == 0
-    assert named() == [everything, "preload_app"]
+    assert named() == [everything, "pre_exec, reuse_port"]
     assert not (place / "elsewhere.ctl").exists()
     for name, value in REFUSED.items():
         conf.write_text(conf_of({name: value}))
