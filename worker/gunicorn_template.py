@@ -6,6 +6,7 @@ Plain standard library from Python 3.9 on, besides gunicorn itself.
 """
 
 import contextlib
+import importlib
 import os
 import sys
 import time
@@ -140,6 +141,9 @@ class Template(TemplateProcess):
     def preload(self) -> None:
         """Import the app, and let it answer what is to be warmed up. An ASGI app answers only where
         its lifespan has begun, in a worker."""
+        if "GeventWorker" in {base.__name__ for base in self.server.worker_class.__mro__}:
+            # as each worker will: what the app imports, and keeps by name, is to be gevent's
+            importlib.import_module("gevent.monkey").patch_all()
         app, wanted = self.server.app.wsgi(), self.channel.instructions.get("warm_up", ())
         way = gunicorn_counters.way_of_counting(self.server.worker_class)
         if wanted and way in ("request", "handler"):
@@ -220,7 +224,11 @@ class Template(TemplateProcess):
         descriptors[:] = []
         for listener in server.LISTENERS:
             listener.close()
+        had_greenlets = template_forking.has_greenlets()
         server.LISTENERS[:] = gunicorn_worker.adopt_listeners(given, server.cfg, server.log)
+        if not had_greenlets and template_forking.has_greenlets():
+            # gevent's sockets have made its hub, which belongs to the workers.
+            sys.modules["gevent._hub_local"].get_hub_if_exists().destroy(destroy_loop=True)
         for listener in server.LISTENERS:
             listener.set_inheritable(False)
 

@@ -27,8 +27,6 @@ from .describing import describe
 from .template_forking import FIRST_FD
 from .template_started import resolved
 
-plain_select = select.select
-
 
 class Channel:
     """`when_taken`: called when the descriptors are taken."""
@@ -94,8 +92,7 @@ class Channel:
     def receive(self, patience: Optional[float]) -> Optional[Tuple[bytes, List[int]]]:
         """The next message, and the descriptors beside it; None if none has come within so many
         seconds (None: for ever). Ends the process when there is no master any more."""
-        wait = select.select if has_greenlets() else plain_select
-        if not wait([self._socket.fileno()], [], [], patience)[0]:
+        if not template_forking.own(select, "select")([self._socket.fileno()], [], [], patience)[0]:
             return None
         data, ancillary, _, _ = self._socket.recvmsg(
             template_messages.LARGEST,
@@ -130,13 +127,6 @@ def identity(fd: int) -> Optional[Tuple[int, int]]:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def has_greenlets() -> bool:
-    """Whether a configuration or an app has started some, which are to run while we wait; where
-    none are, waiting in gevent's way would make the hub that each worker is to make itself."""
-    module = sys.modules.get("gevent._hub_local")
-    return module is not None and module.get_hub_if_exists() is not None
 
 
 def leave_bundle(fd: int) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Callable, List, Mapping, NoReturn, Optional
 from . import fork_safety, template_forking, template_messages
 from .describing import describe
 from .template_channel import Channel
-from .template_process import TemplateProcess
+from .template_process import TemplateProcess, share
 
 INSTRUCTIONS = "EINHORNPY_ADAPTER"
 # What a file that is loaded by -p defines, as Einhorn wants it.
@@ -58,6 +58,7 @@ def _is_socket(fd: int) -> bool:
 def fork_here(begun: Begun) -> None:
     """Be the template until it is over; returns in each worker."""
     begun.watch.end()
+    share()
     process = ProgramTemplate(begun.channel)
     with begun.channel.telling_errors():
         process.directory = os.getcwd()

@@ -88,7 +88,7 @@ def no_answer(start: Gunicorn | Program | None, how: str, error: str) -> Refused
     """Why there is no template. `how`: what has happened where something else was to start
     gunicorn; `error`: where gunicorn itself was asked."""
     if isinstance(start, Program):
-        return Refused(f"{how} said that it can fork (einhornpy.worker.template)", error)
+        return Refused(f"{how} said that it can fork (einhornpy.worker.template)")
     if start is not None and start.wrapped:
         return not_reached(start, how)
     return Refused(CANNOT_BE_READ, error)

@@ -277,8 +277,8 @@ class Templates(Part):
     def _heard(self, template: _Template, message: dict[str, Any] | None) -> None:
         if message is None:
             known = self._ledger.pool.templates.get(template.generation)
-            if template.gone is None and (known is None
-                                          or known.state is not TemplateState.LEAVING):
+            if template.gone is None and (known is None or (
+                    known.state is not TemplateState.LEAVING and known.killed is None)):
                 # A configuration has closed what it doesn't know.
                 if known is not None:
                     self._ledger.observe(facts.TemplateKilled(

@@ -290,7 +290,7 @@ def torment(master: Master, upgrades: int) -> None:
         step = STEPS[number % len(STEPS)]
         force = signal.SIGSTOP if number // len(STEPS) % 2 else signal.SIGKILL
         seen = sum(event["event"] == step for event in recorder.events)
-        master.ask("upgrade")
+        master.ask("upgrade", wait=False)
         generation = master.status()["newest_generation"]
         recorder.wait_for(step, seen + 1)
         victims = master.status()["templates"]

@@ -1,0 +1,417 @@
+"""The app imported once, by the template: for each of gunicorn's classes, for programs that become
+the template by themselves, and what becomes of releases that can't be imported or aren't safe to
+fork."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..airbag import check
+from ..harness import Master, get
+from ..load import Load
+from ..whole.test_no_lost_request import CLASSES
+
+Start = Callable[..., Master]
+# Who has imported it, and who answers.
+APP = """
+import os
+with open("imports", "a") as file:
+    file.write("%d\\n" % os.getpid())
+IMPORTED_BY = os.getpid()
+
+def wsgi(environ, start_response):
+    body = b"%d %d" % (IMPORTED_BY, os.getpid())
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+
+async def asgi(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    body = b"%d %d" % (IMPORTED_BY, os.getpid())
+    await send({"type": "http.response.start", "status": 200,
+                "headers": [(b"content-length", str(len(body)).encode())]})
+    await send({"type": "http.response.body", "body": body})
+"""
+# A thread that goes on.
+CLOCK = """
+import threading
+threading.Thread(target=threading.Event().wait, name="clock", daemon=True).start()
+"""
+
+
+def begin(start: Start, place: Path, *words: str, app: str = APP, number: int = 2,
+          config: str = "", preload: str = "--preload") -> Master:
+    """A master of gunicorn's. `words`: of gunicorn's command line."""
+    (place / "app.py").write_text(app)
+    (place / "clock.py").write_text(CLOCK)
+    (place / "gunicorn.conf.py").write_text(config)
+    flags = [preload] if preload else []
+    return start("-n", str(number), "-b", "127.0.0.1:0", "--ready-timeout", "5", "-s", "0.1",
+                 *flags, "--", "gunicorn", *(words or ("app:wsgi",)))
+
+
+def imported_by(place: Path) -> list[int]:
+    return [int(line) for line in (place / "imports").read_text().split()]
+
+
+def template(master: Master, generation: int) -> dict[str, Any]:
+    return next(dict(each) for each in master.status()["templates"]
+                if each["generation"] == generation)
+
+
+def workers(master: Master) -> set[int]:
+    return {worker["pid"] for worker in master.status()["workers"]}
+
+
+def kill_one(master: Master) -> None:
+    """Wait until there is another worker in its place."""
+    dead = min(workers(master))
+    os.kill(dead, signal.SIGKILL)
+    master.wait_status(lambda status: status["ready"] == 2 and dead not in workers(master))
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_app_is_imported_once_a_generation(start: Start, place: Path, name: str) -> None:
+    app = "app:asgi" if any("asgi" in word or "uvicorn" in word for word in CLASSES[name]) else (
+        "app:wsgi")
+    words = [word for word in CLASSES[name] if ":" not in word]
+    master = begin(start, place, *words, app)
+    master.wait_ready()
+    first = template(master, 1)["pid"]
+    assert imported_by(place) == [first]
+    status, body = get(master.address)
+    assert status == 200
+    importer, answering = map(int, body.split())
+    assert importer == first
+    assert answering in workers(master)
+    kill_one(master)
+    assert master.cli("upgrade").returncode == 0
+    assert imported_by(place) == [first, template(master, 2)["pid"]]
+    assert get(master.address)[1].split()[0] == str(template(master, 2)["pid"])
+
+
+def test_gunicorns_own_setting_means_the_same_and_ours_wins(start: Start, place: Path) -> None:
+    master = begin(start, place, config="preload_app = True\n", preload="")
+    master.wait_ready()
+    assert imported_by(place) == [template(master, 1)["pid"]]
+    master.stop()
+    other = begin(start, place, config="preload_app = True\n", preload="--preload=off")
+    other.wait_ready()
+    assert sorted(imported_by(place)[1:]) == sorted(workers(other))
+    assert "preload_app (--preload wins)" in other.log()
+
+
+def test_a_release_that_cannot_be_imported_is_refused_and_touches_nobody(start: Start,
+                                                                         place: Path) -> None:
+    master = begin(start, place)
+    master.wait_ready()
+    before = workers(master)
+    (place / "app.py").write_text("def wsgi(): pass\nraise RuntimeError('no such table')\n")
+    refused = master.cli("upgrade")
+    assert refused.returncode == 5
+    assert "RuntimeError: no such table" in refused.stderr
+    assert workers(master) == before
+    (place / "app.py").write_text("import threading\nthreading.Event().wait()\n")
+    refused = master.cli("upgrade", "--max-failures", "1")
+    assert refused.returncode == 5
+    assert "did not import the app within 5 s" in refused.stderr
+    assert workers(master) == before
+
+
+def test_a_first_start_that_cannot_import_the_app_gives_up(start: Start, place: Path) -> None:
+    master = begin(start, place, app="raise RuntimeError('no such table')\n")
+    assert master.wait_exit() == 3
+    assert "RuntimeError: no such table" in master.log()
+
+
+def test_going_back_forks_from_the_template_that_is_there(start: Start, place: Path) -> None:
+    master = begin(start, place, number=4)
+    master.wait_ready()
+    recorder = master.record()
+    first = template(master, 1)["pid"]
+    master.ask("upgrade", canary=2, hold="until-resume", wait=False)
+    recorder.wait_for("hold-begun")
+    assert len(imported_by(place)) == 2
+    master.ask("abort")
+    recorder.wait_for("upgrade-ended", outcome="aborted")
+    assert template(master, 1)["pid"] == first
+    assert len(imported_by(place)) == 2, "nobody imports the old code again"
+    assert {get(master.address)[1].split()[0] for _ in range(8)} == {str(first)}
+    check(recorder, 4)
+
+
+def test_a_template_that_is_killed_while_it_imports_is_made_again(start: Start,
+                                                                  place: Path) -> None:
+    waits = APP + "import fcntl\nfcntl.flock(open('lock'), fcntl.LOCK_EX)\n"
+    (place / "lock").touch()
+    master = begin(start, place)
+    master.wait_ready()
+    before = workers(master)
+    (place / "app.py").write_text(waits)
+    with open(place / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        recorder = master.record()
+        master.ask("upgrade", wait=False)
+        recorder.wait_for("generation-prepared")
+        assert master.cli("reload").returncode == 0, "it goes on under the next master"
+        master.wait_status(lambda status: len(imported_by(place)) == 2)
+        os.kill(imported_by(place)[1], signal.SIGKILL)
+        recorder = master.record()
+        master.wait_status(lambda status: len(imported_by(place)) == 3)
+        assert workers(master) == before
+    master.wait_status(lambda status: status["gate"] == "ready" and status["generation"] == 2)
+    assert get(master.address)[1].split()[0] == str(template(master, 2)["pid"])
+
+
+# --- what isn't safe to fork ---
+
+
+def test_what_is_not_safe_to_fork_is_told(start: Start, place: Path) -> None:
+    master = begin(start, place, app="import clock\n" + APP)
+    master.wait_ready()
+    line = master.wait_log("not safe to fork")
+    assert "kind=thread" in line
+    assert "clock" in line
+    assert "module=clock" in line
+    assert imported_by(place) == [template(master, 1)["pid"]]
+
+
+def test_strict_refuses_it(start: Start, place: Path) -> None:
+    master = begin(start, place, preload="--preload=strict")
+    master.wait_ready()
+    before = workers(master)
+    (place / "app.py").write_text("import clock\n" + APP)
+    refused = master.cli("upgrade")
+    assert refused.returncode == 5
+    assert "it is not safe to fork: thread 'clock'" in refused.stderr
+    assert "since the import of clock" in refused.stderr
+    assert workers(master) == before
+    assert master.cli("status").returncode == 5
+
+
+def test_strict_refuses_a_first_start(start: Start, place: Path) -> None:
+    master = begin(start, place, app="import clock\n" + APP, preload="--preload=strict")
+    assert master.wait_exit() == 3
+    assert "it is not safe to fork" in master.log()
+
+
+def test_auto_lets_each_worker_import_it(start: Start, place: Path) -> None:
+    master = begin(start, place, preload="--preload=auto")
+    master.wait_ready()
+    assert imported_by(place) == [template(master, 1)["pid"]]
+    (place / "app.py").write_text("import clock\n" + APP)
+    assert master.cli("upgrade").returncode == 0
+    assert workers(master) <= {*imported_by(place)}
+    assert template(master, 2)["pid"] not in imported_by(place)
+    kill_one(master)  # and so does whoever comes later
+    assert workers(master) <= {*imported_by(place)}
+    (place / "app.py").write_text(APP)
+    assert master.cli("upgrade").returncode == 0
+    assert imported_by(place)[-1] == template(master, 3)["pid"]
+
+
+def test_gevent_patches_before_the_import_and_makes_its_hub_after_the_fork(start: Start,
+                                                                           place: Path) -> None:
+    app = """
+from gevent import _hub_local, monkey
+assert monkey.is_module_patched("socket"), "the world is patched before"
+assert _hub_local.get_hub_if_exists() is None
+""" + APP
+    master = begin(start, place, "-k", "gevent", "app:wsgi", app=app, preload="--preload=strict")
+    master.wait_ready()
+    for _ in range(4):
+        assert get(master.address)[0] == 200
+    kill_one(master)  # once the template has waited
+    assert master.cli("upgrade").returncode == 0
+    assert "not safe to fork" not in master.log()
+
+
+# --- warm-up ---
+
+WARM = APP + """
+def record(environ, start_response, wsgi=wsgi):
+    if environ["PATH_INFO"] == "/warm":
+        with open("warmed", "a") as file:
+            file.write("%d\\n" % os.getpid())
+        if os.path.exists("cold"):
+            start_response("503 Service Unavailable", [])
+            return [b""]
+    return wsgi(environ, start_response)
+wsgi = record
+"""
+
+
+def warmed(place: Path) -> list[int]:
+    return [int(line) for line in (place / "warmed").read_text().split()]
+
+
+def test_the_template_is_warmed_up_and_its_workers_are_warm(start: Start, place: Path) -> None:
+    (place / "app.py").write_text(WARM)
+    master = start("-n", "3", "-b", "127.0.0.1:0", "--preload", "--warm-up", "/warm", "--",
+                   "gunicorn", "app:wsgi")
+    master.wait_ready()
+    assert warmed(place) == [template(master, 1)["pid"]]
+    (place / "cold").touch()
+    refused = master.cli("upgrade")
+    assert refused.returncode == 5
+    assert "warm-up /warm: the app answered 503" in refused.stderr
+
+
+def test_each_worker_is_warmed_up_where_asked_or_where_only_it_can_be(start: Start,
+                                                                      place: Path) -> None:
+    (place / "app.py").write_text(WARM)
+    master = start("-n", "2", "-b", "127.0.0.1:0", "--preload", "--warm-up", "/warm",
+                   "--warm-up-per-worker", "--", "gunicorn", "app:wsgi")
+    master.wait_ready()
+    assert {*warmed(place)} == {template(master, 1)["pid"]} | workers(master)
+    asked = APP.replace('    body = b"%d %d" % (IMPORTED_BY, os.getpid())\n    await', """
+    if scope["path"] == "/warm":
+        open("warmed", "a").write("%d\\n" % os.getpid())
+    body = b"%d %d" % (IMPORTED_BY, os.getpid())
+    await""")
+    assert asked != APP
+    (place / "warmed").unlink()
+    master.stop()
+    (place / "app.py").write_text(asked)
+    other = start("-n", "2", "-b", "127.0.0.1:0", "--preload", "--warm-up", "/warm", "--",
+                  "gunicorn", "-k", "asgi", "app:asgi")
+    other.wait_ready()
+    assert {*warmed(place)} == workers(other), "an ASGI app answers only in a loop of its own"
+
+
+# --- programs that become the template by themselves ---
+
+PROGRAM = """
+import einhornpy.worker
+import http.server, os
+with open("imports", "a") as file:
+    file.write("%d\\n" % os.getpid())
+IMPORTED_BY = os.getpid()
+{more}
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"%d %d" % (IMPORTED_BY, os.getpid()))
+    def log_message(self, *_):
+        pass
+
+def serve():
+    (listener,) = einhornpy.worker.listeners()
+    server = http.server.HTTPServer(("", 0), Handler, bind_and_activate=False)
+    server.socket, server.server_address = listener, ("", 0)
+    einhornpy.worker.on_retire(lambda: os._exit(0))
+    einhornpy.worker.ready()
+    server.serve_forever()
+
+"""
+FORKS = PROGRAM + "einhornpy.worker.template()\nserve()\n"
+
+
+def run(start: Start, place: Path, program: str, *flags: str, words: tuple[str, ...] = (),
+        more: str = "") -> Master:
+    (place / "clock.py").write_text(CLOCK)
+    (place / "serve.py").write_text(program.replace("{more}", more))
+    return start("-n", "2", "-b", "127.0.0.1:0", "-m", "notify", "-s", "0.1", *flags, "--",
+                 *(words or ("python", "serve.py")))
+
+
+def test_a_program_becomes_the_template_by_itself(start: Start, place: Path) -> None:
+    master = run(start, place, FORKS, "--preload")
+    master.wait_ready()
+    first = template(master, 1)["pid"]
+    assert imported_by(place) == [first]
+    importer, answering = map(int, get(master.address)[1].split())
+    assert (importer, answering in workers(master)) == (first, True)
+    assert master.cli("upgrade").returncode == 0
+    assert imported_by(place) == [first, template(master, 2)["pid"]]
+    recorder = master.record()
+    os.kill(template(master, 2)["pid"], signal.SIGKILL)
+    recorder.wait_for("template-ready")
+    kill_one(master)
+    assert len(imported_by(place)) == 3, "another template is made of the same program"
+
+
+def test_without_preload_the_same_program_serves_by_itself(start: Start, place: Path) -> None:
+    master = run(start, place, FORKS)
+    master.wait_ready()
+    assert {*imported_by(place)} == workers(master)
+    assert master.status()["templates"] == []
+
+
+def test_a_program_whose_findings_are_not_safe_runs_by_itself_with_auto(start: Start,
+                                                                        place: Path) -> None:
+    master = run(start, place, FORKS, "--preload=auto", more="import clock")
+    master.wait_ready()
+    assert workers(master) <= {*imported_by(place)}
+    assert len(imported_by(place)) == 3
+    assert "module=clock" in master.wait_log("not safe to fork")
+    master.wait_status(lambda status: status["templates"] == [])
+    assert master.cli("upgrade").returncode == 0
+
+
+def test_a_program_that_never_says_that_it_can_fork_is_refused(start: Start, place: Path) -> None:
+    master = run(start, place, "pass\n", "--preload")
+    assert master.wait_exit() == 3
+    assert "exited with code 0 before it had said that it can fork" in master.log()
+    master = run(start, place, "import threading\nthreading.Event().wait()\n", "--preload",
+                 "--ready-timeout", "1")
+    assert master.wait_exit() == 3
+    assert "did not say that it can fork within 1 s" in master.log()
+    master = run(start, place, "", "--preload", words=("uvicorn", "app:asgi"))
+    assert master.wait_exit() == 2
+    assert "uvicorn never says that it can fork" in master.log()
+
+
+def test_an_asyncio_server_is_forked_too(start: Start, place: Path) -> None:
+    (place / "app.py").write_text(APP)
+    master = run(start, place, """
+import einhornpy.worker
+import uvicorn
+from einhornpy.worker.asgi import ready_when_started
+import app
+einhornpy.worker.template()
+uvicorn.run(ready_when_started(app.asgi), fd=3, log_level="warning")
+""", "--preload")
+    master.wait_ready()
+    recorder = master.record()
+    with Load(master.address, 40) as load:
+        assert master.cli("upgrade").returncode == 0
+    assert not load.report.failures, load.report.why()
+    assert imported_by(place) == [int(get(master.address)[1].split()[0])] or len(
+        imported_by(place)) == 2
+    check(recorder, 2)
+
+
+def test_einhorns_way_loads_a_file(start: Start, place: Path) -> None:
+    program = PROGRAM + """
+import sys
+def einhorn_main():
+    with open("arguments", "a") as file:
+        file.write(" ".join(sys.argv) + "\\n")
+    serve()
+if __name__ == "__main__":
+    raise SystemExit("not reached")
+"""
+    master = run(start, place, program, "-p", "serve.py", words=("python", "web.py", "--fast"))
+    master.wait_ready()
+    assert imported_by(place) == [template(master, 1)["pid"]]
+    assert (place / "arguments").read_text() == "web.py --fast\n" * 2
+    assert get(master.address)[0] == 200
+    assert master.cli("upgrade").returncode == 0
+    (place / "serve.py").write_text("pass\n")
+    refused = master.cli("upgrade")
+    assert refused.returncode == 5
+    assert "serve.py defines no function einhorn_main()" in refused.stderr
