@@ -14,6 +14,7 @@ FIRST_FD = 3
 # By these a process that a worker has left behind is known, see orphans.py.
 MASTER, SEAT = "EINHORN_MASTER_PID", "EINHORN_CHILD_INDEX"
 GENERATION, WORKER = "EINHORNPY_GENERATION", "EINHORNPY_WORKER"
+RELEASE = "EINHORNPY_RELEASE"
 # As many digits as orphans.py takes for a number.
 PLACEHOLDER = "-" * 18
 # What the master was itself given in these words is its own business.
@@ -43,11 +44,13 @@ def of_all(environ: Mapping[str, str], directory: str) -> dict[str, str]:
     return {"SPT_NOENV": "1"} | dict(environ) | {"PWD": directory}
 
 
-def of_template(environ: Mapping[str, str], directory: str, master: int,
-                generation: int) -> dict[str, str]:
+def of_template(environ: Mapping[str, str], directory: str, master: int, generation: int,
+                release: str | None) -> dict[str, str]:
     """The environment in which a generation's template runs, and which others see of the workers
-    that are forked from it: they write their own numbers into it (worker/template_marks.py)."""
-    return of_all(environ, directory) | {
+    that are forked from it: they write their own numbers into it (worker/template_marks.py).
+    `release`: its label, which an app may want to know as it is imported."""
+    labelled = {} if release is None else {RELEASE: release}
+    return of_all(environ, directory) | labelled | {
         MASTER: str(master), GENERATION: str(generation), WORKER: PLACEHOLDER, SEAT: PLACEHOLDER}
 
 
@@ -83,7 +86,7 @@ def environment(generation: Generation, *, worker: int, index: int, master: int,
         "EINHORNPY_RETIRE_SIGNAL": stop_signal,
     }
     if recipe.release is not None:
-        built["EINHORNPY_RELEASE"] = recipe.release
+        built[RELEASE] = recipe.release
     for position, (descriptor, family) in enumerate(zip(descriptors, families, strict=True)):
         built[f"EINHORN_FD_{position}"] = descriptor
         built[f"EINHORN_FD_FAMILY_{position}"] = family

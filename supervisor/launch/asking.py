@@ -77,6 +77,7 @@ class Question:
     directory: str
     environment: Mapping[str, str]
     variables: Mapping[str, str]
+    release: str | None = None
     reloads: bool = False
     workers: int | None = None
     frozen: Mapping[str, Any] | None = None
@@ -166,7 +167,7 @@ class Asking:
             **by_itself(question.start)})
         environment = worker_environment.of_template(
             {**question.environment, **question.variables}, question.directory, os.getpid(),
-            question.generation)
+            question.generation, question.release)
         run = template_command(question.start, environment, after + 2, instructions)
         return Launch(run.words, question.directory, run.environment, descriptors, signal.SIGKILL,
                       attributes=self._attributes, program=run.program,

@@ -110,7 +110,7 @@ class Preparation:
             given = self._settings.preload != Preload.OFF
             question = Question(
                 self._number, self._gunicorn, self._directory, self._environment,
-                self._variables(self._environment), self._number > 1,
+                self._variables(self._environment), self._release, self._number > 1,
                 self._settings.number if self._settings.given("number") else None,
                 preload=given if self._settings.given("preload") else None,
                 warm_up=self._settings.warm_up)

@@ -141,7 +141,7 @@ class Templates(Part):
                                  lambda result: self._answered(template, result))
         question = again(Question(
             generation, start, recipe.directory, recipe.environment,
-            self.variables(generation, recipe.environment), workers=self._workers,
+            self.variables(generation, recipe.environment), recipe.release, workers=self._workers,
             warm_up=self._warm_up), recipe)
         template.pid = template.asking.begin(
             replace(question, preload=self._ledger.pool.generations[generation].preloads))

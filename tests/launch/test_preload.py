@@ -101,6 +101,17 @@ def test_the_app_is_imported_once_a_generation(start: Start, place: Path, name: 
     assert get(master.address)[1].split()[0] == str(template(master, 2)["pid"])
 
 
+def test_an_app_knows_its_release_as_it_is_imported(start: Start, place: Path) -> None:
+    master = begin(start, place)
+    master.wait_ready()
+    (place / "app.py").write_text(APP + """
+with open("release", "w") as file:
+    file.write(os.environ["EINHORNPY_RELEASE"] + os.environ["EINHORNPY_GENERATION"])
+""")
+    assert master.cli("upgrade", "--release", "r7-").returncode == 0
+    assert (place / "release").read_text() == "r7-2"
+
+
 def test_gunicorns_own_setting_means_the_same_and_ours_wins(start: Start, place: Path) -> None:
     master = begin(start, place, config="preload_app = True\n", preload="")
     master.wait_ready()
