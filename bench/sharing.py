@@ -5,8 +5,10 @@ framework, pandas, SQLAlchemy, boto3 and a table of 100,000 rows, by the way the
                             [--rounds N]
 
 Memory is the proportional set size of every process there is: master or arbiter, template, workers.
-The rows "warm" fork their workers from a process that has itself answered 5,000 requests: no way of
-forking workers anew from one that has served could share more. All ways alternate in one run.
+"Collected": after `gc.collect()`; "frozen": after that and `gc.freeze()`; "tried out": after a few
+requests of each kind, which make what the app makes only when it is first asked. "Warm" are workers
+that were forked from a process which had itself answered 5,000 requests: no way of forking workers
+anew from one that has served could share more. All ways alternate in one run.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .idle import proportional
+from .real_stack.hooks import REQUESTS
 from .real_stack.traffic import path
 from .servers import BIN, ROOT, children, free_port, stop
 
@@ -70,9 +73,12 @@ PRELOAD = (*GUNICORN, "--preload", *APP)
 WAYS = [
     Way("gunicorn", (*GUNICORN, *APP)),
     Way("gunicorn --preload", PRELOAD),
-    Way("gunicorn --preload, frozen", PRELOAD, ("freeze",)),
+    Way("gunicorn --preload, collected", PRELOAD, ("collect",)),
+    Way("gunicorn --preload, frozen", PRELOAD, ("collect", "freeze")),
+    Way("gunicorn --preload, tried out", PRELOAD, ("try_out",)),
+    Way("gunicorn --preload, tried out and frozen", PRELOAD, ("try_out", "collect", "freeze")),
     Way("gunicorn --preload, warm", PRELOAD, ("warm_up",)),
-    Way("gunicorn --preload, warm and frozen", PRELOAD, ("warm_up", "freeze")),
+    Way("gunicorn --preload, warm and frozen", PRELOAD, ("warm_up", "collect", "freeze")),
     Way("einhornpy", (*EINHORNPY, *APP)),
 ]
 
@@ -223,7 +229,7 @@ def measure(way: Way, binaries: Path, options: argparse.Namespace) -> Figures:
         first = time.monotonic() - begun
         memory = [everything(process)]
         answered: Counter[str] = Counter()
-        numbers = itertools.count()
+        numbers = itertools.count(REQUESTS)  # not what was asked to warm up
         for load in LOADS:
             paths = map(path, itertools.islice(numbers, load))
             answered.update(clients.map(functools.partial(ask, port), paths))
@@ -285,7 +291,7 @@ def main() -> None:
         for way in WAYS:
             found[way.name].append(measure(way, binaries, options))
     print(f"\n{versions(binaries)}\n\n{options.workers} workers of {options.threads} threads, "
-          f"{options.rounds} rounds; (ratio to `{WAYS[0].name}`, to `{WAYS[1].name}`):\n")
+          f"{options.rounds} round(s); (ratio to `{WAYS[0].name}`, to `{WAYS[1].name}`):\n")
     print("\n".join(table(found)))
     print(f"\nrounds of one way differ by {(spread(found) - 1):.1%} at most", flush=True)
 

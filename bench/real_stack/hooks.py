@@ -9,7 +9,13 @@ from wsgiref.util import setup_testing_defaults
 
 from .traffic import path
 
-REQUESTS = 5000
+REQUESTS, A_FEW = 5000, 100
+
+
+def try_out(app: Callable[..., Iterable[bytes]]) -> None:
+    """Have the WSGI app answer some requests of each kind."""
+    for number in range(A_FEW):
+        answer(app, path(number))
 
 
 def warm_up(app: Callable[..., Iterable[bytes]]) -> None:
@@ -37,7 +43,11 @@ def answer(app: Callable[..., Iterable[bytes]], target: str) -> None:
             body.close()
 
 
+def collect(app: Callable[..., Iterable[bytes]]) -> None:
+    """Collect garbage, in full."""
+    gc.collect()
+
+
 def freeze(app: Callable[..., Iterable[bytes]]) -> None:
     """Leave what there is now out of every later garbage collection."""
-    gc.collect()
     gc.freeze()
