@@ -2,7 +2,7 @@
 framework, pandas, SQLAlchemy, boto3 and a table of 100,000 rows, by the way they are started.
 
     python -m bench.sharing [--python PATH] [--cache DIRECTORY] [--workers N] [--threads N]
-                            [--rounds N]
+                            [--rounds N] [--requests N ...] [--only EXPRESSION]
 
 Memory is the proportional set size of every process there is: master or arbiter, template, workers.
 "Collected": after `gc.collect()`; "frozen": after that and `gc.freeze()`; "tried out": after a few
@@ -39,7 +39,6 @@ from .real_stack.traffic import path
 from .servers import BIN, ROOT, children, free_port, stop
 
 REQUIREMENTS = ("boto3", "django", "djangorestframework", "gunicorn>=27", "pandas", "sqlalchemy>=2")
-LOADS = (3000, 2000)
 CLIENTS = 24
 FIRST_ANSWER_SECONDS = 300
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -81,6 +80,7 @@ WAYS = [
     Way("gunicorn --preload, warm and frozen", PRELOAD, ("warm_up", "collect", "freeze")),
     Way("einhornpy", (*EINHORNPY, *APP)),
 ]
+STANDARDS = WAYS[:2]
 
 
 @dataclass
@@ -115,16 +115,16 @@ def stack(python: Path, cache: Path) -> Path:
 
 def versions(binaries: Path) -> str:
     """Of Python and of what is in its environment, in one line."""
-    code = ("import sys, importlib.metadata as m\n"
-            "print('Python', sys.version.split()[0], *("
-            "f', {n} {m.version(n)}' for n in sys.argv[1:]), sep=' ')")
+    code = ("import platform, sys; from importlib.metadata import version\n"
+            "print('Python', platform.python_version(), end='')\n"
+            "for name in sys.argv[1:]: print(',', name, version(name), end='')")
     names = [re.split(r"\W", requirement)[0] for requirement in REQUIREMENTS]
-    said = subprocess.run([binaries / "python", "-c", code, *names], check=True, text=True,
+    return subprocess.run([binaries / "python", "-c", code, *names], check=True, text=True,
                           stdout=subprocess.PIPE).stdout
-    return said.strip().replace(" ,", ",")
 
 
 def words(way: Way, binaries: Path, port: int, options: argparse.Namespace) -> list[str]:
+    """The command of a way, filled in."""
     values = {
         "gunicorn": binaries / "gunicorn", "einhornpy": BIN / "einhornpy",
         "address": f"127.0.0.1:{port}", "workers": options.workers, "threads": options.threads}
@@ -134,7 +134,7 @@ def words(way: Way, binaries: Path, port: int, options: argparse.Namespace) -> l
 @contextlib.contextmanager
 def running(way: Way, binaries: Path, port: int,
             options: argparse.Namespace) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the app that way until the block ends; show its log if the block raises."""
+    """Run the app that way until the block ends; show the end of its log if the block raises."""
     with tempfile.TemporaryDirectory(prefix="bench", dir="/tmp") as name:
         place = Path(name)
         shutil.copytree(ROOT / "bench" / "real_stack", place / "real_stack",
@@ -229,24 +229,25 @@ def measure(way: Way, binaries: Path, options: argparse.Namespace) -> Figures:
         first = time.monotonic() - begun
         memory = [everything(process)]
         answered: Counter[str] = Counter()
-        numbers = itertools.count(REQUESTS)  # not what was asked to warm up
-        for load in LOADS:
-            paths = map(path, itertools.islice(numbers, load))
+        for done, target in itertools.pairwise([0, *options.requests]):
+            # Not what was asked to warm up.
+            paths = map(path, range(REQUESTS + done, REQUESTS + target))
             answered.update(clients.map(functools.partial(ask, port), paths))
             memory.append(everything(process))
-        if len(answered) != options.workers:
-            raise RuntimeError(f"{len(answered)} workers had requests")
-        own = statistics.mean(private(int(pid)) for pid in answered)
+        workers = {int(pid) for pid in answered}
+        if len(workers) != options.workers or not workers <= set(processes(process)):
+            raise RuntimeError(f"of {processes(process)} had requests: {workers}")
+        own = statistics.mean(map(private, workers))
         return Figures(first, memory, own, min(answered.values()))
 
 
-def table(found: dict[str, list[Figures]]) -> Iterator[str]:
-    """A line for each way: medians, and behind each memory its ratios to the first and to the
-    second way's, medians of the rounds' own."""
-    looks = ["at rest", *(f"after {done:,}" for done in itertools.accumulate(LOADS))]
+def table(found: dict[str, list[Figures]], requests: Sequence[int]) -> Iterator[str]:
+    """A line for each way: medians, and behind each memory its ratios to those of `STANDARDS` that
+    were measured, medians of the rounds' own."""
+    looks = ["at rest", *(f"after {done:,}" for done in requests)]
     yield f"| | first answer | {' | '.join(looks)} | a worker's own | least busy worker |"
     yield "| --- " * (len(looks) + 4) + "|"
-    standards = list(found.values())[:2]
+    standards = [found[way.name] for way in STANDARDS if way.name in found]
     for name, rounds in found.items():
         cells = [f"{statistics.median(each.first for each in rounds):.1f} s"]
         for look in range(len(looks)):
@@ -254,8 +255,8 @@ def table(found: dict[str, list[Figures]]) -> Iterator[str]:
             ratios = (statistics.median(
                 new / each.memory[look] for new, each in zip(memory, standard, strict=True))
                       for standard in standards)
-            cells.append(f"{statistics.median(memory):.0f} MiB "
-                         f"({', '.join(f'{ratio:.3f}' for ratio in ratios)})")
+            cells.append(" ".join([f"{statistics.median(memory):.0f} MiB",
+                                   *(f"{ratio:.3f}" for ratio in ratios)]))
         cells += [f"{statistics.median(each.own for each in rounds):.1f} MiB",
                   f"{min(each.least for each in rounds)} requests"]
         yield f"| {name} | {' | '.join(cells)} |"
@@ -280,20 +281,26 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=4,
                         help="of each worker; 1: gunicorn's class sync (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, nargs="+", default=[3000, 5000], metavar="N",
+                        help="after how many of them in all to look (default: 3000 5000)")
+    parser.add_argument("--only", type=re.compile, default=re.compile(""), metavar="EXPRESSION",
+                        help="the ways in whose name this regular expression is found")
     return parser.parse_args()
 
 
 def main() -> None:
     options = arguments()
     binaries = stack(options.python.absolute(), options.cache.absolute())
-    found: dict[str, list[Figures]] = {way.name: [] for way in WAYS}
+    ways = [way for way in WAYS if options.only.search(way.name)]
+    found: dict[str, list[Figures]] = {way.name: [] for way in ways}
     for _ in range(options.rounds):
-        for way in WAYS:
+        for way in ways:
             found[way.name].append(measure(way, binaries, options))
+    standards = ", ".join(f"`{way.name}`" for way in STANDARDS if way in ways)
     print(f"\n{versions(binaries)}\n\n{options.workers} workers of {options.threads} threads, "
-          f"{options.rounds} round(s); (ratio to `{WAYS[0].name}`, to `{WAYS[1].name}`):\n")
-    print("\n".join(table(found)))
-    print(f"\nrounds of one way differ by {(spread(found) - 1):.1%} at most", flush=True)
+          f"rounds: {options.rounds}; ratios to {standards or 'nothing'}:\n")
+    print("\n".join(table(found, options.requests)))
+    print(f"\nrounds of one way differ by {spread(found) - 1:.1%} at most", flush=True)
 
 
 if __name__ == "__main__":
