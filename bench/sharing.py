@@ -7,8 +7,11 @@ framework, pandas, SQLAlchemy, boto3 and a table of 100,000 rows, by the way the
 Memory is the proportional set size of every process there is: master or arbiter, template, workers.
 "Collected": after `gc.collect()`; "frozen": after that and `gc.freeze()`; "tried out": after a few
 requests of each kind, which make what the app makes only when it is first asked. "Warm" are workers
-that were forked from a process which had itself answered 5,000 requests: no way of forking workers
-anew from one that has served could share more. All ways alternate in one run.
+that were forked from a process which had itself answered 5,000 requests, as if forked anew
+from a worker that has served. All ways alternate in one run.
+
+Memory differs by few per cent from round to round on a busy host; the first answer is only as good
+as the host is idle.
 """
 
 from __future__ import annotations
