@@ -77,11 +77,13 @@ class World:
             event = replace(event, template=FIRST_TEMPLATE + event.number)
         self.steps += 1
         self.pool = observing.observe(self.pool, event, self.now)
-        self.import_at_once()
+        if isinstance(event, facts.UpgradePrepared):
+            self.import_at_once()
         self.settle()
 
     def import_at_once(self) -> None:
-        """Templates that only have to import the app do so, where nothing goes slowly."""
+        """Whoever was just prepared, and only has to import the app, does so, where nothing goes
+        slowly."""
         for number in () if self.slowly else self.templates(TemplateState.STARTING):
             self.observe(facts.TemplateReady(number))
 
