@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
 from ..shared import durations
@@ -29,6 +29,8 @@ def coloured(word: str, width: int = 0) -> str:
     return f"\x1b[{_COLOURS[word]}m{padded}\x1b[0m"
 
 
+# So many findings are shown of a generation.
+MOST_FINDINGS = 5
 # Where the release begins in a line of the history.
 _HISTORY_WIDTH = 68
 
@@ -95,6 +97,11 @@ def status(document: Mapping[str, Any]) -> str:
             " ".join(f"{key}={quoted(value)}" for key, value in document["labels"].items()))
     for listener in document["listeners"]:
         lines += _entry("listening", listening(listener))
+    for each in document.get("templates", ()):
+        lines += _entry("template", template(each))
+    used = memory(document)
+    if used is not None:
+        lines += _entry("memory", used)
     lines += _upgrade(document["upgrade"])
     lines += ["", " INDEX     PID  GEN STATE       AGE READY IN RESTARTS   MEMORY    REQUESTS BUSY"]
     for worker in document["workers"]:
@@ -103,6 +110,7 @@ def status(document: Mapping[str, Any]) -> str:
         lines.append("  no workers")
     for orphan in document.get("left_behind", []):  # a master of an older version knows of none
         lines += _left_behind(orphan)
+    lines += _findings(document.get("findings", []))
     failed = document.get("failed_start")
     if failed is not None and failed["last_lines"]:
         lines += ["", *last_lines(failed["last_lines"], failed["generation"])]
@@ -137,6 +145,60 @@ def _left_behind(orphan: Mapping[str, Any]) -> list[str]:
     whose = ("a worker that isn't known, and holds a listening socket" if orphan["index"] is None
              else f"worker {orphan['index']} of generation {orphan['generation']}")
     return wrapped(f"pid {orphan['pid']} was left behind by {whose}: asked to go, {until}", 8)
+
+
+def template(document: Mapping[str, Any], plain: bool = False) -> str:
+    """A template in one line: for how long it has been in its state, how long the import of the app
+    has taken, how many workers it has forked, what it uses; `plain`: without colours of its own."""
+    state = document["state"] if plain else coloured(document["state"])
+    if document["pid"] is None:
+        return f"generation {document['generation']}: {state}"
+    parts = [f"pid {document['pid']}", f"{state} {compact(document['age_seconds'])}"]
+    # A master of an older version says no more of it.
+    if document.get("import_seconds") is not None:
+        parts.append(f"import {compact(document['import_seconds'])}")
+    if document.get("forks"):
+        parts.append(f"{document['forks']} fork{'' if document['forks'] == 1 else 's'}")
+    if document.get("memory_bytes") is not None:
+        parts.append(size(document["memory_bytes"]))
+    return f"generation {document['generation']}: {', '.join(parts)}"
+
+
+def memory(document: Mapping[str, Any]) -> str | None:
+    """What master, templates and workers use, and what sharing saves; None where that isn't
+    known."""
+    found = document.get("memory")
+    if found is None or found["total_bytes"] is None:
+        return None
+    saved = f", sharing saves {size(found['saved_bytes'])}" if found["saved_bytes"] >> 20 else ""
+    return f"{size(found['total_bytes'])}{saved}"
+
+
+def of_generations(findings: Iterable[Mapping[str, Any]],
+                   ) -> Mapping[int, list[Mapping[str, Any]]]:
+    """What isn't safe to fork, by generation."""
+    found: dict[int, list[Mapping[str, Any]]] = {}
+    for each in findings:
+        found.setdefault(each["generation"], []).append(each)
+    return found
+
+
+def finding(document: Mapping[str, Any]) -> str:
+    """What isn't safe to fork, and since when."""
+    since = f", since the import of {document['module']}" if document["module"] else ""
+    return f"{document['kind']} {document['what']}{since}"
+
+
+def _findings(findings: Iterable[Mapping[str, Any]]) -> list[str]:
+    lines = []
+    for generation, found in of_generations(findings).items():
+        so = "; its workers import the app themselves" if found[0]["separate"] else ""
+        lines += ["", *wrapped(f"generation {generation} has what is not safe to fork{so}", 2)]
+        for each in found[:MOST_FINDINGS]:
+            lines += wrapped(f"{finding(each)}: {each['advice']}", 6, "    ")
+        if len(found) > MOST_FINDINGS:
+            lines.append(f"    and {len(found) - MOST_FINDINGS} more, which --json lists")
+    return lines
 
 
 def last_lines(said: list[str], generation: int, stream: TextIO | None = None) -> list[str]:

@@ -21,6 +21,7 @@ from .outside.announcements import NAME as ANNOUNCE
 from .parts import SCHEMA
 from .reporting import generations, journal, report
 from .reporting.events import Weight
+from .reporting.sharing import Memory
 from .reporting.tally import Tally
 from .sockets import systemd
 from .steering.state import as_plain, kepts
@@ -163,7 +164,7 @@ def _report(state: State, pool: Pool, now: float) -> None:
     systemd.messages(pool, state["systemd"], now)
     json.dumps(report.status_document(
         pool, now, name=state["name"], started_at=state["started_at"], master={}, listeners=[],
-        memory={}, usage={}, labels=state["labels"], last_lines={}))
+        memory=Memory(), usage={}, labels=state["labels"], last_lines={}))
 
 
 def check_descriptors(found: Mapping[str, Any]) -> None:

@@ -65,6 +65,19 @@ def upgrade(document: Mapping[str, Any]) -> Text:
         ("░" * (BAR - filled), "dim"), f" {done}/{target}\n", ", ".join(parts))
 
 
+def templates(document: Mapping[str, Any]) -> Text:
+    """The memory of all, the templates, and what isn't safe to fork: a line each."""
+    used = show.memory(document)
+    lines = [] if used is None else [Text(f"memory {used}")]
+    lines += [Text(f"template of {show.template(each, plain=True)}")
+              for each in document.get("templates", ())]
+    for generation, found in show.of_generations(document.get("findings", ())).items():
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        lines.append(Text(f"generation {generation} is not safe to fork (`einhornpy status` says "
+                          f"more): {show.finding(found[0])}{more}", "yellow"))
+    return Text("\n").join(lines)
+
+
 def note(workers: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any] | None) -> Text:
     """What there is to say of the chosen worker, or of the first one of which there is
     something."""

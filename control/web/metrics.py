@@ -34,6 +34,7 @@ from .. import gate
 from .feed import Master
 
 STATES = ("starting", "ready", "retiring")
+TEMPLATE_STATES = ("starting", "ready", "leaving", "gone")
 # Locked by whoever reads (shared) and by whoever folds the files of the dead together (alone).
 LOCK = "lock"
 LOCK_PATIENCE = 2.0
@@ -64,6 +65,7 @@ class Metrics:
         """Everything, as of now."""
         status, tally = self._master.ask("status"), self._master.ask("tally")
         yield from of_status(status)
+        yield from of_templates(status)
         yield from of_tally(tally)
         if self._directory is not None:
             yield from of_app(self._directory)
@@ -114,8 +116,15 @@ def of_status(status: Mapping[str, Any]) -> Iterator[Metric]:
                     ({}, upgrade["replaced"] if running else 0)])
     by = [({"index": each["index"], "generation": each["generation"], "state": each["state"]}, each)
           for each in workers]
-    yield gauge("einhornpy_worker_memory_bytes", "Resident memory of a worker process.",
+    yield gauge("einhornpy_worker_memory_bytes", "Proportional set size of a worker process.",
                 [(labels, each["memory_bytes"]) for labels, each in by])
+    memory = status["memory"]
+    yield gauge("einhornpy_memory_bytes",
+                "Proportional set size of the master, the templates and the workers together.",
+                [({}, memory["total_bytes"])])
+    yield gauge("einhornpy_memory_saved_bytes",
+                "How much more memory it would be if workers and templates shared no pages.",
+                [({}, memory["saved_bytes"])])
     yield gauge("einhornpy_worker_requests_in_flight", "Requests that a worker is busy with.",
                 [(labels, each["in_flight"]) for labels, each in by])
     yield gauge("einhornpy_worker_busy_ratio",
@@ -127,6 +136,34 @@ def of_status(status: Mapping[str, Any]) -> Iterator[Metric]:
     yield gauge("einhornpy_listener_queue_limit",
                 "The most connections that may wait to be accepted.",
                 [({"address": each["address"]}, each["backlog"]) for each in status["listeners"]])
+
+
+def of_templates(status: Mapping[str, Any]) -> Iterator[Metric]:
+    """The processes from which workers are forked, and what they have that isn't safe to fork."""
+    templates = status["templates"]
+    by = [({"generation": each["generation"]}, each) for each in templates]
+    yield gauge("einhornpy_templates", "Templates by state and generation.", [
+        (labels | {"state": state}, state == each["state"])
+        for labels, each in by for state in TEMPLATE_STATES])
+    yield gauge("einhornpy_template_age_seconds", "For how long a template has been in its state.",
+                [(labels, each["age_seconds"]) for labels, each in by])
+    yield gauge("einhornpy_template_import_seconds",
+                "How long the import of the app took in a template that has imported it.",
+                [(labels, each["import_seconds"]) for labels, each in by])
+    yield gauge("einhornpy_template_memory_bytes", "Proportional set size of a template.",
+                [(labels, each["memory_bytes"]) for labels, each in by])
+    forks = CounterMetricFamily("einhornpy_template_forks", "Workers that a template has forked.",
+                                labels=["generation"])
+    for each in templates:
+        forks.add_metric([str(each["generation"])], each["forks"])
+    yield forks
+    # Not that of a release that was refused, and runs nowhere.
+    generations = {status["generation"], *(each["generation"] for each in templates),
+                   *(worker["generation"] for worker in status["workers"])}
+    found = [each["generation"] for each in status["findings"]]
+    yield gauge("einhornpy_not_safe_to_fork",
+                "How much a generation has, after the import of the app, that is not safe to fork.",
+                [({"generation": number}, found.count(number)) for number in sorted(generations)])
 
 
 def of_tally(tally: Mapping[str, Any]) -> Iterator[Metric]:
@@ -159,7 +196,7 @@ def of_tally(tally: Mapping[str, Any]) -> Iterator[Metric]:
     master = tally["master"]
     yield CounterMetricFamily("einhornpy_master_cpu_seconds", "Processor time of the master.",
                               master["cpu_seconds"])
-    yield gauge("einhornpy_master_memory_bytes", "Resident memory of the master.",
+    yield gauge("einhornpy_master_memory_bytes", "Proportional set size of the master.",
                 [({}, master["memory_bytes"])])
     yield gauge("einhornpy_master_start_time_seconds", "When the master started, since the epoch.",
                 [({}, master["started_at"])])

@@ -174,6 +174,11 @@ class Templates(Part):
     def _recipe(self, generation: int) -> Recipe:
         return self._ledger.pool.generations[generation].recipe
 
+    def own_pids(self) -> Mapping[int, int]:
+        """By generation: the pid of the template itself, as far as it is known."""
+        return {each.generation: each.own_pid or each.pid
+                for each in self._all if each.gone is None}
+
     def hear(self) -> None:
         """Read what they have said by now of those whom they fork."""
         for template in list(self._all):

@@ -251,6 +251,9 @@ class Redaction:
         lines = getattr(event, "lines", ())
         if lines:
             said["lines"] = tuple(self.lines(lines))
+        findings = getattr(event, "findings", ())
+        if findings:
+            said["findings"] = tuple(replace(each, what=self.text(each.what)) for each in findings)
         return replace(event, **said) if said else event  # type: ignore[type-var]
 
     def fields(self, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,13 +8,14 @@ are only added.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ...shared.gate import Gate
 from ..core.pool import LeftBehind, Pool, State, Worker
-from ..core.template import Template
+from ..core.template import Template, TemplateState
 from ..core.upgrade import Check, Outcome, Phase, Upgrade
+from .sharing import Memory, Reading
 
 VERSION = 1
 
@@ -62,8 +63,8 @@ def _of_running(pool: Pool, upgrade: Upgrade) -> tuple[Gate, str]:
     if upgrade.phase is Phase.PREPARING:
         course = f"generation {number} is being prepared"
     else:
-        course = (f"{replaced(pool, upgrade)} of {pool.target} workers on generation {number}"
-                  f"{_left_behind(pool, number)}")
+        course = (f"{_importing(pool, number)}{replaced(pool, upgrade)} of {pool.target} workers "
+                  f"on generation {number}{_left_behind(pool, number)}")
     if upgrade.paused_by is not None:
         return Gate.PAUSED, f"{course}; paused by {upgrade.paused_by}"
     if upgrade.phase is not Phase.HELD:
@@ -90,12 +91,25 @@ def _of_enough(pool: Pool, have: str) -> tuple[Gate, str]:
 
 def _of_too_few(pool: Pool, have: str) -> tuple[Gate, str]:
     current = pool.generations[pool.current]
+    have = f"{_importing(pool, pool.current)}{have}"
     if not pool.complete and current.failures_in_a_row < pool.failures_allowed:
         return Gate.STARTING, have
     if pool.short_of_memory:
         have += "; the host is short of memory, so due workers leave before they are replaced"
     failed = current.error and current.failures_in_a_row
     return Gate.DEGRADED, f"{have}: {current.error}" if failed else have
+
+
+def _importing(pool: Pool, number: int) -> str:
+    """What a generation's workers wait for while its template imports the app."""
+    generation, template = pool.generations.get(number), pool.templates.get(number)
+    if (generation is None or not generation.preloads or template is None
+            or template.state is not TemplateState.STARTING):
+        return ""
+    recipe = generation.recipe
+    does = ("imports the app" if not recipe.program_forks else
+            "loads its file" if recipe.preload_file else "has yet to say that it can fork")
+    return f"generation {number}'s template {does}; "
 
 
 def _short(pool: Pool) -> str:
@@ -190,7 +204,7 @@ def _hold_left(pool: Pool, upgrade: Upgrade, now: float) -> float | None:
     return round(max(0.0, pool.since(upgrade.held_since) + upgrade.terms.hold - now), 3)
 
 
-def _worker_document(pool: Pool, worker: Worker, now: float, memory: int | None,
+def _worker_document(pool: Pool, worker: Worker, now: float, memory: Reading | None,
                      usage: Mapping[str, Any], last_lines: list[str]) -> dict[str, Any]:
     ready_after = None if worker.ready_at is None else worker.ready_at - worker.spawned_at
     killed_in = _killed_in(pool, worker, now)
@@ -203,7 +217,7 @@ def _worker_document(pool: Pool, worker: Worker, now: float, memory: int | None,
         "age_seconds": round(now - worker.spawned_at, 3),
         "ready_after_seconds": None if ready_after is None else round(ready_after, 3),
         "restarts": pool.restarts.get(worker.index, 0),
-        "memory_bytes": memory,
+        "memory_bytes": None if memory is None else memory.share,
         "requests": usage.get("requests"),
         "in_flight": usage.get("in_flight"),
         "busy_share": usage.get("busy_share"),
@@ -233,9 +247,35 @@ def _waits_for(worker: Worker, killed_in: float | None, in_flight: int | None) -
     return f"{waits}, killed in {killed_in:.0f} s"
 
 
-def _template_document(template: Template, now: float) -> dict[str, Any]:
-    return {"generation": template.generation, "pid": template.pid or None,
-            "state": template.state, "age_seconds": round(now - template.since, 3)}
+def _template_document(pool: Pool, template: Template, now: float,
+                       memory: Reading | None) -> dict[str, Any]:
+    generation = pool.generations.get(template.generation)
+    return {
+        "generation": template.generation,
+        "pid": template.pid or None,
+        "state": template.state,
+        "age_seconds": round(now - template.since, 3),
+        "preloads": template.preloaded or (generation is not None and generation.preloads),
+        "import_seconds": round(template.import_seconds, 3) if template.preloaded else None,
+        "forks": template.forks,
+        "memory_bytes": None if memory is None else memory.share,
+    }
+
+
+def _findings(pool: Pool) -> Iterator[dict[str, Any]]:
+    """What isn't safe to fork in the generations that are in use, and in the one that was refused
+    last. They are the generation's: another template may have taken the place of the one that had
+    them."""
+    known = dict(pool.generations)
+    upgrade = pool.upgrade
+    if upgrade is not None and upgrade.outcome is not None and upgrade.outcome.refused:
+        refused = pool.remembered.get(upgrade.to_generation)
+        known |= {} if refused is None else {refused.number: refused}
+    for number, generation in sorted(known.items()):
+        for found in generation.findings:
+            yield {"generation": number, "kind": found.kind, "what": found.what,
+                   "module": found.module, "advice": found.advice,
+                   "separate": generation.separate}
 
 
 def _left_behind_document(process: LeftBehind, now: float) -> dict[str, Any]:
@@ -246,13 +286,12 @@ def _left_behind_document(process: LeftBehind, now: float) -> dict[str, Any]:
 
 def status_document(pool: Pool, now: float, *, name: str, started_at: float,
                     master: Mapping[str, Any], listeners: Iterable[Mapping[str, Any]],
-                    memory: Mapping[int, int | None], usage: Mapping[int, Mapping[str, Any]],
+                    memory: Memory, usage: Mapping[int, Mapping[str, Any]],
                     labels: Mapping[str, str], last_lines: Mapping[int, list[str]],
                     ) -> dict[str, Any]:
     """The whole status document.
 
     Args:
-        memory: pid → resident bytes.
         usage: worker → what the shared page says of it: `requests`, `in_flight`, `busy_share`.
         last_lines: worker → the end of its standard error.
     """
@@ -272,12 +311,17 @@ def status_document(pool: Pool, now: float, *, name: str, started_at: float,
         "ready": pool.ready,
         "labels": dict(labels),
         "uptime_seconds": round(now - started_at, 3),
-        "master": dict(master),
+        "master": {**master, "memory_bytes": memory.master and memory.master.share},
+        "memory": {"total_bytes": memory.total if memory.whole else None,
+                   "saved_bytes": memory.saved if memory.whole else None},
         "workers": [
-            _worker_document(pool, worker, now, memory.get(worker.pid), usage.get(worker.id, {}),
-                             last_lines.get(worker.id, [])) for worker in workers],
+            _worker_document(pool, worker, now, memory.workers.get(worker.id),
+                             usage.get(worker.id, {}), last_lines.get(worker.id, []))
+            for worker in workers],
         "listeners": [dict(each) for each in listeners],
-        "templates": [_template_document(each, now) for each in pool.templates.values()],
+        "templates": [_template_document(pool, each, now, memory.templates.get(number))
+                      for number, each in pool.templates.items()],
+        "findings": list(_findings(pool)),
         "left_behind": [_left_behind_document(each, now) for each in pool.left_behind.values()],
         "failed_start": _failed_start(pool),
         "upgrade": None if pool.upgrade is None else upgrade_document(pool, pool.upgrade, now),

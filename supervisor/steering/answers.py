@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from ..core import worker_environment
-from ..launch import memory, shared_page
+from ..launch import readings, shared_page
 from ..logs.log import Log
 from ..logs.output import Output
 from ..places.runtime_directory import RuntimeDirectory
 from ..reporting import report
+from ..reporting.sharing import Memory
 from ..sockets import queues
 from ..sockets.listener_repair import Listening
 from ..system.ledger import Ledger
@@ -23,14 +24,16 @@ from .state import VERSION
 
 
 class Answers(Part):
-    """`changed`: told of the status whenever something in it has changed. `reloads`: how many
-    replacements there have been, and why the last one was refused."""
+    """`changed`: told of the status whenever something in it has changed. `templates`: their own
+    pids, by generation. `reloads`: how many replacements there have been, and why the last one was
+    refused."""
 
     name = "status"
     keeps = {"started_at": Keep(float, needed=True)}
 
     def __init__(self, ledger: Ledger, place: RuntimeDirectory, listening: Listening,
                  page: shared_page.SharedPage, output: Output, log: Log,
+                 templates: Callable[[], Mapping[int, int]],
                  changed: Callable[[Callable[[], dict[str, Any]]], None]) -> None:
         self._ledger = ledger
         self._place = place
@@ -38,7 +41,9 @@ class Answers(Part):
         self._page = page
         self._output = output
         self._log = log
+        self._templates = templates
         self._changed = changed
+        self._readings = readings.Readings()
         self._started_at = time.monotonic()
         self.reloads: Callable[[], tuple[int, str | None]] = lambda: (0, None)
 
@@ -73,13 +78,23 @@ class Answers(Part):
             pool, now, name=self._place.master, started_at=self._started_at, master={
                 "pid": os.getpid(), "version": VERSION, "socket": self._place.path,
                 "reloads": count, "reload_refused": refused}, listeners=listeners,
-            memory={worker.pid: memory.memory(worker.pid) for worker in pool.workers.values()},
-            usage=self._usage(now), labels=self._log.labels, last_lines={
+            memory=self._memory(), usage=self._usage(now), labels=self._log.labels, last_lines={
                 worker: self._ledger.redaction.lines(self._output.kept_lines(worker))
                 for worker in pool.workers})
         if self._ledger.early and pool.stopping is None:
             document["reason"] = "generation 1 is being prepared"
         return document
+
+    def _memory(self) -> Memory:
+        # A template before its workers: what they share must not be counted as saved without it.
+        master, templates = os.getpid(), self._templates()
+        workers = {worker.id: worker.pid for worker in self._ledger.pool.workers.values()
+                   if worker.pid}
+        found, whole = self._readings.of((master, *templates.values(), *workers.values()))
+        return Memory(found.get(master),
+                      {number: found[pid] for number, pid in templates.items() if pid in found},
+                      {worker: found[pid] for worker, pid in workers.items() if pid in found},
+                      whole)
 
     def _usage(self, now: float) -> dict[int, dict[str, Any]]:
         found = {}
@@ -92,11 +107,11 @@ class Answers(Part):
     def tally(self) -> dict[str, Any]:
         """What has happened since the first master started, as numbers, and what this one costs:
         see docs/observability.md."""
-        used = os.times()
+        used, own = os.times(), readings.read(os.getpid())
         requests = sum(self._page.requests(worker) for worker in self._ledger.pool.workers)
         return self._ledger.tally.document(requests) | {
             "log": to_plain(self._log.counts), "master": {
                 "cpu_seconds": used.user + used.system,
-                "memory_bytes": memory.memory(os.getpid()), "started_at": round(
+                "memory_bytes": own and own.share, "started_at": round(
                     time.time() - (time.monotonic() - self._started_at), 3),
                 "reloads": self.reloads()[0]}}

@@ -29,6 +29,13 @@ LONG = (
 WHOLE = "a" * 120  # a word that no line has room for
 
 
+FINDING = {
+    "generation": 12344, "kind": "thread", "what": "'poller' (shop.poll)",
+    "module": "shop.metrics.exporting", "separate": False,
+    "advice": "it doesn't run in workers: start it in each (gunicorn's post_fork or "
+              "post_worker_init), or when it is first needed"}
+
+
 def document() -> dict[str, Any]:
     """A status in which everything is as long as it can be, as a client has it."""
     worker = {
@@ -58,7 +65,16 @@ def document() -> dict[str, Any]:
                                "address": f"unix:/srv/{'d' * 90}/shop.sock", "fd": 3, "queue": 4096,
                                "backlog": 4096}, {
                                    "address": "[2001:db8:1234:5678:9abc:def0:1234:5678]:65535",
-                                   "fd": 4, "queue": None, "backlog": None}], "upgrade": upgrade}
+                                   "fd": 4, "queue": None, "backlog": None}], "upgrade": upgrade,
+        "templates": [
+            {"generation": 12344, "pid": 4194303, "state": "leaving", "age_seconds": 86400 * 123.0,
+             "preloads": True, "import_seconds": 3599.0, "forks": 1, "memory_bytes": 987654 << 20},
+            {"generation": 12345, "pid": None, "state": "gone", "age_seconds": 1.0,
+             "preloads": False, "import_seconds": None, "forks": 0, "memory_bytes": None}],
+        "memory": {"total_bytes": 1 << 45, "saved_bytes": 1 << 44}, "findings": [
+            FINDING | {"what": f"'poller-{number}' (shop.metrics.exporting.Exporter.poll)"}
+            for number in range(7)] + [FINDING | {"generation": 12345, "separate": True,
+                                                  "module": None}]}
     found: dict[str, Any] = printable.document(said)
     return found
 
@@ -147,6 +163,41 @@ def test_the_status_says_everything_in_its_place() -> None:
     assert len(lines[header]) == len(row) == 79
     assert lines[header + 2] == "        waits for 12345 requests in flight, killed in 86400 s"
     assert all(line.startswith(" ") for line in lines[1:header] if line)
+
+
+def test_the_status_tells_of_templates_and_what_is_not_safe_to_fork() -> None:
+    lines = shown("show.status(test_show.document())", {"NO_COLOR": "1"}).splitlines()
+    words = " ".join(" ".join(lines).split())
+    assert ("template generation 12344: pid 4194303, leaving 123d0h, import 59m59s, 1 fork, "
+            "965 GiB") in words
+    assert "  template    generation 12345: gone" in lines
+    assert "  memory      32768 GiB, sharing saves 16384 GiB" in lines
+    assert "  generation 12344 has what is not safe to fork" in lines
+    start = (f"thread 'poller-{show.MOST_FINDINGS - 1}' (shop.metrics.exporting.Exporter.poll), "
+             f"since the import of shop.metrics.exporting: {FINDING['advice']}")
+    assert f"{start} and 2 more, which --json lists" in words
+    assert ("generation 12345 has what is not safe to fork; its workers import the app themselves "
+            f"thread 'poller' (shop.poll): {FINDING['advice']}") in words
+    # A usual one has room in one line.
+    usual = {"generation": 12, "pid": 4194303, "state": "ready", "age_seconds": 59.0,
+             "import_seconds": 3.1, "forks": 4, "memory_bytes": 40 << 20}
+    line = f"  template    {show.template(usual)}"
+    assert line.endswith(": pid 4194303, ready 59s, import 3.1s, 4 forks, 40 MiB")
+    assert len(line) <= 81
+
+
+def test_what_an_older_master_does_not_tell_is_left_out() -> None:
+    said = document()
+    for key in ("memory", "findings"):
+        del said[key]
+    said["templates"] = [{"generation": 1, "pid": 70, "state": "ready", "age_seconds": 5.0}]
+    text = show.status(said)
+    assert "  template    generation 1: pid 70, ready 5.0s\n" in text
+    assert "memory" not in text
+    said["memory"] = {"total_bytes": None, "saved_bytes": None}
+    assert "memory" not in show.status(said), "not measured yet"
+    said["memory"] = {"total_bytes": 40 << 20, "saved_bytes": 1000}
+    assert "  memory      40 MiB\n" in show.status(said)
 
 
 def test_in_a_pipe_a_line_stays_a_line(capsys: pytest.CaptureFixture[str]) -> None:

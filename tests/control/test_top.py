@@ -23,7 +23,7 @@ from einhornpy.control import show, watch
 from einhornpy.control.top import app, screens, table
 from textual.pilot import Pilot
 
-from ..harness import APPS, DEADLINE, EINHORNPY, Master, base_environment
+from ..harness import APPS, BIN, DEADLINE, EINHORNPY, Master, base_environment
 from ..terminals import Tmux, on_terminal
 
 Start = Callable[..., Master]
@@ -564,3 +564,24 @@ def test_every_event_has_a_line() -> None:
     assert show.happened({
         "event": "hook-failed", "time": "2026-01-02T03:04:05Z", "hook": "on-worker-ready",
         "error": None, "ready": 1, "target": 1}) == "03:04:05 hook failed: hook on-worker-ready"
+
+
+def test_templates_and_what_is_not_safe_to_fork(start: Start) -> None:
+    master = start("-n", "2", "-b", "127.0.0.1:0", "--preload", "--chdir", str(APPS), "--",
+                   str(BIN / "gunicorn"), "preloaded:wsgi")
+    (template,) = master.wait_ready()["templates"]
+
+    async def scenario(eyes: Eyes) -> None:
+        await eyes.sees(f"template of generation 1: pid {template['pid']}, ready ")
+        await eyes.sees(", 2 forks, ")
+        await eyes.until_document(
+            lambda document: (document["memory"]["saved_bytes"] or 0) > 48 << 20, "what is saved")
+        await eyes.until(lambda: re.search(r"^ memory \d+ MiB, sharing saves \d+ MiB +$",
+                                           eyes.screen(), re.MULTILINE), "the memory")
+        # One line each: the workers need the room.
+        (line,) = (line for line in eyes.screen().splitlines() if "not safe to fork (" in line)
+        assert line.startswith(" generation 1 is not safe to fork (`einhornpy status` says more): ")
+        assert line.rstrip().endswith("…")
+        assert "INDEX" in eyes.screen().splitlines()[eyes.screen().splitlines().index(line) + 1]
+
+    look(master.path, scenario)

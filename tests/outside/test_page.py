@@ -19,7 +19,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from ..browser import chromium
-from ..harness import APPS, DEADLINE, EXAMPLE, Master, get, wait_gone, wait_until
+from ..harness import APPS, BIN, DEADLINE, EXAMPLE, Master, get, wait_gone, wait_until
 from ..steering.test_upgrade import COMMAND, Start, release
 
 expect.set_options(timeout=DEADLINE * 1000)
@@ -391,6 +391,32 @@ def test_traffic(start: Start, viewer: Viewer) -> None:
     expect(page.locator("#details-facts")).to_contain_text("requests done")
 
 
+@pytest.mark.parametrize("mode", ["warn", "auto"])
+def test_templates_and_what_is_not_safe_to_fork(start: Start, viewer: Viewer, mode: str) -> None:
+    master = start("-n", "2", "-b", "127.0.0.1:0", "--web", "127.0.0.1:0", f"--preload={mode}",
+                   "--chdir", str(APPS), "--", str(BIN / "gunicorn"), "preloaded:wsgi")
+    (template,) = master.wait_ready()["templates"]
+    width = 360 if mode == "auto" else 1280
+    page = viewer.open(master, width)
+    card = page.locator("#templates-card")
+    (row,) = card.locator(".template").all()
+    expect(row).to_contain_text(f"pid{template['pid']}")
+    expect(row).to_contain_text("forks2")
+    expect(row).to_contain_text(re.compile(r"memory\d+ MiB"))
+    expect(row).to_contain_text(re.compile(r"ready for\d"))
+    expect(row.get_by_text("app imported in")).to_have_count(1 if mode == "warn" else 0)
+    expect(page.locator("#facts")).to_contain_text(
+        re.compile(r"memory\d+ MiB, sharing saves \d+ MiB"))
+    warning = card.get_by_role("region", name="Not safe to fork in generation 1")
+    expect(warning).to_contain_text("thread 'poller' (queue.Queue.get), since the import of "
+                                    "preloaded")
+    expect(warning).to_contain_text("start it in each")
+    themselves = warning.get_by_text("Its workers import the app themselves.")
+    expect(themselves).to_have_count(1 if mode == "auto" else 0)
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+    check_accessible(page)
+
+
 def test_with_the_keyboard_alone(serve: Callable[..., Master], viewer: Viewer) -> None:
     page = viewer.open(serve(), reduced_motion="reduce")
     page.keyboard.press("Tab")
@@ -417,7 +443,7 @@ def test_with_the_keyboard_alone(serve: Callable[..., Master], viewer: Viewer) -
     expect(page.get_by_role("button", name="Live")).to_be_focused()
     assert page.locator(".tile").nth(0).evaluate(
         "(tile) => getComputedStyle(tile).animationName") == "none"
-    headings = page.locator("h1, h2").all_inner_texts()
+    headings = page.locator("h1:visible, h2:visible").all_inner_texts()
     assert headings == ["shop", "Gate", "Workers", "Airbag", "Upgrade", "Events (UTC)", "Traffic"]
 
 

@@ -25,11 +25,12 @@ from einhornpy.control import watch
 from einhornpy.control.client import Client
 from einhornpy.control.web import feed
 from einhornpy.control.web.fold import fold
-from einhornpy.control.web.metrics import _of_generation
+from einhornpy.control.web.metrics import _of_generation, of_templates
 from prometheus_client.parser import text_string_to_metric_families
 
 from ..harness import (
     APPS,
+    BIN,
     BREAKABLE,
     DEADLINE,
     EINHORNPY,
@@ -170,6 +171,36 @@ def test_metrics_say_what_status_says(start: Start) -> None:
     assert total(found, "einhornpy_log_lines_total") > 10
     assert total(found, "einhornpy_log_lines_dropped_total") == 0
     assert all(family.documentation.endswith(".") for family in families.values())
+
+
+def test_metrics_of_templates_and_of_what_is_shared(start: Start) -> None:
+    master = start("-n", "2", "-b", "127.0.0.1:0", "--web", "127.0.0.1:0", "--preload", "--chdir",
+                   str(APPS), "--", str(BIN / "gunicorn"), "preloaded:wsgi")
+    master.wait_ready()
+    assert master.cli("upgrade").returncode == 0
+    found = wait_until(
+        lambda: (taken if total(taken := metrics(master), "einhornpy_memory_saved_bytes") > 40 << 20
+                 else None), "what is saved", master.log)
+    each = ("einhornpy_master_memory_bytes", "einhornpy_template_memory_bytes",
+            "einhornpy_worker_memory_bytes")
+    together = sum(total(found, name) for name in each)
+    # The master's own is measured anew.
+    assert total(found, "einhornpy_memory_bytes") == pytest.approx(together, abs=4 << 20)
+    assert total(found, "einhornpy_templates", generation="2", state="ready") == 1
+    assert total(found, "einhornpy_templates") == 1
+    assert total(found, "einhornpy_template_forks_total", generation="2") == 2
+    assert total(found, "einhornpy_template_import_seconds", generation="2") > 0
+    assert total(found, "einhornpy_template_age_seconds", generation="2") > 0
+    assert total(found, "einhornpy_not_safe_to_fork", generation="2") == 1
+    # One that is refused for what it has runs nowhere.
+    template = {"generation": 2, "pid": 70, "state": "ready", "age_seconds": 1.0,
+                "import_seconds": None, "forks": 0, "memory_bytes": None}
+    said = {"generation": 2, "workers": [], "templates": [template],
+            "findings": [{"generation": 3}, {"generation": 3}]}
+    counts = {each.name: each.samples for each in of_templates(said)}
+    assert [(each.labels, each.value) for each in counts["einhornpy_not_safe_to_fork"]] == [
+        ({"generation": "2"}, 0.0)]
+    assert counts["einhornpy_template_import_seconds"] == []
 
 
 def test_nobody_serves_and_may_only_look(master: Master) -> None:

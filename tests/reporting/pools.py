@@ -27,7 +27,8 @@ def pool(target: int, workers: Iterable[Worker], upgrade: Upgrade | None = None,
     """A pool of generations 1 and 2; the current one is 2 where `upgrade` is on its way there."""
     there = upgrade is not None and upgrade.phase not in (Phase.PREPARING, Phase.GOING_BACK) and (
         upgrade.outcome is None or not upgrade.outcome.refused)
-    known = {number: Generation(number, RECIPE, **(generations or {}).get(number, {}))
+    known = {number: Generation(**{
+        "number": number, "recipe": RECIPE, **(generations or {}).get(number, {})})
              for number in (1, 2)}
     return Pool(Policy(), target, **{
         "current": 2 if there else 1, "generations": known, "newest": 2, "ever_ready": True,

@@ -8,9 +8,12 @@ import random
 import re
 import string
 import time
+from dataclasses import replace
 from urllib.parse import quote, quote_plus
 
 import pytest
+from einhornpy.supervisor.core.facts import TemplateReady
+from einhornpy.supervisor.core.generation import Finding
 from einhornpy.supervisor.reporting.redaction import MASK, Redaction, secrets_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -348,6 +351,14 @@ def test_a_secret_that_was_cut(left: int) -> None:
         f"{text}postgres://joe:{'hunter2'[:left]}") == f"{text}postgres://joe:{MASK}"
     long = f"{'x ' * 4090}with New-Sommer2026! and more"
     assert "New" not in redaction.text(long)
+
+
+def test_what_a_template_has_found_is_told_without_secrets() -> None:
+    found = Finding("file", "/srv/New-Sommer2026!/x", "shop", "open it in each worker")
+    ready = TemplateReady(1, 2.0, (found, replace(found, what="/srv/shop.db")))
+    (first, second) = Redaction(known=["New-Sommer2026!"]).fact(ready).findings
+    assert first == replace(found, what=f"/srv/{MASK}/x")
+    assert second.what == "/srv/shop.db"
 
 
 def test_each_line_of_a_secret_is_one() -> None:

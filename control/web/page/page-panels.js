@@ -3,14 +3,15 @@
 import { Line } from "./page-charts.js";
 import { facts, html, icon, iconOf, lines, setText } from "./page-draw.js";
 import { isExpected } from "./page-model.js";
-import { clock, course, duration, moment, needsAttention, number, outcome, plural, reasonAndError, sentence } from "./page-words.js";
+import { clock, course, duration, moment, needsAttention, number, outcome, plural, reasonAndError, sentence,
+  usage } from "./page-words.js";
 
 const MOST_EVENTS = 200;
 
 const at = (id) => document.getElementById(id);
 
 export function showGate({ status }) {
-  const { gate, reason, name, master, labels = {}, listeners } = status;
+  const { gate, reason, name, master, labels = {}, listeners, memory = {} } = status;
   at("gate").dataset.gate = gate;
   setText(at("gate-word"), gate);
   setText(at("gate-reason"), reason);
@@ -28,6 +29,7 @@ export function showGate({ status }) {
     ["release", status.release ?? "no label"],
     ["uptime", duration(status.uptime_seconds)],
     ["master", `pid ${master.pid}, ${master.version}`],
+    typeof memory.total_bytes === "number" && ["memory", usage(memory)],
     ["listening", listeners.map((each) => each.address).join(", ") || "no sockets"],
   ]);
   at("stopping").hidden = gate !== "stopping";

@@ -29,6 +29,11 @@ export function size(bytes) {
   return mebibytes < 1024 ? `${mebibytes.toFixed(0)} MiB` : `${(mebibytes / 1024).toFixed(1)} GiB`;
 }
 
+// What all processes use together, and what sharing saves of it.
+export function usage({ total_bytes: total, saved_bytes: saved }) {
+  return saved >= 2 ** 20 ? `${size(total)}, sharing saves ${size(saved)}` : size(total);
+}
+
 export function number(count) {
   return count === null || count === undefined ? "–" : count.toLocaleString("en");
 }

@@ -1,13 +1,14 @@
 // The page: what the stream says goes into the model, and what the model knows is shown; unless the reader has paused it.
 //
 // Plain modules without a build. page-stream.js connects; page-model.js knows, and touches no element;
-// page-seats.js, page-airbag.js and page-panels.js show it, by page-charts.js, page-draw.js, page-words.js.
+// page-seats.js, page-templates.js, page-airbag.js and page-panels.js show it, by page-charts.js, page-draw.js, page-words.js.
 
 import { Airbag } from "./page-airbag.js";
 import { Model } from "./page-model.js";
 import { showEvents, showFailedStart, showGate, showTab, showUpgrade, Traffic } from "./page-panels.js";
 import { Seats } from "./page-seats.js";
 import { Stream } from "./page-stream.js";
+import { showTemplates } from "./page-templates.js";
 import { clock, plural } from "./page-words.js";
 import { setText } from "./page-draw.js";
 
@@ -50,6 +51,7 @@ function show() {
   showGate(model);
   seats.show(model);
   showFailedStart(model);
+  showTemplates(model);
   airbag.show(model);
   showUpgrade(model);
   traffic.show(model);
