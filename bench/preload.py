@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from tests.harness import adopt_orphans
 from tests.load import Load, Report
@@ -242,8 +243,8 @@ def feel(contender: Contender, slow: float, felt: Felt) -> None:
     report: Report = load.report
     felt.failed += len(report.failures)
     felt.sent += report.sent
-    for taken, since, until in zip((felt.before, felt.again, felt.during), edges, edges[1:],
-                                   strict=True):
+    for taken, (since, until) in zip((felt.before, felt.again, felt.during), pairwise(edges),
+                                     strict=True):
         taken.append(report.percentile(99, since, until))
 
 
