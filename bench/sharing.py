@@ -2,13 +2,16 @@
 framework, pandas, SQLAlchemy, boto3 and a table of 100,000 rows, by the way they are started.
 
     python -m bench.sharing [--python PATH] [--cache DIRECTORY] [--workers N] [--threads N]
-                            [--rounds N] [--requests N ...] [--only EXPRESSION]
+                            [--rounds N] [--requests N ...] [--traffic light|varied]
+                            [--only EXPRESSION]
 
 Memory is the proportional set size of every process there is: master or arbiter, template, workers.
 "Collected": after `gc.collect()`; "frozen": after that and `gc.freeze()`; "tried out": after a few
 requests of each kind, which make what the app makes only when it is first asked. "Warm" are workers
 that were forked from a process which had itself answered 5,000 requests, as if forked anew
-from a worker that has served. All ways alternate in one run.
+from a worker that has served. einhornpy's template collects and freezes by itself, and with
+`--warm-up` one request of each kind tries it out; of einhornpy, the most that an upgrade takes is
+looked at too, every few milliseconds. All ways alternate in one run.
 
 Memory differs by few per cent from round to round on a busy host; the first answer is only as good
 as the host is idle.
@@ -38,7 +41,7 @@ from pathlib import Path
 
 from .idle import proportional
 from .real_stack.hooks import REQUESTS
-from .real_stack.traffic import path
+from .real_stack.traffic import ONE_OF_EACH, WEIGHTS, path
 from .servers import BIN, ROOT, children, free_port, stop
 
 REQUIREMENTS = ("boto3", "django", "djangorestframework", "gunicorn>=27", "pandas", "sqlalchemy>=2")
@@ -48,8 +51,8 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 # `{…}` is filled in by `words`.
 GUNICORN = ("{gunicorn}", "-b", "{address}", "-w", "{workers}")
-EINHORNPY = ("{einhornpy}", "-n", "{workers}", "-b", "{address}", "-c", "sharing", "--",
-             "{gunicorn}")
+EINHORNPY = ("{einhornpy}", "-n", "{workers}", "-b", "{address}", "-c", "sharing")
+WARM_UP = tuple(word for target in ONE_OF_EACH for word in ("--warm-up", target))
 APP = ("--threads", "{threads}", "-c", "conf.py", "real_stack.app:wsgi")
 
 
@@ -81,7 +84,10 @@ WAYS = [
     Way("gunicorn --preload, tried out and frozen", PRELOAD, ("try_out", "collect", "freeze")),
     Way("gunicorn --preload, warm", PRELOAD, ("warm_up",)),
     Way("gunicorn --preload, warm and frozen", PRELOAD, ("warm_up", "collect", "freeze")),
-    Way("einhornpy", (*EINHORNPY, *APP)),
+    Way("einhornpy", (*EINHORNPY, "--", "{gunicorn}", *APP)),
+    Way("einhornpy --preload", (*EINHORNPY, "--preload", "--", "{gunicorn}", *APP)),
+    Way("einhornpy --preload --warm-up",
+        (*EINHORNPY, "--preload", *WARM_UP, "--", "{gunicorn}", *APP)),
 ]
 STANDARDS = WAYS[:2]
 
@@ -90,12 +96,14 @@ STANDARDS = WAYS[:2]
 class Figures:
     """`first`: seconds to the first answer; `memory`: MiB of everything, at rest and after each
     load; `own`: MiB that a worker shares with nobody in the end, on average; `least`: how many
-    requests the least busy worker has answered."""
+    requests the least busy worker has answered; `upgrade`: the most MiB while an upgrade ran, by
+    what everything had used before; 0 where there is no such thing."""
 
     first: float
     memory: list[float]
     own: float
     least: int
+    upgrade: float = 0.0
 
 
 def stack(python: Path, cache: Path) -> Path:
@@ -136,7 +144,7 @@ def words(way: Way, binaries: Path, port: int, options: argparse.Namespace) -> l
 
 @contextlib.contextmanager
 def running(way: Way, binaries: Path, port: int,
-            options: argparse.Namespace) -> Iterator[subprocess.Popen[bytes]]:
+            options: argparse.Namespace) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """Run the app that way until the block ends; show the end of its log if the block raises."""
     with tempfile.TemporaryDirectory(prefix="bench", dir="/tmp") as name:
         place = Path(name)
@@ -152,7 +160,7 @@ def running(way: Way, binaries: Path, port: int,
             process = subprocess.Popen(words(way, binaries, port, options), cwd=place,
                                        env=environment, stdout=log, stderr=log)
         try:
-            yield process
+            yield process, place
         except BaseException:
             print((place / "log").read_text()[-3000:], file=sys.stderr)
             raise
@@ -227,29 +235,51 @@ def measure(way: Way, binaries: Path, options: argparse.Namespace) -> Figures:
     worker has had requests."""
     port = free_port()
     begun = time.monotonic()
-    with running(way, binaries, port, options) as process, ThreadPoolExecutor(CLIENTS) as clients:
+    with (running(way, binaries, port, options) as (process, place),
+          ThreadPoolExecutor(CLIENTS) as clients):
         first_answer(process, port)
         first = time.monotonic() - begun
         memory = [everything(process)]
         answered: Counter[str] = Counter()
         for done, target in itertools.pairwise([0, *options.requests]):
             # Not what was asked to warm up.
-            paths = map(path, range(REQUESTS + done, REQUESTS + target))
+            paths = (path(number, options.traffic)
+                     for number in range(REQUESTS + done, REQUESTS + target))
             answered.update(clients.map(functools.partial(ask, port), paths))
             memory.append(everything(process))
         workers = {int(pid) for pid in answered}
         if len(workers) != options.workers or not workers <= set(processes(process)):
             raise RuntimeError(f"of {processes(process)} had requests: {workers}")
         own = statistics.mean(map(private, workers))
-        return Figures(first, memory, own, min(answered.values()))
+        upgrade = 0.0
+        if way.name.startswith("einhornpy"):
+            upgrade = most_in_upgrade(process, place) / memory[-1]
+        return Figures(first, memory, own, min(answered.values()), upgrade)
+
+
+def most_in_upgrade(process: subprocess.Popen[bytes], place: Path) -> float:
+    """The most MiB of everything, of many looks while an upgrade runs."""
+    environment = {**os.environ, "HOME": str(place), "XDG_RUNTIME_DIR": str(place)}
+    upgrade = subprocess.Popen([BIN / "einhornpy", "upgrade", "-c", "sharing"], env=environment,
+                               stdout=subprocess.DEVNULL)
+    most = 0.0
+    while upgrade.poll() is None:
+        total = 0.0
+        for pid in processes(process):
+            with contextlib.suppress(OSError, AssertionError):  # it has just left
+                total += proportional(pid)
+        most = max(most, total)
+    if upgrade.returncode:
+        raise RuntimeError("the upgrade was refused")
+    return most
 
 
 def table(found: dict[str, list[Figures]], requests: Sequence[int]) -> Iterator[str]:
     """A line for each way: medians, and behind each memory its ratios to those of `STANDARDS` that
     were measured, medians of the rounds' own."""
     looks = ["at rest", *(f"after {done:,}" for done in requests)]
-    yield f"| | first answer | {' | '.join(looks)} | a worker's own | least busy worker |"
-    yield "| --- " * (len(looks) + 4) + "|"
+    yield f"| | first answer | {' | '.join(looks)} | a worker's own | least busy worker | upgrade |"
+    yield "| --- " * (len(looks) + 5) + "|"
     standards = [found[way.name] for way in STANDARDS if way.name in found]
     for name, rounds in found.items():
         cells = [f"{statistics.median(each.first for each in rounds):.1f} s"]
@@ -261,7 +291,9 @@ def table(found: dict[str, list[Figures]], requests: Sequence[int]) -> Iterator[
             cells.append(" ".join([f"{statistics.median(memory):.0f} MiB",
                                    *(f"{ratio:.3f}" for ratio in ratios)]))
         cells += [f"{statistics.median(each.own for each in rounds):.1f} MiB",
-                  f"{min(each.least for each in rounds)} requests"]
+                  f"{min(each.least for each in rounds)} requests",
+                  f"{statistics.median(each.upgrade for each in rounds):.2f}"
+                  if rounds[0].upgrade else ""]
         yield f"| {name} | {' | '.join(cells)} |"
 
 
@@ -286,6 +318,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, nargs="+", default=[3000, 5000], metavar="N",
                         help="after how many of them in all to look (default: 3000 5000)")
+    parser.add_argument("--traffic", choices=[*WEIGHTS], default="varied",
+                        help="what is asked for (default: %(default)s)")
     parser.add_argument("--only", type=re.compile, default=re.compile(""), metavar="EXPRESSION",
                         help="the ways in whose name this regular expression is found")
     return parser.parse_args()
@@ -301,7 +335,8 @@ def main() -> None:
             found[way.name].append(measure(way, binaries, options))
     standards = ", ".join(f"`{way.name}`" for way in STANDARDS if way in ways)
     print(f"\n{versions(binaries)}\n\n{options.workers} workers of {options.threads} threads, "
-          f"rounds: {options.rounds}; ratios to {standards or 'nothing'}:\n")
+          f"{options.traffic} traffic, rounds: {options.rounds}; "
+          f"ratios to {standards or 'nothing'}:\n")
     print("\n".join(table(found, options.requests)))
     print(f"\nrounds of one way differ by {spread(found) - 1:.1%} at most", flush=True)
 

@@ -205,14 +205,26 @@ def _of_descriptor(name: str, link: str, logs: Collection[int]) -> Optional[Tupl
     return ("file", link) if stat.S_ISREG(mode) and writable else None
 
 
+def writes_files() -> bool:
+    """Whether a file, or a pipe with a name, is open for writing, besides standard output and
+    error."""
+    for name in _descriptors():
+        try:
+            flags, mode = fcntl.fcntl(int(name), fcntl.F_GETFL), os.fstat(int(name)).st_mode
+        except OSError:
+            continue
+        link = _link(name)  # of a file in memory alone nobody reads what is written late
+        named = link.startswith("/") and not link.startswith("/memfd:")
+        if (int(name) > 2 and named and (stat.S_ISREG(mode) or stat.S_ISFIFO(mode))
+                and flags & os.O_ACCMODE != os.O_RDONLY):
+            return True
+    return False
+
+
 def _of_socket(fd: int) -> Optional[Tuple[str, str]]:
     """A stream that is connected or listens. Datagrams are whole whoever sends them; a pair of
     sockets within one process is how an event loop wakes itself."""
-    try:
-        # Not `socket`, which an app may have patched.
-        probe = _socket.socket(fileno=os.dup(fd))
-    except OSError:
-        return None
+    probe = _socket.socket(fileno=os.dup(fd))  # not `socket`, which an app may have patched
     try:
         if probe.type == _socket.SOCK_DGRAM:
             return None

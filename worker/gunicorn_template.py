@@ -31,7 +31,7 @@ from . import (  # noqa: F401
 )
 from .describing import describe
 from .template_channel import Channel
-from .template_process import IMPORT_ERROR, CannotImport, TemplateProcess
+from .template_process import IMPORT_ERROR, CannotImport, TemplateProcess, end, write_out
 
 # Seconds, as gunicorn's arbiter looks at its sockets' backlog.
 BACKLOG_INTERVAL = 1.0
@@ -106,7 +106,7 @@ class Template(TemplateProcess):
         # What when_ready listens on: it moves to the next template, so no worker must hold it.
         self.own_sockets: Set[Tuple[int, int]] = set()
         self.server: Any = None
-        self.warmed_up = False
+        self.preloaded = self.warmed_up = False
 
     def run(self, server: Any) -> None:
         """Be the template until it is over; in a worker, be that."""
@@ -144,6 +144,7 @@ class Template(TemplateProcess):
         if "GeventWorker" in {base.__name__ for base in self.server.worker_class.__mro__}:
             # as each worker will: what the app imports, and keeps by name, is to be gevent's
             importlib.import_module("gevent.monkey").patch_all()
+        self.preloaded = True
         app, wanted = self.server.app.wsgi(), self.channel.instructions.get("warm_up", ())
         way = gunicorn_counters.way_of_counting(self.server.worker_class)
         if wanted and way in ("request", "handler"):
@@ -264,11 +265,16 @@ class Template(TemplateProcess):
             template_forking.let_go(self.own_sockets)
             settle = self.become(message, descriptors)
             overrule(server.cfg, gunicorn_worker.overruling(life))
-            code = gunicorn_worker.run(life, server, worker, 2 in captured, settle)
+            code: Any = gunicorn_worker.run(life, server, worker, 2 in captured, settle)
+        except SystemExit as exit:
+            code = exit.code
         except Exception:
             # A worker must never go on as a template.
             traceback.print_exc()
             code = IMPORT_ERROR
+        if self.preloaded:
+            end(code)
+        write_out()  # those that refer to each other may never be taken apart
         sys.exit(code)
 
 

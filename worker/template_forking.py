@@ -12,6 +12,7 @@ import errno
 import os
 import select
 import signal
+import stat
 import sys
 from typing import Any, Callable, Collection, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
@@ -226,13 +227,14 @@ def listening() -> Set[Tuple[int, int]]:
     """The listening sockets of this process: descriptor and inode of each."""
     found = set()
     for name in os.listdir("/proc/self/fd"):
-        try:
-            inode = os.fstat(int(name)).st_ino
+        with contextlib.suppress(OSError):  # the one by which we look is gone
+            status = os.fstat(int(name))
+            # Only of a socket: where there can be none around it, nobody closes the copy.
+            if not stat.S_ISSOCK(status.st_mode):
+                continue
             with contextlib.closing(_socket.socket(fileno=os.dup(int(name)))) as sock:
                 if sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN):
-                    found.add((int(name), inode))
-        except OSError:
-            pass  # no socket, or the one by which we look
+                    found.add((int(name), status.st_ino))
     return found
 
 

@@ -4,13 +4,16 @@ socket, and decides nothing: the master does, see template_channel.py and templa
 Plain standard library from Python 3.9 on.
 """
 
+import atexit
 import contextlib
 import gc
+import io
 import os
 import sys
+import threading
 import time
 import traceback
-from typing import Any, Callable, List, Mapping, Optional
+from typing import Any, Callable, Iterable, List, Mapping, NoReturn, Optional
 
 from . import fork_safety, template_forking, template_messages
 from .describing import describe
@@ -30,6 +33,38 @@ def share() -> None:
     library)."""
     gc.collect()
     gc.freeze()
+
+
+def end(code: Any) -> NoReturn:
+    """End a worker that was forked with an app in it, as Python does it: threads are waited for,
+    what `atexit` has runs, what is held back is written. But no object is taken apart, for which
+    the kernel would first give it a copy of all that it shares. `code`: as of SystemExit; does not
+    return.
+    """
+    if not isinstance(code, int):
+        if code is not None:
+            print(code, file=sys.stderr)
+        code = 0 if code is None else 1
+    try:
+        getattr(threading, "_shutdown", lambda: None)()
+        getattr(atexit, "_run_exitfuncs", lambda: None)()
+    except BaseException:
+        traceback.print_exc()
+    write_out()
+    os._exit(code & 0xFF)
+
+
+def write_out() -> None:
+    """Write what open files hold back; whoever looks for them pays for it, so that is done only
+    where a file is open for writing."""
+    streams: Iterable[Any] = (sys.stdout, sys.stderr)
+    if fork_safety.writes_files():
+        gc.unfreeze()
+        streams = [each for each in gc.get_objects()
+                   if isinstance(each, (io.TextIOBase, io.BufferedIOBase))]
+    for stream in streams:
+        with contextlib.suppress(Exception):
+            stream.flush()
 
 
 class TemplateProcess:

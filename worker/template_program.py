@@ -14,9 +14,8 @@ import time
 from typing import Any, Callable, List, Mapping, NoReturn, Optional
 
 from . import fork_safety, template_forking, template_messages
-from .describing import describe
 from .template_channel import Channel
-from .template_process import TemplateProcess, share
+from .template_process import TemplateProcess, end, share
 
 INSTRUCTIONS = "EINHORNPY_ADAPTER"
 # What a file that is loaded by -p defines, as Einhorn wants it.
@@ -90,8 +89,9 @@ def load_file(instructions: Mapping[str, Any]) -> NoReturn:
     fork_here(begun)
     try:
         main()
+    except SystemExit as exit:
+        end(exit.code)
     except Exception as error:
         sys.excepthook(type(error), error, error.__traceback__)
-        print("einhornpy: %s: %s" % (MAIN, describe(error)), file=sys.stderr)
-        sys.exit(1)
-    sys.exit(0)
+        end(1)
+    end(0)

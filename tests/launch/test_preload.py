@@ -426,3 +426,39 @@ if __name__ == "__main__":
     refused = master.cli("upgrade")
     assert refused.returncode == 5
     assert "serve.py defines no function einhorn_main()" in refused.stderr
+
+
+# --- how workers end ---
+
+
+def test_a_worker_ends_as_python_does(start: Start, place: Path) -> None:
+    """Threads are waited for, what was registered runs, what is written is written."""
+    app = APP + """
+import atexit, sys, threading
+atexit.register(lambda: print("registered %d" % os.getpid(), file=open("ended", "a")))
+
+def begin_thread():
+    threading.Timer(0.2, lambda: print("thread %d" % os.getpid(),
+                                       file=open("ended", "a"))).start()
+
+"""
+    config = """
+def post_worker_init(worker):
+    import app
+    worker.kept = open("kept", "a", buffering=1 << 16)
+    worker.kept.write("kept %d\\n" % worker.pid)
+def worker_exit(server, worker):
+    import app
+    app.begin_thread()
+"""
+    master = begin(start, place, app=app, config=config)
+    master.wait_ready()
+    old = workers(master)
+    assert master.cli("upgrade").returncode == 0
+    ended = (place / "ended").read_text().splitlines()
+    for pid in old:
+        assert ended.index(f"thread {pid}") < ended.index(f"registered {pid}")
+        assert f"kept {pid}\n" in (place / "kept").read_text()
+    gone = [line for line in master.log().splitlines() if "worker gone" in line]
+    assert len(gone) == 2
+    assert all("status=0" in line for line in gone)

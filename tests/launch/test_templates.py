@@ -277,6 +277,29 @@ def test_a_stop_waits_long_only_for_a_hook(start: Start, place: Path) -> None:
     assert 'reason="did not leave within 3 s"' in master.log()
 
 
+def test_hooks_leave_no_descriptor_open(start: Start, place: Path) -> None:
+    """Looking for what a hook listens on must not open anything for good."""
+    master = begin(start, place, "def when_ready(server):\n    pass\n", number=1)
+    nothing = {each: list(descriptors.of(each)).count("/dev/null")
+               for each in (template(master)["pid"], min(pids(master)))}
+    # A template has some kept free for what workers are given, 200 at most, and they have none.
+    assert max(nothing.values()) <= 205, nothing
+    assert min(nothing.values()) <= 3, nothing
+
+
+@pytest.mark.parametrize("flags", [(), ("--preload",)])
+def test_what_a_worker_has_written_is_written_at_its_end(start: Start, place: Path,
+                                                         flags: tuple[str, ...]) -> None:
+    master = begin(start, place, """
+def post_worker_init(worker):
+    worker.kept = open("kept", "a", buffering=1 << 16)
+    worker.kept.write("kept %d\\n" % worker.pid)
+""", *flags)
+    before = pids(master)
+    assert master.cli("upgrade").returncode == 0
+    assert sorted((place / "kept").read_text().split()[1::2]) == sorted(map(str, before))
+
+
 # --- a storm ---
 
 STEPS = ("generation-prepared", "worker-starting", "worker-ready", "worker-retiring", "worker-gone",
