@@ -99,7 +99,7 @@ class FirstStart:
             parts.ledger.log(
                 Entry(Event.INHERITED_SOCKETS_UNUSED,
                       {"names": " ".join(unused), "so": "they are closed"}))
-        parts.templates.tell_variables(1)
+        parts.templates.settle(1)
         return True
 
     def _wait(self, longest: float | None = None) -> bool:

@@ -133,9 +133,6 @@ class Template(TemplateProcess):
             self.channel.answer({
                 "version": template_messages.VERSION, "pid": os.getpid(), "settings": settings,
                 "files": self.reading.files, "started": self.channel.started})
-        given = self.channel.instructions.get("preload")
-        if cfg.preload_app if given is None else given:
-            self.imported(self.preload, fork_safety.Watch())
         self.serve()
 
     def preload(self) -> None:

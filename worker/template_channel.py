@@ -7,8 +7,8 @@ answer, of the file that we were loaded from; `reserved`: so many from 3 on are 
 workers are given; `reloads`: whether this is an upgrade; `workers`: how many there are to be, null
 for as many as gunicorn's settings say; `frozen`: null, or what of its settings an earlier template
 of this generation has answered; `wrapped`: whether something else starts gunicorn;
-`preload`: whether the app is imported, null for what gunicorn's settings say; `warm_up`: what it is
-to answer then.
+`warm_up`: what an app is to answer that is preloaded; `by_itself`, `file`, `arguments`: of a
+program that is no gunicorn (template_program.py).
 """
 
 import _socket

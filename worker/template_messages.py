@@ -26,6 +26,7 @@ _DO: Dict[str, Dict[str, _Types]] = {
     "hook": {"name": (_TEXT,), "arguments": (list,), "listeners": (_INT,)},
     "workers": {"count": (_INT,)},
     "environment": {"variables": (dict,)},
+    "import": {"variables": (dict,)},
     "listeners": {"listeners": (_INT,)},
     "reopen": {},
     "leave": {"on_exit": (_BOOL,)},
@@ -73,6 +74,11 @@ def workers(count: int) -> bytes:
 def environment(variables: Mapping[str, str]) -> bytes:
     """Tell variables that it is to have, which weren't known when it was started."""
     return _message("do", "environment", variables=dict(variables))
+
+
+def import_app(variables: Mapping[str, str]) -> bytes:
+    """Ask to import the app, by one that preloads it; `variables`: as of `environment`."""
+    return _message("do", "import", variables=dict(variables))
 
 
 def listeners(count: int) -> bytes:

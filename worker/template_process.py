@@ -113,10 +113,16 @@ class TemplateProcess:
             return self.fork(message, descriptors)
         if what == "environment":
             os.environ.update(message["variables"])
+        elif what == "import":
+            os.environ.update(message["variables"])
+            self.imported(self.preload, fork_safety.Watch())
         elif what == "leave":
             self.leave(message)
             sys.exit(0)
         return False
+
+    def preload(self) -> None:
+        """Import the app."""
 
     def leave(self, message: Mapping[str, Any]) -> None:
         pass

@@ -67,8 +67,8 @@ class Answer:
 @dataclass(frozen=True, slots=True)
 class Question:
     """What the template of a generation is started with. `start`: gunicorn, or a program that
-    becomes it by itself. `reloads`: it is that of an upgrade. `preload`: whether it imports the
-    app, None for what gunicorn says; `warm_up`: what that is to answer then.
+    becomes it by itself. `reloads`: it is that of an upgrade. `warm_up`: what an app is to answer
+    that it imports.
     `variables`: what it is given beside the environment of its generation.
     `workers`: N, where it isn't gunicorn's to say. `frozen`: what the one before it has read."""
 
@@ -81,7 +81,6 @@ class Question:
     reloads: bool = False
     workers: int | None = None
     frozen: Mapping[str, Any] | None = None
-    preload: bool | None = False
     warm_up: Sequence[str] = ()
 
 
@@ -163,7 +162,7 @@ class Asking:
             "channel": after, "result": after + 1, "bundle": after + 2,
             "reloads": question.reloads, "workers": question.workers, "frozen": question.frozen,
             "wrapped": isinstance(question.start, Gunicorn) and question.start.wrapped,
-            "preload": question.preload, "warm_up": list(question.warm_up),
+            "warm_up": list(question.warm_up),
             **by_itself(question.start)})
         environment = worker_environment.of_template(
             {**question.environment, **question.variables}, question.directory, os.getpid(),

@@ -107,12 +107,10 @@ class Preparation:
             if self._gunicorn is None:
                 self._end(self._without_gunicorn())
                 return
-            given = self._settings.preload != Preload.OFF
             question = Question(
                 self._number, self._gunicorn, self._directory, self._environment,
                 self._variables(self._environment), self._release, self._number > 1,
                 self._settings.number if self._settings.given("number") else None,
-                preload=given if self._settings.given("preload") else None,
                 warm_up=self._settings.warm_up)
             if self._remembered is not None:
                 question = again(question, self._remembered)
@@ -251,7 +249,7 @@ def again(question: Question, recipe: Recipe) -> Question:
     and where something else had started it, it is started as it was itself. All is as asked where a
     recipe of an earlier version knows nothing of that."""
     if recipe.files is not None:
-        question = replace(question, preload=recipe.preload is not Preload.OFF, frozen={
+        question = replace(question, frozen={
             "chdir": recipe.chdir, "pythonpath": recipe.pythonpath, "files": dict(recipe.files)})
     started = recipe.started
     if started is None:

@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...worker import template_messages
@@ -122,10 +122,14 @@ class Templates(Part):
         self._hear(template)
         return template.pid
 
-    def tell_variables(self, generation: int) -> None:
-        """Tell it what it is given beside its environment, where that wasn't known before."""
-        variables = self.variables(generation, self._recipe(generation).environment)
-        if variables:
+    def settle(self, generation: int) -> None:
+        """Tell it what it is given beside its environment, where that wasn't known before, and have
+        it import the app where it preloads that."""
+        known = self._ledger.pool.generations[generation]
+        variables = self.variables(generation, known.recipe.environment)
+        if known.preloads:
+            self._send(self._of(generation), template_messages.import_app(variables))
+        elif variables:
             self._send(self._of(generation), template_messages.environment(variables))
 
     def start(self, generation: int) -> int:
@@ -139,12 +143,10 @@ class Templates(Part):
         template = _Template(generation, 0)
         template.asking = Asking(self._processes, self._loop, self._attributes, self.bundle,
                                  lambda result: self._answered(template, result))
-        question = again(Question(
+        template.pid = template.asking.begin(again(Question(
             generation, start, recipe.directory, recipe.environment,
             self.variables(generation, recipe.environment), recipe.release, workers=self._workers,
-            warm_up=self._warm_up), recipe)
-        template.pid = template.asking.begin(
-            replace(question, preload=self._ledger.pool.generations[generation].preloads))
+            warm_up=self._warm_up), recipe))
         self._all.append(template)
         return template.pid
 
@@ -158,7 +160,9 @@ class Templates(Part):
         generation = self._ledger.pool.generations.get(template.generation)
         if result.imported is not None:
             self._imported(template, result.imported)
-        elif generation is None or not generation.preloads:
+        elif generation is not None and generation.preloads:
+            self.settle(template.generation)
+        else:
             self._ledger.observe(facts.TemplateReady(template.generation))
 
     def _imported(self, template: _Template, result: Imported | None) -> None:

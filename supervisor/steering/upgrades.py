@@ -215,12 +215,20 @@ class Upgrades(Part):
                 self._ledger.observe(
                     facts.UpgradeRefused(number, str(result), result.error, time.time()))
                 return
-            template = self._templates.adopt(number, result.template)
+            template = result.template
             self._prepared.prepared[number] = replace(result, template=None)
             target = self.target_of(result)
             changed = target is not None and target != self.target_of(old)
-            self._ledger.observe(facts.UpgradePrepared(
-                number, result.recipe, target if changed else None, template))
+            try:
+                self._ledger.observe(facts.UpgradePrepared(
+                    number, result.recipe, target if changed else None,
+                    0 if template is None else template.channel.pid))
+            except Exception:
+                if template is not None:
+                    template.channel.close()  # it leaves by that
+                raise
+            self._templates.adopt(number, template)
+            self._templates.settle(number)
             self._say_what_does_not_count(old, result)
 
         self._begin_preparation(number, self._blueprint(upgrade.terms), done)
