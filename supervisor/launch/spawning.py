@@ -27,7 +27,8 @@ from ..system.processes import CannotStart, Launch, Processes
 from . import recipes
 from .prepared import Generations
 from .shared_page import SharedPage
-from .templates import Fork, Templates
+from .template import Fork
+from .templates import Templates
 
 
 @dataclass(frozen=True, slots=True)

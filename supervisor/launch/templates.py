@@ -6,11 +6,9 @@ say.
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from ...worker import template_messages
@@ -24,8 +22,8 @@ from ..system.attributes import Attributes
 from ..system.ledger import Ledger
 from ..system.loop import Loop
 from ..system.own_code import OwnCode
-from ..system.part import Keep, Kept, Part, State
-from ..system.processes import Exit, Processes, parent
+from ..system.part import Keep, Part, State
+from ..system.processes import Exit, Processes
 from . import bundle
 from .asking import Answer, Asking, Imported, Question, imported
 from .channel import Channel
@@ -33,6 +31,7 @@ from .prepared import Generations
 from .programs import program_of
 from .recipes import again
 from .recognition import Refused
+from .template import Fork, KeptTemplate, Template
 
 # After its death, whoever it was just forking has so many seconds to say so.
 LAST_WORDS = 2.0
@@ -40,48 +39,6 @@ LAST_WORDS = 2.0
 HELD_SECONDS = 0.05
 # One that has nothing more to do leaves within so many seconds.
 WITHOUT_HOOK_SECONDS = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Fork:
-    """A worker that a template was asked for: told its pid, or None if there will be none."""
-
-    worker: int
-    done: Callable[[int | None], None]
-
-
-@dataclass(slots=True, eq=False)
-class _Template:
-    """`pid`: the process that we have started; `own_pid`: the template's, where something stands in
-    between. `gone`: how it ended, and until when its last words are waited for. `error`: its own
-    word on why. `version`: of the messages that it understands."""
-
-    generation: int
-    pid: int
-    own_pid: int = 0
-    channel: Channel | None = None
-    asking: Asking | None = None
-    forks: dict[int, Fork] = field(default_factory=dict)
-    gone: tuple[str, float] | None = None
-    error: str | None = None
-    version: int = template_messages.VERSION
-
-
-@dataclass(frozen=True, slots=True)
-class KeptTemplate(Kept):
-    """One that can fork."""
-
-    generation: int
-    pid: int
-    own_pid: int
-    fd: int
-    version: int = 1
-
-    def descriptors(self) -> Iterable[int]:
-        return [self.fd]
-
-    def process_ids(self) -> Iterable[int]:
-        return [self.pid]
 
 
 class Templates(Part):
@@ -107,7 +64,7 @@ class Templates(Part):
         self._fresh = True
         self._said = (0, 0)
         self._again_at = 0.0
-        self._all: list[_Template] = []
+        self._all: list[Template] = []
         self.bundle = bundle.make(own_code)
 
     # --- which there are ---
@@ -117,7 +74,7 @@ class Templates(Part):
         none."""
         if answer is None:
             return 0
-        template = _Template(generation, answer.channel.pid, answer.pid, answer.channel)
+        template = Template(generation, answer.channel.pid, answer.pid, answer.channel)
         self._all.append(template)
         self._hear(template)
         return template.pid
@@ -128,9 +85,9 @@ class Templates(Part):
         known = self._ledger.pool.generations[generation]
         variables = self.variables(generation, known.recipe.environment)
         if known.preloads:
-            self._send(self._of(generation), template_messages.import_app(variables))
+            self._send(generation, template_messages.import_app(variables))
         elif variables:
-            self._send(self._of(generation), template_messages.environment(variables))
+            self._send(generation, template_messages.environment(variables))
 
     def start(self, generation: int) -> int:
         """Make another one, of what the one before has read; return its pid.
@@ -140,7 +97,7 @@ class Templates(Part):
         """
         recipe = self._recipe(generation)
         start = self._generations.prepared[generation].gunicorn or program_of(recipe)
-        template = _Template(generation, 0)
+        template = Template(generation, 0)
         template.asking = Asking(self._processes, self._loop, self._attributes, self.bundle,
                                  lambda result: self._answered(template, result))
         template.pid = template.asking.begin(again(Question(
@@ -150,7 +107,7 @@ class Templates(Part):
         self._all.append(template)
         return template.pid
 
-    def _answered(self, template: _Template, result: Answer | Refused) -> None:
+    def _answered(self, template: Template, result: Answer | Refused) -> None:
         template.asking = None
         if isinstance(result, Refused):
             template.error = result.error or str(result)
@@ -165,13 +122,13 @@ class Templates(Part):
         else:
             self._ledger.observe(facts.TemplateReady(template.generation))
 
-    def _imported(self, template: _Template, result: Imported | None) -> None:
+    def _imported(self, template: Template, result: Imported | None) -> None:
         known = self._ledger.pool.templates.get(template.generation)
         if result is not None and known is not None and known.state is TemplateState.STARTING:
             self._ledger.observe(facts.TemplateReady(
                 template.generation, result.seconds, result.findings))
 
-    def _of(self, generation: int) -> _Template | None:
+    def _of(self, generation: int) -> Template | None:
         return next((each for each in self._all
                      if each.generation == generation and each.gone is None), None)
 
@@ -192,8 +149,7 @@ class Templates(Part):
     @property
     def busy(self) -> bool:
         """Whether one is starting or forking: the next master could not hear what comes of it."""
-        return any(each.asking is not None or each.forks or each.gone or
-                   (each.channel is not None and each.channel.ended) for each in self._all)
+        return any(each.busy for each in self._all)
 
     # --- what it is asked ---
 
@@ -212,19 +168,16 @@ class Templates(Part):
     def hook(self, generation: int, name: str, *arguments: int,
              listeners: Sequence[socket.socket] = ()) -> None:
         """Let it run one of the arbiter's server hooks, where it is there."""
-        template = self._of(generation)
-        if template is not None and template.channel is not None:
-            template.channel.send(
-                template_messages.hook(name, *arguments, listeners=len(listeners)),
-                [each.fileno() for each in listeners])
+        self._send(generation, template_messages.hook(name, *arguments, listeners=len(listeners)),
+                   [each.fileno() for each in listeners])
 
     def give_listeners(self, listeners: Sequence[socket.socket]) -> None:
         """They are others by now: who has older ones is to let go of them."""
         for template in self._all:
             known = self._ledger.pool.templates.get(template.generation)
-            if template.channel is not None and known is not None and known.told:
-                template.channel.send(template_messages.listeners(len(listeners)),
-                                      [each.fileno() for each in listeners])
+            if known is not None and known.told:
+                template.send(template_messages.listeners(len(listeners)),
+                              [each.fileno() for each in listeners])
 
     def told_of_end(self, generation: int, pid: int) -> None:
         """A worker of it is gone."""
@@ -237,11 +190,11 @@ class Templates(Part):
                     for worker in pool.workers.values())
         if (pool.current, count) != self._said:
             self._said = (pool.current, count)
-            self._send(self._of(pool.current), template_messages.workers(count))
+            self._send(pool.current, template_messages.workers(count))
 
     def reopen_logs(self) -> None:
         for template in self._all:
-            self._send(template, template_messages.reopen())
+            template.send(template_messages.reopen())
 
     def retire(self, generation: int, on_exit: bool) -> float:
         """Ask it to leave, after gunicorn's on_exit if so; return how many seconds that may
@@ -249,7 +202,7 @@ class Templates(Part):
         template = self._of(generation)
         if template is not None and template.asking is not None:
             template.asking.cancel()
-        self._send(template, template_messages.leave(on_exit))
+        self._send(generation, template_messages.leave(on_exit))
         prepared = self._generations.prepared.get(generation)
         hooks = (prepared.gunicorn.settings["hooks"]
                  if prepared is not None and prepared.gunicorn is not None else ())
@@ -264,26 +217,20 @@ class Templates(Part):
     def kill(self, generation: int) -> None:
         template = self._of(generation)
         if template is not None:
-            self._kill(template)
+            template.kill(self._processes)
 
-    def _kill(self, template: _Template) -> None:
-        if template.own_pid in (0, template.pid):
-            self._processes.signal(template.pid, signal.SIGKILL, group=True)
-        else:  # what stands before it may have put it into a group of its own
-            self._processes.kill_tree(template.pid)
-
-    @staticmethod
-    def _send(template: _Template | None, message: bytes | None) -> None:
-        if template is not None and template.channel is not None and message is not None:
-            template.channel.send(message)
+    def _send(self, generation: int, message: bytes, descriptors: Iterable[int] = ()) -> None:
+        template = self._of(generation)
+        if template is not None:
+            template.send(message, descriptors)
 
     # --- what it says ---
 
-    def _hear(self, template: _Template) -> None:
+    def _hear(self, template: Template) -> None:
         assert template.channel is not None
         template.channel.open(lambda message: self._heard(template, message))
 
-    def _heard(self, template: _Template, message: dict[str, Any] | None) -> None:
+    def _heard(self, template: Template, message: dict[str, Any] | None) -> None:
         if message is None:
             known = self._ledger.pool.templates.get(template.generation)
             if template.gone is None and (known is None or (
@@ -292,7 +239,7 @@ class Templates(Part):
                 if known is not None:
                     self._ledger.observe(facts.TemplateKilled(
                         template.generation, "hears the master no more"))
-                self._kill(template)
+                template.kill(self._processes)
             self._fail_forks(template)
             self._forget_if_over(template)
             return
@@ -311,7 +258,7 @@ class Templates(Part):
                 self._ledger.log(Entry(Event.HOOK_FAILED, {
                     "hook": message["name"], "reason": "raised", "last_line": message["error"]}))
 
-    def _forked(self, template: _Template, worker: int, pid: int) -> None:
+    def _forked(self, template: Template, worker: int, pid: int) -> None:
         fork = template.forks.pop(worker, None)
         if fork is None or not self._processes.adopt(pid):
             return  # said twice, or by somebody who has no child
@@ -319,12 +266,12 @@ class Templates(Part):
         fork.done(pid)
         self.say_how_many()
 
-    def _fail_forks(self, template: _Template) -> None:
+    def _fail_forks(self, template: Template) -> None:
         """It has ended: whoever was to be forked would have said so before."""
         for fork in list(template.forks.values()):
             self._not_forked(template, fork, None)
 
-    def _not_forked(self, template: _Template, fork: Fork, why: str | None) -> None:
+    def _not_forked(self, template: Template, fork: Fork, why: str | None) -> None:
         template.forks.pop(fork.worker, None)
         fork.done(None)
         self._ledger.observe(facts.NotForked(fork.worker, why))
@@ -337,7 +284,7 @@ class Templates(Part):
             return False
         if template.asking is not None:
             template.asking.on_exit(exit)
-        self._end_own(template)
+        template.end_own(self._processes)
         if exit.error is not None:
             template.error = exit.error
         template.gone = (how_it_ended(exit.status), time.monotonic() + LAST_WORDS)
@@ -346,7 +293,7 @@ class Templates(Part):
         self._forget_if_over(template)
         return True
 
-    def _forget_if_over(self, template: _Template) -> None:
+    def _forget_if_over(self, template: Template) -> None:
         if template.gone is None or template not in self._all or (
                 template.channel is not None and not template.channel.ended):
             return
@@ -361,7 +308,7 @@ class Templates(Part):
         if self._fresh:
             return 0.0
         ends = [each.gone[1] for each in self._all if each.gone is not None]
-        if any(each.channel is not None and each.channel.held for each in self._all):
+        if any(each.held for each in self._all):
             ends.append(self._again_at)
         return min(ends, default=None)
 
@@ -394,19 +341,10 @@ class Templates(Part):
                     f"{template_messages.VERSION}: another one is made"}))
                 self._drop(template)
 
-    def _drop(self, template: _Template) -> None:
+    def _drop(self, template: Template) -> None:
         self._all.remove(template)
-        if template.channel is not None:
-            template.channel.close()
-        self._processes.end(template.pid)
-        self._end_own(template)
+        template.close(self._processes)
         self._ledger.observe(facts.TemplateMissing(template.generation))
-
-    def _end_own(self, template: _Template) -> None:
-        """What had started it is gone, and may have left it to us."""
-        if template.own_pid not in (0, template.pid) and parent(template.own_pid) == os.getpid():
-            self._processes.adopt(template.own_pid)
-            self._processes.signal(template.own_pid, signal.SIGKILL)
 
     def _look_for_missing(self) -> None:
         """Earlier versions had none."""
@@ -435,17 +373,13 @@ class Templates(Part):
         kept: tuple[KeptTemplate, ...] = state["templates"]
         for each in kept:
             channel = Channel(self._loop, socket.socket(fileno=each.fd), each.pid)
-            template = _Template(each.generation, each.pid, each.own_pid, channel,
+            template = Template(each.generation, each.pid, each.own_pid, channel,
                                  version=each.version)
             self._all.append(template)
             self._hear(template)
 
     def close(self) -> None:
         for template in self._all:
-            if template.asking is not None:
-                template.asking.cancel()
-            if template.channel is not None:
-                template.channel.close()
-            self._processes.end(template.pid)
+            template.close(self._processes)
         self._all.clear()
         os.close(self.bundle)
