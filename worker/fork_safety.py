@@ -24,7 +24,7 @@ MOST_FINDINGS = 20
 # (OpenBLAS: blas_thread_shutdown).
 SAFE_NATIVE_THREADS = ("numpy", "scipy")
 # By what they run: they begin again in a fork, by os.register_at_fork or at the next use (both were
-# tried: python -m bench.fork_safety). What they had connected by then is a finding all the same.
+# tried: python -m bench.fork_safety). What they connect in the template is a finding all the same.
 SAFE_THREADS = ("opentelemetry.sdk", "sentry_sdk")
 # Memory that is there to be shared: nobody moves in it.
 SHARED_MEMORY = ("/dev/shm/", "/memfd:")
@@ -74,6 +74,7 @@ class Watch:
         self._known_descriptors: Set[str] = set()
         self._importing: List[str] = []
         self._searched: Set[str] = set()
+        self._told: Set[str] = set()
 
     def begin(self) -> None:
         self._first_tasks = self._known_tasks = set(_tasks())
@@ -147,6 +148,21 @@ class Watch:
         found = [*self._of_threads(), *self._of_descriptors(), *self._of_children(), *_of_gevent()]
         return found[:MOST_FINDINGS]
 
+    def connections_since(self, besides: Collection[int]) -> List[Finding]:
+        """Those that a thread, say, has made after `findings` had looked; each is told once.
+        `besides`: descriptors that are not looked at."""
+        self._told.update(link for _, link in self._first_descriptors)
+        found = []
+        for name in _descriptors():
+            link = _link(name)
+            if not link.startswith("socket:") or link in self._told or int(name) in besides:
+                continue
+            told = _of_socket(int(name))
+            if told is not None and told[0] == "connection":
+                self._told.add(link)
+                found.append(Finding(*told, None))
+        return found
+
     def _of_threads(self) -> Iterator[Finding]:
         tasks = set(_tasks()) - self._first_tasks
         for _ in range(LOOKS):
@@ -170,6 +186,7 @@ class Watch:
             there = name, _link(name)
             told = None if there in self._first_descriptors else _of_descriptor(*there, logs)
             if told is not None:
+                self._told.add(there[1])
                 yield Finding(*told, self._descriptors.get(there))
 
     def _of_children(self) -> Iterator[Finding]:

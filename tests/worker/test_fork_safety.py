@@ -167,6 +167,28 @@ def test_what_is_safe_is_not_found(tmp_path: Path, code: str) -> None:
     assert seen(tmp_path, code) == []
 
 
+def test_connections_that_are_made_later_are_told_once(tmp_path: Path) -> None:
+    """As the template looks again before it forks; what came with the order to fork is passed by.
+    """
+    write(tmp_path, {"app.py": "import socket; listener = socket.create_server(('127.0.0.1', 0))\n"
+                               "first = socket.create_connection(listener.getsockname())"})
+    done = subprocess.run([sys.executable, "-c", """
+import socket, sys
+from einhornpy.worker import fork_safety
+sys.path.insert(0, "")
+watch = fork_safety.Watch()
+watch.begin()
+import app
+watch.end()
+assert [each.kind for each in watch.findings()] == ["listening socket", "connection"]
+assert watch.connections_since([]) == []
+second, given = (socket.create_connection(app.listener.getsockname()) for _ in range(2))
+assert [each.kind for each in watch.connections_since([given.fileno()])] == ["connection"]
+assert watch.connections_since([given.fileno()]) == []
+"""], cwd=tmp_path, text=True, capture_output=True, timeout=DEADLINE)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("package", fork_safety.SAFE_THREADS)
 def test_threads_that_begin_again_in_a_fork_are_not_found(tmp_path: Path, package: str) -> None:
     """By what they run, wherever they are started; nothing is taken for safe by half its name."""
