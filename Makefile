@@ -102,4 +102,4 @@ pictures: $(VENV)/.installed
 	$(BIN)/python -m docs.make_pictures
 
 clean:
-	rm -rf $(VENV) $(BASEPLATE) $(OLDER) $(WRAPPERS) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(BASEPLATE) $(OLDER) $(WRAPPERS) .venv-fork-safety build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

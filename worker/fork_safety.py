@@ -15,7 +15,7 @@ import stat
 import struct
 import sys
 import threading
-from typing import Any, Collection, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, Collection, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 # A thread that is about to end is no finding: it has so many looks, so many seconds apart.
 LOOKS, BETWEEN_LOOKS = 4, 0.05
@@ -23,18 +23,24 @@ MOST_FINDINGS = 20
 # Their native threads are stopped before a fork and made again after it, by pthread_atfork(3)
 # (OpenBLAS: blas_thread_shutdown).
 SAFE_NATIVE_THREADS = ("numpy", "scipy")
+# By what they run: they begin again in a fork, by os.register_at_fork or at the next use (both were
+# tried: python -m bench.fork_safety). What they connect in the template is a finding all the same.
+SAFE_THREADS = ("opentelemetry.sdk", "sentry_sdk")
+# Memory that is there to be shared: nobody moves in it.
+SHARED_MEMORY = ("/dev/shm/", "/memfd:")
 ADVICE = {
     "thread": "it doesn't run in workers: start it in each (gunicorn's post_fork or "
               "post_worker_init), or when it is first needed",
     "native thread": "it doesn't run in workers, and what it holds locked stays so: import what "
                      "starts it in each worker, or see its documentation on fork",
-    "connection": "workers would talk in between one another: close it when the app is imported, "
-                  "and connect in each worker",
+    "connection": "workers would get one another's answers: close it when the app is imported (a "
+                  "pool: empty it), and connect in each worker",
     "listening socket": "each worker would hold it, and nobody accepts there: open it in "
                         "gunicorn's when_ready, or in each worker",
     "file": "workers would share its position and its locks: open it in each worker, or to append",
     "event loop": "workers would share its descriptors: make it in each worker",
-    "child process": "it is no child of the workers: start it in each worker",
+    "child process": "it is no child of the workers, and need not outlive the template: start it "
+                     "in each worker",
 }
 
 
@@ -68,6 +74,7 @@ class Watch:
         self._known_descriptors: Set[str] = set()
         self._importing: List[str] = []
         self._searched: Set[str] = set()
+        self._told: Set[str] = set()
 
     def begin(self) -> None:
         self._first_tasks = self._known_tasks = set(_tasks())
@@ -141,6 +148,21 @@ class Watch:
         found = [*self._of_threads(), *self._of_descriptors(), *self._of_children(), *_of_gevent()]
         return found[:MOST_FINDINGS]
 
+    def connections_since(self, besides: Collection[int]) -> List[Finding]:
+        """Those that a thread, say, has made after `findings` had looked; each is told once.
+        `besides`: descriptors that are not looked at."""
+        self._told.update(link for _, link in self._first_descriptors)
+        found = []
+        for name in _descriptors():
+            link = _link(name)
+            if not link.startswith("socket:") or link in self._told or int(name) in besides:
+                continue
+            told = _of_socket(int(name))
+            if told is not None and told[0] == "connection":
+                self._told.add(link)
+                found.append(Finding(*told, None))
+        return found
+
     def _of_threads(self) -> Iterator[Finding]:
         tasks = set(_tasks()) - self._first_tasks
         for _ in range(LOOKS):
@@ -150,9 +172,11 @@ class Watch:
         known = {str(each.native_id): each for each in threading.enumerate()}
         for task in sorted(tasks, key=int):
             module, thread = self._tasks.get(task), known.get(task)
-            if thread is not None:
+            if thread is not None and _is_of(_home(thread), SAFE_THREADS):
+                pass
+            elif thread is not None:
                 yield Finding("thread", _described(thread), module or _home(thread))
-            elif (module or "").split(".")[0] not in SAFE_NATIVE_THREADS:
+            elif not _is_of(module, SAFE_NATIVE_THREADS):
                 yield Finding("native thread", "%r" % _text("/proc/self/task/%s/comm" % task),
                               module)
 
@@ -162,6 +186,7 @@ class Watch:
             there = name, _link(name)
             told = None if there in self._first_descriptors else _of_descriptor(*there, logs)
             if told is not None:
+                self._told.add(there[1])
                 yield Finding(*told, self._descriptors.get(there))
 
     def _of_children(self) -> Iterator[Finding]:
@@ -171,6 +196,10 @@ class Watch:
             name = ("multiprocessing's resource tracker" if pid == tracker
                     else "%r" % _text("/proc/%d/comm" % pid))
             yield Finding("child process", "%s (pid %d)" % (name, pid), self._children.get(pid))
+
+
+def _is_of(module: Optional[str], packages: Sequence[str]) -> bool:
+    return any(("%s." % module).startswith(package + ".") for package in packages)
 
 
 def _described(thread: threading.Thread) -> str:
@@ -195,7 +224,7 @@ def _of_descriptor(name: str, link: str, logs: Collection[int]) -> Optional[Tupl
         return _of_socket(fd)
     if link == "anon_inode:[eventpoll]":
         return "event loop", "that waits by epoll (descriptor %d)" % fd
-    if not link.startswith("/"):
+    if not link.startswith("/") or link.startswith(SHARED_MEMORY):
         return None
     try:
         flags, mode = fcntl.fcntl(fd, fcntl.F_GETFL), os.fstat(fd).st_mode

@@ -75,6 +75,8 @@ class TemplateProcess:
         self.channel = channel
         self.directory = ""
         self.heed_signals: Callable[[], None] = lambda: None
+        # Of what was imported, where anything was.
+        self.watch: Optional[fork_safety.Watch] = None
 
     def serve(self) -> None:
         """Do what the master asks for, until it is over. Returns in a worker alone, if at all."""
@@ -143,6 +145,7 @@ class TemplateProcess:
             watch.end()
         share()
         took = time.monotonic() - began
+        self.watch = watch
         self.channel.say(template_messages.imported(
             took, [each.told() for each in watch.findings()]))
 
@@ -151,6 +154,7 @@ class TemplateProcess:
         number = message["worker"]
         try:
             self.check(message, descriptors)
+            self.look_again(descriptors)
             worker = self.make(message["life"])
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(Exception):
@@ -186,6 +190,12 @@ class TemplateProcess:
                 "cannot give a worker %d descriptors: only %d were kept free for them: listen on "
                 "fewer addresses, or raise the limit of open files (ulimit -n)" % (
                     wanted, self.channel.reserved))
+
+    def look_again(self, given: List[int]) -> None:
+        """A thread of the import's may have connected since, for all workers from now on."""
+        for each in self.watch.connections_since(given) if self.watch is not None else ():
+            self.complain("Not safe to fork: a %s %s, made after the import: %s" % (
+                each.kind, each.what, each.told()["advice"]))
 
     def make(self, life: Mapping[str, Any]) -> Any:
         """What is to be made before the fork; `life`: what the worker is told."""

@@ -59,6 +59,7 @@ def fork_here(begun: Begun) -> None:
     begun.watch.end()
     share()
     process = ProgramTemplate(begun.channel)
+    process.watch = begun.watch
     with begun.channel.telling_errors():
         process.directory = os.getcwd()
         process.heed_signals = template_forking.heed_no_signals()

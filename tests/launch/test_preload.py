@@ -7,6 +7,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,31 @@ def test_auto_lets_each_worker_import_it(start: Start, place: Path) -> None:
     (place / "app.py").write_text(APP)
     assert master.cli("upgrade").returncode == 0
     assert imported_by(place)[-1] == template(master, 3)["pid"]
+
+
+def test_a_connection_that_a_thread_makes_later_is_told_before_the_next_fork(
+        start: Start, place: Path) -> None:
+    """Once, and not for what a worker is given."""
+    os.mkfifo(place / "go")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        master = begin(start, place, app=APP + f"""
+import socket, threading
+def connect():
+    with open("go"):
+        global connection
+        connection = socket.create_connection({listener.getsockname()!r})
+threading.Thread(target=connect, daemon=True).start()
+""")
+        master.wait_ready()
+        kill_one(master)
+        assert "made after the import" not in master.log()
+        (place / "go").write_text("")
+        listener.accept()[0].close()
+        kill_one(master)
+        kill_one(master)
+        host, port = listener.getsockname()
+    (line,) = [line for line in master.log().splitlines() if "made after the import" in line]
+    assert f"Not safe to fork: a connection to {host}:{port}, made after the import: " in line
 
 
 def test_gevent_patches_before_the_import_and_makes_its_hub_after_the_fork(start: Start,
