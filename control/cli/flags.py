@@ -24,7 +24,8 @@ KINDS = {"DIR": "dir", "PATH": "file", "USER": "user", "GROUP": "group", "SIGNAL
 # Without them workers are the same, but for what they cost: called by Einhorn's name, we say so and
 # go on.
 REFUSED = {
-    ("--gc-before-fork",): "it tunes Ruby's memory before a fork, and workers are exec'ed"}
+    ("--gc-before-fork",): "it tunes Ruby's memory; a template that preloads collects "
+                            "garbage before it forks"}
 
 
 def with_values(arguments: list[str], parameters: Sequence[click.Parameter]) -> list[str]:

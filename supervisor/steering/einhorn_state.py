@@ -62,7 +62,7 @@ def state_document(pool: Pool, status: Mapping[str, Any], settings: Settings, no
         "reexec_commandline": settings.reexec_as and told.command(settings.reexec_as),
         "drop_environment_variables": list(settings.drop_env_var),
         "signal_timeout": _number(recipe.graceful_timeout),
-        "preloaded": False,
+        "preloaded": pool.generations[pool.current].preloads,
     }
     return {
         ":state": {f":{key}": value for key, value in state.items()}, ":persistent_descriptors": []}

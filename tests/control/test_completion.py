@@ -82,7 +82,7 @@ def test_what_bash_offers(start: Start, place: Path) -> None:
     assert options == offered_by_bash(place, "einhornpy", "run", "--") == offered_by_bash(
         place, "einhornpy", "unit", "--")
     assert options == offered_by_bash(place, "einhornpy", "unit", "--user", "--")
-    assert "--preload" not in options
+    assert "--gc-before-fork" not in options
     assert offered_by_bash(place, "einhornpy", "upgrade", "--can") == {"--canary"}
     assert offered_by_bash(place, "einhornpy", "-n", "2", "--ack-mode",
                            "") == {"auto", "gunicorn", "manual", "notify"}
