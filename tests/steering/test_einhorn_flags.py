@@ -100,7 +100,9 @@ def test_the_name_einhorn_means_einhorns_defaults(start: Start, place: Path, ein
                    "--min-ready-seconds", "0", "--", *WORKER, "silent",
                    program=einhorn)
     before = master.wait_ready()
-    assert "app.rb is not preloaded: it cannot be read" in master.log()
+    line = master.wait_log("preload passed over")
+    assert "app.rb" in line
+    assert 'reason="it cannot be read' in line
     assert (before["target"], state_of(master)[":config"][":number"]) == (1, 1)
     recorder = master.record()
     master.signal(signal.SIGHUP)

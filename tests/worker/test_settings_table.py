@@ -76,7 +76,7 @@ def test_what_has_no_effect_is_named_once_and_what_cannot_be_is_refused(
     assert master.cli("upgrade").returncode == 0
     assert named() == [everything]
     # What is said with gunicorn's own value changes nothing.
-    conf.write_text(conf_of({"reuse_port": "True", "pre_exec": "print", "worker_tmp_dir": "None"}))
+    conf.write_text(conf_of({"reuse_port": "True", "pre_exec": "lambda server: None", "worker_tmp_dir": "None"}))
     assert master.cli("upgrade").returncode == 0
     assert named() == [everything, "pre_exec, reuse_port"]
     assert not (place / "elsewhere.ctl").exists()
@@ -126,7 +126,8 @@ def test_what_is_the_masters_counts_and_is_overruled_by_the_flag_that_the_row_na
     flags = {"--bind": "127.0.0.1:0", "--number": "1", "--max-requests": "100",
              "--max-requests-jitter": "1", "--timeout": "30", "--graceful-timeout": "5",
              "--pidfile": "h.pid", "--command-name": "web"}
-    assert {row.flag for row in page.ROWS.values() if row.flag} == {*flags}
+    # The template's own is tested with preloading.
+    assert {row.flag for row in page.ROWS.values() if row.flag} == {*flags, "--preload"}
     other = start(*(word for each in flags.items() for word in each), "--", "gunicorn", "app:wsgi")
     other.wait_ready()
     line = other.wait_log("gunicorn settings overruled")
@@ -198,6 +199,7 @@ raw_paste_global_conf = ["colour=green"]
     "asgi": HEAD + """
 logconfig_json = HERE + "/logging.json"
 worker_class, asgi_loop, asgi_lifespan = "asgi", "asyncio", "off"
+preload_app = True
 asgi_disconnect_grace_period, websocket_max_message_size = 5, 1000
 spew = True
 """ + TAIL,}
