@@ -20,14 +20,17 @@ OF_UPGRADES = {
     "upgrade-started", "upgrade-paused", "upgrade-resumed", "upgrade-aborted", "upgrade-refused",
     "hold-begun", "hold-ended", "check-passed", "check-failed", "start-failed", "worker-starting",
     "worker-ready", "worker-retiring", "worker-gone", "worker-failed", "worker-died",
-    "worker-killed", "worker-hung"}
+    "worker-killed", "worker-hung", "template-died", "template-killed", "not-safe-to-fork"}
+# What means something if it has this key: who waits, waits for an import.
+OF_IMPORTS = {"generation-prepared": "so", "template-ready": "imported"}
 
 
 def line(document: Mapping[str, Any]) -> str | None:
     """An event for somebody who waits for an upgrade; None where it means nothing to them."""
-    if document["event"] not in OF_UPGRADES:
+    event = document["event"]
+    if event not in OF_UPGRADES and not document.get(OF_IMPORTS.get(event, "")):
         return None
-    counts = document["event"] == "worker-ready" and "replaced" in document
+    counts = event == "worker-ready" and "replaced" in document
     done = f" - {document['replaced']} of {document['target']} replaced" if counts else ""
     return f"{sentence(document)}{done}"
 

@@ -138,8 +138,14 @@ def memory(pid: int) -> int | None:
 
 
 def own_memory(pid: int) -> int:
-    """Resident bytes of a process that only its end gives back: all but the pages of files
-    (proc(5), `status`); 0 if it is gone."""
+    """Bytes of a process that only its end gives back, and that another one like it needs: all but
+    the pages of files, and of those that it shares, with its template for instance, its part
+    (proc(5), `smaps_rollup`); where we may not see that, all of them (`status`). 0 if it is
+    gone."""
+    try:
+        return _proportional(pid)
+    except (OSError, KeyError):
+        pass
     try:
         found = numbers(_text(Path(f"/proc/{pid}/status")))
     except OSError:
@@ -166,7 +172,7 @@ def group_memory(groups: Iterable[int], enough: int) -> dict[int, int]:
     found = {}
     for group, pids in members.items():
         resident = sum(memory(pid) or 0 for pid in pids)
-        found[group] = resident if resident < enough else sum(_proportional(pid) for pid in pids)
+        found[group] = resident if resident < enough else sum(map(_proportional_or_all, pids))
     return found
 
 
@@ -179,8 +185,13 @@ def _group_of(pid: int) -> int:
 
 
 def _proportional(pid: int) -> int:
+    """Raises OSError, KeyError: we may not see it, or it is gone."""
+    found = numbers(_text(Path(f"/proc/{pid}/smaps_rollup")))
+    return (found["Pss_Anon:"] + found["Pss_Shmem:"]) << 10
+
+
+def _proportional_or_all(pid: int) -> int:
     try:
-        found = numbers(_text(Path(f"/proc/{pid}/smaps_rollup")))
-        return (found["Pss_Anon:"] + found["Pss_Shmem:"]) << 10
+        return _proportional(pid)
     except (OSError, KeyError):
         return memory(pid) or 0

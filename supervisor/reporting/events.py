@@ -138,7 +138,7 @@ class Event(enum.StrEnum):
         "upgrade-started", NORMAL, "upgrade from generation {from} to {to} started ({kind}"
         "[, recipe of {recipe_of}][, release {release}]), asked for by {requested_by}", "canary?")
     GENERATION_PREPARED = (
-        "generation-prepared", NORMAL, "generation {generation} prepared in {directory}")
+        "generation-prepared", NORMAL, "generation {generation} prepared in {directory}[; {so}]")
     UPGRADE_REFUSED = (
         "upgrade-refused", ATTENTION,
         "generation {generation} refused, going back to {back_to}: {because}", "cause+")

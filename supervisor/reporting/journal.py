@@ -165,8 +165,10 @@ def _of_beginning(before: Pool, fact: facts.OfBeginning, after: Pool) -> Iterato
             pass
         case facts.UpgradePrepared():
             yield from _scaled(before, after)
-            yield Entry(Event.GENERATION_PREPARED,
-                        {"generation": fact.number, "directory": fact.recipe.directory})
+            imports = after.generations[fact.number].preloads
+            yield Entry(Event.GENERATION_PREPARED, {
+                "generation": fact.number, "directory": fact.recipe.directory,
+                "so": "its template imports the app" if imports else None})
         case facts.UpgradeRefused():
             if fact.aborted_by is not None:
                 yield Entry(Event.UPGRADE_ABORTED,

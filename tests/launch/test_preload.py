@@ -97,7 +97,10 @@ def test_the_app_is_imported_once_a_generation(start: Start, place: Path, name: 
     assert importer == first
     assert answering in workers(master)
     kill_one(master)
-    assert master.cli("upgrade").returncode == 0
+    upgraded = master.cli("upgrade")
+    assert upgraded.returncode == 0
+    assert "; its template imports the app\n" in upgraded.stdout
+    assert "ready, app imported in 0.0 s\n" in upgraded.stdout
     assert imported_by(place) == [first, template(master, 2)["pid"]]
     assert get(master.address)[1].split()[0] == str(template(master, 2)["pid"])
 
