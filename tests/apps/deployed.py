@@ -4,6 +4,8 @@ import json
 import logging
 import os
 
+IMPORTED_BY = os.getpid()
+
 
 def wsgi(environ, start_response):
     path = environ["PATH_INFO"]

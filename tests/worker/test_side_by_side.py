@@ -227,7 +227,8 @@ DEPLOYMENTS = (
     Deployment("read_only", lines_of("run/found"), {"RECORD": "run/record"}, before=READ_ONLY),
     Deployment("metrics_server", metrics, METRICS, prepare=make_metrics),
     Deployment("module_level", secrets, paths=("/", )),
-    Deployment("patched", lines_of("patched")),)
+    Deployment("patched", lines_of("patched")),
+    Deployment("preloaded", lambda place: sorted({*lines_of("preloaded")(place)})),)
 
 
 # --- the two sides ---
