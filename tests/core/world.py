@@ -454,8 +454,8 @@ class World:
 
     def check_rest(self) -> None:
         pool, upgrade = self.pool, self.pool.running_upgrade
-        if upgrade is None and all(worker.generation == pool.current
-                                   for worker in pool.workers.values()):
+        if upgrade is None and pool.stopping is None and all(  # else all leave at the end
+                worker.generation == pool.current for worker in pool.workers.values()):
             left = set(self.templates(TemplateState.STARTING, TemplateState.READY))
             assert left <= {pool.current}, f"templates of {left} are left behind"
         wanted = [
