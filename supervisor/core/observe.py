@@ -231,11 +231,16 @@ def _found_unfit(pool: Pool, worker: Worker, reason: str) -> Pool:
     return after if worker.convincing else with_worker(after, replace(worker, unfit=reason))
 
 
+def _on_trial(pool: Pool, number: int) -> bool:
+    upgrade = pool.running_upgrade
+    return (upgrade is not None and upgrade.to_generation == number
+            and not upgrade.rolling_back)
+
+
 def _unfit(pool: Pool, number: int, reason: str) -> Pool | None:
     """The pool where none of a generation can be trusted; None where it has proven itself."""
     upgrade, generation = pool.running_upgrade, pool.generations[number]
-    on_trial = (upgrade is not None and upgrade.to_generation == number
-                and not upgrade.rolling_back)
+    on_trial = _on_trial(pool, number)
     if generation.proven and not on_trial:
         return None
     pool = with_generation(pool, replace(generation, unfit=reason))
@@ -257,6 +262,8 @@ def _looked_at(pool: Pool, event: facts.TemplateReady, now: float) -> Pool:
         pool = progress(pool, now)
     if not found or generation.recipe.preload is not Preload.STRICT:
         return pool
+    if pool.ever_ready and not _on_trial(pool, number):
+        return pool  # there is nothing else to start workers of, and they are needed
     return _unfit(pool, number, templating.not_safe(found)) or pool
 
 

@@ -401,8 +401,11 @@ class World:
             template = pool.templates[action.generation]
             assert template.state is TemplateState.READY, f"{action} from {template}"
             preload = generation.recipe.preload
+            on_trial = (upgrade is not None and not upgrade.rolling_back
+                        and upgrade.to_generation == action.generation)
             assert not (template.preloaded and generation.findings) or preload is Preload.WARN or (
-                preload is Preload.STRICT and generation.proven), f"{action}: it isn't safe to fork"
+                preload is Preload.STRICT and pool.ever_ready and not on_trial), (
+                f"{action}: it isn't safe to fork")
         assert self.now >= generation.not_before, f"{action} before its delay is over"
         if upgrade is None and not pool.ever_ready:
             assert generation.failures_in_a_row < max(
