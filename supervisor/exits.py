@@ -50,6 +50,7 @@ class Exits(Part):
         self._parts = parts
         self._orphans = Orphans()
         self._missed: list[Exit] = []  # ends that could not be observed yet
+        self._generations: set[int] = set()
 
     def on_time(self, now: float) -> None:
         self.reap()
@@ -86,7 +87,8 @@ class Exits(Part):
                 if exit.pid in parts.workers.by_pid or parts.errands.runs(exit.pid):
                     # it must be observed, since nobody else will ever tell of it
                     self._missed.append(exit)
-        if exits:
+        if exits or self._generations != parts.ledger.pool.generations.keys():
+            self._generations = {*parts.ledger.pool.generations}
             parts.guard.run("orphans", self._look_for_orphans)
         parts.generations.forget_all_but(
             {*parts.ledger.pool.generations, parts.upgrades.preparing})
@@ -107,7 +109,10 @@ class Exits(Part):
         parts = self._parts
         living = {worker.id: worker.pid for worker in parts.ledger.pool.workers.values()}
         sockets = {os.fstat(each.socket.fileno()).st_ino for each in parts.listening.all}
-        for orphan in self._orphans.look(parts.processes.ours, living, sockets):
+        generations = {*parts.ledger.pool.generations}
+        if parts.upgrades.preparation is not None:
+            generations.add(parts.upgrades.preparing)
+        for orphan in self._orphans.look(parts.processes.ours, living, sockets, generations):
             # As what it leaves in its process group; and what this one leaves is found when it is
             # gone.
             parts.processes.adopt(orphan.pid)

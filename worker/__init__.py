@@ -48,7 +48,9 @@ class Info:
 
 
 def _is_worker() -> bool:
-    return os.environ.get("EINHORN_MASTER_PID") == str(os.getppid())
+    # A template has no seat.
+    return (os.environ.get("EINHORN_MASTER_PID") == str(os.getppid())
+            and "EINHORN_CHILD_INDEX" in os.environ)
 
 
 def info() -> Optional[Info]:

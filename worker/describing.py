@@ -6,7 +6,17 @@ Plain standard library from Python 3.9 on.
 import os
 import traceback
 
+# Of a traceback.
+LINES_TOLD = 20
 HERE = os.path.dirname(__file__)
+
+
+def app_traceback(error: BaseException) -> str:
+    """Its traceback, from the first place that isn't ours on."""
+    where = error.__traceback__
+    while where is not None and os.path.dirname(where.tb_frame.f_code.co_filename) == HERE:
+        where = where.tb_next
+    return "".join(traceback.format_exception(type(error), error, where or error.__traceback__))
 
 
 def one_line(text: str) -> str:

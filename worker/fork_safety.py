@@ -28,20 +28,25 @@ SAFE_NATIVE_THREADS = ("numpy", "scipy")
 SAFE_THREADS = ("opentelemetry.sdk", "sentry_sdk")
 # Memory that is there to be shared: nobody moves in it.
 SHARED_MEMORY = ("/dev/shm/", "/memfd:")
+# The worst first.
 ADVICE = {
-    "thread": "it doesn't run in workers: start it in each (gunicorn's post_fork or "
-              "post_worker_init), or when it is first needed",
-    "native thread": "it doesn't run in workers, and what it holds locked stays so: import what "
-                     "starts it in each worker, or see its documentation on fork",
     "connection": "workers would get one another's answers: close it when the app is imported (a "
                   "pool: empty it), and connect in each worker",
     "listening socket": "each worker would hold it, and nobody accepts there: open it in "
                         "gunicorn's when_ready, or in each worker",
-    "file": "workers would share its position and its locks: open it in each worker, or to append",
-    "event loop": "workers would share its descriptors: make it in each worker",
+    "thread": "it doesn't run in workers: start it in each (gunicorn's post_fork or "
+              "post_worker_init), or when it is first needed",
+    "native thread": "it doesn't run in workers, and what it holds locked stays so: import what "
+                     "starts it in each worker, or see its documentation on fork",
+    "temporary directory": "the first worker that ends removes it for all: make it in each worker",
     "child process": "it is no child of the workers, and need not outlive the template: start it "
                      "in each worker",
+    "event loop": "workers would share its descriptors: make it in each worker",
+    "file": "workers would share its position and its locks: close it when the app is imported (a "
+            "database: its connection), or open it in each worker; a log: open it to append",
 }
+# What SQLite has open beside a database (sqlite.org, "Temporary Files Used By SQLite").
+BESIDE_DATABASES = ("-wal", "-shm", "-journal")
 
 
 class Finding(NamedTuple):
@@ -145,8 +150,9 @@ class Watch:
     def findings(self) -> List[Finding]:
         """What there is now, the first ones."""
         self._look()
-        found = [*self._of_threads(), *self._of_descriptors(), *self._of_children(), *_of_gevent()]
-        return found[:MOST_FINDINGS]
+        found = [*self._of_threads(), *self._of_descriptors(), *self._of_children(), *_of_gevent(),
+                 *_of_temporary_directories()]
+        return in_order(found)[:MOST_FINDINGS]
 
     def connections_since(self, besides: Collection[int]) -> List[Finding]:
         """Those that a thread, say, has made after `findings` had looked; each is told once.
@@ -202,6 +208,18 @@ def _is_of(module: Optional[str], packages: Sequence[str]) -> bool:
     return any(("%s." % module).startswith(package + ".") for package in packages)
 
 
+def in_order(found: Sequence[Finding]) -> List[Finding]:
+    """The worst first, and what is the same told once."""
+    files = {each.what for each in found if each.kind == "file"}
+    counts: Dict[Finding, int] = {}
+    for each in sorted(found, key=lambda each: [*ADVICE].index(each.kind)):
+        beside = next((end for end in BESIDE_DATABASES if each.what.endswith(end)), None)
+        if each.kind != "file" or beside is None or each.what[:-len(beside)] not in files:
+            counts[each] = counts.get(each, 0) + 1
+    return [each if count == 1 else each._replace(what="%s (%d times)" % (each.what, count))
+            for each, count in counts.items()]
+
+
 def _described(thread: threading.Thread) -> str:
     target: Any = getattr(thread, "_target", None) or type(thread)
     function = getattr(target, "__func__", target)
@@ -223,7 +241,7 @@ def _of_descriptor(name: str, link: str, logs: Collection[int]) -> Optional[Tupl
     if link.startswith("socket:"):
         return _of_socket(fd)
     if link == "anon_inode:[eventpoll]":
-        return "event loop", "that waits by epoll (descriptor %d)" % fd
+        return "event loop", "that waits by epoll"
     if not link.startswith("/") or link.startswith(SHARED_MEMORY):
         return None
     try:
@@ -282,6 +300,15 @@ def _of_gevent() -> Iterator[Finding]:
     module: Any = sys.modules.get("gevent._hub_local")
     if module is not None and module.get_hub_if_exists() is not None:
         yield Finding("event loop", "gevent's hub", None)
+
+
+def _of_temporary_directories() -> Iterator[Finding]:
+    """Whoever has one removes it at its end, and so does each fork."""
+    module: Any = sys.modules.get("weakref")
+    for each in list(getattr(getattr(module, "finalize", None), "_registry", {}).values()):
+        if getattr(getattr(each, "func", None), "__qualname__", "") == (
+                "TemporaryDirectory._cleanup"):
+            yield Finding("temporary directory", str((each.args or ("?",))[0]), None)
 
 
 def _logs() -> Set[int]:

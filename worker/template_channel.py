@@ -19,11 +19,10 @@ import os
 import select
 import socket
 import sys
-import traceback
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from . import template_forking, template_marks, template_messages, template_started
-from .describing import describe
+from .describing import LINES_TOLD, app_traceback, describe
 from .template_forking import FIRST_FD
 from .template_started import resolved
 
@@ -36,6 +35,7 @@ class Channel:
         self.master: int = instructions["master"]
         self.reserved: int = instructions["reserved"]
         self.wrapped = bool(instructions.get("wrapped"))
+        self.by_itself = bool(instructions.get("by_itself"))
         self._when_taken = when_taken
         self._socket: Any = None
         self._answered = False
@@ -58,14 +58,15 @@ class Channel:
         self._socket.setblocking(True)
         self._when_taken()
         self.started = template_started.how_started(given)
-        if self.wrapped:
+        if os.getppid() != self.master:
             template_forking.die_with_parent()
         leave_bundle(given["bundle"])
         sys.path[:] = resolved(sys.path)
 
-    def failed(self, error: str) -> None:
-        """Tell the master that there will be no template; `error`: one line."""
-        self.answer({"error": error})
+    def failed(self, error: str, lines: Sequence[str] = ()) -> None:
+        """Tell the master that there will be no template; `error`: one line; `lines`: of a
+        traceback."""
+        self.answer({"error": error, **({"lines": list(lines)} if lines else {})})
 
     def answer(self, content: Mapping[str, Any]) -> None:
         """Tell the master what came of it, once."""
@@ -82,11 +83,13 @@ class Channel:
         try:
             yield
         except SystemExit as exit:
-            self.failed("gunicorn exited with %s" % exit.code)
+            who = "it" if "file" in self.instructions or self.by_itself else "gunicorn"
+            self.failed("%s exited with %s" % (who, exit.code))
             raise
         except Exception as problem:
-            traceback.print_exc()
-            self.failed(describe(problem))
+            printed = app_traceback(problem)
+            print(printed, end="", file=sys.stderr, flush=True)
+            self.failed(describe(problem), printed.splitlines()[-LINES_TOLD:])
             sys.exit(1)
 
     def receive(self, patience: Optional[float]) -> Optional[Tuple[bytes, List[int]]]:

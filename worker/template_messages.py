@@ -117,9 +117,10 @@ def imported(seconds: float, findings: Sequence[Mapping[str, Optional[str]]]) ->
     return _message("say", "imported", seconds=seconds, findings=[dict(each) for each in findings])
 
 
-def not_imported(error: str) -> bytes:
-    """Tell that it can't be; `error`: one line."""
-    return _message("say", "not_imported", error=_line(error))
+def not_imported(error: str, lines: Sequence[str]) -> bytes:
+    """Tell that it can't be; `error`: one line; `lines`: the last ones of a traceback."""
+    return _message("say", "not_imported", error=_line(error),
+                    lines=[line[:1000] for line in lines])
 
 
 def read(data: bytes) -> Dict[str, Any]:

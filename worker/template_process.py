@@ -13,10 +13,10 @@ import sys
 import threading
 import time
 import traceback
-from typing import Any, Callable, Iterable, List, Mapping, NoReturn, Optional
+from typing import Any, Callable, List, Mapping, NoReturn, Optional
 
 from . import fork_safety, template_forking, template_messages
-from .describing import describe
+from .describing import LINES_TOLD, app_traceback, describe
 from .template_channel import Channel
 
 # A worker, or a template, that could not import the app.
@@ -32,6 +32,7 @@ def share() -> None:
     worker would write to all of it, and so give each a copy of its own (see gc.freeze in Python's
     library)."""
     gc.collect()
+    _streams[:] = open_streams()
     gc.freeze()
 
 
@@ -54,14 +55,22 @@ def end(code: Any) -> NoReturn:
     os._exit(code & 0xFF)
 
 
+# Those that were there before the fork.
+_streams: List[Any] = []
+
+
+def open_streams() -> List[Any]:
+    """All of this process that may hold back what was written; whatever was frozen isn't seen."""
+    # `type`: no object's own word, which may be the app's code, is asked for.
+    return [each for each in gc.get_objects()
+            if issubclass(type(each), (io.TextIOBase, io.BufferedIOBase))]
+
+
 def write_out() -> None:
-    """Write what open files hold back; whoever looks for them pays for it, so that is done only
-    where a file is open for writing."""
-    streams: Iterable[Any] = (sys.stdout, sys.stderr)
+    """Write what open files hold back."""
+    streams = [sys.stdout, sys.stderr]
     if fork_safety.writes_files():
-        gc.unfreeze()
-        streams = [each for each in gc.get_objects()
-                   if isinstance(each, (io.TextIOBase, io.BufferedIOBase))]
+        streams += [*_streams, *open_streams()]
     for stream in streams:
         with contextlib.suppress(Exception):
             stream.flush()
@@ -120,7 +129,11 @@ class TemplateProcess:
             self.imported(self.preload, fork_safety.Watch())
         elif what == "leave":
             self.leave(message)
-            sys.exit(0)
+            if self.watch is None:
+                sys.exit(0)
+            # What the app has registered or begun is its workers' business, and may hang.
+            write_out()
+            os._exit(0)
         return False
 
     def preload(self) -> None:
@@ -136,11 +149,14 @@ class TemplateProcess:
         try:
             load()
         except BaseException as error:
-            if not isinstance(error, CannotImport):
-                traceback.print_exc()
-            why = str(error) if isinstance(error, CannotImport) else describe(error)
-            self.channel.say(template_messages.not_imported(why))
-            sys.exit(IMPORT_ERROR)
+            known = isinstance(error, CannotImport)
+            printed = "" if known else app_traceback(error)
+            with contextlib.suppress(Exception):
+                print(printed, end="", file=sys.stderr, flush=True)
+                sys.stdout.flush()
+            self.channel.say(template_messages.not_imported(
+                str(error) if known else describe(error), printed.splitlines()[-LINES_TOLD:]))
+            os._exit(IMPORT_ERROR)
         finally:
             watch.end()
         share()

@@ -14,6 +14,7 @@ import time
 from typing import Any, Callable, List, Mapping, NoReturn, Optional
 
 from . import fork_safety, template_forking, template_messages
+from .describing import LINES_TOLD, app_traceback, describe
 from .template_channel import Channel
 from .template_process import TemplateProcess, end, share
 
@@ -31,6 +32,12 @@ class Begun:
         self.at = time.monotonic()
         self.channel.take()
         self.watch.begin()
+        self.excepthook, sys.excepthook = sys.excepthook, self.failed
+
+    def failed(self, kind: Any, error: BaseException, where: Any) -> None:
+        """Tell the master of what ends this process, beside what Python prints of it."""
+        self.channel.failed(describe(error), app_traceback(error).splitlines()[-LINES_TOLD:])
+        self.excepthook(kind, error, where)
 
 
 def begin() -> Optional[Begun]:
@@ -57,6 +64,7 @@ def _is_socket(fd: int) -> bool:
 def fork_here(begun: Begun) -> None:
     """Be the template until it is over; returns in each worker."""
     begun.watch.end()
+    sys.excepthook = begun.excepthook
     share()
     process = ProgramTemplate(begun.channel)
     process.watch = begun.watch

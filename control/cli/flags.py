@@ -89,10 +89,19 @@ def _flag(setting: Setting) -> click.Option:
         names = [*(f"{flag}/ " for flag in names[:-1]), f"{names[-1]}/{setting.off}"]
     said = default is None or setting.switch or "Default:" in setting.help
     offered = setting.choices or KINDS.get(setting.metavar)
-    return click.Option([setting.name, *names], is_flag=setting.switch, default=None,
+    kind = WithMode if setting.alone else click.Option
+    return kind([setting.name, *names], is_flag=setting.switch, default=None,
                         multiple=setting.many, metavar=None if setting.switch else setting.metavar,
                         help=setting.help if said else f"{setting.help}  Default: {default}.",
                         shell_complete=suggest(offered) if offered else None)
+
+
+class WithMode(click.Option):
+    """One that may stand alone, or has its value behind an equals sign."""
+
+    def get_help_record(self, context: click.Context) -> tuple[str, str] | None:
+        record = super().get_help_record(context)
+        return None if record is None else (record[0].replace(" [=", "[="), record[1])
 
 
 def _refuse(flag: str, why: str, context: click.Context, parameter: click.Parameter,

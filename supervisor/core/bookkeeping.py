@@ -61,9 +61,9 @@ def scaled(pool: Pool, target: int) -> Pool:
 
 
 def count_failure(pool: Pool, number: int, reason: str, error: str | None, lines: tuple[str, ...],
-                  now: float) -> Pool:
-    """A start of this generation failed: hold its next one back, longer each time until one of its
-    workers has settled, and charge the upgrade that wants it."""
+                  now: float, who: str = "a worker") -> Pool:
+    """A start of this generation failed, that of `who`: hold its next one back, longer each time
+    until one of its workers has settled, and charge the upgrade that wants it."""
     generation = pool.generations[number]
     recovered = any(
         worker.generation == number and worker.state is State.READY and worker.ready_at is not None
@@ -78,7 +78,7 @@ def count_failure(pool: Pool, number: int, reason: str, error: str | None, lines
     if upgrade is None or upgrade.to_generation != number or upgrade.rolling_back:
         return pool
     return replace(pool, upgrade=replace(
-        upgrade, failures=upgrade.failures + 1, reason=f"a worker {reason}", error=error,
+        upgrade, failures=upgrade.failures + 1, reason=f"{who} {reason}", error=error,
         lines=lines))
 
 

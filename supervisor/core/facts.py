@@ -86,11 +86,13 @@ class TemplateKilled:
 
 @dataclass(frozen=True, slots=True)
 class TemplateGone:
-    """`reason`: how it ended, as a predicate; `error`: its own word on why."""
+    """`reason`: how it ended, as a predicate; `error`: its own word on why, `lines`: the last ones
+    of a traceback."""
 
     generation: int
     reason: str
     error: str | None = None
+    lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

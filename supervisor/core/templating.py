@@ -38,8 +38,8 @@ def not_safe(findings: Sequence[Finding]) -> str:
     """Why a release is refused, by what its template has found of itself."""
     first = findings[0]
     since = f", since the import of {first.module}" if first.module else ""
-    more = f", and {len(findings) - 1} more" if len(findings) > 1 else ""
-    return f"it is not safe to fork: {first.kind} {first.what}{since}{more}"
+    more = f", and {len(findings) - 1} more (einhornpy status)" if len(findings) > 1 else ""
+    return f"the release is not safe to fork: {first.kind} {first.what}{since}{more}"
 
 
 def observed(pool: Pool, event: facts.OfTemplate, now: float) -> Pool:
@@ -96,8 +96,8 @@ def _gone(pool: Pool, template: Template, event: facts.TemplateGone, now: float)
                                         not_before=not_before))
     if first or number not in pool.generations:
         return pool
-    reason = f"cannot be forked: its template {template.killed or event.reason}"
-    return count_failure(pool, number, reason, event.error, (), now)
+    return count_failure(pool, number, template.killed or event.reason, event.error, event.lines,
+                         now, who="its template")
 
 
 def forked(pool: Pool, worker: Worker, event: facts.Forked) -> Pool:

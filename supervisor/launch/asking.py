@@ -16,6 +16,7 @@ from ..core import worker_environment
 from ..core.facts import how_it_ended
 from ..core.generation import Finding, Started
 from ..core.worker_environment import FIRST_FD
+from ..logs.output import LAST_LINES
 from ..sockets import rivals
 from ..system import plain_data
 from ..system.attributes import Attributes
@@ -198,7 +199,9 @@ class Asking:
             if not isinstance(said, dict):
                 continue
             if isinstance(said.get("error"), str):
-                return Refused(CANNOT_BE_READ, said["error"])
+                lines = said.get("lines")
+                return Refused(CANNOT_BE_READ, said["error"], lines=tuple(
+                    map(str, lines if isinstance(lines, list) else ()))[-LAST_LINES:])
             if isinstance(said.get("settings"), dict) and self._channel is not None:
                 if said.get("version") != template_messages.VERSION:
                     return Refused(CANNOT_BE_READ, f"its template speaks {said.get('version')!r}")
@@ -230,8 +233,8 @@ class Asking:
     def cancel(self) -> None:
         """Stop without a word; a process that is still there is killed."""
         if self._channel is not None and self.pid is not None:
-            if isinstance(self._start, Gunicorn) and self._start.wrapped:
-                # What stands before gunicorn may have put it into a group of its own.
+            if not isinstance(self._start, Gunicorn) or self._start.wrapped:
+                # What stands before it may have put it into a group of its own.
                 self._processes.kill_tree(self.pid)
             else:
                 self._processes.signal(self.pid, signal.SIGKILL, group=True)

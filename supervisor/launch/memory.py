@@ -138,12 +138,12 @@ def memory(pid: int) -> int | None:
 
 
 def own_memory(pid: int) -> int:
-    """Bytes of a process that only its end gives back, and that another one like it needs: all but
-    the pages of files, and of those that it shares, with its template for instance, its part
-    (proc(5), `smaps_rollup`); where we may not see that, all of them (`status`). 0 if it is
-    gone."""
+    """Bytes of a process that only its end gives back, and that another one like it needs: what it
+    has written to, and shares with nobody (proc(5), `smaps_rollup`). What it shares with its
+    template and siblings doesn't count: its part of that changes as they come and go. Where we may
+    not see that, all but the pages of files (`status`). 0 if it is gone."""
     try:
-        return _proportional(pid)
+        return numbers(_text(Path(f"/proc/{pid}/smaps_rollup")))["Private_Dirty:"] << 10
     except (OSError, KeyError):
         pass
     try:
@@ -154,10 +154,11 @@ def own_memory(pid: int) -> int:
 
 
 def group_memory(groups: Iterable[int], enough: int) -> dict[int, int]:
-    """Bytes that each process group uses. Resident bytes count shared pages in every process that
-    has them, and pages of files; where they come to `enough` or more, the proportional set size
-    without those of files (proc(5), `smaps_rollup`) is asked, which costs more to find. Empty where
-    /proc can't be read: out of descriptors, for instance."""
+    """Bytes that each process group has of its own. Resident bytes count shared pages in every
+    process that has them, and pages of files; where they come to `enough` or more, `own_memory` is
+    asked, which costs more to find; of a group of several processes the proportional set size
+    without files, since they share with each other. Empty where /proc can't be read: out of
+    descriptors, for instance."""
     wanted = set(groups)
     members: dict[int, list[int]] = {}
     try:
@@ -172,7 +173,12 @@ def group_memory(groups: Iterable[int], enough: int) -> dict[int, int]:
     found = {}
     for group, pids in members.items():
         resident = sum(memory(pid) or 0 for pid in pids)
-        found[group] = resident if resident < enough else sum(map(_proportional_or_all, pids))
+        if resident < enough:
+            found[group] = resident
+        elif len(pids) == 1:
+            found[group] = own_memory(pids[0])
+        else:
+            found[group] = sum(map(_proportional_or_all, pids))
     return found
 
 

@@ -15,7 +15,7 @@ from .recognition import Refused, first_lines, interpreter_of, is_python
 
 # They start their workers, or serve, by themselves: nobody of theirs calls template().
 _SERVERS = ("uvicorn", "hypercorn", "granian", "daphne", "waitress-serve", "uwsgi")
-_WORKER_CLASS = {"uvicorn": "gunicorn -k uvicorn_worker.UvicornWorker, or ",
+_WORKER_CLASS = {"uvicorn": "gunicorn -k uvicorn_worker.UvicornWorker or -k asgi, or ",
                  "hypercorn": "gunicorn -k asgi, or ", "daphne": "gunicorn -k asgi, or "}
 
 
@@ -64,6 +64,13 @@ def check(settings: Settings, words: Sequence[str]) -> None:
                       "by the one that runs the command", bad_input=True)
 
 
+def check_gunicorn(settings: Settings) -> None:
+    """Raises Refused: what is meant for other programs is given for gunicorn."""
+    if settings.preload_file is not None and passed_over(settings) is None:
+        raise Refused("-p: gunicorn imports the app by itself: expected --preload, without a file",
+                      bad_input=True)
+
+
 def is_python_file(path: str) -> bool:
     """Whether a file is Python's, by its name or its first line.
 
@@ -87,7 +94,10 @@ def passed_over(settings: Settings) -> str | None:
 
 def mode(settings: Settings) -> Preload:
     """Whether and how a command that is no gunicorn is to become a template."""
-    if (settings.preload_file is not None and not settings.given("preload")
-            and passed_over(settings) is None):
-        return Preload.WARN
+    if settings.preload_file is not None and passed_over(settings) is None:
+        if not settings.given("preload"):
+            return Preload.WARN
+        if settings.preload is Preload.OFF:
+            raise Refused("--preload=off: -p loads a file for all workers: expected one of them",
+                          bad_input=True)
     return settings.preload

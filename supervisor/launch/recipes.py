@@ -107,6 +107,7 @@ class Preparation:
             if self._gunicorn is None:
                 self._end(self._without_gunicorn())
                 return
+            programs.check_gunicorn(self._settings)
             question = Question(
                 self._number, self._gunicorn, self._directory, self._environment,
                 self._variables(self._environment), self._release, self._number > 1,

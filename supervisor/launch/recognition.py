@@ -26,12 +26,14 @@ WHAT_TO_TYPE = ("name gunicorn itself as the command (einhornpy -- gunicorn app:
 
 
 class Refused(RuntimeError):
-    """`error`: what the program that was asked said itself, if anything. `bad_input`: the settings
-    can't be meant so."""
+    """`error`: what the program that was asked said itself, if anything; `lines`: the last ones of
+    a traceback. `bad_input`: the settings can't be meant so."""
 
-    def __init__(self, reason: str, error: str | None = None, bad_input: bool = False) -> None:
+    def __init__(self, reason: str, error: str | None = None, bad_input: bool = False,
+                 lines: tuple[str, ...] = ()) -> None:
         super().__init__(reason)
         self.error = error
+        self.lines = lines
         self.bad_input = bad_input
 
 

@@ -28,7 +28,9 @@ class Fork:
 class Template:
     """`pid`: the process that we have started; `own_pid`: the template's, where something stands in
     between. `gone`: how it ended, and until when its last words are waited for. `error`: its own
-    word on why. `version`: of the messages that it understands."""
+    word on why, with `lines` of a traceback; `failed`: as a predicate. `deaf_until`: it hears us no
+    more, and is killed then if it has not ended. `version`: of the messages that it understands.
+    """
 
     generation: int
     pid: int
@@ -38,6 +40,9 @@ class Template:
     forks: dict[int, Fork] = field(default_factory=dict)
     gone: tuple[str, float] | None = None
     error: str | None = None
+    lines: tuple[str, ...] = ()
+    failed: str | None = None
+    deaf_until: float | None = None
     version: int = template_messages.VERSION
 
     @property
@@ -61,9 +66,10 @@ class Template:
             self.channel.send(message, [*descriptors])
 
     def kill(self, processes: Processes) -> None:
-        if self.own_pid in (0, self.pid):
+        # What stands before it may have put it into a group of its own.
+        if self.own_pid == self.pid:
             processes.signal(self.pid, signal.SIGKILL, group=True)
-        else:  # what stands before it may have put it into a group of its own
+        else:
             processes.kill_tree(self.pid)
 
     def end_own(self, processes: Processes) -> None:

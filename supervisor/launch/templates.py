@@ -17,6 +17,7 @@ from ..core.facts import how_it_ended
 from ..core.generation import Recipe
 from ..core.pool import State as WorkerState
 from ..core.template import LEAVE_SECONDS, TemplateState
+from ..logs.output import LAST_LINES
 from ..reporting.events import Entry, Event
 from ..system.attributes import Attributes
 from ..system.ledger import Ledger
@@ -28,9 +29,9 @@ from . import bundle
 from .asking import Answer, Asking, Imported, Question, imported
 from .channel import Channel
 from .prepared import Generations
-from .programs import program_of
+from .programs import Program, program_of
 from .recipes import again
-from .recognition import Refused
+from .recognition import Gunicorn, Refused
 from .template import Fork, KeptTemplate, Template
 
 # After its death, whoever it was just forking has so many seconds to say so.
@@ -39,6 +40,7 @@ LAST_WORDS = 2.0
 HELD_SECONDS = 0.05
 # One that has nothing more to do leaves within so many seconds.
 WITHOUT_HOOK_SECONDS = 3.0
+COULD_NOT_IMPORT = "could not import the app"
 
 
 class Templates(Part):
@@ -99,7 +101,7 @@ class Templates(Part):
         start = self._generations.prepared[generation].gunicorn or program_of(recipe)
         template = Template(generation, 0)
         template.asking = Asking(self._processes, self._loop, self._attributes, self.bundle,
-                                 lambda result: self._answered(template, result))
+                                 lambda result: self._answered(template, start, result))
         template.pid = template.asking.begin(again(Question(
             generation, start, recipe.directory, recipe.environment,
             self.variables(generation, recipe.environment), recipe.release, workers=self._workers,
@@ -107,10 +109,13 @@ class Templates(Part):
         self._all.append(template)
         return template.pid
 
-    def _answered(self, template: Template, result: Answer | Refused) -> None:
+    def _answered(self, template: Template, start: Gunicorn | Program,
+                  result: Answer | Refused) -> None:
         template.asking = None
         if isinstance(result, Refused):
-            template.error = result.error or str(result)
+            template.error, template.lines = result.error or str(result), result.lines
+            if result.error is not None and isinstance(start, Program):
+                template.failed = COULD_NOT_IMPORT
             return  # its exit follows
         template.own_pid, template.channel = result.pid, result.channel
         self._hear(template)
@@ -124,7 +129,8 @@ class Templates(Part):
 
     def _imported(self, template: Template, result: Imported | None) -> None:
         known = self._ledger.pool.templates.get(template.generation)
-        if result is not None and known is not None and known.state is TemplateState.STARTING:
+        if (result is not None and known is not None and template.gone is None
+                and known.state is TemplateState.STARTING):
             self._ledger.observe(facts.TemplateReady(
                 template.generation, result.seconds, result.findings))
 
@@ -235,11 +241,8 @@ class Templates(Part):
             known = self._ledger.pool.templates.get(template.generation)
             if template.gone is None and (known is None or (
                     known.state is not TemplateState.LEAVING and known.killed is None)):
-                # A configuration has closed what it doesn't know.
-                if known is not None:
-                    self._ledger.observe(facts.TemplateKilled(
-                        template.generation, "hears the master no more"))
-                template.kill(self._processes)
+                # It is about to end; or a configuration has closed what it doesn't know.
+                template.deaf_until = time.monotonic() + LAST_WORDS
             self._fail_forks(template)
             self._forget_if_over(template)
             return
@@ -249,7 +252,8 @@ class Templates(Part):
             case "imported":
                 self._imported(template, imported(message))
             case "not_imported":
-                template.error = message["error"]
+                template.failed, template.error = COULD_NOT_IMPORT, message["error"]
+                template.lines = tuple(map(str, message.get("lines", ())))[-LAST_LINES:]
             case "cannot":
                 asked = template.forks.get(message["worker"])
                 if asked is not None:
@@ -287,7 +291,8 @@ class Templates(Part):
         template.end_own(self._processes)
         if exit.error is not None:
             template.error = exit.error
-        template.gone = (how_it_ended(exit.status), time.monotonic() + LAST_WORDS)
+        template.gone = (template.failed or how_it_ended(exit.status),
+                         time.monotonic() + LAST_WORDS)
         if template.channel is not None:
             template.channel.read()
         self._forget_if_over(template)
@@ -300,14 +305,16 @@ class Templates(Part):
         self._all.remove(template)
         self._fail_forks(template)
         if template.generation in self._ledger.pool.templates:
-            self._ledger.observe(
-                facts.TemplateGone(template.generation, template.gone[0], template.error))
+            self._ledger.observe(facts.TemplateGone(
+                template.generation, template.gone[0], template.error, template.lines))
 
     @property
     def deadline(self) -> float | None:
         if self._fresh:
             return 0.0
         ends = [each.gone[1] for each in self._all if each.gone is not None]
+        ends += [each.deaf_until for each in self._all
+                 if each.deaf_until is not None and each.gone is None]
         if any(each.held for each in self._all):
             ends.append(self._again_at)
         return min(ends, default=None)
@@ -324,9 +331,19 @@ class Templates(Part):
                 if template.channel is not None and template.channel.held:
                     template.channel.go_on()
         for template in list(self._all):
+            if template.gone is None and template.deaf_until is not None and (
+                    now >= template.deaf_until):
+                template.deaf_until = None
+                self._kill_deaf(template)
             if template.gone is not None and now >= template.gone[1] and template.channel:
                 template.channel.close()
                 self._heard(template, None)
+
+    def _kill_deaf(self, template: Template) -> None:
+        if template.generation in self._ledger.pool.templates:
+            self._ledger.observe(facts.TemplateKilled(
+                template.generation, "hears the master no more"))
+        template.kill(self._processes)
 
     def _end_those_of_other_versions(self) -> None:
         """One speaks as the master that has made it, which may have been of another version of

@@ -340,7 +340,7 @@ class Settings:
         False, "--warm-up-per-worker",
         help="Warm up each worker, also where its template has been warmed up (--preload).")
     preload: Preload = setting(
-        Preload.OFF, "--preload", parse=parsers.preload, metavar="warn|strict|auto|off",
+        Preload.OFF, "--preload", parse=parsers.preload, metavar="[=warn|strict|auto|off]",
         choices=(*Preload,), alone="warn", reload=Reload.NEXT_GENERATION,
         help="Import the app once, and fork the workers of a generation from there. What isn't "
              "safe to fork is told (warn, as the flag alone), refuses the release (strict), or "

@@ -17,7 +17,7 @@ import re
 from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from ..core.worker_environment import GENERATION, MASTER, SEAT, WORKER
+from ..core.worker_environment import GENERATION, MASTER, PLACEHOLDER, SEAT, WORKER
 from . import descriptors
 from .processes import children, started
 
@@ -41,10 +41,11 @@ class Orphans:
         # Process groups that workers which are gone have left: who was their leader.
         self.groups: dict[int, Orphan] = {}
 
-    def look(self, ours: Container[int], living: Mapping[int, int],
-             sockets: Collection[int]) -> list[Orphan]:
-        """Those that workers have left which are gone. `ours`: pids that need no look; `living`:
-        the pids of workers, by id; `sockets`: the inodes of our listening sockets."""
+    def look(self, ours: Container[int], living: Mapping[int, int], sockets: Collection[int],
+             generations: Container[int]) -> list[Orphan]:
+        """Those that workers have left which are gone, or templates of generations that are.
+        `ours`: pids that need no look; `living`: the pids of workers, by id; `sockets`: the inodes
+        of our listening sockets; `generations`: those in use."""
         # As long as somebody is in a group, nobody else gets its number.
         self.groups = {
             group: leader for group, leader in self.groups.items()
@@ -53,7 +54,9 @@ class Orphans:
         self._seen = {
             pid: self._seen.get(pid) or _marked(pid) or self._in_a_group(pid) for pid in strangers}
         left = [
-            each for each in self._seen.values() if each is not None and each.worker not in living]
+            each for each in self._seen.values() if each is not None and (
+                each.generation not in generations if each.worker is None
+                else each.worker not in living)]
         unmarked = [
             pid for pid, orphan in self._seen.items() if orphan is None and _holds(pid, sockets)]
         return left + _older_than(unmarked, living.values())
@@ -94,6 +97,10 @@ def _marked(pid: int) -> Orphan | None:
     except OSError:
         return None
     found = [words.get(name.encode(), b"") for name in (MASTER, WORKER, SEAT, GENERATION)]
+    if found[1] == PLACEHOLDER.encode():  # a template's, or of a worker that it is just forking
+        of_template = all(re.fullmatch(rb"[0-9]{1,18}", found[place]) for place in (0, 3))
+        return (Orphan(pid, None, None, int(found[3]))
+                if of_template and int(found[0]) == os.getpid() else None)
     if not all(re.fullmatch(rb"[0-9]{1,18}", each)
                for each in found) or int(found[0]) != os.getpid():
         return None

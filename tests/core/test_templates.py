@@ -327,7 +327,7 @@ def test_strict_refuses_what_is_not_safe_to_fork() -> None:
     upgrade = world.pool.upgrade
     assert upgrade is not None
     assert (upgrade.outcome, upgrade.cause) == ("rolled-back", "unfit")
-    assert upgrade.reason == ("it is not safe to fork: thread 'beat', since the import of "
+    assert upgrade.reason == ("the release is not safe to fork: thread 'beat', since the import of "
                               "app.clock")
     assert {worker.generation for worker in world.pool.workers.values()} == {1}
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ..airbag import check
-from ..harness import Master, get
+from ..harness import Master, children, get, wait_gone, wait_until
 from ..load import Load
 from ..whole.test_no_lost_request import CLASSES
 
@@ -209,7 +209,7 @@ def test_strict_refuses_it(start: Start, place: Path) -> None:
     (place / "app.py").write_text("import clock\n" + APP)
     refused = master.cli("upgrade")
     assert refused.returncode == 5
-    assert "it is not safe to fork: thread 'clock'" in refused.stderr
+    assert "the release is not safe to fork: thread 'clock'" in refused.stderr
     assert "since the import of clock" in refused.stderr
     assert workers(master) == before
     assert master.cli("status").returncode == 5
@@ -218,7 +218,7 @@ def test_strict_refuses_it(start: Start, place: Path) -> None:
 def test_strict_refuses_a_first_start(start: Start, place: Path) -> None:
     master = begin(start, place, app="import clock\n" + APP, preload="--preload=strict")
     assert master.wait_exit() == 3
-    assert "it is not safe to fork" in master.log()
+    assert "the release is not safe to fork" in master.log()
 
 
 def test_auto_lets_each_worker_import_it(start: Start, place: Path) -> None:
@@ -491,3 +491,121 @@ def worker_exit(server, worker):
     gone = [line for line in master.log().splitlines() if "worker gone" in line]
     assert len(gone) == 2
     assert all("status=0" in line for line in gone)
+
+
+# --- what an app may do as it is imported ---
+
+
+def release(master: Master, place: Path, code: str) -> str:
+    """Upgrade to a release that does this at its import, and is refused; return what was said."""
+    (place / "app.py").write_text(code)
+    refused = master.cli("upgrade")
+    assert refused.returncode == 5, refused.stdout + refused.stderr
+    return refused.stdout + refused.stderr
+
+
+def test_how_an_import_has_failed_is_told(start: Start, place: Path) -> None:
+    """And nothing else, and not after any longer time than it takes."""
+    master = begin(start, place)
+    master.wait_ready()
+    said = release(master, place, "def wsgi(): pass\nimport no_such_module\n")
+    assert "its template could not import the app: ModuleNotFoundError: No module" in said
+    assert "    import no_such_module" in said, "the last lines of its traceback"
+    assert "template_process" not in said
+    said = release(master, place, "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    assert "its template was ended by signal 11" in said
+    said = release(master, place, "import os\nos._exit(7)\n")
+    assert "its template exited with code 7" in said
+    said = release(master, place, """
+import atexit, threading
+wait = threading.Event().wait
+threading.Thread(target=wait).start()
+atexit.register(wait)
+raise ValueError("boom")
+""")
+    assert "its template could not import the app: ValueError: boom" in said
+    assert "hears the master no more" not in master.log()
+    assert "did not" not in master.log()
+
+
+def test_an_app_that_becomes_a_daemon_is_refused_and_leaves_nobody(start: Start,
+                                                                   place: Path) -> None:
+    master = begin(start, place)
+    master.wait_ready()
+    daemon = "import os, threading\nif os.fork():\n    os._exit(0)\nos.setsid()\n"
+    assert "its template exited with code 0" in release(master, place, daemon + APP)
+    release(master, place, daemon + "threading.Event().wait()\n")
+    known = {each["pid"] for each in master.status()["templates"]} | workers(master)
+    wait_until(lambda: {pid for pid, _ in children(master.pid)} <= known, "nobody else", master.log)
+    assert "internal error" not in master.log()
+    assert get(master.address)[0] == 200
+
+
+def test_a_program_that_hangs_behind_another_session_leaves_nobody(start: Start,
+                                                                   place: Path) -> None:
+    master = run(start, place, FORKS, "--preload", "--ready-timeout", "2",
+                 words=("setsid", "-w", "python", "serve.py"))
+    master.wait_ready()
+    (place / "serve.py").write_text(
+        "import einhornpy.worker, threading\nthreading.Event().wait()\n")
+    assert master.cli("upgrade", "--max-failures", "1").returncode == 5
+    known = {each["pid"] for each in master.status()["templates"]} | workers(master)
+    for pid, _ in children(template(master, 1)["pid"]):
+        known.add(pid)
+    wait_until(lambda: {pid for pid, _ in children(master.pid)} <= known, "nobody else", master.log)
+
+
+def test_a_program_behind_a_shell_ends_with_its_master(start: Start, place: Path) -> None:
+    master = run(start, place, "import einhornpy.worker, os, threading\n"
+                 "open('began', 'w').write(str(os.getpid()))\nthreading.Event().wait()\n",
+                 "--preload", words=("sh", "-c", "python serve.py; true"))
+    pid = int(wait_until(lambda: (place / "began").exists() and (place / "began").read_text(),
+                         "the program", master.log))
+    os.kill(master.pid, signal.SIGKILL)
+    wait_gone(pid)
+
+
+def test_what_ends_a_program_is_told(start: Start, place: Path) -> None:
+    master = run(start, place, "import einhornpy.worker\nraise RuntimeError('no such queue')\n",
+                 "--preload", "--max-failures", "1")
+    assert master.wait_exit() == 3
+    assert "RuntimeError: no such queue" in master.wait_log("giving up")
+
+
+def test_the_limit_of_memory_counts_what_is_a_workers_own(start: Start, place: Path) -> None:
+    """Its part of what it shares grows as others go."""
+    app = APP + "\nDATA = [{'a': str(number)} for number in range(150_000)]\n"
+    (place / "app.py").write_text(app)
+    master = start("-n", "4", "-b", "127.0.0.1:0", "--preload", "--max-memory", "25M", "--",
+                   "gunicorn", "app:wsgi")
+    master.wait_ready()
+    recorder = master.record()
+    assert master.cli("scale", "1").returncode == 0
+    (only,) = master.wait_status(lambda status: len(status["workers"]) == 1)["workers"]
+    for _ in range(2):  # each looks at the memory
+        assert get(master.address)[0] == 200
+        recorder.wait_for("worker-gone", 3)
+    assert master.cli("upgrade", "--canary", "1", "--hold", "6").returncode == 0
+    assert all(event["event"] != "worker-due" for event in recorder.events)
+    assert only["pid"] not in workers(master)
+
+
+def test_what_each_worker_would_remove_is_found(start: Start, place: Path) -> None:
+    app = "import tempfile\nPLACE = tempfile.TemporaryDirectory()\n" + APP
+    master = begin(start, place, app=app, preload="--preload=strict")
+    assert master.wait_exit() == 3
+    assert "not safe to fork: temporary directory" in master.log()
+
+
+@pytest.mark.parametrize(("flags", "line"), [
+    (("-p", "serve.py"), "-p: gunicorn imports the app by itself"),
+    (("--preload", "strict"), "joined by an equals sign: --preload=strict"),
+    (("--preload=nearly",), "expected warn, strict, auto or off")])
+def test_what_cannot_be_meant_is_one_line(start: Start, place: Path, flags: tuple[str, ...],
+                                          line: str) -> None:
+    (place / "serve.py").write_text("")
+    dashes = () if flags == ("--preload", "strict") else ("--",)
+    master = start("-n", "1", *flags, *dashes, "gunicorn", "app:wsgi")
+    assert master.wait_exit() == 2
+    assert line in master.log()
+    assert master.log().count("\n") == 1
