@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ..airbag import check
-from ..harness import Master, children, get, wait_gone, wait_until
+from ..harness import Master, children, get, keepers, wait_gone, wait_until
 from ..load import Load
 from ..whole.test_no_lost_request import CLASSES
 
@@ -100,7 +100,7 @@ def test_the_app_is_imported_once_a_generation(start: Start, place: Path, name: 
     upgraded = master.cli("upgrade")
     assert upgraded.returncode == 0
     assert "; its template imports the app\n" in upgraded.stdout
-    assert "ready, app imported in 0.0 s\n" in upgraded.stdout
+    assert "ready, app imported in " in upgraded.stdout
     assert imported_by(place) == [first, template(master, 2)["pid"]]
     assert get(master.address)[1].split()[0] == str(template(master, 2)["pid"])
 
@@ -550,8 +550,7 @@ def test_a_program_that_hangs_behind_another_session_leaves_nobody(start: Start,
         "import einhornpy.worker, threading\nthreading.Event().wait()\n")
     assert master.cli("upgrade", "--max-failures", "1").returncode == 5
     known = {each["pid"] for each in master.status()["templates"]} | workers(master)
-    for pid, _ in children(template(master, 1)["pid"]):
-        known.add(pid)
+    known |= {*keepers(master.pid)}
     wait_until(lambda: {pid for pid, _ in children(master.pid)} <= known, "nobody else", master.log)
 
 

@@ -180,7 +180,7 @@ watch = fork_safety.Watch()
 watch.begin()
 import app
 watch.end()
-assert [each.kind for each in watch.findings()] == ["listening socket", "connection"]
+assert [each.kind for each in watch.findings()] == ["connection", "listening socket"]
 assert watch.connections_since([]) == []
 second, given = (socket.create_connection(app.listener.getsockname()) for _ in range(2))
 assert [each.kind for each in watch.connections_since([given.fileno()])] == ["connection"]

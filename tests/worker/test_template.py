@@ -318,7 +318,7 @@ def test_an_error_in_the_settings_is_one_line(begin: Begin, site: Path, conf: st
     told = template.answer().pop("error")
     assert error.format(site=site) in told
     assert "\n" not in told
-    assert not template.answer()
+    assert template.answer().keys() <= {"lines"}
     assert wait(template.pid) != 0
 
 
