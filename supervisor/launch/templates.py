@@ -113,7 +113,9 @@ class Templates(Part):
                   result: Answer | Refused) -> None:
         template.asking = None
         if isinstance(result, Refused):
-            template.error, template.lines = result.error or str(result), result.lines
+            known = self._ledger.pool.templates.get(template.generation)
+            if result.error is not None or known is None or known.killed is None:
+                template.error, template.lines = result.error or str(result), result.lines
             if result.error is not None and isinstance(start, Program):
                 template.failed = COULD_NOT_IMPORT
             return  # its exit follows
