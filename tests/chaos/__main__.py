@@ -32,6 +32,8 @@ def main() -> int:
                         help="These kinds of faults alone.")
     parser.add_argument("--class", dest="worker_class", choices=CLASSES, default="gthread",
                         help="gunicorn's worker class.")
+    parser.add_argument("--preload", choices=("off", "warn", "strict", "auto"), default="off",
+                        help="How the app is preloaded.  Default: off.")
     parser.add_argument("--rate", type=float, default=60.0, help="Requests a second.  Default: 60.")
     parser.add_argument("--clients", type=int, default=3,
                         help="How many give commands at the same time.  Default: 3.")
@@ -47,7 +49,7 @@ def main() -> int:
     plan = Plan(seed, given.seconds, given.only or list(KINDS), frozenset(given.without),
                 given.first if given.round is None else given.round,
                 None if given.round is None else 1, clients=given.clients, rate=given.rate,
-                worker_class=given.worker_class, stop_at_first=given.stop_at_first,
+                worker_class=given.worker_class, preload=given.preload, stop_at_first=given.stop_at_first,
                 longest=given.longest)
     story = Story(seed, given.verbose)
     adopt_orphans()

@@ -52,6 +52,7 @@ class Plan:
     clients: int = 3
     rate: float = 60.0
     worker_class: str = "gthread"
+    preload: str = "off"
     stop_at_first: bool = False
     longest: float = 60.0
 
@@ -79,8 +80,9 @@ class Round:
 
 def run(plan: Plan, directory: Path, story: Story) -> None:
     """Rounds until the time is over; what went wrong stands in the story."""
-    story.tell(f"seed {plan.seed}, {plan.seconds:g} s, {plan.worker_class}, in {directory}")
-    host = Host(directory, story, plan.number, plan.worker_class)
+    story.tell(f"seed {plan.seed}, {plan.seconds:g} s, {plan.worker_class}, "
+               f"--preload={plan.preload}, in {directory}")
+    host = Host(directory, story, plan.number, plan.worker_class, plan.preload)
     driver = Driver(plan, host, story)
     try:
         driver.rounds()

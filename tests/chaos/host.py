@@ -45,9 +45,11 @@ class Result:
 
 
 class Host:
-    """`number`: N. `worker_class`: gunicorn's."""
+    """`number`: N. `worker_class`: gunicorn's. `preload`: how the app is preloaded, if it is."""
 
-    def __init__(self, directory: Path, story: Story, number: int, worker_class: str) -> None:
+    def __init__(self, directory: Path, story: Story, number: int, worker_class: str,
+                 preload: str) -> None:
+        self.preload = preload
         self.directory, self.story, self.number = directory, story, number
         self.worker_class = worker_class
         directory.chmod(0o755)  # strangers may come as far as the control socket
@@ -94,7 +96,7 @@ class Host:
             str(self.number), "-b", f"fd://{self.listener.fileno()}", "--chdir",
             str(self.current), "--socket-mode", "666", "--max-failures", "2", "--ready-timeout",
             "40", "--graceful-timeout", "40", "--timeout",
-            str(HEARTBEAT), "--seconds", "0.3", "--warm-up", "/health", "--web",
+            str(HEARTBEAT), f"--preload={self.preload}", "--seconds", "0.3", "--warm-up", "/health", "--web",
             f"unix:{self.directory}/web.sock", "--worker-output", "prefix", "--log-file",
             str(self.run / "log"), "--on-upgrade-start", "sleep 0.2", "--on-worker-ready",
             "sleep 0.2", "--on-upgrade-end", "sleep 0.2", "--", "gunicorn", "-c",
