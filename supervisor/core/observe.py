@@ -188,7 +188,7 @@ def _of_worker(pool: Pool, event: facts.OfWorker, now: float) -> Pool:
         case facts.Exited():
             return tidy(_exited(pool, worker, event, now))
         case facts.Forked():
-            return templating.forked(pool, worker, event)
+            return templating.forked(pool, worker, event, now)
         case facts.NotForked():
             return tidy(templating.not_forked(pool, worker, event, now))
         case _:

@@ -100,14 +100,17 @@ def _gone(pool: Pool, template: Template, event: facts.TemplateGone, now: float)
                          now, who="its template")
 
 
-def forked(pool: Pool, worker: Worker, event: facts.Forked) -> Pool:
-    """It may be said twice; the first time counts."""
+def forked(pool: Pool, worker: Worker, event: facts.Forked, now: float) -> Pool:
+    """It may be said twice; the first time counts. What its template took for it isn't held against
+    the worker, which may serve by now."""
     if worker.pid not in (0, event.pid):
         raise Impossible(f"{event}, but it has pid {worker.pid}")
     template = pool.templates.get(worker.generation)
     if template is not None and not worker.pid:
         pool = with_template(pool, replace(template, forks=template.forks + 1))
-    return with_worker(pool, replace(worker, pid=event.pid))
+    if worker.pid:
+        return pool
+    return with_worker(pool, replace(worker, pid=event.pid, spawned_at=now))
 
 
 def not_forked(pool: Pool, worker: Worker, event: facts.NotForked, now: float) -> Pool:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from einhornpy.supervisor.core import actions, facts, template_rules
 from einhornpy.supervisor.core.generation import Preload
+from einhornpy.supervisor.core.observe import observe
+from einhornpy.supervisor.core.planner import plan
 from einhornpy.supervisor.core.pool import CALM_SECONDS, Policy, Pool, State, Stopping
 from einhornpy.supervisor.core.template import (
     FORK_SECONDS,
@@ -369,3 +371,16 @@ def test_a_refused_release_goes_back_to_the_template_that_is_still_there() -> No
     before = world.pool.templates[1].pid
     world.fact(facts.AbortRequested("test"))
     assert world.pool.templates[1].pid == before
+
+
+def test_what_a_template_took_is_not_held_against_the_worker() -> None:
+    """It is there at last, and serves at once: whoever killed it would cost a request."""
+    world = ready_pool(1)
+    world.slowly = True
+    world.exit(1, 1)
+    world.pass_time(1.0)
+    (worker,) = world.being_forked()
+    late = world.now + world.pool.policy.ready_timeout
+    pool = observe(world.pool, facts.Forked(worker.id, 77), late)
+    assert not [each for each in plan(pool, late).actions if isinstance(each, actions.Kill)]
+    assert pool.workers[worker.id].spawned_at == late

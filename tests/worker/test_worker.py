@@ -140,6 +140,7 @@ def test_somebody_else_at_the_masters_socket_is_not_asked(place: Path,
         false.bind(f"{place}/x.sock")
         false.listen()
         monkeypatch.setenv("EINHORN_MASTER_PID", str(os.getppid()))
+        monkeypatch.setenv("EINHORN_CHILD_INDEX", "0")
         monkeypatch.setenv("EINHORN_SOCK_PATH", f"{place}/x.sock")
         with pytest.raises(ConnectionError, match="is not the master"):
             request_upgrade()
