@@ -6,7 +6,7 @@ behaviour.
     starting   TemplateReady     ready
     ready      TemplateMissing   gone    (it has what must not be forked)
     any        TemplateRetired   leaving
-    leaving    TemplateGone      - (forgotten)
+    leaving    TemplateGone      - (forgotten; so is one whose generation nobody needs)
     others     TemplateGone      gone (another one is made, if its generation is still wanted)
 """
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from . import facts
-from .bookkeeping import count_failure, delay_after, with_worker
+from .bookkeeping import count_failure, delay_after, needed, with_worker
 from .generation import Finding
 from .pool import CALM_SECONDS, Pool, State, Worker
 from .template import Template, TemplateState
@@ -84,7 +84,8 @@ def _gone(pool: Pool, template: Template, event: facts.TemplateGone, now: float)
     """Its workers go on. One that dies now and then is nobody's failure; one that can't be made,
     hangs, or dies again soon is its generation's."""
     number = template.generation
-    if template.state is TemplateState.LEAVING or pool.stopping is not None:
+    if (template.state is TemplateState.LEAVING or pool.stopping is not None
+            or number not in needed(pool)):
         return replace(pool, templates={
             key: each for key, each in pool.templates.items() if key != number})
     served = template.state is TemplateState.READY
@@ -94,7 +95,7 @@ def _gone(pool: Pool, template: Template, event: facts.TemplateGone, now: float)
     not_before = now if first else now + delay_after(deaths, pool.policy.first_delay)
     pool = with_template(pool, Template(number, TemplateState.GONE, since=now, deaths=deaths,
                                         not_before=not_before))
-    if first or number not in pool.generations:
+    if first:
         return pool
     return count_failure(pool, number, template.killed or event.reason, event.error, event.lines,
                          now, who="its template")
