@@ -404,7 +404,9 @@ class World:
             on_trial = (upgrade is not None and not upgrade.rolling_back
                         and upgrade.to_generation == action.generation)
             assert not (template.preloaded and generation.findings) or preload is Preload.WARN or (
-                preload is Preload.STRICT and pool.ever_ready and not on_trial), (
+                # There is nothing else: somebody needs workers, or the way back its end.
+                preload is Preload.STRICT and (pool.ever_ready or upgrade is not None)
+                and not on_trial), (
                 f"{action}: it isn't safe to fork")
         assert self.now >= generation.not_before, f"{action} before its delay is over"
         if upgrade is None and not pool.ever_ready:
