@@ -151,6 +151,8 @@ class Plan(Part):
                 parts.guard.run("measures", parts.measures.look_at_host,
                                 [parts.ledger.pool.workers[worker]], time.monotonic())
             case actions.Abort():
+                if parts.measures.beats(pool.workers[worker]):
+                    return False
                 parts.processes.signal(pid, signal.SIGABRT)
                 parts.ledger.observe(facts.Aborted(worker, action.reason, action.cause,
                                                    parts.output.lines_of(worker)))

@@ -69,6 +69,15 @@ class Measures(part.Part):
                 if at is not None and at > (worker.heartbeat_at or 0):
                     self._ledger.observe(facts.Heartbeat(worker.id, at))
 
+    def beats(self, worker: Worker) -> bool:
+        """Whether it has said that it lives since we last looked: the last look before it is taken
+        for hung, since a turn may take longer than was left when it began."""
+        at = self._page.heartbeat(worker.id)
+        if at is None or at <= (worker.heartbeat_at or 0):
+            return False
+        self._ledger.observe(facts.Heartbeat(worker.id, at))
+        return True
+
     def _look_at_memory(self, now: float) -> None:
         """Measure the workers where somebody limits them, and the host where a worker is due."""
         pool = self._ledger.pool

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -159,7 +160,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def when_ready(server):
     port = int(open("port").read()) if os.path.exists("port") else 0
     metrics = http.server.HTTPServer(("127.0.0.1", port), Handler)
-    open("port", "w").write(str(metrics.server_port))
+    if not port:
+        open("port", "w").write(str(metrics.server_port))
     threading.Thread(target=metrics.serve_forever, daemon=True).start()
 """
     master = begin(start, place, config)
@@ -346,3 +348,16 @@ def templates_in_a_storm(start: Start, name: str, upgrades: int) -> None:
     print(f"\n{name}: {upgrades} upgrades, {load.report.sent} requests, "
           f"{len(load.report.failures)} failed, templates died "
           f"{sum(event['event'] == 'template-died' for event in recorder.events)} times")
+
+
+def test_a_worker_that_beats_is_not_taken_for_hung_by_a_busy_master(start: Start,
+                                                                    place: Path) -> None:
+    """The master looks for heartbeats as a turn begins, and judges by the clock at its end."""
+    master = begin(start, place, "timeout = 1\n", number=4)
+    recorder = master.record()
+    before = pids(master)
+    until = time.monotonic() + 6.0
+    while time.monotonic() < until:
+        master.status()
+    assert all(event["event"] != "worker-hung" for event in recorder.events), master.log()
+    assert pids(master) == before
