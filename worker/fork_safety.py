@@ -15,7 +15,22 @@ import stat
 import struct
 import sys
 import threading
-from typing import Any, Collection, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import (
+    Any,
+    Callable,
+    Collection,
+    Dict,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
+
+from .template_gevent import hub
+from .template_imports import Follower
 
 # A thread that is about to end is no finding: it has so many looks, so many seconds apart.
 LOOKS, BETWEEN_LOOKS = 4, 0.05
@@ -63,11 +78,12 @@ class Finding(NamedTuple):
                 "advice": ADVICE[self.kind]}
 
 
-class Watch:
+class Watch(Follower):
     """Between `begin` and `end`, notes at each import of a module what there is that was not there
     before. What there was at the beginning is nobody's finding."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._first_tasks: Set[str] = set()
         self._first_descriptors: Set[Tuple[str, str]] = set()
         self._first_children: Set[int] = set()
@@ -78,56 +94,24 @@ class Watch:
         self._known_tasks: Set[str] = set()
         self._known_descriptors: Set[str] = set()
         self._importing: List[str] = []
-        self._searched: Set[str] = set()
         self._told: Set[str] = set()
 
     def begin(self) -> None:
         self._first_tasks = self._known_tasks = set(_tasks())
         self._first_descriptors = {(name, _link(name)) for name in _descriptors()}
         self._known_descriptors = {name for name, link in self._first_descriptors if link}
+        self._told = {link for _, link in self._first_descriptors}
         self._first_children = set(_children(*_tasks()))
-        sys.meta_path.insert(0, self)
+        super().begin()
 
-    def end(self) -> None:
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """What the next finder finds; see importlib.abc.MetaPathFinder."""
-        if name in self._searched:  # by another one that asks all others
-            return None
-        self._searched.add(name)
+    def around(self, name: str, module: Any, execute: Callable[[Any], None]) -> None:
+        self._look()
+        self._importing.append(name)
         try:
-            for finder in list(sys.meta_path):
-                find = None if finder is self else getattr(finder, "find_spec", None)
-                spec = None if find is None else find(name, path, target)
-                if spec is not None:
-                    self._follow(spec.loader, name)
-                    return spec
+            execute(module)
         finally:
-            self._searched.discard(name)
-        return None
-
-    def _follow(self, loader: Any, name: str) -> None:
-        own = getattr(loader, "__dict__", None)
-        # What is built in has one loader for all, and starts nothing.
-        if own is None or isinstance(loader, type) or "exec_module" in own:
-            return
-        execute = getattr(loader, "exec_module", None)
-        if execute is None:
-            return
-
-        def execute_and_look(module: Any) -> None:
-            own.pop("exec_module", None)
             self._look()
-            self._importing.append(name)
-            try:
-                execute(module)
-            finally:
-                self._look()
-                self._importing.remove(name)
-
-        own["exec_module"] = execute_and_look
+            self._importing.remove(name)
 
     def _look(self) -> None:
         """Whatever is new appeared in the code of the module that is being imported."""
@@ -157,7 +141,6 @@ class Watch:
     def connections_since(self, besides: Collection[int]) -> List[Finding]:
         """Those that a thread, say, has made after `findings` had looked; each is told once.
         `besides`: descriptors that are not looked at."""
-        self._told.update(link for _, link in self._first_descriptors)
         found = []
         for name in _descriptors():
             link = _link(name)
@@ -221,7 +204,7 @@ def in_order(found: Sequence[Finding]) -> List[Finding]:
 
 
 def _described(thread: threading.Thread) -> str:
-    target: Any = getattr(thread, "_target", None) or type(thread)
+    target = _target(thread)
     function = getattr(target, "__func__", target)
     return "%r (%s.%s)" % (thread.name, getattr(function, "__module__", "?"),
                            getattr(function, "__qualname__", type(target).__name__))
@@ -229,8 +212,12 @@ def _described(thread: threading.Thread) -> str:
 
 def _home(thread: threading.Thread) -> Optional[str]:
     """The module of what a thread runs."""
-    target = getattr(thread, "_target", None) or type(thread)
-    return getattr(target, "__module__", None)
+    return getattr(_target(thread), "__module__", None)
+
+
+def _target(thread: threading.Thread) -> Any:
+    """What a thread runs: a function, or its class."""
+    return getattr(thread, "_target", None) or type(thread)
 
 
 def _of_descriptor(name: str, link: str, logs: Collection[int]) -> Optional[Tuple[str, str]]:
@@ -244,22 +231,25 @@ def _of_descriptor(name: str, link: str, logs: Collection[int]) -> Optional[Tupl
         return "event loop", "that waits by epoll"
     if not link.startswith("/") or link.startswith(SHARED_MEMORY):
         return None
+    flags, mode = _opened(fd)
+    writes = flags & os.O_ACCMODE != os.O_RDONLY and not flags & os.O_APPEND
+    return ("file", link) if stat.S_ISREG(mode) and writes else None
+
+
+def _opened(fd: int) -> Tuple[int, int]:
+    """How a descriptor was opened, and the mode of what it is; of one that is closed that of
+    nothing."""
     try:
-        flags, mode = fcntl.fcntl(fd, fcntl.F_GETFL), os.fstat(fd).st_mode
+        return fcntl.fcntl(fd, fcntl.F_GETFL), os.fstat(fd).st_mode
     except OSError:
-        return None
-    writable = flags & os.O_ACCMODE != os.O_RDONLY and not flags & os.O_APPEND
-    return ("file", link) if stat.S_ISREG(mode) and writable else None
+        return os.O_RDONLY, 0
 
 
 def writes_files() -> bool:
     """Whether a file, or a pipe with a name, is open for writing, besides standard output and
     error."""
     for name in _descriptors():
-        try:
-            flags, mode = fcntl.fcntl(int(name), fcntl.F_GETFL), os.fstat(int(name)).st_mode
-        except OSError:
-            continue
+        flags, mode = _opened(int(name))
         link = _link(name)  # of a file in memory alone nobody reads what is written late
         named = link.startswith("/") and not link.startswith("/memfd:")
         if (int(name) > 2 and named and (stat.S_ISREG(mode) or stat.S_ISFIFO(mode))
@@ -297,8 +287,7 @@ def _address(address: Any) -> str:
 
 def _of_gevent() -> Iterator[Finding]:
     """gevent makes its hub anew in a fork, but greenlets of before go on in each of them."""
-    module: Any = sys.modules.get("gevent._hub_local")
-    if module is not None and module.get_hub_if_exists() is not None:
+    if hub() is not None:
         yield Finding("event loop", "gevent's hub", None)
 
 

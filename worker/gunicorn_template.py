@@ -20,11 +20,12 @@ from . import (  # noqa: F401
     gunicorn_counters,
     gunicorn_http2,
     gunicorn_lingering,
-    gunicorn_patching,
     gunicorn_settings,
     gunicorn_warm_up,
     gunicorn_worker,
     template_forking,
+    template_gevent,
+    template_imports,
     template_marks,
     template_messages,
     template_started,
@@ -58,7 +59,7 @@ def install(instructions: Mapping[str, Any],
     def patch_arbiter(module: Any) -> None:
         module.Arbiter = stand_in(module.Arbiter, template)
 
-    gunicorn_patching.when_imported({
+    template_imports.when_imported({
         "gunicorn.config": reading.patch_config, "gunicorn.arbiter": patch_arbiter,
         "gunicorn.app.base": patch_base})
     return channel
@@ -222,11 +223,11 @@ class Template(TemplateProcess):
         descriptors[:] = []
         for listener in server.LISTENERS:
             listener.close()
-        had_greenlets = template_forking.has_greenlets()
+        had_hub = template_gevent.hub() is not None
         server.LISTENERS[:] = gunicorn_worker.adopt_listeners(given, server.cfg, server.log)
-        if not had_greenlets and template_forking.has_greenlets():
-            # gevent's sockets have made its hub, which belongs to the workers.
-            sys.modules["gevent._hub_local"].get_hub_if_exists().destroy(destroy_loop=True)
+        made = None if had_hub else template_gevent.hub()
+        if made is not None:  # by gevent's sockets
+            made.destroy(destroy_loop=True)
         for listener in server.LISTENERS:
             listener.set_inheritable(False)
 

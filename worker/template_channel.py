@@ -21,7 +21,13 @@ import socket
 import sys
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
-from . import template_forking, template_marks, template_messages, template_started
+from . import (
+    template_forking,
+    template_gevent,
+    template_marks,
+    template_messages,
+    template_started,
+)
 from .describing import LINES_TOLD, app_traceback, describe
 from .template_forking import FIRST_FD
 from .template_started import resolved
@@ -95,7 +101,7 @@ class Channel:
     def receive(self, patience: Optional[float]) -> Optional[Tuple[bytes, List[int]]]:
         """The next message, and the descriptors beside it; None if none has come within so many
         seconds (None: for ever). Ends the process when there is no master any more."""
-        if not template_forking.own(select, "select")([self._socket.fileno()], [], [], patience)[0]:
+        if not template_gevent.own(select, "select")([self._socket.fileno()], [], [], patience)[0]:
             return None
         data, ancillary, _, _ = self._socket.recvmsg(
             template_messages.LARGEST,

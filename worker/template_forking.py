@@ -13,10 +13,9 @@ import os
 import select
 import signal
 import stat
-import sys
-from typing import Any, Callable, Collection, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Callable, Collection, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
-from . import template_marks, template_messages
+from . import template_gevent, template_marks, template_messages
 
 FIRST_FD = 3
 PR_SET_PDEATHSIG = 1
@@ -25,23 +24,6 @@ try:  # imported before any worker is another user, who may not read it
     import ctypes
 except ImportError:  # a Python that was built without
     ctypes = None  # type: ignore[assignment]
-
-
-_PLAIN: Dict[Tuple[Any, str], Callable[..., Any]] = {
-    (os, "fork"): os.fork, (os, "waitpid"): os.waitpid, (select, "select"): select.select}
-
-
-def has_greenlets() -> bool:
-    """Whether a configuration or an app has started gevent's hub."""
-    module: Any = sys.modules.get("gevent._hub_local")
-    return module is not None and module.get_hub_if_exists() is not None
-
-
-def own(module: Any, name: str) -> Callable[..., Any]:
-    """A function that gevent may have patched: its own version where greenlets are to run while we
-    wait, and else the plain one, since its own would make the hub that each worker is to make."""
-    function: Callable[..., Any] = getattr(module, name)
-    return function if has_greenlets() else _PLAIN[module, name]
 
 
 class CannotFork(Exception):
@@ -86,7 +68,7 @@ def fork(worker: int, master: int, say: Callable[[bytes], None],
     try:
         pipes += os.pipe()
         pipes += os.pipe()
-        middle: int = own(os, "fork")()
+        middle: int = template_gevent.own(os, "fork")()
     except OSError as error:
         _close(pipes)
         raise CannotFork("cannot fork: %s" % error.strerror) from None
@@ -134,7 +116,7 @@ def _fork_again(tell: int, heed_signals: Callable[[], None]) -> None:
     parent has ended, who kills the template's group doesn't kill the worker."""
     in_worker = False
     try:
-        pid = own(os, "fork")()
+        pid = template_gevent.own(os, "fork")()
         if pid == 0:
             os.setpgid(0, 0)
             heed_signals()
@@ -167,7 +149,7 @@ def _wait_for_word(worker: int, middle: int, master: int, go: int,
         return
     # The one in between is about to end.
     while os.getppid() == middle:
-        own(select, "select")([], [], [], 0.01)
+        template_gevent.own(select, "select")([], [], [], 0.01)
     if os.getppid() != master:
         say(template_messages.cannot(worker, _not_the_masters(os.getppid())))
         os._exit(1)
@@ -181,7 +163,7 @@ def _not_the_masters(parent: Optional[int]) -> str:
 
 def _wait_for_end(pid: int) -> int:
     try:
-        return int(own(os, "waitpid")(pid, 0)[1])
+        return int(template_gevent.own(os, "waitpid")(pid, 0)[1])
     except ChildProcessError:
         return 0  # a hook reaps whatever ends
 
