@@ -137,6 +137,9 @@ class Template(TemplateProcess):
         self.serve()
 
     def preload(self) -> None:
+        self.import_app(self.load_app)
+
+    def load_app(self) -> None:
         """Import the app, and let it answer what is to be warmed up. An ASGI app answers only where
         its lifespan has begun, in a worker."""
         if "GeventWorker" in {base.__name__ for base in self.server.worker_class.__mro__}:

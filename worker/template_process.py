@@ -126,7 +126,7 @@ class TemplateProcess:
             os.environ.update(message["variables"])
         elif what == "import":
             os.environ.update(message["variables"])
-            self.imported(self.preload, fork_safety.Watch())
+            self.preload()
         elif what == "leave":
             self.leave(message)
             if self.watch is None:
@@ -137,14 +137,15 @@ class TemplateProcess:
         return False
 
     def preload(self) -> None:
-        """Import the app."""
+        """Import the app, if that isn't done, and tell the master what came of it."""
+        raise NotImplementedError
 
     def leave(self, message: Mapping[str, Any]) -> None:
         pass
 
-    def imported(self, load: Callable[[], Any], watch: fork_safety.Watch) -> None:
-        """Import the app, and tell the master what came of it; it ends us if it can't be."""
-        began = time.monotonic()
+    def import_app(self, load: Callable[[], Any]) -> None:
+        """Import the app by calling `load`; it ends us if it can't be."""
+        began, watch = time.monotonic(), fork_safety.Watch()
         watch.begin()
         try:
             load()
@@ -159,6 +160,10 @@ class TemplateProcess:
             os._exit(IMPORT_ERROR)
         finally:
             watch.end()
+        self.imported(watch, began)
+
+    def imported(self, watch: fork_safety.Watch, began: float) -> None:
+        """The app is. `watch`: what has watched that, since `began` (monotonic seconds)."""
         share()
         took = time.monotonic() - began
         self.watch = watch

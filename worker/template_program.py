@@ -16,7 +16,7 @@ from typing import Any, Callable, List, Mapping, NoReturn, Optional
 from . import fork_safety, template_forking, template_messages
 from .describing import LINES_TOLD, app_traceback, describe
 from .template_channel import Channel
-from .template_process import TemplateProcess, end, share
+from .template_process import TemplateProcess, end
 
 INSTRUCTIONS = "EINHORNPY_ADAPTER"
 # What a file that is loaded by -p defines, as Einhorn wants it.
@@ -65,20 +65,25 @@ def fork_here(begun: Begun) -> None:
     """Be the template until it is over; returns in each worker."""
     begun.watch.end()
     sys.excepthook = begun.excepthook
-    share()
-    process = ProgramTemplate(begun.channel)
-    process.watch = begun.watch
+    process = ProgramTemplate(begun)
     with begun.channel.telling_errors():
         process.directory = os.getcwd()
         process.heed_signals = template_forking.heed_no_signals()
         begun.channel.answer({
-            "version": template_messages.VERSION, "pid": os.getpid(), "settings": {},
-            "imported": {"seconds": time.monotonic() - begun.at,
-                         "findings": [each.told() for each in begun.watch.findings()]}})
+            "version": template_messages.VERSION, "pid": os.getpid(), "settings": {}})
     process.serve()
 
 
 class ProgramTemplate(TemplateProcess):
+    """It has imported what it needs before it is asked to."""
+
+    def __init__(self, begun: Begun) -> None:
+        super().__init__(begun.channel)
+        self.begun = begun
+
+    def preload(self) -> None:
+        self.imported(self.begun.watch, self.begun.at)
+
     def be_worker(self, worker: Any, message: Mapping[str, Any], descriptors: List[int]) -> None:
         self.become(message, descriptors)()
 

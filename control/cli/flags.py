@@ -28,13 +28,18 @@ REFUSED = {
                             "garbage before it forks"}
 
 
-def with_values(arguments: list[str], parameters: Sequence[click.Parameter]) -> list[str]:
+def with_values(context: click.Context, arguments: list[str],
+                parameters: Sequence[click.Parameter]) -> list[str]:
     """A command line of `run` in which each flag that may stand alone has its value, as click needs
     it: `--preload -- gunicorn` and `--preload=strict`. Einhorn's `--preload FILE` is our
-    `--preload-file`."""
+    `--preload-file`.
+
+    Raises:
+        click.UsageError: a value of such a flag stands behind a blank.
+    """
     from ...supervisor.settings.table import SETTINGS
 
-    alone = {setting.flags[-1]: setting.alone for setting in SETTINGS.values() if setting.alone}
+    alone = {setting.flags[-1]: setting for setting in SETTINGS.values() if setting.alone}
     takes = {flag for each in parameters if isinstance(each, click.Option) and not each.is_flag
              for flag in each.opts}
     words, done = [*arguments], list[str]()
@@ -43,7 +48,10 @@ def with_values(arguments: list[str], parameters: Sequence[click.Parameter]) -> 
         if flag == "--preload" and "--einhorn" in done:
             flag = "--preload-file"
         if flag in alone and not equals:
-            equals, value = "=", alone[flag]
+            if words and words[0] in alone[flag].choices:
+                raise click.UsageError(f"{flag}: its mode is joined by an equals sign: "
+                                       f"{flag}={words[0]}", context)
+            equals, value = "=", alone[flag].alone
         done.append(f"{flag}{equals}{value}")
         # Of short flags in one word the first that takes a value takes the rest, if there is any.
         first = flag if flag.startswith("--") else next(

@@ -26,14 +26,11 @@ class Run(click.Command):
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         given = [*args]
-        rest = super().parse_args(context, flags.with_values(args, self.params))
+        rest = super().parse_args(context, flags.with_values(context, args, self.params))
         command: tuple[str, ...] = context.params.get("command") or ()
         if context.params.pop("upgrade_check", False):
             _answer_einhorn(context, command)
         before = given[:len(given) - len(command)]
-        if command and before[-1:] == ["--preload"] and command[0] in SETTINGS["preload"].choices:
-            raise click.UsageError(f"--preload: its mode is joined by an equals sign: "
-                                   f"--preload={command[0]}", context)
         if (command and before[-1:] != ["--"] and not context.resilient_parsing
                 and command_of(command[0]) is not None):
             import shlex

@@ -14,7 +14,7 @@ from typing import Any
 from ...worker import template_messages
 from ..core import worker_environment
 from ..core.facts import how_it_ended
-from ..core.generation import Finding, Started
+from ..core.generation import Started
 from ..core.worker_environment import FIRST_FD
 from ..logs.output import LAST_LINES
 from ..sockets import rivals
@@ -44,34 +44,23 @@ LONGEST_ANSWER = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
-    """`seconds`: how long the import of the app has taken. `findings`: see facts.TemplateReady."""
-
-    seconds: float
-    findings: tuple[Finding, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Answer:
     """`files`: the text of each configuration file that it has read. `pid`: the template's own,
-    where something else has started it; `started`: with what, then. `imported`: what came of the
-    import of the app, where that is over."""
+    where something else has started it; `started`: with what, then."""
 
     channel: Channel
     pid: int
     settings: Mapping[str, Any]
     files: Mapping[str, str]
     started: Started | None = None
-    imported: Imported | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """What the template of a generation is started with. `start`: gunicorn, or a program that
-    becomes it by itself. `reloads`: it is that of an upgrade. `warm_up`: what an app is to answer
-    that it imports.
-    `variables`: what it is given beside the environment of its generation.
-    `workers`: N, where it isn't gunicorn's to say. `frozen`: what the one before it has read."""
+    becomes it by itself. `variables`: what it is given beside the environment of its generation.
+    `reloads`: it is that of an upgrade. `workers`: N, where it isn't gunicorn's to say. `frozen`:
+    what the one before it has read. `warm_up`: what an app is to answer that it imports."""
 
     generation: int
     start: Gunicorn | Program
@@ -93,15 +82,6 @@ def no_answer(start: Gunicorn | Program | None, how: str, error: str) -> Refused
     if start is not None and start.wrapped:
         return not_reached(start, how)
     return Refused(CANNOT_BE_READ, error)
-
-
-def imported(said: Any) -> Imported | None:
-    """What a template has said of it; None if that is nothing."""
-    try:
-        found: Imported | None = plain_data.from_plain(Imported | None, said)
-    except plain_data.Unreadable:
-        return None
-    return found
 
 
 class Asking:
@@ -208,7 +188,7 @@ class Asking:
                 pid = said.get("pid")
                 return Answer(self._channel, pid if isinstance(pid, int) else self._channel.pid,
                               said["settings"], said.get("files") or {},
-                              _started(said.get("started")), imported(said.get("imported")))
+                              _started(said.get("started")))
         return None
 
     def on_exit(self, exit: Exit) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..core.generation import Preload, Recipe
 from ..settings.table import Settings
@@ -36,7 +36,23 @@ def program_of(recipe: Recipe) -> Program:
                    recipe.preload_file)
 
 
-def check(settings: Settings, words: Sequence[str]) -> None:
+def preloading(recipe: Recipe, settings: Settings) -> Recipe:
+    """A frozen recipe, as the settings want it preloaded; the file by its own path, whatever links
+    lead to it.
+
+    Raises:
+        Refused: that can't be.
+    """
+    wanted = _mode(settings)
+    if wanted is Preload.OFF:
+        return recipe
+    _check(settings, recipe.words)
+    file = settings.preload_file
+    return replace(recipe, preload=wanted, program_forks=True,
+                   preload_file=None if file is None else os.path.realpath(file))
+
+
+def _check(settings: Settings, words: Sequence[str]) -> None:
     """Refuse what can't be preloaded. `words`: the frozen command.
 
     Raises:
@@ -92,7 +108,7 @@ def passed_over(settings: Settings) -> str | None:
         return f"it cannot be read: {error.strerror}"
 
 
-def mode(settings: Settings) -> Preload:
+def _mode(settings: Settings) -> Preload:
     """Whether and how a command that is no gunicorn is to become a template."""
     if settings.preload_file is not None and passed_over(settings) is None:
         if not settings.given("preload"):

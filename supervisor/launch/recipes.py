@@ -153,11 +153,12 @@ class Preparation:
             raise Refused(line, bad_input=True)
         guessed = self._settings.ack_mode is AckMode.AUTO
         recipe = self._recipe({}, GUESSED_ACK_SECONDS if guessed else None)
-        mode = programs.mode(self._settings)
-        if mode is not Preload.OFF:
-            programs.check(self._settings, recipe.words)
-            recipe = replace(recipe, preload=mode, program_forks=True,
-                             preload_file=self._settings.preload_file)
+        before = self._remembered
+        if before is not None:
+            recipe = replace(recipe, preload=before.preload, program_forks=before.program_forks,
+                             preload_file=before.preload_file)
+        else:
+            recipe = programs.preloading(recipe, self._settings)
         return Prepared(recipe, guessed=guessed)
 
     def _recipe(self, gunicorn: Mapping[str, Any], ack_seconds: float | None) -> Recipe:

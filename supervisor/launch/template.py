@@ -8,8 +8,11 @@ import os
 import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from ...worker import template_messages
+from ..core.generation import Finding
+from ..system import plain_data
 from ..system.part import Kept
 from ..system.processes import Processes, parent
 from .asking import Asking
@@ -89,6 +92,14 @@ class Template:
 
 
 @dataclass(frozen=True, slots=True)
+class Imported:
+    """`seconds`: how long the import of the app has taken. `findings`: see facts.TemplateReady."""
+
+    seconds: float
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class KeptTemplate(Kept):
     """One that can fork."""
 
@@ -103,3 +114,12 @@ class KeptTemplate(Kept):
 
     def process_ids(self) -> Iterable[int]:
         return [self.pid]
+
+
+def imported(said: Any) -> Imported | None:
+    """What a template has said of it; None if that is nothing."""
+    try:
+        found: Imported | None = plain_data.from_plain(Imported | None, said)
+    except plain_data.Unreadable:
+        return None
+    return found

@@ -26,13 +26,13 @@ from ..system.own_code import OwnCode
 from ..system.part import Keep, Part, State
 from ..system.processes import Exit, Processes
 from . import bundle
-from .asking import Answer, Asking, Imported, Question, imported
+from .asking import Answer, Asking, Question
 from .channel import Channel
 from .prepared import Generations
 from .programs import Program, program_of
 from .recipes import again
 from .recognition import Gunicorn, Refused
-from .template import Fork, KeptTemplate, Template
+from .template import Fork, Imported, KeptTemplate, Template, imported
 
 # After its death, whoever it was just forking has so many seconds to say so.
 LAST_WORDS = 2.0
@@ -122,9 +122,7 @@ class Templates(Part):
         template.own_pid, template.channel = result.pid, result.channel
         self._hear(template)
         generation = self._ledger.pool.generations.get(template.generation)
-        if result.imported is not None:
-            self._imported(template, result.imported)
-        elif generation is not None and generation.preloads:
+        if generation is not None and generation.preloads:
             self.settle(template.generation)
         else:
             self._ledger.observe(facts.TemplateReady(template.generation))

@@ -608,3 +608,34 @@ def test_what_cannot_be_meant_is_one_line(start: Start, place: Path, flags: tupl
     assert master.wait_exit() == 2
     assert line in master.log()
     assert master.log().count("\n") == 1
+
+
+def test_a_file_is_frozen_with_its_generation(start: Start, place: Path) -> None:
+    """Whatever has become of the link since, and of the setting."""
+    program = PROGRAM.replace("{more}", "open('where', 'a').write(__file__ + '\\n')") + (
+        "def einhorn_main():\n    serve()\n")
+    for name in ("one", "two"):
+        (place / name).mkdir()
+        (place / name / "serve.py").write_text(program)
+    current, settings = place / "current", place / "master.toml"
+    current.symlink_to("one")
+    settings.write_text('preload-file = "current/serve.py"\n')
+    master = start("--config", str(settings), "-n", "1", "-b", "127.0.0.1:0", "-m", "notify", "--",
+                   "python", "web.py")
+    master.wait_ready()
+
+    def where() -> list[str]:
+        return [Path(line).parent.name for line in (place / "where").read_text().split()]
+
+    current.unlink()
+    current.symlink_to("two")
+    recorder = master.record()
+    os.kill(template(master, 1)["pid"], signal.SIGKILL)
+    recorder.wait_for("template-ready")
+    assert where() == ["one", "one"]
+    assert master.cli("upgrade").returncode == 0
+    assert where() == ["one", "one", "two"]
+    settings.write_text('preload-file = "nowhere/serve.py"\n')
+    assert master.cli("reload").returncode == 0
+    assert master.cli("rollback").returncode == 0
+    assert where()[3:] == ["one"]
