@@ -119,7 +119,7 @@ class Plan(Part):
                     return False
                 parts.ledger.observe(facts.TemplateStarted(number, pid))
             case actions.TellTemplate():
-                parts.templates.hook(number, "when_ready", listeners=[
+                parts.arbiter_hooks.call(number, "when_ready", listeners=[
                     each.socket for each in parts.listening.all])
                 parts.ledger.observe(facts.TemplateTold(number))
             case actions.RetireTemplate():

@@ -145,7 +145,7 @@ class Exits(Part):
         tidy(lambda: parts.ledger.tally.worker_is_gone(parts.page.requests(worker.id)))
         tidy(parts.page.give_back, worker.id)
         tidy(parts.web.worker_is_gone, worker.generation, exit.pid)
-        tidy(parts.templates.told_of_end, worker.generation, exit.pid)
-        tidy(parts.templates.say_how_many)
+        tidy(parts.arbiter_hooks.worker_is_gone, worker.generation, exit.pid)
+        tidy(parts.arbiter_hooks.say_how_many)
         if asker is not None:
             parts.upgrades.request(Terms(), *asker)

@@ -19,6 +19,7 @@ from .core.generation import Recipe
 from .core.pool import Pool
 from .exits import Exits
 from .launch import recipes
+from .launch.arbiter_hooks import ArbiterHooks
 from .launch.guesses import Guesses
 from .launch.lookups import LookedUp
 from .launch.measures import Measures
@@ -143,6 +144,7 @@ class Parts:
             settings.number if settings.given("number") else None, settings.warm_up,
             lambda *generation: self.web.environment(*generation), own_code)
         self.workers.hear = self.templates.hear
+        self.arbiter_hooks = ArbiterHooks(self.ledger, self.templates)
         self.spawner = Spawner(
             self.ledger, self.generations, self.processes, self.page, self.output, settings,
             looked_up.attributes, self.listening.all, self.place, self.notify, self.templates)
@@ -157,10 +159,10 @@ class Parts:
         self.upgrades = Upgrades(
             self.ledger, self.generations, self.processes, self.loop, self.errands, self.hooks,
             settings, environ, looked_up.attributes, self.templates, self.answers.status)
-        self.orders = Orders(self.ledger, self.templates, self.processes, self.measures,
+        self.orders = Orders(self.ledger, self.arbiter_hooks, self.processes, self.measures,
                              self.upgrades)
         self.signals = Signals(self.loop, self.guard, self.ledger, self.orders, self.upgrades,
-                               self.processes, self.templates, self.log, self.terminal_signals,
+                               self.processes, self.arbiter_hooks, self.log, self.terminal_signals,
                                settings)
         self.server = Server(
             self.loop, lambda session, request: self.commands.handle(session, request),
@@ -181,15 +183,17 @@ class Parts:
     def _follow(self) -> None:
         """Who is told of facts, entries and events, in this order."""
         self.ledger.follow("web", fact=self.web.observe)
-        self.ledger.follow("templates", fact=self._give_listeners)
+        self.ledger.follow("arbiter's hooks", fact=self._tell_arbiter)
         self.ledger.follow("log", entry=self.log.tell)
         self.ledger.follow("audience", fact=self.audience.look, event=self.audience.tell)
         self.ledger.follow("hooks", event=self.hooks.of_event)
         self.ledger.follow("announcements", event=self.announcements.tell)
 
-    def _give_listeners(self, before: Pool, fact: facts.Event, after: Pool, now: float) -> None:
+    def _tell_arbiter(self, before: Pool, fact: facts.Event, after: Pool, now: float) -> None:
         if isinstance(fact, facts.ListenerSwept | facts.ListenerShut):
-            self.templates.give_listeners([each.socket for each in self.listening.all])
+            self.arbiter_hooks.give_listeners([each.socket for each in self.listening.all])
+        elif isinstance(fact, facts.Forked):
+            self.arbiter_hooks.say_how_many()
 
     def _open(self, listener: socket.socket) -> None:
         self.server.open(listener)

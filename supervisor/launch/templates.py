@@ -1,6 +1,5 @@
-"""The templates of the generations that are in use: asked for workers and hooks, heard, made again
-when one dies. It decides nothing: whether another one is made, or one leaves, is the planner's to
-say.
+"""The templates of the generations that are in use: asked for workers, heard, made again when one
+dies. It decides nothing: whether another one is made, or one leaves, is the planner's to say.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from ...worker import template_messages
 from ..core import facts
 from ..core.facts import how_it_ended
 from ..core.generation import Recipe
-from ..core.pool import State as WorkerState
 from ..core.template import LEAVE_SECONDS, TemplateState
 from ..logs.output import LAST_LINES
 from ..reporting.events import Entry, Event
@@ -64,7 +62,6 @@ class Templates(Part):
         self._warm_up = warm_up
         self.variables = variables
         self._fresh = True
-        self._said = (0, 0)
         self._again_at = 0.0
         self._all: list[Template] = []
         self.bundle = bundle.make(own_code)
@@ -87,9 +84,9 @@ class Templates(Part):
         known = self._ledger.pool.generations[generation]
         variables = self.variables(generation, known.recipe.environment)
         if known.preloads:
-            self._send(generation, template_messages.import_app(variables))
+            self.send(generation, template_messages.import_app(variables))
         elif variables:
-            self._send(generation, template_messages.environment(variables))
+            self.send(generation, template_messages.environment(variables))
 
     def start(self, generation: int) -> int:
         """Make another one, of what the one before has read; return its pid.
@@ -171,36 +168,11 @@ class Templates(Part):
         template.channel.send(message, descriptors)
         template.forks[fork.worker] = fork
 
-    def hook(self, generation: int, name: str, *arguments: int,
-             listeners: Sequence[socket.socket] = ()) -> None:
-        """Let it run one of the arbiter's server hooks, where it is there."""
-        self._send(generation, template_messages.hook(name, *arguments, listeners=len(listeners)),
-                   [each.fileno() for each in listeners])
-
-    def give_listeners(self, listeners: Sequence[socket.socket]) -> None:
-        """They are others by now: who has older ones is to let go of them."""
-        for template in self._all:
-            known = self._ledger.pool.templates.get(template.generation)
-            if known is not None and known.told:
-                template.send(template_messages.listeners(len(listeners)),
-                              [each.fileno() for each in listeners])
-
-    def told_of_end(self, generation: int, pid: int) -> None:
-        """A worker of it is gone."""
-        self.hook(generation, "child_exit", pid)
-
-    def say_how_many(self) -> None:
-        """Tell the current one how many workers there are, if that has changed."""
-        pool = self._ledger.pool
-        count = sum(worker.state is not WorkerState.RETIRING and worker.pid > 0
-                    for worker in pool.workers.values())
-        if (pool.current, count) != self._said:
-            self._said = (pool.current, count)
-            self._send(pool.current, template_messages.workers(count))
-
-    def reopen_logs(self) -> None:
-        for template in self._all:
-            template.send(template_messages.reopen())
+    def send(self, generation: int, message: bytes, descriptors: Iterable[int] = ()) -> None:
+        """Say something to the one of a generation, where it is there."""
+        template = self._of(generation)
+        if template is not None:
+            template.send(message, descriptors)
 
     def retire(self, generation: int, on_exit: bool) -> float:
         """Ask it to leave, after gunicorn's on_exit if so; return how many seconds that may
@@ -208,7 +180,7 @@ class Templates(Part):
         template = self._of(generation)
         if template is not None and template.asking is not None:
             template.asking.cancel()
-        self._send(generation, template_messages.leave(on_exit))
+        self.send(generation, template_messages.leave(on_exit))
         prepared = self._generations.prepared.get(generation)
         hooks = (prepared.gunicorn.settings["hooks"]
                  if prepared is not None and prepared.gunicorn is not None else ())
@@ -224,11 +196,6 @@ class Templates(Part):
         template = self._of(generation)
         if template is not None:
             template.kill(self._processes)
-
-    def _send(self, generation: int, message: bytes, descriptors: Iterable[int] = ()) -> None:
-        template = self._of(generation)
-        if template is not None:
-            template.send(message, descriptors)
 
     # --- what it says ---
 
@@ -268,7 +235,6 @@ class Templates(Part):
             return  # said twice, or by somebody who has no child
         self._ledger.observe(facts.Forked(worker, pid))
         fork.done(pid)
-        self.say_how_many()
 
     def _fail_forks(self, template: Template) -> None:
         """It has ended: whoever was to be forked would have said so before."""

@@ -10,8 +10,8 @@ from ...shared.protocol import BadRequest, Code
 from ..core import facts
 from ..core.causes import Recycling
 from ..core.pool import State, Stopping
+from ..launch.arbiter_hooks import ArbiterHooks
 from ..launch.measures import Measures
-from ..launch.templates import Templates
 from ..reporting.events import Entry, Event
 from ..system.ledger import Ledger
 from ..system.processes import Processes
@@ -21,10 +21,10 @@ from .upgrades import Upgrades
 class Orders:
     """Each is carried out at once, or refused."""
 
-    def __init__(self, ledger: Ledger, templates: Templates, processes: Processes,
+    def __init__(self, ledger: Ledger, arbiter_hooks: ArbiterHooks, processes: Processes,
                  measures: Measures, upgrades: Upgrades) -> None:
         self._ledger = ledger
-        self._templates = templates
+        self._arbiter_hooks = arbiter_hooks
         self._processes = processes
         self._measures = measures
         self._upgrades = upgrades
@@ -39,7 +39,7 @@ class Orders:
             raise ValueError(f"{target} workers asked for, expected 1 to {MOST_WORKERS}")
         old = self._ledger.pool.target
         self._ledger.observe(facts.Scaled(target))
-        self._templates.hook(self._ledger.pool.current, "nworkers_changed", target, old)
+        self._arbiter_hooks.call(self._ledger.pool.current, "nworkers_changed", target, old)
 
     def recycle(self, index: int, by: str) -> int:
         """Let the ready worker of a seat be replaced; return its pid.

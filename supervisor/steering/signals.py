@@ -9,7 +9,7 @@ from functools import partial
 from ..core.pool import Stopping
 from ..core.upgrade import Terms
 from ..launch import shared_page
-from ..launch.templates import Templates
+from ..launch.arbiter_hooks import ArbiterHooks
 from ..logs.log import Log
 from ..logs.sinks import CannotLog
 from ..places.watched import STIRRED
@@ -45,7 +45,7 @@ class Signals(Part):
     name = "signals"
 
     def __init__(self, loop: Loop, guard: Guard, ledger: Ledger, orders: Orders, upgrades: Upgrades,
-                 processes: Processes, templates: Templates, log: Log,
+                 processes: Processes, arbiter_hooks: ArbiterHooks, log: Log,
                  of_terminal: TerminalSignals, settings: Settings) -> None:
         self._loop = loop
         self._guard = guard
@@ -53,7 +53,7 @@ class Signals(Part):
         self._orders = orders
         self._upgrades = upgrades
         self._processes = processes
-        self._templates = templates
+        self._arbiter_hooks = arbiter_hooks
         self._log = log
         self._of_terminal = of_terminal
         self.stops = dict(STOPS)
@@ -122,7 +122,7 @@ class Signals(Part):
         except CannotLog as error:
             self._ledger.log(
                 Entry(Event.LOG_FILE_NOT_OPENED_ANEW, {"reason": str(error)}))
-        self._templates.reopen_logs()
+        self._arbiter_hooks.reopen_logs()
         for worker in self._ledger.pool.workers.values():
             # One that has no handler for it, or not yet, would die of it.
             if shared_page.catches(worker.pid, signal.SIGUSR1):
