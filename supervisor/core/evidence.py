@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import math
 from bisect import bisect_left
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from .sequential import Bets, Sample, bet, e_value, likelihood, upper_limit
 from .traffic import BOUNDS, Traffic
@@ -42,6 +42,7 @@ BLOCK_SECONDS, BLOCK_REQUESTS = 5.0, 20
 STAKES = (0.5, 0.9)
 # What allocators take at a time is no leak: in a block it must be more (bytes a worker, a request).
 LEAK_STEP, LEAK_REQUEST = 1 << 18, 1 << 13
+NOTHING, NO_BETS = Traffic(), Bets()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Group:
     """What some workers did in a slice: `memory_growth` in bytes, negative if it shrank; `workers`,
     how many they are."""
 
-    traffic: Traffic = Traffic()
+    traffic: Traffic = NOTHING
     cpu_seconds: float = 0.0
     memory_growth: float = 0.0
     workers: int = 0
@@ -86,8 +87,8 @@ class Slice:
 class Sums:
     """What new and old workers answered in the same time."""
 
-    new: Traffic = Traffic()
-    old: Traffic = Traffic()
+    new: Traffic = NOTHING
+    old: Traffic = NOTHING
 
     def __add__(self, other: Sums) -> Sums:
         return Sums(self.new + other.new, self.old + other.old)
@@ -177,8 +178,8 @@ class Used:
 class Case:
     """The bets against "no worse than tolerated", and those against "worse than tolerated"."""
 
-    worse: Bets = Bets()
-    well: Bets = Bets()
+    worse: Bets = NO_BETS
+    well: Bets = NO_BETS
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +196,7 @@ class Evidence:
     cpu: Case = Case()
     memory: Case = Case()
     block: Block = Block()
-    used: Used = field(default_factory=Used)
+    used: Used = Used()
 
 
 def look(evidence: Evidence, slice: Slice, tolerance: Tolerance) -> Evidence:

@@ -97,8 +97,8 @@ def e_value(new: Sample, old: Sample, guess_new: float, guess_old: float, margin
 
 
 def projection(new: int, old: int, guess_new: float, guess_old: float, margin: float) -> float:
-    """The share p of the old for which (p + margin, p) is next to the guess, by the Kullback-Leibler
-    divergence of so many new and old cases."""
+    """The share p of the old for which (p + margin, p) is next to the guess, by the divergence of
+    Kullback and Leibler, of so many new and old cases."""
     if not margin:
         return (new * guess_new + old * guess_old) / (new + old)
     low, high = sorted((guess_old, min(max(guess_new - margin, TINY), 1 - margin - TINY)))

@@ -7,7 +7,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from .evidence import Evidence, Measure, Sums
+from .evidence import Case, Evidence, Measure, Sums, Tolerance
 
 
 class Word(enum.StrEnum):
@@ -72,8 +72,8 @@ def verdict(evidence: Evidence, tolerance: Tolerance) -> Verdict:
         told = (measures[0], measures[2])
         well = all(each.p_well <= ALPHA_WELL for each in measures[:3])
         word = Word.WELL if well else Word.NO_WORSE
-        reason = (("as good as before beyond doubt: " if well else "nothing is worse beyond doubt: ")
-                  + ", ".join(_against(each, requests) for each in told if each.new is not None))
+        reason = f"{'as good as before' if well else 'nothing is worse'} beyond doubt: " + ", ".join(
+            _against(each, requests) for each in told if each.new is not None)
     return Verdict(word, reason, requests, old_requests, measures)
 
 
