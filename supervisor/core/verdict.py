@@ -7,7 +7,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from .evidence import Case, Evidence, Measure, Sums, Tolerance
+from .evidence import Case, Evidence, Kind, Measure, Sums, Tolerance, Used
 
 
 class Word(enum.StrEnum):
@@ -57,59 +57,71 @@ class Verdict:
 
 def verdict(evidence: Evidence, tolerance: Tolerance) -> Verdict:
     """What the evidence says by now."""
-    young, warm = evidence.young.all(), evidence.warm.all()
-    requests = young.new.requests + warm.new.requests
-    old_requests = young.old.requests + warm.old.requests
-    measures = tuple(_compared(evidence, measure) for measure in Measure)
-    worse = [each for each in measures if each.p_worse <= ALPHA[each.measure]]
-    if worse:
+    kinds = evidence.young, evidence.warm
+    whole = [kind.all() for kind in kinds]
+    requests = sum(sums.new.requests for sums in whole)
+    old_requests = sum(sums.old.requests for sums in whole)
+    measures = [_compared(evidence, measure, whole) for measure in Measure]
+    if any(_is_worse(each) for each in measures):
+        # What went bad later shows in the last minutes only.
+        recent = [Sums(sums.new, sums.old if sums.old.requests else all_of_it.old)
+                  for sums, all_of_it in zip(map(Kind.recent, kinds), whole, strict=True)]
+        measures = [_plainer(each, _compared(evidence, each.measure, recent)) for each in measures]
         word, reason = Word.WORSE, "; ".join(
-            f"{_against(each, requests)}, {_p(each.p_worse)}" for each in worse)
+            f"{_against(each, requests)}, {_p(each.p_worse)}"
+            for each in measures if _is_worse(each))
     elif min(requests, old_requests) < ENOUGH:
         word, reason = Word.UNSURE, (f"too little traffic to tell: {requests:,} requests on new "
                                      f"workers, {old_requests:,} on old ones")
     else:
-        told = (measures[0], measures[2])
         well = all(each.p_well <= ALPHA_WELL for each in measures[:3])
         word = Word.WELL if well else Word.NO_WORSE
-        reason = f"{'as good as before' if well else 'nothing is worse'} beyond doubt: " + ", ".join(
-            _against(each, requests) for each in told if each.new is not None)
-    return Verdict(word, reason, requests, old_requests, measures)
+        reason = "as good as before beyond doubt: " if well else "nothing is worse beyond doubt: "
+        reason += ", ".join(_against(each, requests) for each in (measures[0], measures[2])
+                            if each.new is not None)
+    return Verdict(word, reason, requests, old_requests, tuple(measures))
 
 
-def _compared(evidence: Evidence, measure: Measure) -> Compared:
+def _is_worse(compared: Compared) -> bool:
+    return compared.p_worse <= ALPHA[compared.measure]
+
+
+def _plainer(whole: Compared, recent: Compared) -> Compared:
+    """Of two figures of the same, the one that shows better why it is worse."""
+    if None in (whole.new, whole.old, recent.new, recent.old) or not _is_worse(whole):
+        return whole
+    return max(whole, recent, key=lambda each: (each.new or 0.0) - (each.old or 0.0))
+
+
+def _compared(evidence: Evidence, measure: Measure, kinds: list[Sums]) -> Compared:
     case: Case = getattr(evidence, measure)
-    p_worse, p_well = case.worse.ever, case.well.now
-    new, old = _figures(evidence, measure, recent=False)
+    p_worse = case.worse.ever
     if measure is Measure.MEMORY and evidence.used.leaked < LEAK:
         p_worse = 1.0
-    if p_worse <= ALPHA[measure]:  # what went bad later shows in the last minutes only
-        new_now, old_now = _figures(evidence, measure, recent=True)
-        if (new_now is not None and old_now is not None
-                and (new is None or old is None or new_now - old_now > new - old)):
-            new, old = new_now, old_now
-    return Compared(measure, new, old, p_worse, p_well)
+    return Compared(measure, *_figures(evidence.used, measure, kinds), p_worse, case.well.now)
 
 
-def _figures(evidence: Evidence, measure: Measure, recent: bool) -> tuple[float | None,
-                                                                          float | None]:
-    used = evidence.used
-    if measure in (Measure.CPU, Measure.MEMORY):
-        if not used.requests:
-            return None, None
-        new, old = ((used.new_cpu, used.old_cpu) if measure is Measure.CPU
-                    else (used.new_growth, used.old_growth))
-        return new / used.requests, old / used.requests
-    kinds = [(kind.recent() if recent else kind.all(), kind.all().old)
-             for kind in (evidence.young, evidence.warm)]
-    # Where no old worker is left, the new ones are held against all that the old ones did.
-    sums = [Sums(part.new, part.old if part.old.requests else old) for part, old in kinds]
-    if measure is Measure.FAILED:
-        both = sums[0] + sums[1]
-        return both.new.failed_share, both.old.failed_share
-    most = max(sums, key=lambda each: min(each.new.requests, each.old.requests))
-    share = 0.5 if measure is Measure.P50 else 0.99
-    return most.new.quantile(share), most.old.quantile(share)
+def _figures(used: Used, measure: Measure, kinds: list[Sums]) -> tuple[float | None, float | None]:
+    """Of new and of old workers. Latencies are of the kind of workers that has more to show."""
+    most = max(kinds, key=lambda sums: min(sums.new.requests, sums.old.requests))
+    match measure:
+        case Measure.FAILED:
+            return (_share(sum(sums.new.failed for sums in kinds),
+                           sum(sums.new.requests for sums in kinds)),
+                    _share(sum(sums.old.failed for sums in kinds),
+                           sum(sums.old.requests for sums in kinds)))
+        case Measure.P50:
+            return most.new.quantile(0.5), most.old.quantile(0.5)
+        case Measure.P99:
+            return most.new.quantile(0.99), most.old.quantile(0.99)
+        case Measure.CPU:
+            return _share(used.new_cpu, used.requests), _share(used.old_cpu, used.requests)
+        case Measure.MEMORY:
+            return _share(used.new_growth, used.requests), _share(used.old_growth, used.requests)
+
+
+def _share(part: float, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def _against(compared: Compared, requests: int) -> str:
