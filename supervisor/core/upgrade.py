@@ -15,7 +15,8 @@ import enum
 from dataclasses import dataclass, field
 
 from .causes import Refusal
-from .verdict import Tolerance, Verdict, Word
+from .evidence import Tolerance
+from .verdict import Verdict, Word
 
 
 class Impossible(ValueError):
