@@ -17,7 +17,7 @@ def settings(**changes: Any) -> Settings:
     from einhornpy.supervisor.settings.sources import load
 
     flags = {"judge": None} | changes
-    return load({key: value for key, value in flags.items() if value is not None}, ("app",), {})
+    return load({key: value for key, value in flags.items() if value is not None}, ("app",), {}, "/")
 
 
 def asked(of: Settings, **given: Any) -> Any:
