@@ -62,14 +62,21 @@ def verdict(evidence: Evidence, tolerance: Tolerance) -> Verdict:
     requests = sum(sums.new.requests for sums in whole)
     old_requests = sum(sums.old.requests for sums in whole)
     measures = [_compared(evidence, measure, whole) for measure in Measure]
-    if any(_is_worse(each) for each in measures):
-        # What went bad later shows in the last minutes only.
-        recent = [Sums(sums.new, sums.old if sums.old.requests else all_of_it.old)
-                  for sums, all_of_it in zip(map(Kind.recent, kinds), whole, strict=True)]
-        measures = [_plainer(each, _compared(evidence, each.measure, recent)) for each in measures]
+    doubtless = [each.p_worse <= ALPHA[each.measure] for each in measures]
+    worse = []
+    if any(doubtless):
+        # What went bad later shows in what is recent only.
+        recent = [Sums(sums.new, sums.old if sums.old.requests else in_all.old)
+                  for sums, in_all in zip(map(Kind.recent, kinds), whole, strict=True)]
+        for place, each in enumerate(measures):
+            if doubtless[place]:
+                measures[place] = max(each, _compared(evidence, each.measure, recent),
+                                      key=lambda one: _effect(one, evidence, tolerance))
+        worse = [each for place, each in enumerate(measures)
+                 if doubtless[place] and _effect(each, evidence, tolerance) >= 1]
+    if worse:
         word, reason = Word.WORSE, "; ".join(
-            f"{_against(each, requests)}, {_p(each.p_worse)}"
-            for each in measures if _is_worse(each))
+            f"{_against(each, requests)}, {_p(each.p_worse)}" for each in worse)
     elif min(requests, old_requests) < ENOUGH:
         word, reason = Word.UNSURE, (f"too little traffic to tell: {requests:,} requests on new "
                                      f"workers, {old_requests:,} on old ones")
@@ -82,23 +89,24 @@ def verdict(evidence: Evidence, tolerance: Tolerance) -> Verdict:
     return Verdict(word, reason, requests, old_requests, tuple(measures))
 
 
-def _is_worse(compared: Compared) -> bool:
-    return compared.p_worse <= ALPHA[compared.measure]
-
-
-def _plainer(whole: Compared, recent: Compared) -> Compared:
-    """Of two figures of the same, the one that shows better why it is worse."""
-    if None in (whole.new, whole.old, recent.new, recent.old) or not _is_worse(whole):
-        return whole
-    return max(whole, recent, key=lambda each: (each.new or 0.0) - (each.old or 0.0))
+def _effect(compared: Compared, evidence: Evidence, tolerance: Tolerance) -> float:
+    """How much worse the figures are, in units of what is tolerated."""
+    new, old = compared.new, compared.old
+    if new is None or old is None:
+        return 0.0
+    match compared.measure:
+        case Measure.FAILED:
+            return (new - old) / tolerance.failed if tolerance.failed else float(new > old)
+        case Measure.MEMORY:
+            return evidence.used.leaked / LEAK
+        case _:
+            return new / (old * tolerance.ratio) if old else 0.0
 
 
 def _compared(evidence: Evidence, measure: Measure, kinds: list[Sums]) -> Compared:
     case: Case = getattr(evidence, measure)
-    p_worse = case.worse.ever
-    if measure is Measure.MEMORY and evidence.used.leaked < LEAK:
-        p_worse = 1.0
-    return Compared(measure, *_figures(evidence.used, measure, kinds), p_worse, case.well.now)
+    return Compared(measure, *_figures(evidence.used, measure, kinds), case.worse.ever,
+                    case.well.now)
 
 
 def _figures(used: Used, measure: Measure, kinds: list[Sums]) -> tuple[float | None, float | None]:
