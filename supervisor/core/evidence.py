@@ -38,6 +38,8 @@ GUESSES = (1.6, 4.0, 12.0)
 # would take several times as long. So it must be beyond doubt slower than by the third root of that
 # ratio, and slower than tolerated by its figures (`verdict.py`).
 THIRD = 1 / 3
+# Where the slowest answers are looked at: the second shows it sooner where few are slow at all.
+TAIL = (0.99, 0.995)
 # How slow is slow is known from so many old answers on; it is looked up again after so many slices.
 # What is recent: the last three rounds at least, six at most.
 KNOWN, ROUND, ROUNDS = 200, 10, 3
@@ -134,8 +136,8 @@ class Kind:
     lately: Sums = Sums()
     before: Sums = Sums()
     total: Sums = Sums()
-    p50: Yard | None = None
-    p99: Yard | None = None
+    p50: tuple[Yard, ...] = ()
+    p99: tuple[Yard, ...] = ()
 
     def all(self) -> Sums:
         return self.total + self.open
@@ -256,14 +258,16 @@ def _round(evidence: Evidence, tolerance: Tolerance) -> Evidence:
 def _closed(kind: Kind, turn: bool, tolerance: Tolerance) -> Kind:
     total, lately = kind.total + kind.open, kind.lately + kind.open
     return Kind(lately=Sums() if turn else lately, before=lately if turn else kind.before,
-                total=total, p50=_yard(total.old, 0.5, tolerance.ratio),
-                p99=_yard(total.old, 0.99, tolerance.ratio))
+                total=total, p50=_yards(total.old, (0.5,), tolerance.ratio),
+                p99=_yards(total.old, TAIL, tolerance.ratio))
 
 
-def _yard(old: Traffic, quantile: float, ratio: float) -> Yard | None:
+def _yards(old: Traffic, quantiles: tuple[float, ...], ratio: float) -> tuple[Yard, ...]:
     cases = sum(old.latencies)
-    if cases < KNOWN:
-        return None
+    return tuple(_yard(old, cases, each, ratio) for each in quantiles) if cases >= KNOWN else ()
+
+
+def _yard(old: Traffic, cases: int, quantile: float, ratio: float) -> Yard:
     index = bisect_left(BOUNDS, old.quantile(quantile) or 0.0) - 1
     index = max(0, min(index, bisect_left(BOUNDS, BOUNDS[-1] / ratio) - 1))
     far = _edge(BOUNDS[index] * ratio)
@@ -299,24 +303,35 @@ def _failures(*groups: Group | None) -> Sample:
     return Sample(requests, min(requests, sum(traffic.failed for traffic in there)))
 
 
-def _slow(case: Case, kinds: list[tuple[Yard | None, Kind, Pair]], alone: bool) -> Case:
-    factors, well, looked = [0.0] * len(GUESSES), 0.0, False
-    for yard, kind, pair in kinds:
+def _slow(case: Case, kinds: list[tuple[tuple[Yard, ...], Kind, Pair]], alone: bool) -> Case:
+    factors: list[float] = []
+    well = 0.0
+    for yards, kind, pair in kinds:
         new = pair.new.traffic
-        if yard is None or not new.requests:
+        if not yards or not new.requests:
             continue
         if alone:
-            record = Sample(sum(kind.total.old.latencies), kind.total.old.slower_than(yard.index))
+            yard, old = yards[0], kind.total.old
+            record = Sample(sum(old.latencies), old.slower_than(yard.index))
             case = _alone(case, yard.far.beyond(new), record, upper_limit(record), yard.tolerated)
         elif pair.old and pair.old.traffic.requests:
-            old, near = pair.old.traffic, yard.near.beyond(new)
-            old_ones = Sample(sum(old.latencies), old.slower_than(yard.index))
-            looked = True
-            for number, times in enumerate(GUESSES):
-                factors[number] += e_value(near, old_ones, _odds(yard.old, times), yard.old, 0.0)
-            if yard.tolerated < yard.old:
-                well += e_value(yard.far.beyond(new), old_ones, yard.tolerated, yard.old, 0.0)
-    return _both(case, factors, well, MOST) if looked else case
+            old = pair.old.traffic
+            made = [_slower(yard, new, old, times) for yard in yards for times in GUESSES]
+            factors = [sum(both) for both in zip(factors, made, strict=True)] if factors else made
+            well += _not_slower(yards[0], new, old)
+    return _both(case, factors, well, MOST) if factors else case
+
+
+def _slower(yard: Yard, new: Traffic, old: Traffic, times: float) -> float:
+    sample = Sample(sum(old.latencies), old.slower_than(yard.index))
+    return e_value(yard.near.beyond(new), sample, _odds(yard.old, times), yard.old, 0.0)
+
+
+def _not_slower(yard: Yard, new: Traffic, old: Traffic) -> float:
+    if yard.tolerated >= yard.old:
+        return 0.0
+    sample = Sample(sum(old.latencies), old.slower_than(yard.index))
+    return e_value(yard.far.beyond(new), sample, yard.tolerated, yard.old, 0.0)
 
 
 def _alone(case: Case, new: Sample, record: Sample, limit: float, share: float) -> Case:
@@ -325,6 +340,7 @@ def _alone(case: Case, new: Sample, record: Sample, limit: float, share: float) 
     if not new.cases or record.cases < KNOWN or limit >= 0.9:
         return case
     factors = [likelihood(new, _odds(limit, times), limit) for times in GUESSES]
+    factors *= max(1, len(case.worse.wealth) // len(GUESSES))  # as many as there were before
     return _both(case, factors, likelihood(new, share, limit), MOST_ALONE)
 
 
