@@ -45,7 +45,7 @@ TAIL = (0.99, 0.995)
 KNOWN, ROUND, ROUNDS = 200, 10, 3
 # CPU and memory: over how many seconds and requests they are compared, and how much is put on "more
 # than tolerated" against an even chance.
-BLOCK_SECONDS, BLOCK_REQUESTS = 5.0, 20
+BLOCK_SECONDS, BLOCK_REQUESTS = 3.0, 20
 STAKES = (0.5, 0.9)
 # What allocators take at a time is no leak: in a block it must be more (bytes a worker, a request).
 LEAK_STEP, LEAK_REQUEST = 1 << 18, 1 << 13

@@ -27,20 +27,23 @@ ALPHA_WELL = 0.01
 ENOUGH = 500
 # Caches fill up for a while: a leak has grown by more than this (bytes a worker) beyond what the
 # old ones did.
-LEAK = 48 << 20
+LEAK = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
     """A measure of new and of old workers: a share of requests, seconds, seconds of CPU a request,
     bytes of growth a request; None: not known. `p_worse`: how likely so much against "no worse than
-    tolerated" would ever be if it was true. `p_well`: against "worse than tolerated"."""
+    tolerated" would ever be if it was true. `p_well`: against "worse than tolerated". `requests`:
+    from how many of new workers `new` comes; it may be the last half minute to minute only, where
+    something has gone bad."""
 
     measure: Measure
     new: float | None
     old: float | None
     p_worse: float
     p_well: float
+    requests: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ def verdict(evidence: Evidence, tolerance: Tolerance) -> Verdict:
                  if doubtless[place] and _effect(each, evidence, tolerance) >= 1]
     if worse:
         word, reason = Word.WORSE, "; ".join(
-            f"{_against(each, requests)}, {_p(each.p_worse)}" for each in worse)
+            f"{_against(each)}, {_p(each.p_worse)}" for each in worse)
     elif min(requests, old_requests) < ENOUGH:
         word, reason = Word.UNSURE, (f"too little traffic to tell: {requests:,} requests on new "
                                      f"workers, {old_requests:,} on old ones")
@@ -84,7 +87,7 @@ def verdict(evidence: Evidence, tolerance: Tolerance) -> Verdict:
         well = all(each.p_well <= ALPHA_WELL for each in measures[:3])
         word = Word.WELL if well else Word.NO_WORSE
         reason = "as good as before beyond doubt: " if well else "nothing is worse beyond doubt: "
-        reason += ", ".join(_against(each, requests) for each in (measures[0], measures[2])
+        reason += ", ".join(_against(each) for each in (measures[0], measures[2])
                             if each.new is not None)
     return Verdict(word, reason, requests, old_requests, tuple(measures))
 
@@ -106,7 +109,7 @@ def _effect(compared: Compared, evidence: Evidence, tolerance: Tolerance) -> flo
 def _compared(evidence: Evidence, measure: Measure, kinds: list[Sums]) -> Compared:
     case: Case = getattr(evidence, measure)
     return Compared(measure, *_figures(evidence.used, measure, kinds), case.worse.ever,
-                    case.well.now)
+                    case.well.now, sum(sums.new.requests for sums in kinds))
 
 
 def _figures(used: Used, measure: Measure, kinds: list[Sums]) -> tuple[float | None, float | None]:
@@ -132,12 +135,12 @@ def _share(part: float, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _against(compared: Compared, requests: int) -> str:
+def _against(compared: Compared) -> str:
     new, old = compared.new or 0.0, compared.old or 0.0
     match compared.measure:
         case Measure.FAILED:
-            return f"failed requests {new:.1%} against {old:.1%} of {requests:,} requests".replace(
-                "%", " %")
+            return (f"failed requests {new * 100:.1f} % against {old * 100:.1f} % of "
+                    f"{compared.requests:,} requests")
         case Measure.P50 | Measure.P99:
             return f"{compared.measure} {_time(new)} against {_time(old)}"
         case Measure.CPU:
