@@ -51,6 +51,7 @@ from .steering.answers import Answers
 from .steering.audience import Audience
 from .steering.commands import Commands
 from .steering.hooks import Hooks
+from .steering.judge import Judge
 from .steering.orders import Orders
 from .steering.reloads import Reloads
 from .steering.signals import SIGNALS, Signals
@@ -75,7 +76,7 @@ ORDER: tuple[type[Part], ...] = (
     Listening,  # before anybody is told how we are
     Server, Upgrades, Web, Templates, Errands,
     Announcements,  # when it is known which of them are on their way
-    Measures,
+    Measures, Judge,
     Keeper,  # ends before the output, of which it asks who still writes
     Strangers, Guesses,
     Exits,  # deaths before the plan
@@ -162,6 +163,7 @@ class Parts:
         self.upgrades = Upgrades(
             self.ledger, self.generations, self.processes, self.loop, self.errands, self.hooks,
             settings, environ, looked_up.attributes, self.templates, self.answers.status)
+        self.judge = Judge(self.ledger, self.traffic)
         self.orders = Orders(self.ledger, self.arbiter_hooks, self.processes, self.measures,
                              self.upgrades)
         self.signals = Signals(self.loop, self.guard, self.ledger, self.orders, self.upgrades,
