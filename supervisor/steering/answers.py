@@ -78,7 +78,8 @@ class Answers(Part):
             pool, now, name=self._place.master, started_at=self._started_at, master={
                 "pid": os.getpid(), "version": VERSION, "socket": self._place.path,
                 "reloads": count, "reload_refused": refused}, listeners=listeners,
-            memory=self._memory(), usage=self._usage(now), labels=self._log.labels, last_lines={
+            memory=self._memory(), usage=self._usage(now), traffic={}, labels=self._log.labels,
+            last_lines={
                 worker: self._ledger.redaction.lines(self._output.kept_lines(worker))
                 for worker in pool.workers})
         if self._ledger.early and pool.stopping is None:
