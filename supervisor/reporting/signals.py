@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.pool import Worker
-from ..core.traffic import CLASSES, Traffic, total
+from ..core.traffic import BOUNDS, CLASSES, Traffic, total
 
 QUANTILES = {"p50_seconds": 0.5, "p95_seconds": 0.95, "p99_seconds": 0.99}
 
@@ -58,3 +58,14 @@ def of_generations(workers: Iterable[Worker], seen: Mapping[int, Seen]) -> list[
         total(each.recent for each in of_it), max(each.recent_seconds for each in of_it),
         total(each.since_start for each in of_it), max(each.seconds for each in of_it)).document()
             for number, of_it in sorted(found.items())]
+
+
+def counts(generations: Mapping[int, Traffic]) -> dict[str, Any]:
+    """What each generation has answered since the first master started, as plain counts for the
+    tally; `latencies` as in `Traffic`."""
+    return {"bounds": list(BOUNDS), "generations": [{
+        "generation": number, "requests": each.requests,
+        "responses": dict(zip(CLASSES, each.responses, strict=True)), "failed": each.failed,
+        "exceptions": each.exceptions, "aborted": each.aborted, "bytes_out": each.bytes_out,
+        "seconds": round(each.seconds, 6), "latencies": list(each.latencies)}
+        for number, each in sorted(generations.items())]}
