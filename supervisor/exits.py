@@ -144,6 +144,7 @@ class Exits(Part):
         tidy(parts.output.worker_is_gone, worker.id)
         tidy(lambda: parts.ledger.tally.worker_is_gone(parts.page.requests(worker.id)))
         tidy(parts.page.give_back, worker.id)
+        tidy(parts.traffic.give_back, worker.id)
         tidy(parts.web.worker_is_gone, worker.generation, exit.pid)
         tidy(parts.arbiter_hooks.worker_is_gone, worker.generation, exit.pid)
         tidy(parts.arbiter_hooks.say_how_many)

@@ -28,6 +28,7 @@ from .launch.prepared import Generations
 from .launch.shared_page import SharedPage
 from .launch.spawning import Spawner
 from .launch.templates import Templates
+from .launch.traffic_pages import TrafficPages
 from .launch.workers import Workers
 from .logs import log
 from .logs.keeper import Keeper
@@ -67,8 +68,8 @@ from .system.terminal_signals import TerminalSignals
 # In this order they take over, are asked whose an exit was, and have their turn; in reverse they
 # end. The first ones are what others stand on.
 ORDER: tuple[type[Part], ...] = (
-    Loop, Processes, SharedPage, log.Log, Ledger, Workers, Generations, Pidfile, RuntimeDirectory,
-    NotifySocket,
+    Loop, Processes, SharedPage, TrafficPages, log.Log, Ledger, Workers, Generations, Pidfile,
+    RuntimeDirectory, NotifySocket,
     Places,  # before anybody is judged by what he couldn't say
     Output, Labels, Audience, Notices, Signals,
     Listening,  # before anybody is told how we are
@@ -118,7 +119,7 @@ class Parts:
                     own_code: OwnCode) -> None:
         """What starts workers, and what is known of them."""
         self.workers, self.generations = Workers(self.ledger), Generations(self.ledger)
-        self.page = SharedPage()
+        self.page, self.traffic = SharedPage(), TrafficPages()
         self.output = Output(self.loop, self.log, settings.worker_output, self.guard)
         self.keeper = Keeper(self.processes, worker_environment.inherited(environ), self.output,
                              self.ledger.log, settings.worker_output is not WorkerOutput.INHERIT,
@@ -146,8 +147,9 @@ class Parts:
         self.workers.hear = self.templates.hear
         self.arbiter_hooks = ArbiterHooks(self.ledger, self.templates)
         self.spawner = Spawner(
-            self.ledger, self.generations, self.processes, self.page, self.output, settings,
-            looked_up.attributes, self.listening.all, self.place, self.notify, self.templates)
+            self.ledger, self.generations, self.processes, self.page, self.traffic, self.output,
+            settings, looked_up.attributes, self.listening.all, self.place, self.notify,
+            self.templates)
 
     def _of_clients(self, settings: Settings, environ: Mapping[str, str], looked_up: LookedUp,
                     own_code: OwnCode) -> None:

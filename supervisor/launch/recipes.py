@@ -270,14 +270,16 @@ def _resolve(directory: str) -> str:
     return resolved
 
 
-def life(recipe: Recipe, settings: Settings, target: int, page: tuple[int, int], jitter: float,
-         stderr: int | None, control: int | None, notify: int) -> dict[str, Any]:
-    """What a worker of gunicorn's is told. `page`: descriptor and offset of its slot. `jitter`: 0
-    to 1. `stderr`: the descriptor that is its standard error as soon as it is ready, None where it
-    has that already. `control`, `notify`: descriptors that are connected to the master: commands go
-    to the one, datagrams of sd_notify(3) to the other."""
+def life(recipe: Recipe, settings: Settings, target: int, page: tuple[int, int],
+         traffic: tuple[int, int], jitter: float, stderr: int | None, control: int | None,
+         notify: int) -> dict[str, Any]:
+    """What a worker of gunicorn's is told. `page`, `traffic`: descriptor and offset of its slots.
+    `jitter`: 0 to 1. `stderr`: the descriptor that is its standard error as soon as it is ready,
+    None where it has that already. `control`, `notify`: descriptors that are connected to the
+    master: commands go to the one, datagrams of sd_notify(3) to the other."""
     return {
         "page": page,
+        "traffic": traffic,
         "stderr": stderr,
         "control": control,
         "notify": notify,

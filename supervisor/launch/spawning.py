@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ from .prepared import Generations
 from .shared_page import SharedPage
 from .template import Fork
 from .templates import Templates
+from .traffic_pages import TrafficPages
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +57,14 @@ class Spawner:
     """`listeners`: what workers get, in the order of their descriptors."""
 
     def __init__(self, ledger: Ledger, generations: Generations, processes: Processes,
-                 page: SharedPage, output: Output, settings: Settings, attributes: Attributes,
-                 listeners: Sequence[Listener], place: RuntimeDirectory, notify: NotifySocket,
-                 templates: Templates) -> None:
+                 page: SharedPage, traffic: TrafficPages, output: Output, settings: Settings,
+                 attributes: Attributes, listeners: Sequence[Listener], place: RuntimeDirectory,
+                 notify: NotifySocket, templates: Templates) -> None:
         self._ledger = ledger
         self._generations = generations
         self._processes = processes
         self._page = page
+        self._traffic = traffic
         self._output = output
         self._settings = settings
         self._attributes = attributes
@@ -83,6 +86,7 @@ class Spawner:
         forks = template_rules.forks(self._ledger.pool, action.generation)
         with contextlib.ExitStack() as undoing:
             undoing.callback(self._page.give_back, worker)
+            undoing.callback(self._traffic.give_back, worker)
             wanted = self._settings.command_socket_as_fd or gunicorn is not None
             ours, theirs = socket.socketpair() if wanted else (None, None)
             if ours is not None and theirs is not None:
@@ -120,6 +124,7 @@ class Spawner:
                 connection.close()
             self._output.worker_is_gone(worker)
             self._page.give_back(worker)
+            self._traffic.give_back(worker)
 
         return Fork(worker, done)
 
@@ -139,8 +144,10 @@ class Spawner:
         if prepared.gunicorn is not None:
             notify_fd = add(self._notify.way)
             page = (add(self._page.fd), self._page.take(worker))
+            traffic = (add(self._traffic.fd),
+                       self._traffic.take(worker, action.generation, time.monotonic()))
             inherits = settings.worker_output is WorkerOutput.INHERIT
-            life = recipes.life(generation.recipe, settings, pool.target, page, jitter,
+            life = recipes.life(generation.recipe, settings, pool.target, page, traffic, jitter,
                                 add(STANDARD_ERROR) if inherits else None, control_fd, notify_fd)
         environment = worker_environment.environment(
             generation, worker=worker, index=action.index, master=os.getpid(),

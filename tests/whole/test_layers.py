@@ -41,7 +41,7 @@ ARROWS: dict[str, set[str]] = {
     "supervisor/launch": {
         "shared", "supervisor/core", "supervisor/reporting", "supervisor/system",
         "supervisor/settings", "supervisor/sockets", "supervisor/places", "supervisor/logs",
-        "worker"},  # what a template and the master say to each other, and nothing else
+        "worker"},  # those of ONE_FILE, and nothing else
     "supervisor/steering": {
         "shared", "supervisor/control_socket", "supervisor/core", "supervisor/reporting",
         "supervisor/system", "supervisor/settings", "supervisor/sockets", "supervisor/places",
@@ -56,7 +56,8 @@ ARROWS: dict[str, set[str]] = {
     # The command line is made from the table of settings: the one arrow between those two.
     "control/cli": {"shared", "control", "control/top", "supervisor/settings"},}
 # A room that may import one file of another one.
-ONE_FILE = {("supervisor/launch", "worker/template_messages.py")}
+ONE_FILE = {("supervisor/launch", "worker/template_messages.py"),
+            ("supervisor/launch", "worker/traffic_slot.py")}
 # What a room may import that is neither ours nor the standard library's; a file, where it is that
 # one alone.
 THIRD_PARTY: dict[str, set[str]] = {

@@ -1,0 +1,226 @@
+"""What each worker has answered, as the master reads it: the page of traffic, layout version 2, and
+the sums of the workers that are gone.
+
+It is a file in memory of its own, since the first page (shared_page.py) stays as earlier versions
+know it. Each worker that counts has a slot of 1024 words, each a native float64; it alone writes
+there (worker/traffic_slot.py), without a system call, or the master does for one that reports by
+datagrams. The master reads when somebody asks.
+
+    word        holds
+    0           layout version, 2; 0 while nobody is known to count
+    1           sequence: odd while somebody writes, changed by each write
+    2           the newest second (of CLOCK_MONOTONIC) for which a record of the ring was written
+    3..15       reserved, zero
+    16..87      the totals: one record
+    88..1023    the ring, 13 records: record `second % 13` holds the totals at the beginning of that
+                second; the first request of a second writes it, and those of the seconds without
+
+A record has 72 words, all of which only grow:
+
+    0           requests that are over
+    1..5        of these, answered by 1xx, 2xx, 3xx, 4xx, 5xx
+    6, 7, 8     failed, exceptions, aborted, as `Traffic` has them
+    9           bytes of bodies sent
+    10          the sum of all latencies, in seconds
+    11..70      how many latencies fell into each bucket of `BOUNDS`, and beyond the last one
+    71          reserved, zero
+
+Whole numbers are exact up to 2**53. A reader copies what it wants twice, until both copies are the
+same and the sequence is even. A worker that was stopped in the middle of a write leaves an odd one:
+its totals are then off by one request at most. What can't be true is not read at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ...worker.traffic_slot import HEAD, LATENCIES, LAYOUT_VERSION, RECORD, RING, SLOT_SIZE
+from ..core.traffic import BOUNDS, CLASSES, Traffic, total
+from ..system.part import Keep, Kept, Part, State
+
+# Seconds: what is recent began at the beginning of a second, so long ago or a little more.
+RECENT = 10
+# Of so many generations the sums are kept, beside those that have workers.
+GENERATIONS_KEPT = 5
+# The most that a worker may say: its app can write anything there.
+LARGEST = float(1 << 53)
+LARGEST_PAGE = 1 << 30
+_TRIES = 100
+_WORD = 8
+_HEAD, _RECORD = struct.Struct(f"={HEAD + RECORD}d"), struct.Struct(f"={RECORD}d")
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where a worker's traffic is counted. `offset`: in bytes. `generation`: whose code it runs.
+    `since`: when it was taken, in monotonic seconds."""
+
+    offset: int
+    generation: int
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class KeptTraffic(Kept):
+    """`slots`: by worker; `gone`: the sums of the workers that are gone, by generation."""
+
+    fd: int
+    size: int
+    slots: Mapping[int, Slot]
+    gone: Mapping[int, Traffic]
+
+    def descriptors(self) -> Iterable[int]:
+        return [self.fd]
+
+    def doubts(self) -> Iterator[str]:
+        if self.size % SLOT_SIZE or not 0 <= self.size <= LARGEST_PAGE:
+            yield f"a page of {self.size} bytes"
+        if any(slot.offset % SLOT_SIZE or not 0 <= slot.offset < self.size
+               for slot in self.slots.values()):
+            yield f"slots {dict(self.slots)} in a page of {self.size} bytes"
+
+
+class TrafficPages(Part):
+    """The page of traffic. Slots are reused; one is zeroed when it is handed out."""
+
+    name = "traffic"
+    keeps = {"traffic": Keep(KeptTraffic | None)}
+
+    def __init__(self) -> None:
+        self._free: list[int] = []
+        self._size = 0
+        self._slots: dict[int, Slot] = {}
+        self._gone: dict[int, Traffic] = {}
+        self.fd = os.memfd_create("einhornpy-traffic", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        # Whoever maps a file that has shrunk is killed by it: no worker may do that to all others.
+        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+
+    def hand_over(self) -> dict[str, Any]:
+        return {"traffic": {
+            "fd": self.fd, "size": self._size,
+            "slots": {str(worker): asdict(slot) for worker, slot in self._slots.items()},
+            "gone": {str(generation): asdict(sums) for generation, sums in self._gone.items()}}}
+
+    def take_over(self, state: State) -> None:
+        kept: KeptTraffic | None = state["traffic"]
+        if kept is None:  # a fresh start, or an earlier version
+            return
+        self.close()
+        self.fd, self._size, self._slots = kept.fd, kept.size, dict(kept.slots)
+        # Another version may have had other buckets.
+        self._gone = {generation: sums for generation, sums in kept.gone.items() if _fits(sums)}
+        taken = {slot.offset for slot in self._slots.values()}
+        self._free = [offset for offset in range(0, self._size, SLOT_SIZE) if offset not in taken]
+
+    def take(self, worker: int, generation: int, now: float) -> int:
+        """Give `worker`, which runs the code of `generation`, a slot at `now`; return its offset in
+        bytes."""
+        if not self._free:
+            self._free.append(self._size)
+            self._size += SLOT_SIZE
+            os.ftruncate(self.fd, self._size)
+        offset = self._free.pop()
+        os.pwrite(self.fd, bytes(SLOT_SIZE), offset)
+        self._slots[worker] = Slot(offset, generation, now)
+        return offset
+
+    def of(self, worker: int) -> Traffic | None:
+        """What `worker` has answered since its start; None where that isn't known."""
+        slot = self._slots.get(worker)
+        if slot is None:
+            return None
+        head, _ = self._read(slot, 0)
+        return _traffic(head[0], head[HEAD:])
+
+    def recent(self, worker: int, now: float) -> tuple[Traffic, float] | None:
+        """What `worker` has answered in the last 10 to 11 seconds or, if it is younger, its life;
+        and how many seconds those are. None where that isn't known. `now`: monotonic seconds."""
+        slot = self._slots.get(worker)
+        if slot is None:
+            return None
+        begin = max(0, int(now) - RECENT)
+        seconds = max(0.001, now - max(float(begin), slot.since))
+        head, then = self._read(slot, begin)
+        whole, newest = _traffic(head[0], head[HEAD:]), head[2]
+        if whole is None:
+            return None
+        if not begin <= newest:
+            return Traffic(), seconds
+        before = _traffic(head[0], then)
+        if before is None or newest - RING >= begin:  # overwritten: `now` was long ago
+            return None
+        found = whole.since(before)
+        return (found, seconds) if _fits(found) else None
+
+    def of_generations(self) -> Mapping[int, Traffic]:
+        """What each generation has answered, by its workers that live and those that are gone: of
+        all that have workers, and of the last few that had traffic."""
+        found = dict(self._gone)
+        for worker, slot in self._slots.items():
+            sums = self.of(worker)
+            if sums is not None:
+                before = found.get(slot.generation)
+                found[slot.generation] = sums if before is None else before + sums
+        return found
+
+    def give_back(self, worker: int) -> None:
+        """Free the slot of a worker that is gone; its sums are kept."""
+        sums, slot = self.of(worker), self._slots.pop(worker, None)
+        if slot is None:
+            return
+        self._free.append(slot.offset)
+        if sums is None or not sums.requests:
+            return
+        generation = slot.generation
+        # The one that was added to last stands last.
+        self._gone[generation] = total((self._gone.pop(generation, Traffic()), sums))
+        living = {each.generation for each in self._slots.values()}
+        others = [each for each in self._gone if each not in living]
+        for each in others[: -GENERATIONS_KEPT]:
+            del self._gone[each]
+
+    def _read(self, slot: Slot, begin: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The head with the totals, and the record of the ring for the second `begin`."""
+        at = slot.offset + _WORD * (HEAD + RECORD * (1 + begin % RING))
+        copy = os.pread(self.fd, _HEAD.size, slot.offset)
+        for _ in range(_TRIES):
+            # What lies between two equal copies of the head is of the same moment.
+            ring = os.pread(self.fd, _RECORD.size, at)
+            again = os.pread(self.fd, _HEAD.size, slot.offset)
+            head: tuple[float, ...] = _HEAD.unpack(again)
+            if copy == again and head[1] % 2 == 0:
+                break
+            copy = again
+        return head, _RECORD.unpack(ring)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self.fd)
+
+
+def _traffic(version: float, record: tuple[float, ...]) -> Traffic | None:
+    """What a record says; None where nobody counts, or it can't be true."""
+    if version != LAYOUT_VERSION or not all(0.0 <= word <= LARGEST for word in record):
+        return None
+    counts = [*map(int, record[:-1])]
+    failed, exceptions, aborted, bytes_out = counts[6:10]
+    found = Traffic(counts[0], tuple(counts[1:6]), failed, exceptions, aborted, bytes_out,
+                    record[10], tuple(counts[LATENCIES:]))
+    return found if _fits(found) else None
+
+
+def _fits(traffic: Traffic) -> bool:
+    """Whether the parts are no more than the whole."""
+    parts = (*traffic.responses, traffic.failed, traffic.exceptions, traffic.aborted,
+             traffic.bytes_out, traffic.seconds, *traffic.latencies)
+    return (len(traffic.responses) == len(CLASSES) and len(traffic.latencies) == len(BOUNDS) + 1
+            and min(parts) >= 0
+            and traffic.exceptions <= traffic.failed
+            and traffic.requests >= max(sum(traffic.responses), traffic.failed, traffic.aborted,
+                                        sum(traffic.latencies)))
