@@ -38,6 +38,7 @@ import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from operator import sub
 from typing import Any
 
 from ...worker.traffic_slot import HEAD, LATENCIES, LAYOUT_VERSION, RECORD, RING, SLOT_SIZE
@@ -141,22 +142,23 @@ class TrafficPages(Part):
     def recent(self, worker: int, now: float) -> tuple[Traffic, float] | None:
         """What `worker` has answered in the last 10 to 11 seconds or, if it is younger, its life;
         and how many seconds those are. None where that isn't known. `now`: monotonic seconds."""
+        found = self.seen(worker, now)
+        return None if found is None else found[:2]
+
+    def seen(self, worker: int, now: float) -> tuple[Traffic, float, Traffic] | None:
+        """The same, and what it has answered since its start, of the same moment."""
         slot = self._slots.get(worker)
         if slot is None:
             return None
         begin = max(0, int(now) - RECENT)
         seconds = max(0.001, now - max(float(begin), slot.since))
         head, then = self._read(slot, begin)
-        whole, newest = _traffic(head[0], head[HEAD:]), head[2]
-        if whole is None:
+        version, newest, totals = head[0], head[2], head[HEAD:]
+        whole = _traffic(version, totals)
+        if whole is None or newest - RING >= begin:  # overwritten: `now` was long ago
             return None
-        if not begin <= newest:
-            return Traffic(), seconds
-        before = _traffic(head[0], then)
-        if before is None or newest - RING >= begin:  # overwritten: `now` was long ago
-            return None
-        found = whole.since(before)
-        return (found, seconds) if _fits(found) else None
+        recent = Traffic() if newest < begin else _traffic(version, tuple(map(sub, totals, then)))
+        return None if recent is None else (recent, seconds, whole)
 
     def of_generations(self) -> Mapping[int, Traffic]:
         """What each generation has answered, by its workers that live and those that are gone: of
@@ -206,7 +208,8 @@ class TrafficPages(Part):
 
 def _traffic(version: float, record: tuple[float, ...]) -> Traffic | None:
     """What a record says; None where nobody counts, or it can't be true."""
-    if version != LAYOUT_VERSION or not all(0.0 <= word <= LARGEST for word in record):
+    # No comparison with what is no number is true.
+    if version != LAYOUT_VERSION or not (min(record) >= 0.0 and sum(record) <= LARGEST):
         return None
     counts = [*map(int, record[:-1])]
     failed, exceptions, aborted, bytes_out = counts[6:10]

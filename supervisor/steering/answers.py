@@ -110,9 +110,8 @@ class Answers(Part):
     def _seen(self, now: float) -> dict[int, signals.Seen]:
         found = {}
         for worker in self._ledger.pool.workers.values():
-            whole, recent = self._traffic.of(worker.id), self._traffic.recent(worker.id, now)
-            if whole is not None and recent is not None:
-                found[worker.id] = signals.Seen(*recent, whole, max(0.0, now - worker.spawned_at))
+            if (seen := self._traffic.seen(worker.id, now)) is not None:
+                found[worker.id] = signals.Seen(*seen, max(0.0, now - worker.spawned_at))
         return found
 
     def tally(self) -> dict[str, Any]:
