@@ -215,15 +215,18 @@ def _traffic(version: float, record: tuple[float, ...]) -> Traffic | None:
     failed, exceptions, aborted, bytes_out = counts[6:10]
     found = Traffic(counts[0], tuple(counts[1:6]), failed, exceptions, aborted, bytes_out,
                     record[10], tuple(counts[LATENCIES:]))
-    return found if _fits(found) else None
+    return found if _adds_up(found) else None
 
 
 def _fits(traffic: Traffic) -> bool:
-    """Whether the parts are no more than the whole."""
+    """Whether an earlier version's sums can be those of this one."""
     parts = (*traffic.responses, traffic.failed, traffic.exceptions, traffic.aborted,
              traffic.bytes_out, traffic.seconds, *traffic.latencies)
     return (len(traffic.responses) == len(CLASSES) and len(traffic.latencies) == len(BOUNDS) + 1
-            and min(parts) >= 0
-            and traffic.exceptions <= traffic.failed
-            and traffic.requests >= max(sum(traffic.responses), traffic.failed, traffic.aborted,
-                                        sum(traffic.latencies)))
+            and min(parts) >= 0 and _adds_up(traffic))
+
+
+def _adds_up(traffic: Traffic) -> bool:
+    """Whether the parts are no more than the whole."""
+    return traffic.exceptions <= traffic.failed and traffic.requests >= max(
+        sum(traffic.responses), traffic.failed, traffic.aborted, sum(traffic.latencies))
