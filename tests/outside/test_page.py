@@ -391,6 +391,17 @@ def test_traffic(start: Start, viewer: Viewer) -> None:
     assert get(master.address)[0] == 200
     page.get_by_role("button", name="Seat 0").click()
     expect(page.locator("#details-facts")).to_contain_text("requests done")
+    expect(page.locator("#details-facts")).to_contain_text("requests a second")
+    # Old against new code, as soon as there are both.
+    expect(page.locator("#comparison")).to_be_hidden()
+    assert master.cli("upgrade", "--no-wait", "--canary", "1", "--hold",
+                      "until-resume").returncode == 0
+    expect(page.locator("#compared tbody tr").nth(0)).to_contain_text("old, generation 1")
+    expect(page.locator("#compared tbody tr").nth(1)).to_have_text(
+        re.compile(r"^new, generation 2(0|[0-9.]+)[^–]"))
+    page.wait_for_function(
+        "document.querySelectorAll('#rate .line, #failed .line.old, #p99 .line.old').length === 4")
+    check_accessible(page)
 
 
 @pytest.mark.parametrize("mode", ["warn", "auto"])
