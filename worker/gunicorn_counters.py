@@ -1,90 +1,16 @@
-"""A worker's own slot of the master's page: heartbeat and counters, written without a system call.
+"""How a worker of gunicorn's says that it lives, and by what its requests are counted, for each
+kind of worker class. Where the counts go: busy_slot.py, traffic_slot.py.
 
-The layout stands in supervisor/launch/shared_page.py. Plain standard library from Python 3.9 on;
-loaded by the adapter.
+Plain standard library from Python 3.9 on; loaded by the adapter.
 """
 
-import _thread
-import mmap
 import os
-import sys
-import time
+from inspect import signature
 from typing import Any, Callable, Optional
 
-LAYOUT_VERSION = 1.0
-SLOT_SIZE = 256
-RING = 16
-
-
-class Slot:
-    """One slot. `limit`: after so many requests `reached` is called with a sentence, until it
-    returns True (0: never)."""
-
-    def __init__(self, fd: int, offset: int, limit: int, reached: Callable[[str], bool]) -> None:
-        start = offset - offset % mmap.ALLOCATIONGRANULARITY
-        page = mmap.mmap(fd, offset - start + SLOT_SIZE, offset=start)
-        # Assigning to a view of doubles stores eight aligned bytes at once; struct.pack_into writes
-        # them one by one.
-        self.words = memoryview(page)[offset - start : offset - start + SLOT_SIZE].cast("d")
-        self.words[0] = LAYOUT_VERSION
-        self.counts = True
-        # A lock that gevent has not patched: nothing below ever waits for another greenlet.
-        self.lock = _thread.allocate_lock()
-        self.limit = limit
-        self.reached = reached
-        self.now = time.monotonic
-
-    def does_not_count(self) -> None:
-        """Nothing here counts requests, as far as anybody knows; the first one that is counted
-        shows that something does."""
-        self.counts = False
-        self.words[24] = 1.0
-
-    def beat(self) -> None:
-        """A sign of life."""
-        self.words[2] = self.now()
-
-    def begin(self) -> None:
-        """A request begins."""
-        words = self.words
-        with self.lock:
-            words[1] += 1.0
-            words[4] += 1.0
-            if not self.counts:
-                self.counts, words[24] = True, 0.0
-            if words[4] == 1.0:
-                now = self.now()
-                self.fill_ring(now, 0.0)
-                words[6] = now
-            words[1] += 1.0
-
-    def end(self) -> None:
-        """A request is over, well or not."""
-        words = self.words
-        with self.lock:
-            words[1] += 1.0
-            words[3] += 1.0
-            words[4] -= 1.0
-            if words[4] == 0.0:
-                now, since = self.now(), words[6]
-                self.fill_ring(now, since)
-                words[5] += now - since
-                words[6] = 0.0
-            words[1] += 1.0
-            full = 0 < self.limit <= words[3]
-        if full and self.reached("served %d requests" % self.limit):
-            self.limit = 0
-
-    def fill_ring(self, now: float, since: float) -> None:
-        """Note the busy seconds at the beginning of every second up to `now`; `since`: when we
-        became busy, 0.0 if idle."""
-        words = self.words
-        newest, second = int(words[7]), int(now)
-        if newest == second:
-            return
-        for each in range(max(newest + 1, second - RING + 1), second + 1):
-            words[8 + each % RING] = words[5] + (max(0.0, each - since) if since else 0.0)
-        words[7] = float(second)
+from . import gunicorn_responses, gunicorn_tornado
+from .busy_slot import Slot
+from .traffic_slot import TrafficSlot
 
 
 class Heartbeat:
@@ -132,25 +58,25 @@ def way_of_counting(worker_class: Any) -> str:
     return "asgi" if names & {"ASGIWorker", "UvicornWorker"} else ""
 
 
-def count_requests(worker: Any, slot: Slot) -> None:
+def count_requests(worker: Any, slot: Slot, traffic: TrafficSlot) -> None:
     """Let a worker count its requests, where it can, or say that it doesn't. Those of ASGI apps
-    `counted_asgi` counts."""
+    `asgi_counting` counts."""
     way = way_of_counting(type(worker))
     if way in ("", "unsure"):
         slot.does_not_count()
+    else:
+        traffic.counts()
     if way in ("request", "unsure"):
-        worker.handle_request = counted(worker.handle_request, slot)
+        gunicorn_responses.remember()
+        worker.handle_request = counted(worker.handle_request, slot, traffic)
         if hasattr(worker, "handle_http2_request"):
-            worker.handle_http2_request = counted(worker.handle_http2_request, slot)
+            worker.handle_http2_request = counted(worker.handle_http2_request, slot, traffic)
     elif way == "handler":
         # gevent_pywsgi and what derives from it, such as GeventWebSocketWorker: the server calls
         # the app, not the worker.
-        handler = handler_class(worker)
-        run_application = counted(handler.run_application, slot)
-        worker.wsgi_handler = type(handler.__name__, (handler,),
-                                   {"run_application": lambda self: run_application(self)})
+        worker.wsgi_handler = counting_handler(handler_class(worker), slot, traffic)
     elif way == "tornado":
-        count_tornado(worker, slot)
+        gunicorn_tornado.count(worker, slot, traffic)
 
 
 def handler_class(worker: Any) -> Any:
@@ -158,61 +84,56 @@ def handler_class(worker: Any) -> Any:
     return worker.wsgi_handler or getattr(worker.server_class, "handler_class", None)
 
 
-def counted(handle: Callable[..., Any], slot: Slot) -> Callable[..., Any]:
-    """What handles one request, counted."""
+def counted(handle: Callable[..., Any], slot: Slot, traffic: TrafficSlot) -> Callable[..., Any]:
+    """What handles one request of gunicorn's, counted."""
+    names = [*signature(handle).parameters]
+    at = names.index("req") if "req" in names else 0
+    begin, end, note = slot.begin, slot.end, traffic.note
 
     def handle_and_count(*arguments: Any) -> Any:
-        slot.begin()
+        begun, req = begin(), arguments[at]
         try:
-            return handle(*arguments)
-        finally:
-            slot.end()
+            result = handle(*arguments)
+        except BaseException as error:
+            ended = end()
+            outcome = gunicorn_responses.of_exception(gunicorn_responses.forget(req), error)
+            note(ended, outcome.status, ended - begun, *outcome[1:])
+            raise
+        ended = end()
+        response = gunicorn_responses.forget(req)
+        if response is not None and response.sent and not response.upgrade:  # most of them
+            note(ended, response.status_code or 0, ended - begun, response.sent)
+        else:
+            outcome = gunicorn_responses.of_response(response)
+            note(ended, outcome.status, ended - begun, *outcome[1:])
+        return result
 
     return handle_and_count
 
 
-def count_tornado(worker: Any, slot: Slot) -> None:
-    """tornado's worker calls its `handle_request` when a connection is closed. A request lasts from
-    its head until it is read and answered; a websocket is none from when it is one."""
-    server_class = sys.modules["tornado.httpserver"].HTTPServer
-    start_request = server_class.start_request
+def counting_handler(handler: Any, slot: Slot, traffic: TrafficSlot) -> Any:
+    """The class of gevent's handler, counting."""
 
-    def start_and_count(server: Any, server_connection: Any, connection: Any) -> Any:
-        delegate = start_request(server, server_connection, connection)
-        if server is not worker.server:
-            return delegate  # one of the app's own
-        headers_received, read_response = delegate.headers_received, connection.read_response
-        begun = []
+    class Counting(handler):  # type: ignore[misc]
+        bytes_out = 0
 
-        def begin(*arguments: Any) -> Any:
-            begun.append(True)
-            slot.begin()
-            return headers_received(*arguments)
+        def _write(self, data: Any, *arguments: Any) -> None:
+            super()._write(data, *arguments)
+            self.bytes_out += len(data)
 
-        async def read_and_end(*arguments: Any) -> Any:
+        def run_application(self) -> None:
+            begun, self.bytes_out = slot.begin(), 0
+            error: Optional[BaseException] = None
             try:
-                return await read_response(*arguments)
+                super().run_application()
+            except BaseException as raised:
+                error = raised
+                raise
             finally:
-                if begun:
-                    slot.end()
+                ended = slot.end()
+                outcome = gunicorn_responses.of_handler(self, self.bytes_out, error)
+                error = None  # it knows this frame
+                traffic.note(ended, outcome.status, ended - begun, *outcome[1:])
 
-        delegate.headers_received, connection.read_response = begin, read_and_end
-        return delegate
-
-    server_class.start_request = start_and_count
-
-
-def counted_asgi(app: Any, slot: Slot) -> Any:
-    """An ASGI app around `app` whose requests and websockets are counted."""
-
-    async def counted(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            await app(scope, receive, send)
-            return
-        slot.begin()
-        try:
-            await app(scope, receive, send)
-        finally:
-            slot.end()
-
-    return counted
+    Counting.__name__ = handler.__name__
+    return Counting

@@ -15,6 +15,8 @@ import traceback
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from . import (
+    asgi_counting,
+    busy_slot,
     gunicorn_classes,
     gunicorn_counters,
     gunicorn_draining,
@@ -23,6 +25,7 @@ from . import (
     gunicorn_older,
     gunicorn_third_party,
     gunicorn_warm_up,
+    traffic_slot,
 )
 from .describing import describe
 from .gunicorn_master import Master, Notices
@@ -87,9 +90,15 @@ class Life:
         self.master = Master(instructions["control"])
         self.notices = Notices(instructions["notify"])
         fd, offset = instructions["page"]
-        slot = gunicorn_counters.Slot(
+        slot = busy_slot.Slot(
             fd, offset, instructions["max_requests"],
             lambda reason: self.notices.send("X_EINHORNPY_DUE=" + reason))
+        self.traffic = traffic_slot.TrafficSlot(instructions.get("traffic"))  # an older master's
+        if "traffic" in instructions:
+            os.close(instructions["traffic"][0])
+        # What the app forks is no worker: it counts nothing in our name.
+        os.register_at_fork(after_in_child=slot.let_go)
+        os.register_at_fork(after_in_child=self.traffic.let_go)
         self.heartbeat = gunicorn_counters.Heartbeat(fd, slot, self.first_sign_of_life)
         self.last_error = LastError()
         self.log.error_log.addHandler(self.last_error)
@@ -123,11 +132,11 @@ class Life:
             gunicorn_lingering.mend(worker)
         elif hasattr(worker, "_keep"):  # before 24
             gunicorn_older.mend(worker)
-        gunicorn_counters.count_requests(worker, slot)
+        gunicorn_counters.count_requests(worker, slot, self.traffic)
 
         def around(asgi: Any) -> Any:
             self.asgi_app.asgi = asgi  # a warm-up is no client's request
-            return gunicorn_counters.counted_asgi(leaving.around(asgi), slot)
+            return asgi_counting.counted(leaving.around(asgi), slot, self.traffic)
 
         if gunicorn_counters.way_of_counting(type(worker)) == "asgi":
             wrap_asgi(worker, around)

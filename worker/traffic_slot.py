@@ -6,9 +6,8 @@ The layout stands in supervisor/launch/traffic_pages.py. Plain standard library 
 
 import _thread
 import mmap
-import time
 from bisect import bisect_left
-from typing import Optional
+from typing import Optional, Tuple
 
 LAYOUT_VERSION = 2.0
 SLOT_SIZE = 8192
@@ -23,39 +22,46 @@ BOUNDS = (
 
 
 class TrafficSlot:
-    """The slot at an offset of an open file. `counts`: the master hears that somebody counts, even
-    before the first request."""
+    """The slot at an offset of an open file; where there is none, nobody hears of it."""
 
-    def __init__(self, fd: int, offset: int, counts: bool = True) -> None:
+    def __init__(self, place: Optional[Tuple[int, int]]) -> None:
+        """`place`: descriptor and offset."""
+        # A lock that gevent has not patched: nothing below ever waits for another greenlet.
+        self.lock = _thread.allocate_lock()
+        self.next_second = 0  # the ring is written up to here
+        if place is None:
+            self.let_go()
+            return
+        fd, offset = place
         start = offset - offset % mmap.ALLOCATIONGRANULARITY
         page = mmap.mmap(fd, offset - start + SLOT_SIZE, offset=start)
         # Assigning to a view of doubles stores eight aligned bytes at once.
         self.words = memoryview(page)[offset - start : offset - start + SLOT_SIZE].cast("d")
-        self.second = int(self.words[2])
-        # A lock that gevent has not patched: nothing below ever waits for another greenlet.
-        self.lock = _thread.allocate_lock()
-        self.now = time.monotonic
-        if counts:
-            self.words[0] = LAYOUT_VERSION
+        self.next_second = int(self.words[2]) + 1
 
-    def note(self, status: int, seconds: Optional[float], bytes_out: float = 0,
+    def counts(self) -> None:
+        """Let the master know that somebody counts, before the first request."""
+        self.words[0] = LAYOUT_VERSION
+
+    def note(self, now: float, status: int, seconds: float, bytes_out: float = 0,
              exception: bool = False, aborted: bool = False) -> None:
         """A request is over.
 
         Args:
+            now: when, in monotonic seconds.
             status: of the answer that was sent, 100 to 599; 0 where there was none.
-            seconds: from the request's beginning to the answer's end; None where that says nothing:
-                of a websocket, or where the client left.
+            seconds: from the request's beginning to the answer's end. Of a websocket (1xx), or
+                where the client left, they say nothing, and aren't counted.
             bytes_out: of the body.
             exception: one of the app's reached the server.
             aborted: the client left before it had its answer.
         """
         words = self.words
         with self.lock:
-            words[1] += 1.0
-            second = int(self.now())
-            if second != self.second:
-                self.begin_second(second)
+            sequence = words[1] + 1.0
+            words[1] = sequence
+            if now >= self.next_second:
+                self.begin_second(int(now))
             words[16] += 1.0
             if 100 <= status < 600:
                 words[16 + status // 100] += 1.0
@@ -63,23 +69,23 @@ class TrafficSlot:
                 words[22] += 1.0
                 if exception:
                     words[23] += 1.0
-            if aborted:
-                words[24] += 1.0
             if bytes_out:
                 words[25] += bytes_out
-            if seconds is not None:
+            if aborted:
+                words[24] += 1.0
+            elif status >= 200 or not status:
                 words[26] += seconds
                 words[27 + bisect_left(BOUNDS, seconds)] += 1.0
-            words[1] += 1.0
+            words[1] = sequence + 1.0
 
     def begin_second(self, second: int) -> None:
         """Keep the totals as they were at the beginning of this second, and of those skipped."""
         words = self.words
         totals = words[HEAD : HEAD + RECORD]
-        for each in range(max(self.second + 1, second - RING + 1), second + 1):
+        for each in range(max(self.next_second, second - RING + 1), second + 1):
             begin = HEAD + RECORD * (1 + each % RING)
             words[begin : begin + RECORD] = totals
-        self.second = second
+        self.next_second = second + 1
         words[2] = float(second)
         words[0] = LAYOUT_VERSION
 

@@ -10,7 +10,8 @@ from ..system import archive
 from ..system.own_code import OwnCode
 
 # What the files gunicorn_* and template_* import of what is beside them.
-_BESIDE = ("accepting.py", "describing.py", "fork_safety.py")
+_BESIDE = ("accepting.py", "asgi_counting.py", "busy_slot.py", "describing.py", "fork_safety.py",
+           "traffic_slot.py")
 # How the archive calls those that Python looks for by their names.
 _ENTRIES = {"__main__.py": "gunicorn_adapter.py", "sitecustomize.py": "gunicorn_wrapped.py"}
 _PACKAGE = "einhornpy_adapter"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from einhornpy.supervisor.launch import shared_page
-from einhornpy.worker import gunicorn_counters
+from einhornpy.worker import busy_slot
 
 from ..harness import DEADLINE, EXAMPLE, ROOT, Master, get
 
@@ -34,7 +34,7 @@ def test_no_worker_can_take_the_page_from_under_the_others(page: shared_page.Sha
 
 def test_master_and_worker_agree_on_the_layout(page: shared_page.SharedPage) -> None:
     assert (shared_page.LAYOUT_VERSION, shared_page.SLOT_SIZE, shared_page.RING) == (
-        gunicorn_counters.LAYOUT_VERSION, gunicorn_counters.SLOT_SIZE, gunicorn_counters.RING)
+        busy_slot.LAYOUT_VERSION, busy_slot.SLOT_SIZE, busy_slot.RING)
     reached: list[str] = []
 
     def note(reason: str) -> bool:
@@ -42,7 +42,7 @@ def test_master_and_worker_agree_on_the_layout(page: shared_page.SharedPage) -> 
         return len(reached) > 1  # the first word is lost, so it is said again
 
     for worker in range(40):  # the slots after the 16th lie on another page of memory
-        slot = gunicorn_counters.Slot(page.fd, page.take(worker), 2, note)
+        slot = busy_slot.Slot(page.fd, page.take(worker), 2, note)
         assert page.counters(worker, 0.0, 1.0) is None
         slot.beat()
     slot.begin()
@@ -64,7 +64,7 @@ def test_master_and_worker_agree_on_the_layout(page: shared_page.SharedPage) -> 
 
 
 def test_the_busy_share_is_that_of_the_last_ten_seconds(page: shared_page.SharedPage) -> None:
-    slot = gunicorn_counters.Slot(page.fd, page.take(1), 0, lambda reason: True)
+    slot = busy_slot.Slot(page.fd, page.take(1), 0, lambda reason: True)
     clock = [1000.0]
     slot.now = lambda: clock[0]
     slot.beat()
@@ -101,8 +101,8 @@ def test_the_busy_share_is_that_of_the_last_ten_seconds(page: shared_page.Shared
 WRITER = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import gunicorn_counters
-slot = gunicorn_counters.Slot(int(sys.argv[2]), 0, 0, print)
+import busy_slot
+slot = busy_slot.Slot(int(sys.argv[2]), 0, 0, print)
 slot.now = lambda: slot.words[3] + 1.0
 slot.beat()
 print(flush=True)

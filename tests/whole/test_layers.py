@@ -153,8 +153,8 @@ def test_worker(path: Path) -> None:
     # A file beside the adapter is found before others while Python starts it: what the adapter
     # imports must not be called so.
     assert path.stem in (
-        "__init__", "accepting", "describing", "fork_safety",
-        "master_socket") or path.stem.startswith(("asgi", "gunicorn_", "template_"))
+        "__init__", "accepting", "busy_slot", "describing", "fork_safety", "master_socket",
+        "traffic_slot") or path.stem.startswith(("asgi", "gunicorn_", "template_"))
     assert imports(path)[0] <= {"worker"}
 
 
