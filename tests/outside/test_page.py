@@ -397,10 +397,8 @@ def test_traffic(start: Start, viewer: Viewer) -> None:
     assert master.cli("upgrade", "--no-wait", "--canary", "1", "--hold",
                       "until-resume").returncode == 0
     expect(page.locator("#compared tbody tr").nth(0)).to_contain_text("old, generation 1")
-    expect(page.locator("#compared tbody tr").nth(1)).to_have_text(
-        re.compile(r"^new, generation 2(0|[0-9.]+)[^–]"))
-    page.wait_for_function(
-        "document.querySelectorAll('#rate .line, #failed .line.old, #p99 .line.old').length === 4")
+    expect(page.locator("#compared tbody tr").nth(1)).to_have_text("new, generation 20––––0")
+    expect(page.locator("#rate .line")).to_have_count(2)
     check_accessible(page)
 
 
