@@ -90,8 +90,8 @@ class Plan(Part):
             case (actions.Recycle() | actions.Abort() | actions.Retire() | actions.Kill()
                   | actions.KillOrphan()):
                 return self._let_go(action)
-            case (actions.BeginHold() | actions.EndHold() | actions.RollBack() | actions.Finish()
-                  | actions.CalmDown()):
+            case (actions.BeginHold() | actions.EndHold() | actions.EndWatch()
+                  | actions.RollBack() | actions.Finish() | actions.CalmDown()):
                 return self._upgrade(action)
             case actions.GiveUp():
                 parts.ledger.log(
@@ -171,8 +171,8 @@ class Plan(Part):
                 assert_never(action)
         return True
 
-    def _upgrade(self, action: actions.BeginHold | actions.EndHold | actions.RollBack
-                 | actions.Finish | actions.CalmDown) -> bool:
+    def _upgrade(self, action: actions.BeginHold | actions.EndHold | actions.EndWatch
+                 | actions.RollBack | actions.Finish | actions.CalmDown) -> bool:
         """What takes an upgrade on its way, and a generation to rest."""
         parts = self._parts
         match action:
@@ -181,6 +181,8 @@ class Plan(Part):
                 parts.guard.run("check", parts.upgrades.check.begin)
             case actions.EndHold():
                 parts.ledger.observe(facts.HoldEnded())
+            case actions.EndWatch():
+                parts.ledger.observe(facts.WatchEnded())
             case actions.RollBack():
                 parts.ledger.observe(facts.RolledBack(action.reason, action.error, action.cause))
             case actions.Finish():

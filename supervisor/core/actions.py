@@ -119,6 +119,11 @@ class EndHold:
 
 
 @dataclass(frozen=True, slots=True)
+class EndWatch:
+    """The release has done well for long enough after its upgrade."""
+
+
+@dataclass(frozen=True, slots=True)
 class CheckAccepting:
     """Nothing but guesses says that the new workers serve, and no old one is left: look whether
     anybody accepts connections."""
@@ -158,7 +163,8 @@ class Leave:
 
 OfTemplate = StartTemplate | TellTemplate | RetireTemplate | KillTemplate | ReplaceTemplate
 Action = (Spawn | OfTemplate | AssumeReady | Trust | Recycle | Abort | Retire | Kill | KillOrphan
-          | BeginHold | EndHold | CheckAccepting | CalmDown | RollBack | Finish | GiveUp | Leave)
+          | BeginHold | EndHold | EndWatch | CheckAccepting | CalmDown | RollBack | Finish | GiveUp
+          | Leave)
 
 
 @dataclass(frozen=True, slots=True)

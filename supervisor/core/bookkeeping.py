@@ -10,6 +10,7 @@ from ...shared import backoff
 from .generation import Generation
 from .pool import SETTLE_SECONDS, Pool, State, Worker
 from .template import TemplateState
+from .upgrade import Upgrade
 
 DELAY_GROWTH = 1.5
 LONGEST_DELAY = 30.0
@@ -85,9 +86,20 @@ def count_failure(pool: Pool, number: int, reason: str, error: str | None, lines
 def needed(pool: Pool) -> set[int]:
     """The generations that something refers to."""
     found = {pool.current, *(worker.generation for worker in pool.workers.values())}
-    if pool.running_upgrade is not None:
-        found |= {pool.running_upgrade.from_generation, pool.running_upgrade.to_generation}
+    upgrade = pool.upgrade
+    if upgrade is not None and (upgrade.running or upgrade.watched):
+        found |= {upgrade.from_generation, upgrade.to_generation}
     return found
+
+
+def just_ended(before: Pool, after: Pool) -> Upgrade | None:
+    """The upgrade that has ended between two pools; one that goes back while it is watched ends a
+    second time."""
+    old, new = before.history[-1:], after.history[-1:]
+    if not new or (old and (old[0].to_generation, old[0].ended_at)
+                   == (new[0].to_generation, new[0].ended_at)):
+        return None
+    return new[0]
 
 
 def tidy(pool: Pool) -> Pool:

@@ -13,6 +13,7 @@ class Recycling(enum.StrEnum):
     LIFETIME = "lifetime"
     MEMORY = "memory"
     ASKED = "asked"
+    BASELINE = "baseline"  # it stood beside all seats, for canaries to be compared with
     LISTENER = "listener"  # clients come by another listening socket than it has
 
 
@@ -47,6 +48,8 @@ class Refusal(enum.StrEnum):
     FAILED_STARTS = "failed-starts"
     NO_PROGRESS = "no-progress"
     CHECK_FAILED = "check-failed"
+    WORSE = "worse"  # than the old code, under the same load
+    UNSURE = "unsure"  # there was too little traffic to tell, and that was to refuse it
     UNFIT = "unfit"  # one of its workers can't be trusted, whatever it says
     NOBODY_ACCEPTS = "nobody-accepts"
     LISTENER_SHUT = "listener-shut"  # one of its workers shut a listening socket down

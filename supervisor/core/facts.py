@@ -10,6 +10,7 @@ from .causes import Force, Leaving, Recycling, Refusal
 from .generation import Finding, Recipe
 from .pool import Stopping
 from .upgrade import Terms
+from .verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +304,18 @@ class Checked:
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """New workers were compared with old ones, of the running upgrade or of one that is watched."""
+
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEnded:
+    """An upgrade that has ended is watched no more."""
+
+
+@dataclass(frozen=True, slots=True)
 class HoldEnded:
     """The canaries have done well: everybody follows."""
 
@@ -398,8 +411,8 @@ OfOrphan = OrphanFound | OrphanKilled | OrphanGone
 # What begins an upgrade, or says that it can't begin.
 OfBeginning = UpgradeRequested | UpgradePrepared | UpgradeRefused
 # What happens to an upgrade that is under way.
-OfCourse = (Paused | Resumed | AbortRequested | HoldBegun | Checked | HoldEnded | AcceptingAsked
-            | AcceptingChecked | RolledBack | Finished)
+OfCourse = (Paused | Resumed | AbortRequested | HoldBegun | Checked | Judged | WatchEnded
+            | HoldEnded | AcceptingAsked | AcceptingChecked | RolledBack | Finished)
 OfHost = (Spawned | SpawnFailed | Measured | HostMeasured | Scaled | ListenerShut | ListenerSwept
           | ListenerLost | Calmed | Suspended | StopRequested)
 Event = OfWorker | OfTemplate | OfOrphan | OfBeginning | OfCourse | OfHost

@@ -72,7 +72,7 @@ def observe(pool: Pool, event: Event, now: float) -> Pool:
         case (facts.UpgradePrepared() | facts.UpgradeRefused() | facts.Paused() | facts.Resumed()
               | facts.AbortRequested() | facts.HoldBegun() | facts.Checked() | facts.HoldEnded()
               | facts.AcceptingAsked() | facts.AcceptingChecked() | facts.RolledBack()
-              | facts.Finished()):
+              | facts.Finished() | facts.Judged() | facts.WatchEnded()):
             return upgrading.advanced(pool, event, now)
         case facts.OrphanFound() | facts.OrphanKilled() | facts.OrphanGone():
             return _of_orphan(pool, event, now)
@@ -131,8 +131,8 @@ def _spawn_failed(pool: Pool, event: facts.SpawnFailed, now: float) -> Pool:
 def _scaled(pool: Pool, event: facts.Scaled) -> Pool:
     if event.target < 1:
         raise Impossible(f"{event}: a pool has at least one worker")
-    if pool.running_upgrade is not None:
-        pool = replace(pool, upgrade=replace(pool.running_upgrade, target_before=None))
+    if pool.upgrade is not None and (pool.upgrade.running or pool.upgrade.watched):
+        pool = replace(pool, upgrade=replace(pool.upgrade, target_before=None))
     return upgrading.look_at_canaries(scaled(pool, event.target))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from . import template_rules
+from . import judge_rules, template_rules
 from .actions import (
     Action,
     BeginHold,
@@ -28,7 +28,7 @@ from .actions import (
 )
 from .causes import Force, Leaving, Refusal
 from .pool import CALM_SECONDS, SETTLE_SECONDS, Pool, State, Stopping, Worker
-from .seats import free_seats
+from .seats import free_seats, seat_of_baseline
 from .upgrade import Accepting, Check, Kind, Phase, Upgrade
 from .view import View, look
 
@@ -42,8 +42,9 @@ def plan(pool: Pool, now: float) -> Plan:
         return Plan(tuple(overdue))
     if pool.stopping is not None:
         return _stop(pool, view)
-    for rule in (_roll_back, _give_up, _hold, _retire_useless_starts, _templates, _spawn,
-                 _break_before_make, _retire_outdated, _retire_surplus, _finish, _calm_down):
+    for rule in (_roll_back, judge_rules.watch, _give_up, _hold, _retire_useless_starts,
+                 _templates, _spawn, _break_before_make, _retire_outdated, _retire_surplus, _finish,
+                 _calm_down):
         actions = rule(pool, view, now)
         if actions:
             return Plan(tuple(actions))
@@ -82,7 +83,7 @@ def _roll_back(pool: Pool, view: View, now: float) -> Iterable[Action]:
         why = f": {upgrade.reason}" if upgrade.reason else ""
         return [RollBack(f"it made no progress for {pool.policy.progress_timeout:g} s{why}",
                          upgrade.error, Refusal.NO_PROGRESS)]
-    return []
+    return judge_rules.refusal(upgrade)
 
 
 def _stalled(pool: Pool, view: View, upgrade: Upgrade, now: float) -> bool:
@@ -103,8 +104,8 @@ def _wanted_of_current(pool: Pool) -> int:
 
 
 def _hold(pool: Pool, view: View, now: float) -> Iterable[Action]:
-    """The canary's hold: it begins when all canaries serve, and ends when its time is over and the
-    check has passed."""
+    """The canary's hold: it begins when all canaries serve, and ends when its time is over, or they
+    do well beyond doubt, and the check has passed."""
     upgrade = pool.running_upgrade
     if upgrade is None:
         return []
@@ -115,7 +116,10 @@ def _hold(pool: Pool, view: View, now: float) -> Iterable[Action]:
     over = upgrade.hold_over
     if not over and upgrade.terms.hold is not None:
         over = view.past(pool.since(upgrade.held_since) + upgrade.terms.hold, now)
-    return [EndHold()] if over and upgrade.check in (None, Check.PASSED) else []
+    over = over or judge_rules.ends_hold_early(pool, view, upgrade, now)
+    if not over or upgrade.check not in (None, Check.PASSED):
+        return []
+    return judge_rules.refusal_of_unsure(upgrade) or [EndHold()]
 
 
 def _hopeless(pool: Pool) -> bool:
@@ -149,12 +153,13 @@ def _on_trial(pool: Pool) -> bool:
 
 def _retire_useless_starts(pool: Pool, view: View, now: float) -> Iterable[Action]:
     """Outdated workers that aren't ready cost nothing to lose, unless they were started to fill a
-    gap (see _spawn)."""
+    gap, or as a baseline (see _spawn)."""
     upgrade = pool.running_upgrade
-    gap = _on_trial(pool) and view.ready < pool.target
+    wanted = upgrade is not None and (
+        upgrade.wants_baseline or (_on_trial(pool) and view.ready < pool.target))
     return [Retire(worker.id, "its generation is no longer wanted", Leaving.UNWANTED)
             for worker in view.outdated_starting if not (
-                gap and upgrade is not None and worker.generation == upgrade.from_generation)]
+                wanted and upgrade is not None and worker.generation == upgrade.from_generation)]
 
 
 def _templates(pool: Pool, view: View, now: float) -> Iterable[Action]:
@@ -175,6 +180,9 @@ def _spawn(pool: Pool, view: View, now: float) -> Iterable[Action]:
         gap = pool.target - view.outdated - len(view.wanted_ready) - vacant
         if gap > 0:
             number, missing = upgrade.from_generation, gap
+    baseline = upgrade is not None and number == pool.current and judge_rules.misses_baseline(pool)
+    if baseline and upgrade is not None:
+        number, missing = upgrade.from_generation, 1
     if (upgrade is not None and upgrade.preparing and pool.ever_ready
             and not pool.generations[number].proven):
         return []  # a newer generation is being made: don't start more of one that was never proven
@@ -184,7 +192,8 @@ def _spawn(pool: Pool, view: View, now: float) -> Iterable[Action]:
     generation = pool.generations[number]
     if not template_rules.can_fork(pool, number) or not view.past(generation.not_before, now):
         return []
-    return [Spawn(index, number) for index in free_seats(pool, view, generation, count)]
+    seats = [seat_of_baseline(pool)] if baseline else free_seats(pool, view, generation, count)
+    return [Spawn(index, number) for index in seats]
 
 
 def _missing(pool: Pool, view: View, vacant: int) -> int:
@@ -298,7 +307,8 @@ def _while_standing_still(pool: Pool, view: View, upgrade: Upgrade,
     if paused or due:
         missing = 0
     else:
-        missing = max(0, _wanted_of_current(pool) - view.wanted)
+        missing = max(0, _wanted_of_current(pool) - view.wanted) + judge_rules.misses_baseline(pool)
+        candidates = judge_rules.but_baseline(pool, upgrade, candidates)
     excess = max(0, view.live + missing - pool.target - _surge(pool))
     return due or candidates[:excess]
 

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 from .generation import Generation
 from .pool import Pool
 from .view import View
 
 
-def free_seats(pool: Pool, view: View, generation: Generation, count: int) -> list[int]:
+def free_seats(pool: Pool, view: View, generation: Generation, number: int) -> list[int]:
     """Seats for new workers: empty ones first, then those of the outdated workers that they will
     replace."""
     live = [*view.wanted_ready, *view.wanted_starting, *view.outdated_ready,
             *view.outdated_starting]
     held = {worker.index for worker in live}
-    seats = [index for index in range(pool.target) if index not in held][:count]
-    if len(seats) < count:
-        seats += _seats_to_inherit(pool, view, generation)[:count - len(seats)]
+    seats = [index for index in range(pool.target) if index not in held][:number]
+    if len(seats) < number:
+        seats += _seats_to_inherit(pool, view, generation)[:number - len(seats)]
     index = 0
     # only after scaling down and up again can every seat below the target be shared
-    while len(seats) < count:
+    while len(seats) < number:
         if index not in held and index not in seats:
             seats.append(index)
         index += 1
     return seats
+
+
+def seat_of_baseline(pool: Pool) -> int:
+    """A seat beside all others: a baseline takes nobody's place."""
+    held = {worker.index for worker in pool.workers.values()}
+    return next(index for index in count(pool.target) if index not in held)
 
 
 def _seats_to_inherit(pool: Pool, view: View, generation: Generation) -> list[int]:

@@ -12,9 +12,11 @@ is asked for ends it whatever its phase (superseded).
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .causes import Refusal
+from .evidence import Tolerance
+from .verdict import Verdict, Word
 
 
 class Impossible(ValueError):
@@ -34,6 +36,7 @@ class Phase(enum.StrEnum):
     HELD = "held"  # they serve, and everybody else waits for the hold and the check to end
     EXCHANGING = "exchanging"  # the others follow
     GOING_BACK = "going-back"  # it was refused, and what was replaced goes back
+    WATCHED = "watched"  # it has ended well, and goes back if its release does badly after all
     ENDED = "ended"
 
 
@@ -66,6 +69,23 @@ class Accepting(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Judging:
+    """How new workers are compared with old ones. Times in seconds.
+
+    `tolerance`: the least effect that matters. `after`: so many requests of each worker are left
+    out first. `least_hold`: a hold may end after so long, if the release does well beyond doubt
+    (None: never early). `refuses_unsure`: a hold that ends with too little traffic to tell refuses
+    the release. `watch`: for so long after its end an upgrade can still go back.
+    """
+
+    tolerance: Tolerance = field(default_factory=Tolerance)
+    after: int = 20
+    least_hold: float | None = None
+    refuses_unsure: bool = False
+    watch: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
 class Terms:
     """How an upgrade is to go."""
 
@@ -81,6 +101,8 @@ class Terms:
     max_failures: int | None = None
     # The remembered generation whose recipe it takes, where it is a rollback.
     recipe_of: int | None = None
+    # None: nobody is compared with anybody.
+    judging: Judging | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +140,12 @@ class Upgrade:
     # It has to go back now: why, in words, and `cause` as one of a few.
     refusal: str | None = None
     cause: Refusal | None = None
+    # What the comparison says by now.
+    verdict: Verdict | None = None
+    # Who has said resume in spite of it: it decides nothing any more.
+    overruled_by: str | None = None
+    # Since when it is watched.
+    watched_since: float | None = None
     # Failed starts of its generation.
     failures: int = 0
     # The last thing that went wrong, or why it went back; what the app said of it; the last lines
@@ -134,7 +162,7 @@ class Upgrade:
 
     @property
     def running(self) -> bool:
-        return self.phase is not Phase.ENDED
+        return self.phase not in (Phase.WATCHED, Phase.ENDED)
 
     @property
     def preparing(self) -> bool:
@@ -143,6 +171,28 @@ class Upgrade:
     @property
     def rolling_back(self) -> bool:
         return self.phase is Phase.GOING_BACK
+
+    @property
+    def watched(self) -> bool:
+        """Whether it has ended well, and can still go back."""
+        return self.phase is Phase.WATCHED
+
+    @property
+    def judged(self) -> bool:
+        """Whether the comparison of its workers with old ones decides anything by now."""
+        return (self.terms.judging is not None and self.overruled_by is None
+                and self.phase in (Phase.CANARY, Phase.HELD, Phase.EXCHANGING, Phase.WATCHED))
+
+    @property
+    def doing(self) -> Word:
+        """What the comparison says by now."""
+        return Word.UNSURE if self.verdict is None else self.verdict.word
+
+    @property
+    def wants_baseline(self) -> bool:
+        """Whether a worker of the old code is to be as young as the canaries, so that young is
+        compared with young."""
+        return self.judged and self.on_canary
 
     @property
     def on_canary(self) -> bool:

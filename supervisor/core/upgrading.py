@@ -9,13 +9,14 @@ from typing import assert_never
 
 from . import facts, templating
 from .bookkeeping import MEMORY, delay_after, scaled, tidy, with_generation
-from .causes import Refusal
+from .causes import Recycling, Refusal
 from .generation import Generation
-from .pool import Pool, State
+from .pool import Pool, State, Worker
 from .upgrade import Accepting, Check, Impossible, Outcome, Phase, Upgrade
 
 _STEERED: dict[type, Phase | None] = {
     facts.Paused: None, facts.Resumed: None, facts.AbortRequested: None}
+_JUDGED: dict[type, Phase | None] = {facts.RolledBack: Phase.GOING_BACK, facts.Judged: None}
 # None: the phase stays. Anything that isn't here is impossible.
 TRANSITIONS: Mapping[Phase, Mapping[type, Phase | None]] = {
     Phase.PREPARING: {
@@ -25,19 +26,19 @@ TRANSITIONS: Mapping[Phase, Mapping[type, Phase | None]] = {
     },
     Phase.CANARY: {
         facts.HoldBegun: Phase.HELD,
-        facts.RolledBack: Phase.GOING_BACK,
+        **_JUDGED,
         facts.Checked: None,  # of a hold that a lost canary has interrupted
         **_STEERED,
     },
     Phase.HELD: {  # and back to canary when one is lost
         facts.HoldEnded: Phase.EXCHANGING,
-        facts.RolledBack: Phase.GOING_BACK,
+        **_JUDGED,
         facts.Checked: None,
         **_STEERED,
     },
     Phase.EXCHANGING: {
-        facts.RolledBack: Phase.GOING_BACK,
-        facts.Finished: Phase.ENDED,
+        **_JUDGED,
+        facts.Finished: Phase.ENDED,  # or watched, where the terms want that
         facts.AcceptingAsked: None,
         facts.AcceptingChecked: None,
         **_STEERED,
@@ -47,6 +48,12 @@ TRANSITIONS: Mapping[Phase, Mapping[type, Phase | None]] = {
         # Answers to what was asked before.
         facts.Checked: None,
         facts.AcceptingChecked: None,
+    },
+    Phase.WATCHED: {
+        **_JUDGED,
+        facts.Resumed: Phase.ENDED,
+        facts.AbortRequested: None,
+        facts.WatchEnded: Phase.ENDED,
     },
     Phase.ENDED: {},
 }
@@ -65,6 +72,8 @@ def asked(pool: Pool, event: facts.UpgradeRequested, now: float) -> Pool:
     left_early = pool.left_early if event.vacant else 0
     if before is not None:
         pool = _end(pool, before, Outcome.SUPERSEDED, now, event.wall)
+    elif pool.upgrade is not None and pool.upgrade.watched:
+        pool = _watched(pool, replace(pool.upgrade, phase=Phase.ENDED, watched_since=None))
     return replace(pool, newest=pool.newest + 1, upgrade=upgrade, left_early=left_early)
 
 
@@ -75,8 +84,8 @@ def advanced(pool: Pool, event: facts.UpgradePrepared | facts.UpgradeRefused | f
     Raises:
         Impossible: none runs, or in its phase that can't be.
     """
-    upgrade = pool.running_upgrade
-    if upgrade is None:
+    upgrade = pool.upgrade
+    if upgrade is None or upgrade.phase is Phase.ENDED:
         raise Impossible(f"{event}, but no upgrade is under way")
     allowed = TRANSITIONS[upgrade.phase]
     if type(event) not in allowed:
@@ -87,13 +96,23 @@ def advanced(pool: Pool, event: facts.UpgradePrepared | facts.UpgradeRefused | f
         case facts.UpgradeRefused():
             return _not_prepared(pool, upgrade, event, now)
         case facts.RolledBack():
-            return _go_back(pool, replace(upgrade, reason=event.reason, error=event.error,
-                                          cause=event.cause, progress_at=now))
+            return _go_back(pool, replace(
+                upgrade, reason=event.reason, error=event.error, cause=event.cause, progress_at=now,
+                watched_since=None, outcome=None, ended_at=None, ended_wall=None))
         case facts.Finished():
             return tidy(_end(pool, upgrade, Outcome.DONE, now, event.wall))
         case _:
-            return replace(pool, upgrade=_steered(
-                replace(upgrade, phase=allowed[type(event)] or upgrade.phase), event, now))
+            after = _steered(replace(upgrade, phase=allowed[type(event)] or upgrade.phase), event,
+                             now)
+            if upgrade.running:
+                return replace(pool, upgrade=after)
+            return tidy(_watched(pool, after))
+
+
+def _watched(pool: Pool, after: Upgrade) -> Pool:
+    """The pool with what has become of the upgrade that is, or was, watched: the last that has
+    ended."""
+    return replace(pool, upgrade=after, history=(*pool.history[:-1], after))
 
 
 def refused(upgrade: Upgrade, reason: str, cause: Refusal, error: str | None = None) -> Upgrade:
@@ -114,16 +133,20 @@ def look_at_canaries(pool: Pool) -> Pool:
 
 
 def _steered(upgrade: Upgrade, event: facts.Paused | facts.Resumed | facts.AbortRequested
-             | facts.HoldBegun | facts.Checked | facts.HoldEnded | facts.AcceptingAsked
-             | facts.AcceptingChecked, now: float) -> Upgrade:
+             | facts.HoldBegun | facts.Checked | facts.Judged | facts.WatchEnded | facts.HoldEnded
+             | facts.AcceptingAsked | facts.AcceptingChecked, now: float) -> Upgrade:
     match event:
         case facts.Paused():
             return replace(upgrade, paused_by=event.by)
         case facts.Resumed():
-            # Resuming what was paused doesn't end a hold as well; resuming a hold does.
+            if upgrade.phase is Phase.ENDED:  # until now it was watched
+                return replace(upgrade, watched_since=None, overruled_by=event.by)
+            # Resuming what was paused doesn't end a hold as well; resuming a hold does, and beats
+            # the judge.
             over = upgrade.on_canary and upgrade.paused_by is None
+            overruled = event.by if over and upgrade.judged else upgrade.overruled_by
             return replace(upgrade, paused_by=None, hold_over=upgrade.hold_over or over,
-                           progress_at=now)
+                           overruled_by=overruled, progress_at=now)
         case facts.AbortRequested():
             return refused(upgrade, f"aborted by {event.by}", Refusal.ABORTED)
         case facts.HoldBegun():
@@ -133,6 +156,10 @@ def _steered(upgrade: Upgrade, event: facts.Paused | facts.Resumed | facts.Abort
             if event.reason is None:
                 return replace(upgrade, check=Check.PASSED)
             return refused(upgrade, event.reason, Refusal.CHECK_FAILED, event.error)
+        case facts.Judged():
+            return replace(upgrade, verdict=event.verdict)
+        case facts.WatchEnded():
+            return replace(upgrade, watched_since=None)
         case facts.HoldEnded():
             return replace(upgrade, held_since=None, progress_at=now)
         case facts.AcceptingAsked():
@@ -189,7 +216,18 @@ def _go_back(pool: Pool, upgrade: Upgrade) -> Pool:
     pool = with_generation(replace(pool, upgrade=back, current=upgrade.from_generation), fresh)
     # The number of workers that the refused release asked for goes with it, unless somebody has
     # scaled since.
-    return pool if upgrade.target_before is None else scaled(pool, upgrade.target_before)
+    pool = pool if upgrade.target_before is None else scaled(pool, upgrade.target_before)
+    return replace(pool, workers={key: _seated(pool, worker)
+                                  for key, worker in pool.workers.items()})
+
+
+def _seated(pool: Pool, worker: Worker) -> Worker:
+    """A baseline stays until somebody stands on each seat again."""
+    if (worker.generation != pool.current or worker.index < pool.target
+            or worker.state is State.RETIRING or worker.recycled_for is not None):
+        return worker
+    return replace(worker, recycled_for="stood beside all seats, as a baseline",
+                   recycling=Recycling.BASELINE)
 
 
 def _end(pool: Pool, upgrade: Upgrade, outcome: Outcome, now: float, wall: float) -> Pool:
@@ -198,10 +236,15 @@ def _end(pool: Pool, upgrade: Upgrade, outcome: Outcome, now: float, wall: float
     if upgrade.rolling_back:
         aborted = upgrade.cause is Refusal.ABORTED
         outcome = Outcome.ABORTED if aborted else Outcome.ROLLED_BACK
+    watched = (upgrade.judged and upgrade.terms.judging is not None
+               and upgrade.terms.judging.watch > 0 and outcome is Outcome.DONE)
     ended = replace(
-        upgrade, phase=Phase.ENDED, outcome=outcome, ended_at=now, ended_wall=wall, paused_by=None,
-        replaced=min(_ready_of(pool, upgrade), pool.target))
-    return replace(pool, upgrade=ended, history=(*pool.history, ended)[-MEMORY:])
+        upgrade, phase=Phase.WATCHED if watched else Phase.ENDED, outcome=outcome, ended_at=now,
+        ended_wall=wall, paused_by=None, replaced=min(_ready_of(pool, upgrade), pool.target),
+        watched_since=now if watched else None)
+    # One that was watched ends a second time.
+    others = [each for each in pool.history if each.to_generation != ended.to_generation]
+    return replace(pool, upgrade=ended, history=(*others, ended)[-MEMORY:])
 
 
 def _ready_of(pool: Pool, upgrade: Upgrade) -> int:

@@ -136,7 +136,8 @@ class Event(enum.StrEnum):
     # --- upgrades ---
     UPGRADE_STARTED = (
         "upgrade-started", NORMAL, "upgrade from generation {from} to {to} started ({kind}"
-        "[, recipe of {recipe_of}][, release {release}]), asked for by {requested_by}", "canary?")
+        "[, recipe of {recipe_of}][, release {release}]), asked for by {requested_by}",
+        "canary? judged?")
     GENERATION_PREPARED = (
         "generation-prepared", NORMAL, "generation {generation} prepared in {directory}[; {so}]")
     UPGRADE_REFUSED = (
@@ -144,7 +145,12 @@ class Event(enum.StrEnum):
         "generation {generation} refused, going back to {back_to}: {because}", "cause+")
     UPGRADE_ENDED = (  # attention, where the release was refused
         "upgrade-ended", NORMAL, "upgrade to generation {generation} {outcome}"
-        "[ by generation {by}] after {took:seconds}[: {because}]", "release? cause?+")
+        "[ by generation {by}] after {took:seconds}[: {because}]"
+        "[, watched for {watched_for:seconds} more]", "release? cause?+ verdict? figures?")
+    UPGRADE_JUDGED = (
+        "upgrade-judged", NORMAL, "new workers against old ones: {word}: {reason}",
+        "generation requests old_requests")
+    WATCH_ENDED = "watch-ended", NORMAL, "watch ended, generation {generation} stays"
     UPGRADE_PAUSED = "upgrade-paused", NORMAL, "upgrade paused by {by}", "generation"
     UPGRADE_RESUMED = "upgrade-resumed", NORMAL, "upgrade resumed by {by}", "generation"
     UPGRADE_ABORTED = "upgrade-aborted", NORMAL, "upgrade aborted by {by}", "generation"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, assert_never
 
 from ..core import facts
+from ..core.bookkeeping import just_ended
 from ..core.generation import Preload
 from ..core.pool import Pool, State, Worker
 from ..core.template import DEATHS_BEFORE_SILENCE
@@ -210,10 +211,23 @@ def _of_course(before: Pool, fact: facts.OfCourse, after: Pool) -> Iterator[Entr
         case facts.RolledBack():
             yield _refused(fact, before.current, after)
             yield from _scaled(before, after)
+        case facts.Judged():
+            yield from _judged(before, fact, generation)
+        case facts.WatchEnded():
+            yield Entry(Event.WATCH_ENDED, generation)
         case facts.AcceptingAsked() | facts.AcceptingChecked() | facts.Finished():
             pass
         case _:
             assert_never(fact)
+
+
+def _judged(before: Pool, fact: facts.Judged, generation: dict[str, Any]) -> Iterator[Entry]:
+    """Told when the word changes; the figures of the same word do so all the time."""
+    verdict, upgrade = fact.verdict, before.upgrade
+    if upgrade is None or upgrade.verdict is None or upgrade.verdict.word is not verdict.word:
+        yield Entry(Event.UPGRADE_JUDGED, generation | {
+            "word": verdict.word, "reason": verdict.reason, "requests": verdict.requests,
+            "old_requests": verdict.old_requests})
 
 
 def _hold_begun(after: Pool) -> Entry:
@@ -301,21 +315,26 @@ def _faults(before: Pool, after: Pool) -> Iterator[Entry]:
 
 def _upgrade(before: Pool, after: Pool, now: float) -> Iterator[Entry]:
     old, new = before.upgrade, after.upgrade
-    for ended in after.history[-1:] if after.history != before.history else ():
+    ended = just_ended(before, after)
+    if ended is not None:
+        judging, verdict = ended.terms.judging, ended.verdict
         superseded = new is not None and new.to_generation != ended.to_generation
         yield Entry(Event.UPGRADE_ENDED, {
             "generation": ended.to_generation, "release": ended.terms.release,
             "outcome": ended.outcome,
             "by": new.to_generation if superseded and new is not None else None,
             "took": Seconds(now - ended.started_at), "reason": ended.reason, "error": ended.error,
-            "cause": ended.cause},
+            "cause": ended.cause,
+            "watched_for": Seconds(judging.watch, "g") if ended.watched and judging else None,
+            "verdict": verdict and verdict.word, "figures": verdict and verdict.reason},
             Weight.ATTENTION if ended.outcome is not None and ended.outcome.refused else None)
     if new is not None and (old is None or new.to_generation != old.to_generation):
         terms = new.terms
         yield Entry(Event.UPGRADE_STARTED, {
             "from": new.from_generation, "to": new.to_generation, "kind": terms.kind,
             "release": terms.release, "requested_by": new.requested_by,
-            "canary": terms.canary or None, "recipe_of": terms.recipe_of})
+            "canary": terms.canary or None, "recipe_of": terms.recipe_of,
+            "judged": terms.judging is not None or None})
 
 
 def event_document(entry: Entry, pool: Pool, wall: float) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ...shared.gate import Gate
+from ..core import judge_rules
 from ..core.pool import LeftBehind, Pool, State, Worker
 from ..core.template import Template, TemplateState
 from ..core.upgrade import Check, Outcome, Phase, Upgrade
@@ -72,9 +73,16 @@ def _of_running(pool: Pool, upgrade: Upgrade) -> tuple[Gate, str]:
         return Gate.UPGRADING, course
     if upgrade.check is Check.RUNNING:
         return Gate.UPGRADING, f"{course}; the check runs"
+    judged = f"; {_judged(upgrade)}" if upgrade.judged else ""
     if upgrade.terms.hold is None:
-        return Gate.PAUSED, f"{course}; held until somebody says resume or abort"
-    return Gate.UPGRADING, f"{course}; held for {upgrade.terms.hold:g} s"
+        return Gate.PAUSED, f"{course}; held until somebody says resume or abort{judged}"
+    return Gate.UPGRADING, f"{course}; held for {upgrade.terms.hold:g} s{judged}"
+
+
+def _judged(upgrade: Upgrade) -> str:
+    """What the comparison with old workers says by now."""
+    verdict = upgrade.verdict
+    return f"{upgrade.doing}: {'not yet compared' if verdict is None else verdict.reason}"
 
 
 def _of_enough(pool: Pool, have: str) -> tuple[Gate, str]:
@@ -87,7 +95,11 @@ def _of_enough(pool: Pool, have: str) -> tuple[Gate, str]:
     if keeps_failing(pool):
         return Gate.DEGRADED, (f"{have}, but generation {pool.current} keeps failing: "
                                f"{current.faults} times, the last: {current.fault}")
-    return Gate.READY, f"{have} on generation {pool.current}{' (guessed)' if guessed else ''}"
+    upgrade, watched = pool.upgrade, ""
+    if upgrade is not None and upgrade.watched and upgrade.terms.judging is not None:
+        watched = f"; watched for {upgrade.terms.judging.watch:g} s"
+    said = " (guessed)" if guessed else ""
+    return Gate.READY, f"{have} on generation {pool.current}{said}{watched}"
 
 
 def _of_too_few(pool: Pool, have: str) -> tuple[Gate, str]:
@@ -179,6 +191,10 @@ def upgrade_document(pool: Pool, upgrade: Upgrade, now: float) -> dict[str, Any]
         "check": upgrade.check,
         "hold_left_seconds": _hold_left(pool, upgrade, now),
         "paused_by": upgrade.paused_by,
+        "judged": upgrade.terms.judging is not None,
+        "verdict": _verdict_document(upgrade),
+        "baseline": _baseline(pool, upgrade),
+        "watch_left_seconds": _watch_left(pool, upgrade, now),
         "recipe_of": upgrade.terms.recipe_of,
         "started_at": timestamp(upgrade.started_wall),
         "ended_at": timestamp(upgrade.ended_wall),
@@ -203,6 +219,34 @@ def _hold_left(pool: Pool, upgrade: Upgrade, now: float) -> float | None:
     if upgrade.phase is not Phase.HELD or upgrade.held_since is None or upgrade.terms.hold is None:
         return None
     return round(max(0.0, pool.since(upgrade.held_since) + upgrade.terms.hold - now), 3)
+
+
+def _watch_left(pool: Pool, upgrade: Upgrade, now: float) -> float | None:
+    judging = upgrade.terms.judging
+    if upgrade.watched_since is None or judging is None:
+        return None
+    return round(max(0.0, pool.since(upgrade.watched_since) + judging.watch - now), 3)
+
+
+def _baseline(pool: Pool, upgrade: Upgrade) -> int | None:
+    """The seat of the old worker that is as young as the canaries."""
+    if not upgrade.running or not upgrade.wants_baseline:
+        return None
+    worker = judge_rules.baseline(pool, upgrade)
+    return None if worker is None else pool.workers[worker].index
+
+
+def _verdict_document(upgrade: Upgrade) -> dict[str, Any] | None:
+    verdict = upgrade.verdict
+    if verdict is None:
+        return None
+    return {
+        "word": verdict.word, "reason": verdict.reason, "requests": verdict.requests,
+        "old_requests": verdict.old_requests,
+        "measures": [{"measure": each.measure, "new": each.new, "old": each.old,
+                      "p_worse": each.p_worse, "p_well": each.p_well}
+                     for each in verdict.measures],
+        "overruled_by": upgrade.overruled_by}
 
 
 def _worker_document(pool: Pool, worker: Worker, now: float, memory: Reading | None,

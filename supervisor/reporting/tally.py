@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..core import facts
+from ..core.bookkeeping import just_ended
+from ..core.causes import Recycling
 from ..core.pool import Pool, State, Worker
 from ..core.upgrade import Outcome
 
@@ -20,8 +22,8 @@ UPGRADE_SECONDS = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 READY_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0, 120.0)
 LAG_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 # Why a worker left its seat.
-REASONS = ("died", "failed-start", "hung", "killed", "memory", "requests", "lifetime", "asked",
-           "upgrade", "scaled", "stopped")
+REASONS = ("died", "failed-start", "hung", "killed", *map(str, Recycling), "upgrade", "scaled",
+           "stopped")
 
 
 @dataclass(slots=True)
@@ -68,7 +70,8 @@ class Tally:
                 self.exits[_why_it_left(before, before.workers[event.worker])] += 1
             case facts.SpawnFailed():
                 self.exits["failed-start"] += 1
-        for ended in after.history[-1:] if after.history != before.history else ():
+        ended = just_ended(before, after)
+        if ended is not None:
             self.upgrades[str(ended.outcome)] += 1
             self.upgrade_seconds.add(now - ended.started_at)
 

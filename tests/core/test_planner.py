@@ -10,7 +10,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from einhornpy.supervisor.core import actions, facts, generation, planner, seats, view
+from einhornpy.supervisor.core import (
+    actions,
+    facts,
+    generation,
+    planner,
+    seats,
+    view,
+)
 from einhornpy.supervisor.core.bookkeeping import delay_after
 from einhornpy.supervisor.core.causes import Leaving, Recycling, Refusal
 from einhornpy.supervisor.core.generation import Preload, Recipe
@@ -25,8 +32,9 @@ from einhornpy.supervisor.core.pool import (
     Worker,
 )
 from einhornpy.supervisor.core.template import TemplateState
-from einhornpy.supervisor.core.upgrade import Accepting, Impossible, Kind, Outcome, Terms
+from einhornpy.supervisor.core.upgrade import Accepting, Impossible, Judging, Kind, Outcome, Terms
 from einhornpy.supervisor.core.upgrade import Phase as UpgradePhase
+from einhornpy.supervisor.core.verdict import Verdict, Word
 from einhornpy.supervisor.reporting.generations import rollback_target
 from einhornpy.supervisor.reporting.report import gate
 from hypothesis import HealthCheck, Phase, settings
@@ -46,6 +54,8 @@ from .world import FOUND, World, recipe
 RANDOM = "EINHORN_PLANNER_RANDOM" in os.environ
 EXAMPLES = int(os.environ.get("EINHORN_PLANNER_EXAMPLES", "500"))
 steps_taken = 0
+JUDGING = [None, Judging(watch=0.0), Judging(watch=100.0, least_hold=3.0),
+           Judging(watch=100.0, refuses_unsure=True)]
 
 
 class PlannerMachine(RuleBasedStateMachine):
@@ -184,11 +194,13 @@ class PlannerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.alive() and self.world.pool.stopping is None)
     @rule(kind=st.sampled_from(["rolling", "fleet"]), at_once=st.booleans(),
           canary=st.sampled_from([0, 0, 1, 2, 4]), hold=st.sampled_from([0.0, 10.0, 300.0, None]),
-          check=st.sampled_from([None, "check"]), failures=st.sampled_from([None, 0]))
+          check=st.sampled_from([None, "check"]), failures=st.sampled_from([None, 0]),
+          judging=st.sampled_from(JUDGING))
     def upgrade_is_asked_for(self, kind: str, at_once: bool, canary: int, hold: float | None,
-                             check: str | None, failures: int | None) -> None:
+                             check: str | None, failures: int | None,
+                             judging: Judging | None) -> None:
         terms = Terms(Kind(kind), None, canary, hold if canary else 0.0, check if canary else None,
-                      failures)
+                      failures, judging=judging)
         self.world.fact(facts.UpgradeRequested(terms, "test", 0.0))
         if at_once:
             self.world.fact(facts.UpgradePrepared(self.world.pool.newest, self.recipe))
@@ -222,6 +234,27 @@ class PlannerMachine(RuleBasedStateMachine):
         upgrade = self.world.pool.running_upgrade
         return self.running() and upgrade is not None and (upgrade.paused_by is not None
                                                            or upgrade.on_canary)
+
+    def judged(self) -> bool:
+        upgrade = self.world.pool.upgrade
+        return self.alive() and upgrade is not None and upgrade.judged
+
+    def watched(self) -> bool:
+        upgrade = self.world.pool.upgrade
+        return self.alive() and upgrade is not None and upgrade.watched
+
+    @precondition(lambda self: self.judged())
+    @rule(word=st.sampled_from([*Word, Word.WELL, Word.NO_WORSE]))
+    def is_judged(self, word: Word) -> None:
+        self.world.fact(facts.Judged(Verdict(word, f"{word}, by its figures")))
+
+    @precondition(lambda self: self.watched() and self.world.pool.stopping is None)
+    @rule(resumed=st.booleans())
+    def its_watch_is_ended_or_aborted(self, resumed: bool) -> None:
+        self.world.fact(facts.Resumed("test") if resumed else facts.AbortRequested("test"))
+        upgrade = self.world.pool.upgrade
+        assert upgrade is not None
+        assert resumed or upgrade.rolling_back or upgrade.outcome == "aborted"
 
     @precondition(lambda self: self.stands_still())
     @rule()
@@ -343,8 +376,9 @@ def canonical(world: World, deaths: int) -> Any:
          generation.separate, generation.unfit is not None,
          round(max(0.0, generation.not_before - now), 3))
         for generation in pool.generations.values()))
-    upgrade = None if pool.upgrade is None else (pool.upgrade.outcome, pool.upgrade.rolling_back,
-                                                 pool.upgrade.failures, pool.upgrade.preparing)
+    upgrade = None if pool.upgrade is None else (
+        pool.upgrade.outcome, pool.upgrade.phase, pool.upgrade.failures, pool.upgrade.doing,
+        ago(pool.upgrade.held_since), ago(pool.upgrade.watched_since))
     templates = tuple((number, each.state.value, each.told, each.deaths, each.preloaded,
                        round(max(0.0, each.not_before - now), 3))
                       for number, each in sorted(pool.templates.items()))
@@ -363,7 +397,10 @@ def next_worlds(world: World, deaths: int) -> list[tuple[World, int]]:
 
     upgrade = world.pool.upgrade
     if upgrade is None and world.pool.ever_ready:
-        then(facts.UpgradeRequested(Terms(Kind(world_kind)), "test", 0.0), deaths)
+        then(facts.UpgradeRequested(world_terms, "test", 0.0), deaths)
+    if upgrade is not None and upgrade.judged:
+        for word in set(Word) - {upgrade.doing}:
+            then(facts.Judged(Verdict(word, word)), deaths)
     if upgrade is not None and upgrade.running and upgrade.preparing:
         then(facts.UpgradePrepared(upgrade.to_generation, recipe(preload=world_preload)), deaths)
         then(facts.UpgradeRefused(upgrade.to_generation, "no", None, 0.0), deaths)
@@ -402,14 +439,16 @@ def failures(pool: Pool) -> int:
     return sum(generation.failures_in_a_row for generation in pool.generations.values())
 
 
-world_kind, world_preload = "rolling", Preload.OFF
+world_terms, world_preload = Terms(), Preload.OFF
 
 
 def search(target: int, kind: str, deaths: int, min_ready: float = 0.0,
-           templated: bool = False, preload: Preload = Preload.OFF) -> int:
+           templated: bool = False, preload: Preload = Preload.OFF, canary: int = 0,
+           judging: Judging | None = None) -> int:
     """Visit every reachable state; return how many there are."""
-    global world_kind, world_preload
-    world_kind, world_preload = kind, preload
+    global world_terms, world_preload
+    world_terms = Terms(Kind(kind), canary=canary, hold=10.0 if canary else 0.0, judging=judging)
+    world_preload = preload
     first = World.new(target, Policy(max_failures=2, min_ready_seconds=min_ready),
                       recipe(preload=preload), templated=templated, slowly=templated)
     seen = {canonical(first, deaths)}

@@ -12,6 +12,7 @@ from einhornpy.supervisor.core.observe import observe
 from einhornpy.supervisor.core.pool import State
 from einhornpy.supervisor.core.upgrade import Impossible, Outcome, Phase, Terms
 from einhornpy.supervisor.core.upgrading import TRANSITIONS
+from einhornpy.supervisor.core.verdict import Verdict, Word
 
 from ..reporting.pools import NOW, RECIPE, pool, upgrade, worker
 
@@ -19,14 +20,17 @@ EXAMPLES: list[Any] = [
     facts.UpgradePrepared(2, RECIPE), facts.UpgradeRefused(2, "no such directory", None, 0.0),
     facts.Paused("ann"), facts.Resumed("ann"), facts.AbortRequested("ann"), facts.HoldBegun(),
     facts.Checked(None), facts.HoldEnded(), facts.AcceptingAsked(), facts.AcceptingChecked(None),
-    facts.RolledBack("it died", None, Refusal.FAILED_STARTS), facts.Finished(0.0)]
+    facts.RolledBack("it died", None, Refusal.FAILED_STARTS), facts.Finished(0.0),
+    facts.Judged(Verdict(Word.WELL, "well")), facts.WatchEnded()]
 CANARY = Terms(canary=1)
 
 
 def of(phase: Phase) -> Any:
     """A pool whose upgrade is in this phase, with a canary that serves."""
-    there = upgrade(phase, Outcome.DONE if phase is Phase.ENDED else None, CANARY,
-                    held_since=NOW if phase is Phase.HELD else None)
+    over = phase in (Phase.WATCHED, Phase.ENDED)
+    there = upgrade(phase, Outcome.DONE if over else None, CANARY,
+                    held_since=NOW if phase is Phase.HELD else None,
+                    watched_since=NOW if phase is Phase.WATCHED else None)
     return pool(2, [worker(1), worker(2), worker(3, generation=2)], there)
 
 

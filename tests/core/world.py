@@ -26,6 +26,7 @@ from einhornpy.supervisor.core.template import (
     Template,
     TemplateState,
 )
+from einhornpy.supervisor.core.verdict import Word
 from einhornpy.supervisor.core.view import ABORT_SECONDS
 
 FIRST_TEMPLATE = 900_000
@@ -222,9 +223,17 @@ class World:
                     f"{orphan} had more time")
                 self.observe(facts.OrphanKilled(action.pid))
                 self.observe(facts.OrphanGone(action.pid))
+            case actions.EndWatch():
+                watched = self.pool.upgrade
+                assert watched is not None
+                assert watched.terms.judging is not None
+                assert self.ran(watched.watched_since) >= watched.terms.judging.watch
+                assert watched.doing is not Word.WORSE
+                self.observe(facts.WatchEnded())
             case actions.RollBack():
-                running = self.pool.running_upgrade
+                running = self.pool.upgrade
                 assert running is not None
+                self.check_judgement(running, action.cause)
                 if action.cause is Refusal.NO_PROGRESS:
                     assert self.ran(running.progress_at) >= self.pool.policy.progress_timeout, (
                         "it is refused for time in which nobody ran")
@@ -338,8 +347,32 @@ class World:
             fresh = sum(each.generation == self.pool.current and each.state is not State.RETIRING
                         and each.recycled_for is None for each in self.pool.workers.values())
             missing = max(0, min(upgrade.terms.canary, self.pool.target) - fresh)
+            missing += upgrade.judged and not self.baselines()
             assert self.pool.live + missing > self.pool.target + surge, (
                 f"{worker} goes though there is room for it")
+
+    def baselines(self) -> list[Worker]:
+        """The old workers that are as young as the canaries."""
+        upgrade = self.pool.running_upgrade
+        return [worker for worker in self.pool.workers.values() if upgrade is not None
+                and worker.generation == upgrade.from_generation
+                and worker.state is not State.RETIRING
+                and worker.spawned_at >= upgrade.started_at]
+
+    def check_judgement(self, running: upgrade.Upgrade, cause: Refusal) -> None:
+        """Whoever pauses an upgrade, or says resume in its hold, beats the judge."""
+        if cause in (Refusal.WORSE, Refusal.UNSURE):
+            assert running.terms.judging is not None
+            assert running.overruled_by is None, "it was overruled"
+            assert running.verdict is None or running.verdict.word is (
+                Word.WORSE if cause is Refusal.WORSE else Word.UNSURE)
+        if cause is Refusal.WORSE:
+            assert running.paused_by is None, "it was paused"
+            assert running.doing is Word.WORSE
+        if cause is Refusal.UNSURE:
+            assert running.terms.judging is not None
+            assert running.terms.judging.refuses_unsure
+            assert running.phase is upgrade.Phase.HELD
 
     def surge(self) -> int:
         upgrade = self.pool.running_upgrade
@@ -360,8 +393,14 @@ class World:
         if least is None:
             assert upgrade.check in (None, "passed"), "the check has not passed"
             assert upgrade.held_since is not None
-            assert upgrade.hold_over or (upgrade.terms.hold is not None
-                                         and self.ran(upgrade.held_since) >= upgrade.terms.hold)
+            held, judging = self.ran(upgrade.held_since), upgrade.terms.judging
+            early = (upgrade.judged and judging is not None and upgrade.doing is Word.WELL
+                     and judging.least_hold is not None and held >= judging.least_hold)
+            assert upgrade.hold_over or early or (upgrade.terms.hold is not None
+                                                  and held >= upgrade.terms.hold)
+            assert not upgrade.judged or (upgrade.doing is not Word.WORSE and not (
+                judging is not None and judging.refuses_unsure
+                and upgrade.doing is Word.UNSURE)), "it passes what it was to refuse"
 
     def check_kill(self, worker: Worker) -> None:
         if worker.unfit is not None:
@@ -416,6 +455,9 @@ class World:
             if (worker.generation == action.generation and worker.state is not State.RETIRING
                     and worker.recycled_for is None):
                 assert worker.index != action.index, f"two workers on one seat: {action}, {worker}"
+        if action.index >= pool.target and upgrade is not None and upgrade.wants_baseline and (
+                action.generation == upgrade.from_generation):
+            assert not self.baselines(), "more than one baseline"
         # A gap is filled from what is known to work, while there is such a generation.
         if (upgrade is not None and action.generation == upgrade.to_generation
                 and not generation.proven):
@@ -459,7 +501,9 @@ class World:
 
     def check_rest(self) -> None:
         pool, upgrade = self.pool, self.pool.running_upgrade
-        if upgrade is None and pool.stopping is None and all(  # else all leave at the end
+        if pool.upgrade is not None and pool.upgrade.watched:
+            assert pool.upgrade.from_generation in pool.generations, "nothing to go back to"
+        elif upgrade is None and pool.stopping is None and all(  # else all leave at the end
                 worker.generation == pool.current for worker in pool.workers.values()):
             left = set(self.templates(TemplateState.STARTING, TemplateState.READY))
             assert left <= {pool.current}, f"templates of {left} are left behind"
@@ -472,6 +516,8 @@ class World:
             assert upgrade.failures < pool.failures_allowed, (
                 "too many failures, and it still goes on")
             assert upgrade.refusal is None, "it was refused, and still goes on"
+            assert not (upgrade.judged and upgrade.doing is Word.WORSE
+                        and upgrade.paused_by is None), "it does worse, and still goes on"
 
     # --- a kind ending ---
 
@@ -536,7 +582,8 @@ class World:
         if pool.stopping is not None:
             raise AssertionError("it was to stop, and didn't")
         assert self.resting(
-        ), f"at rest, but {pool.ready} of {pool.target} ready, upgrade {pool.running_upgrade}"
+        ), (f"at rest, but {pool.ready} of {pool.target} ready, {len(pool.workers)} there, "
+            f"upgrade {pool.running_upgrade}")
         if pool.upgrade is not None and pool.upgrade.outcome == "done":
             assert pool.current == pool.upgrade.to_generation
 
@@ -544,6 +591,8 @@ class World:
         pool = self.pool
         if self.templated and ([*pool.templates] != [pool.current]
                                or pool.templates[pool.current].may_be_told):
+            return False
+        if pool.upgrade is not None and pool.upgrade.watched:
             return False
         return (pool.running_upgrade is None and pool.ready == pool.target == len(pool.workers)
                 and all(worker.generation == pool.current and worker.recycled_for is None

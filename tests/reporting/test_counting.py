@@ -28,6 +28,8 @@ ENDS: list[tuple[Any, Any, str]] = [
     (worker(1, RETIRING, recycling=Recycling.REQUESTS), pool(1, []), "requests"),
     (worker(1, RETIRING, recycling=Recycling.LIFETIME), pool(1, []), "lifetime"),
     (worker(1, RETIRING, recycling=Recycling.ASKED), pool(1, []), "asked"),
+    (worker(1, RETIRING, recycling=Recycling.LISTENER), pool(1, []), "listener"),
+    (worker(1, RETIRING, recycling=Recycling.BASELINE), pool(1, []), "baseline"),
     (worker(1, RETIRING), pool(1, [], upgrade(Phase.EXCHANGING)), "upgrade"),
     (worker(1, RETIRING), pool(1, []), "scaled"),
     (worker(1, RETIRING), pool(1, [], stopping=Stopping.GRACEFUL), "stopped"),

@@ -12,7 +12,7 @@ from einhornpy.shared.gate import Gate
 from einhornpy.supervisor.core.generation import Finding, Generation, Preload
 from einhornpy.supervisor.core.pool import LeftBehind, State, Stopping
 from einhornpy.supervisor.core.template import Template, TemplateState
-from einhornpy.supervisor.core.upgrade import Check, Outcome, Phase, Terms
+from einhornpy.supervisor.core.upgrade import Check, Judging, Outcome, Phase, Terms
 from einhornpy.supervisor.reporting.report import gate, status_document
 from einhornpy.supervisor.reporting.sharing import Memory, Reading
 
@@ -24,6 +24,7 @@ OLD, NEW = [worker(1),
 MIXED = [worker(1), worker(4, generation=2, index=1)]
 STARTING = [worker(1), worker(2, State.STARTING)]
 CANARY = Terms(canary=1, hold=60.0)
+JUDGED = Terms(canary=1, hold=60.0, judging=Judging())
 FAILED = {"failures_in_a_row": 3, "error": "no module shop"}
 # Templates that import the app, and that are yet to.
 IMPORTING = {"recipe": replace(RECIPE, preload=Preload.WARN)}
@@ -148,6 +149,11 @@ TABLE: list[tuple[str, Any, str, str, int, bool]] = [
      "2 of 2 workers ready on generation 2", READY, True),
     ("rolled back", pool(2, OLD, upgrade(Phase.ENDED, Outcome.ROLLED_BACK, reason="it died")),
      "rolled-back", "generation 2 was refused: it died", ROLLED_BACK, True),
+    ("watched", pool(2, NEW, upgrade(Phase.WATCHED, Outcome.DONE, JUDGED, watched_since=NOW)),
+     "ready", "2 of 2 workers ready on generation 2; watched for 600 s", READY, True),
+    ("held and judged", pool(2, MIXED, upgrade(Phase.HELD, terms=JUDGED, held_since=NOW)),
+     "upgrading", "1 of 2 workers on generation 2; held for 60 s; unsure: not yet compared",
+     NOT_YET, False),
     ("aborted", pool(2, OLD, upgrade(Phase.ENDED, Outcome.ABORTED, reason="aborted by ann")),
      "rolled-back", "generation 2 was refused: aborted by ann", ROLLED_BACK, True),
     ("rolled back, and short",

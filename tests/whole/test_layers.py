@@ -78,9 +78,9 @@ THIRD_PARTY: dict[str, set[str]] = {
     "worker/gunicorn_draining.py": {"uvicorn"},
     "worker/gunicorn_http2.py": {"gunicorn"},
 }
-# What pure modules may use of the standard library.
+# What pure modules may use of the standard library (math: the statistics of a verdict).
 PURE = {"__future__", "bisect", "collections", "dataclasses", "enum", "functools", "itertools",
-        "json", "re", "typing", "urllib"}
+        "json", "math", "re", "typing", "urllib"}
 # A date is a sum: of the time it is given, not of the clock.
 CALENDAR = {"supervisor/reporting/report.py", "supervisor/logs/formats.py"}
 PURE_ROOMS = {"supervisor/core", "supervisor/reporting"}

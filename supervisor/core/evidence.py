@@ -1,0 +1,349 @@
+"""What is known of new workers against old ones under the same load, and the verdict on it. Pure:
+it is told what came in each slice of time, and knows neither clock nor workers.
+
+Each measure has a null hypothesis, "no worse by more than the tolerance", against which it bets
+(`sequential.py`), and one the other way round, for "well". What one slice says is capped, so that a
+clump of failures in one second can't decide. docs/judging.md says how sure it is.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from bisect import bisect_left
+from dataclasses import dataclass, replace
+
+from .sequential import Bets, Sample, bet, e_value, likelihood, upper_limit
+from .traffic import BOUNDS, Traffic
+
+
+class Measure(enum.StrEnum):
+    """What is compared."""
+
+    FAILED = "failed"
+    P50 = "p50"
+    P99 = "p99"
+    CPU = "cpu"
+    MEMORY = "memory"
+
+
+# The most that one slice may say, as a logarithm: "worse" takes four of them at least, so that what
+# one client does in a second can't decide. Without old workers beside them nothing tells an
+# incident that would have hit the old ones too: there it takes half a minute.
+MOST, MOST_ALONE = math.log(8), 0.4
+# By how much the odds of a failure, or of a slow answer, are guessed to be beyond what is
+# tolerated.
+GUESSES = (1.6, 4.0, 12.0)
+# How slow is slow is known from so many old answers on; it is looked up again after so many slices.
+KNOWN, ROUND, ROUNDS_OF_A_MINUTE = 200, 10, 6
+# CPU and memory: over how many seconds and requests they are compared, and how much is put on "more
+# than tolerated" against an even chance.
+BLOCK_SECONDS, BLOCK_REQUESTS = 5.0, 20
+STAKES = (0.5, 0.9)
+# What allocators take at a time is no leak: in a block it must be more (bytes a worker, a request).
+LEAK_STEP, LEAK_REQUEST = 1 << 18, 1 << 13
+NOTHING, NO_BETS = Traffic(), Bets()
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """The least that matters: `failed`, by how much the share of failed requests may be greater
+    (0.005: by 0.5 percentage points), `ratio`, by which factor anything else may be."""
+
+    failed: float = 0.005
+    ratio: float = 1.3
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What some workers did in a slice: `memory_growth` in bytes, negative if it shrank; `workers`,
+    how many they are."""
+
+    traffic: Traffic = NOTHING
+    cpu_seconds: float = 0.0
+    memory_growth: float = 0.0
+    workers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """New workers and old ones; None: no old one of that kind is there (any more)."""
+
+    new: Group = Group()
+    old: Group | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What happened in about a second: among workers that have not been ready for long (60 s), and
+    among the others."""
+
+    seconds: float
+    young: Pair = Pair()
+    warm: Pair = Pair()
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What new and old workers answered in the same time."""
+
+    new: Traffic = NOTHING
+    old: Traffic = NOTHING
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(self.new + other.new, self.old + other.old)
+
+
+@dataclass(frozen=True, slots=True)
+class Yard:
+    """How slow is slow: for old workers beyond `BOUNDS[index]`, of which `old` is the share; for
+    new ones beyond that times the tolerance, which would be `tolerated` of the old ones' answers.
+    It lies in bucket `bucket`, of which `worth` is taken to be beyond it."""
+
+    index: int
+    old: float
+    bucket: int
+    worth: float
+    tolerated: float
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Young or warm workers: what they answered since the last round, in this minute, in the one
+    before, and in all rounds; how slow is slow."""
+
+    open: Sums = Sums()
+    minute: Sums = Sums()
+    before: Sums = Sums()
+    total: Sums = Sums()
+    p50: Yard | None = None
+    p99: Yard | None = None
+
+    def all(self) -> Sums:
+        return self.total + self.open
+
+    def recent(self) -> Sums:
+        """Of the last one to two minutes."""
+        return self.before + self.minute + self.open
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What requests used: on new workers, and on old ones of the same kind."""
+
+    new_requests: int = 0
+    old_requests: int = 0
+    new_cpu: float = 0.0
+    old_cpu: float = 0.0
+    new_growth: float = 0.0
+    old_growth: float = 0.0
+    workers: int = 0
+
+    def plus(self, pair: Pair) -> Use:
+        if pair.old is None:
+            return self
+        new, old = pair.new, pair.old
+        return Use(self.new_requests + new.traffic.requests,
+                   self.old_requests + old.traffic.requests, self.new_cpu + new.cpu_seconds,
+                   self.old_cpu + old.cpu_seconds, self.new_growth + new.memory_growth,
+                   self.old_growth + old.memory_growth, max(self.workers, new.workers))
+
+    def enough(self) -> bool:
+        return min(self.new_requests, self.old_requests) >= BLOCK_REQUESTS
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some seconds over which CPU and memory are compared."""
+
+    seconds: float = 0.0
+    young: Use = Use()
+    warm: Use = Use()
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What the requests of all blocks used, and what they would have used on old workers of the
+    same kind. `leaked`: by how many bytes a worker the new ones have outgrown the old ones."""
+
+    requests: int = 0
+    new_cpu: float = 0.0
+    old_cpu: float = 0.0
+    new_growth: float = 0.0
+    old_growth: float = 0.0
+    leaked: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """The bets against "no worse than tolerated", and those against "worse than tolerated"."""
+
+    worse: Bets = NO_BETS
+    well: Bets = NO_BETS
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that is kept of a comparison: plain data of a fixed size."""
+
+    slices: int = 0
+    young: Kind = Kind()
+    warm: Kind = Kind()
+    failed_share: float = 0.002  # of the old ones, in earlier slices
+    failed: Case = Case()
+    p50: Case = Case()
+    p99: Case = Case()
+    cpu: Case = Case()
+    memory: Case = Case()
+    block: Block = Block()
+    used: Used = Used()
+
+
+def look(evidence: Evidence, slice: Slice, tolerance: Tolerance) -> Evidence:
+    """What is known after one more slice of about a second, with or without traffic in it.
+
+    Failures are compared over all workers, since being cold excuses none; latencies, CPU and memory
+    only among workers of one kind. Where no old worker is there any more, failures and latencies
+    are compared with what the old ones did before.
+    """
+    alone = slice.young.old is None and slice.warm.old is None
+    kinds = ((evidence.young, slice.young), (evidence.warm, slice.warm))
+    grown = replace(
+        evidence, slices=evidence.slices + 1, young=_added(*kinds[0]), warm=_added(*kinds[1]),
+        failed=_failed(evidence, slice, tolerance, alone),
+        p50=_slow(evidence.p50, [(kind.p50, kind, pair) for kind, pair in kinds], alone),
+        p99=_slow(evidence.p99, [(kind.p99, kind, pair) for kind, pair in kinds], alone))
+    grown = _use(grown, slice, tolerance)
+    return grown if grown.slices % ROUND else _round(grown, tolerance)
+
+
+def _added(kind: Kind, pair: Pair) -> Kind:
+    new, old = pair.new.traffic, pair.old.traffic if pair.old else None
+    if not new.requests and not (old and old.requests):
+        return kind
+    return replace(kind, open=Sums(kind.open.new + new if new.requests else kind.open.new,
+                                   kind.open.old + old if old and old.requests else kind.open.old))
+
+
+def _round(evidence: Evidence, tolerance: Tolerance) -> Evidence:
+    """Look up again what is usual among the old workers: what the next slices are held against must
+    come from earlier ones."""
+    turn = evidence.slices % (ROUND * ROUNDS_OF_A_MINUTE) == 0
+    young, warm = _closed(evidence.young, turn, tolerance), _closed(evidence.warm, turn, tolerance)
+    requests = young.total.old.requests + warm.total.old.requests
+    failed = young.total.old.failed + warm.total.old.failed
+    return replace(evidence, young=young, warm=warm, failed_share=(failed + 0.2) / (requests + 100))
+
+
+def _closed(kind: Kind, turn: bool, tolerance: Tolerance) -> Kind:
+    total, minute = kind.total + kind.open, kind.minute + kind.open
+    return Kind(minute=Sums() if turn else minute, before=minute if turn else kind.before,
+                total=total, p50=_yard(total.old, 0.5, tolerance.ratio),
+                p99=_yard(total.old, 0.99, tolerance.ratio))
+
+
+def _yard(old: Traffic, quantile: float, ratio: float) -> Yard | None:
+    cases = sum(old.latencies)
+    if cases < KNOWN:
+        return None
+    index = bisect_left(BOUNDS, old.quantile(quantile) or 0.0) - 1
+    index = max(0, min(index, bisect_left(BOUNDS, BOUNDS[-1] / ratio) - 1))
+    limit = BOUNDS[index] * ratio
+    bucket = bisect_left(BOUNDS, limit)
+    worth = math.log(BOUNDS[bucket] / limit) / math.log(BOUNDS[bucket] / BOUNDS[bucket - 1])
+    beyond = Sample(cases, old.slower_than(bucket), old.latencies[bucket], worth)
+    return Yard(index, (old.slower_than(index) + 1) / (cases + 2), bucket, worth,
+                (beyond.share * cases + 0.5) / (cases + 2))
+
+
+def _failed(evidence: Evidence, slice: Slice, tolerance: Tolerance, alone: bool) -> Case:
+    new, old = _failures(slice.young.new, slice.warm.new), _failures(slice.young.old,
+                                                                     slice.warm.old)
+    share, margin = evidence.failed_share, tolerance.failed
+    if alone:
+        young, warm = evidence.young.all().old, evidence.warm.all().old
+        record = _failures(Group(young), Group(warm))
+        return _alone(evidence.failed, new, record, upper_limit(record) + margin, share)
+    if not new.cases or not old.cases:
+        return evidence.failed
+    factors = [e_value(new, old, _odds(share + margin, times), share, margin) for times in GUESSES]
+    return _both(evidence.failed, factors, e_value(new, old, share, share, margin)
+                 if margin else 0.0, MOST)
+
+
+def _failures(*groups: Group | None) -> Sample:
+    there = [group.traffic for group in groups if group]
+    requests = sum(traffic.requests for traffic in there)
+    return Sample(requests, min(requests, sum(traffic.failed for traffic in there)))
+
+
+def _slow(case: Case, kinds: list[tuple[Yard | None, Kind, Pair]], alone: bool) -> Case:
+    factors, well, looked = [0.0] * len(GUESSES), 0.0, False
+    for yard, kind, pair in kinds:
+        latencies = pair.new.traffic.latencies
+        cases = sum(latencies)
+        if yard is None or not cases:
+            continue
+        new = Sample(cases, sum(latencies[yard.bucket + 1:]), latencies[yard.bucket], yard.worth)
+        if alone:
+            old = kind.total.old
+            record = Sample(sum(old.latencies), old.slower_than(yard.index))
+            case = _alone(case, new, record, upper_limit(record), yard.tolerated)
+        elif pair.old and (cases := sum(pair.old.traffic.latencies)):
+            old_ones = Sample(cases, pair.old.traffic.slower_than(yard.index))
+            looked = True
+            for number, times in enumerate(GUESSES):
+                factors[number] += e_value(new, old_ones, _odds(yard.old, times), yard.old, 0.0)
+            if yard.tolerated < yard.old:
+                well += e_value(new, old_ones, yard.tolerated, yard.old, 0.0)
+    return _both(case, factors, well, MOST) if looked else case
+
+
+def _alone(case: Case, new: Sample, record: Sample, limit: float, share: float) -> Case:
+    """One more look at new workers without old ones beside them: held against the most that can be
+    believed of the old ones before."""
+    if not new.cases or record.cases < KNOWN or limit >= 0.9:
+        return case
+    factors = [likelihood(new, _odds(limit, times), limit) for times in GUESSES]
+    return _both(case, factors, likelihood(new, share, limit), MOST_ALONE)
+
+
+def _both(case: Case, worse: list[float], well: float, most: float) -> Case:
+    return Case(bet(case.worse, tuple(worse), most), bet(case.well, (well,), most))
+
+
+def _odds(share: float, times: float) -> float:
+    """The share whose odds are so many times those of this one."""
+    return times * share / (1 - share + times * share)
+
+
+def _use(evidence: Evidence, slice: Slice, tolerance: Tolerance) -> Evidence:
+    """CPU and growth of memory a request, over a block of some seconds: whether the new ones needed
+    more than tolerated would be even chances at most, if they were on the edge of it (a sequential
+    sign test)."""
+    block = Block(evidence.block.seconds + slice.seconds, evidence.block.young.plus(slice.young),
+                  evidence.block.warm.plus(slice.warm))
+    kinds = [use for use in (block.young, block.warm) if use.enough()]
+    if block.seconds < BLOCK_SECONDS or not kinds:
+        return replace(evidence, block=block)
+    requests = sum(use.new_requests for use in kinds)
+    workers = max(1, sum(use.workers for use in kinds))
+    new_cpu = sum(use.new_cpu for use in kinds)
+    old_cpu = sum(use.old_cpu * use.new_requests / use.old_requests for use in kinds)
+    grown = sum(use.new_growth for use in kinds)
+    usual = sum(max(0.0, use.old_growth) * use.new_requests / use.old_requests for use in kinds)
+    more = grown - max(usual, 0.0) * tolerance.ratio
+    leaks = more > max(LEAK_STEP * workers, LEAK_REQUEST * requests)
+    used = evidence.used
+    used = Used(used.requests + requests, used.new_cpu + new_cpu, used.old_cpu + old_cpu,
+                used.new_growth + grown, used.old_growth + usual,
+                max(0.0, used.leaked + more / workers))
+    cpu, memory = evidence.cpu, evidence.memory
+    if old_cpu > 0:
+        cpu = _sign(cpu, new_cpu > old_cpu * tolerance.ratio)
+    return replace(evidence, block=Block(), used=used, cpu=cpu, memory=_sign(memory, leaks))
+
+
+def _sign(case: Case, more: bool) -> Case:
+    return replace(case, worse=bet(
+        case.worse, tuple(math.log(1 + stake if more else 1 - stake) for stake in STAKES), MOST))
