@@ -67,6 +67,6 @@ def verdict(upgrade: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def watched(upgrade: Mapping[str, Any]) -> float | None:
-    """For how many seconds an upgrade that has ended is still watched, and can go back."""
-    left: float | None = upgrade.get("watch_left_seconds")
-    return left
+    """For how many seconds an upgrade that has ended is still watched, and can go back; None for
+    one that isn't."""
+    return upgrade.get("watch_left_seconds") or None

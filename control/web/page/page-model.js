@@ -69,7 +69,7 @@ export class Model {
     const upgrade = this.status?.upgrade;
     if (!upgrade) return null;
     const began = Date.parse(upgrade.started_at) / 1000;
-    const over = upgrade.outcome !== null && typeof upgrade.watch_left_seconds !== "number";
+    const over = upgrade.outcome !== null && !upgrade.watch_left_seconds;
     if (over && this.now - Date.parse(upgrade.ended_at) / 1000 > AFTERWARDS) return null;
     const counted = this.samples.find((each) => Object.keys(each.traffic ?? {}).length && each.unix_time > this.now - FARTHEST);
     if (counted === undefined) return null;

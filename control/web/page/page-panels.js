@@ -92,7 +92,7 @@ function* describeUpgrade({ upgrade, target, gate, reason, left_behind = [] }) {
     upgrade.check && ["check", upgrade.check],
     upgrade.hold_left_seconds !== null && ["hold left", duration(upgrade.hold_left_seconds)],
     upgrade.paused_by && ["paused by", upgrade.paused_by],
-    typeof upgrade.watch_left_seconds === "number" && ["can go back for", duration(upgrade.watch_left_seconds)],
+    upgrade.watch_left_seconds && ["can go back for", duration(upgrade.watch_left_seconds)],
   ]);
   yield list;
   if (upgrade.verdict) yield showVerdict(upgrade.verdict);
