@@ -54,6 +54,7 @@ LARGEST = float(1 << 53)
 LARGEST_PAGE = 1 << 30
 _TRIES = 100
 _WORD = 8
+_NOTHING = Traffic()
 _HEAD, _RECORD = struct.Struct(f"={HEAD + RECORD}d"), struct.Struct(f"={RECORD}d")
 
 
@@ -157,7 +158,7 @@ class TrafficPages(Part):
         whole = _traffic(version, totals)
         if whole is None or newest - RING >= begin:  # overwritten: `now` was long ago
             return None
-        recent = Traffic() if newest < begin else _traffic(version, tuple(map(sub, totals, then)))
+        recent = _NOTHING if newest < begin else _traffic(version, tuple(map(sub, totals, then)))
         return None if recent is None else (recent, seconds, whole)
 
     def of_generations(self) -> Mapping[int, Traffic]:
@@ -208,9 +209,12 @@ class TrafficPages(Part):
 
 def _traffic(version: float, record: tuple[float, ...]) -> Traffic | None:
     """What a record says; None where nobody counts, or it can't be true."""
+    whole = sum(record)
     # No comparison with what is no number is true.
-    if version != LAYOUT_VERSION or not (min(record) >= 0.0 and sum(record) <= LARGEST):
+    if version != LAYOUT_VERSION or not (min(record) >= 0.0 and whole <= LARGEST):
         return None
+    if not whole:
+        return _NOTHING
     counts = [*map(int, record[:-1])]
     failed, exceptions, aborted, bytes_out = counts[6:10]
     found = Traffic(counts[0], tuple(counts[1:6]), failed, exceptions, aborted, bytes_out,

@@ -31,9 +31,14 @@ class Seen:
 
 def signals(traffic: Traffic, seconds: float) -> dict[str, Any]:
     """What was answered in so many seconds, as figures: see docs/status.md."""
+    if not traffic.requests:
+        return {"seconds": round(seconds, 3), **_NOTHING}
+    return {"seconds": round(seconds, 3), **_figures(traffic, seconds)}
+
+
+def _figures(traffic: Traffic, seconds: float) -> dict[str, Any]:
     share = traffic.failed_share
     return {
-        "seconds": round(seconds, 3),
         "requests": traffic.requests,
         "requests_per_second": round(traffic.requests / seconds, 3) if seconds > 0 else 0.0,
         "failed": traffic.failed,
@@ -42,8 +47,12 @@ def signals(traffic: Traffic, seconds: float) -> dict[str, Any]:
         "aborted": traffic.aborted,
         "bytes_out": traffic.bytes_out,
         "responses": dict(zip(CLASSES, traffic.responses, strict=True)),
-    } | {name: None if found is None else round(found, 6)
-         for name, found in zip(QUANTILES, traffic.quantiles(QUANTILES.values()), strict=True)}
+        **{name: None if found is None else round(found, 6)
+           for name, found in zip(QUANTILES, traffic.quantiles(QUANTILES.values()), strict=True)}}
+
+
+# Of many workers most are idle.
+_NOTHING = _figures(Traffic(), 1.0)
 
 
 def of_generations(workers: Iterable[Worker], seen: Mapping[int, Seen]) -> list[dict[str, Any]]:
