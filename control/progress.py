@@ -18,9 +18,10 @@ Display = Callable[[Mapping[str, Any]], None]
 # What means something for somebody who waits for an upgrade.
 OF_UPGRADES = {
     "upgrade-started", "upgrade-paused", "upgrade-resumed", "upgrade-aborted", "upgrade-refused",
-    "hold-begun", "hold-ended", "check-passed", "check-failed", "start-failed", "worker-starting",
-    "worker-ready", "worker-retiring", "worker-gone", "worker-failed", "worker-died",
-    "worker-killed", "worker-hung", "template-died", "template-killed", "not-safe-to-fork"}
+    "upgrade-judged", "hold-begun", "hold-ended", "check-passed", "check-failed", "start-failed",
+    "worker-starting", "worker-ready", "worker-retiring", "worker-gone", "worker-failed",
+    "worker-died", "worker-killed", "worker-hung", "template-died", "template-killed",
+    "not-safe-to-fork"}
 # What means something if it has this key: who waits, waits for an import.
 OF_IMPORTS = {"generation-prepared": "so", "template-ready": "imported"}
 

@@ -143,6 +143,15 @@ def _is_shell_command(value: Any) -> bool:
 
 _WAIT = _flag("wait", True)
 RELEASE = Argument("release", printable.LABEL, printable.is_label, nullable=True, quoted=False)
+# Where one isn't given, the setting of its name counts.
+_JUDGE = (
+    Argument("judge", "true or false", lambda value: isinstance(value, bool), nullable=True),
+    *(Argument(name, expected, nullable=True) for name, expected in (
+        ("judge_tolerance", "percentage points of failed requests and a factor: 0.5,1.3"),
+        ("judge_after", "how many requests of each worker are left out"),
+        ("judge_unsure", "pass or refuse"),
+        ("hold_at_least", "seconds after which a hold may end early"),
+        ("watch", "for how many seconds it can go back after its end"))))
 _COURSE = "each event on the way, then how it ended; with wait=false the number of the generation"
 _UNTIL_ENDED = "until it has ended, unless wait=false"
 
@@ -160,7 +169,7 @@ OURS = (
                  default=DEFAULT_HOLD, needs="canary"),
         Argument("check", "a shell command", _is_shell_command, nullable=True, quoted=False,
                  needs="canary"),
-        _count("max_failures"), _WAIT), waits=_UNTIL_ENDED),
+        _count("max_failures"), *_JUDGE, _WAIT), waits=_UNTIL_ENDED),
     Command("upgrade_fleet", "replace every worker, all new ones first", "as upgrade",
             waits="until it has ended"),
     Command("rollback", "upgrade to a remembered recipe; to: a generation or a release", _COURSE,
@@ -168,7 +177,7 @@ OURS = (
                                 lambda value: is_whole(value) or isinstance(value, str),
                                 nullable=True), _WAIT), waits=_UNTIL_ENDED),
     Command("pause", "let the running upgrade stand still", "a sentence"),
-    Command("resume", "let it go on, or end its hold", "a sentence"),
+    Command("resume", "let it go on, or end its hold or its watch", "a sentence"),
     Command("abort", "let the running upgrade go back", _COURSE, arguments=(_WAIT,),
             waits=_UNTIL_ENDED),
     Command("history", "the last upgrades, the newest last", "`upgrades`, a list", Who.OBSERVERS,

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from .core import facts, observe
 from .core.pool import Worker
-from .core.upgrade import Terms
 from .logs.output import LAST_LINES, LINES_SEARCHED
 from .reporting.complaints import complaint
 from .system.orphans import Orphan, Orphans
@@ -149,4 +148,4 @@ class Exits(Part):
         tidy(parts.arbiter_hooks.worker_is_gone, worker.generation, exit.pid)
         tidy(parts.arbiter_hooks.say_how_many)
         if asker is not None:
-            parts.upgrades.request(Terms(), *asker)
+            parts.upgrades.request(parts.upgrades.usual(), *asker)

@@ -51,6 +51,7 @@ from .steering.answers import Answers
 from .steering.audience import Audience
 from .steering.commands import Commands
 from .steering.hooks import Hooks
+from .steering.judge import Judge
 from .steering.orders import Orders
 from .steering.reloads import Reloads
 from .steering.signals import SIGNALS, Signals
@@ -75,7 +76,7 @@ ORDER: tuple[type[Part], ...] = (
     Listening,  # before anybody is told how we are
     Server, Upgrades, Web, Templates, Errands,
     Announcements,  # when it is known which of them are on their way
-    Measures,
+    Measures, Judge,
     Keeper,  # ends before the output, of which it asks who still writes
     Strangers, Guesses,
     Exits,  # deaths before the plan
@@ -119,7 +120,8 @@ class Parts:
                     own_code: OwnCode) -> None:
         """What starts workers, and what is known of them."""
         self.workers, self.generations = Workers(self.ledger), Generations(self.ledger)
-        self.page, self.traffic = SharedPage(), TrafficPages()
+        self.page = SharedPage()
+        self.traffic = TrafficPages(self.page)
         self.output = Output(self.loop, self.log, settings.worker_output, self.guard)
         self.keeper = Keeper(self.processes, worker_environment.inherited(environ), self.output,
                              self.ledger.log, settings.worker_output is not WorkerOutput.INHERIT,
@@ -130,8 +132,8 @@ class Parts:
         self.listening = Listening(self.ledger, self.loop)
         self.guesses = Guesses(self.ledger, self.listening.all)
         self.measures = Measures(self.ledger, self.page, settings.min_available_memory)
-        self.notices = Notices(self.ledger, self.generations, self.guesses, self.measures, settings,
-                               self.guard)
+        self.notices = Notices(self.ledger, self.generations, self.guesses, self.measures,
+                               self.traffic, settings, self.guard)
         self.notify = NotifySocket(self.loop, self.workers.of, self.workers.above,
                                    self.notices.guarded,
                                    0o666 if looked_up.attributes.other_user else 0o600)
@@ -162,6 +164,7 @@ class Parts:
         self.upgrades = Upgrades(
             self.ledger, self.generations, self.processes, self.loop, self.errands, self.hooks,
             settings, environ, looked_up.attributes, self.templates, self.answers.status)
+        self.judge = Judge(self.ledger, self.traffic)
         self.orders = Orders(self.ledger, self.arbiter_hooks, self.processes, self.measures,
                              self.upgrades)
         self.signals = Signals(self.loop, self.guard, self.ledger, self.orders, self.upgrades,

@@ -32,13 +32,27 @@ HOLD = f"a number of seconds such as 90 or 5min, or {commands.UNTIL_RESUME}"
               help="Run during the hold; if it fails, the release is refused.")
 @click.option("--max-failures", type=Whole(0), metavar="N",
               help="Go back at so many failures, this time.")
+@click.option("--judge/--no-judge", default=None,
+              help="Compare new workers with old ones; go back if they do worse beyond doubt.")
+@click.option("--hold-at-least", metavar="SECONDS",
+              help="The hold may end after this, if they do well beyond doubt.")
+@click.option("--judge-tolerance", metavar="POINTS,FACTOR",
+              help="How much worse they may do: percentage points of failed requests, and how "
+              "many times slower.  Default: 0.5,1.3.")
+@click.option("--judge-after", type=Whole(0), metavar="N",
+              help="Leave out so many requests of each worker.  Default: 20.")
+@click.option("--judge-unsure", type=click.Choice(["pass", "refuse"]),
+              help="What becomes of a canary of which too little was seen to tell.  "
+              "Default: pass.")
+@click.option("--watch", metavar="SECONDS",
+              help="For how long it can still go back after its end.  Default: 10min.")
 @click.option("--reload", "reload_first", is_flag=True,
               help="Replace the master first, as reload does.")
 @click.option("--no-wait", is_flag=True, help="Return as soon as the upgrade is accepted.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON instead of lines.")
 def upgrade(connect: Connect, release: str | None, fleet: bool, canary: int | None,
             hold: str | None, check: str | None, max_failures: int | None, reload_first: bool,
-            no_wait: bool, as_json: bool) -> None:
+            no_wait: bool, as_json: bool, **judging: Any) -> None:
     """Replace every worker by one of the new code, and say how it ended.
 
     Exit codes: 0 done, 3 the master is still preparing its first generation, 5 refused, aborted or
@@ -46,10 +60,11 @@ def upgrade(connect: Connect, release: str | None, fleet: bool, canary: int | No
     usage. ^C leaves the upgrade running.
     """
     check_canary(canary, hold, check)
+    check_judging(judging)
     check_label("--release", release)
     given = {
         "kind": "fleet" if fleet else "rolling", "release": release, "canary": canary,
-        "hold": hold, "check": check, "max_failures": max_failures}
+        "hold": hold, "check": check, "max_failures": max_failures, **judging}
     arguments = {key: value for key, value in given.items() if value is not None}
     with connect(60.0 if reload_first else 10.0, verbatim=as_json) as master:
         if reload_first:
@@ -77,6 +92,27 @@ def check_canary(canary: int | None, hold: str | None, check: str | None) -> Non
             seconds(hold)
         except ValueError:
             raise click.UsageError(f"--hold: got {hold!r}, expected {HOLD}") from None
+
+
+def check_judging(judging: dict[str, Any]) -> None:
+    """Refuse here what the master would refuse, by the name of its flag.
+
+    Raises:
+        click.UsageError: one of them is wrong, or given with --no-judge.
+    """
+    from ...supervisor.settings import parsers
+
+    parse = {"hold_at_least": parsers.seconds, "watch": parsers.seconds,
+             "judge_tolerance": parsers.tolerance}
+    for name, value in judging.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is not None and name != "judge" and judging["judge"] is False:
+            raise click.UsageError(f"{flag} goes with --judge")
+        if value is not None and name in parse:
+            try:
+                parse[name](value)
+            except ValueError as error:
+                raise click.UsageError(f"{flag}: got {value!r}, expected {error}") from None
 
 
 @click.command()
@@ -110,7 +146,8 @@ def pause(connect: Connect) -> None:
 @click.command()
 @which_master
 def resume(connect: Connect) -> None:
-    """Let a paused upgrade go on, or end a canary's hold."""
+    """Let a paused upgrade go on, or end a canary's hold, whatever the judge says; where an
+    upgrade that has ended is watched, end that."""
     with connect() as master:
         say(master.ask("resume")["message"])
 

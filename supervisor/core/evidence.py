@@ -34,11 +34,18 @@ MOST, MOST_ALONE = math.log(8), 0.4
 # By how much the odds of a failure, or of a slow answer, are guessed to be beyond what is
 # tolerated.
 GUESSES = (1.6, 4.0, 12.0)
+# A slow answer tells less than a failed one: to be beyond doubt slower than all that is tolerated
+# would take several times as long. So it must be beyond doubt slower than by the third root of that
+# ratio, and slower than tolerated by its figures (`verdict.py`).
+THIRD = 1 / 3
+# Where the slowest answers are looked at: the second shows it sooner where few are slow at all.
+TAIL = (0.99, 0.995)
 # How slow is slow is known from so many old answers on; it is looked up again after so many slices.
-KNOWN, ROUND, ROUNDS_OF_A_MINUTE = 200, 10, 6
+# What is recent: the last three rounds at least, six at most.
+KNOWN, ROUND, ROUNDS = 200, 10, 3
 # CPU and memory: over how many seconds and requests they are compared, and how much is put on "more
 # than tolerated" against an even chance.
-BLOCK_SECONDS, BLOCK_REQUESTS = 5.0, 20
+BLOCK_SECONDS, BLOCK_REQUESTS = 3.0, 20
 STAKES = (0.5, 0.9)
 # What allocators take at a time is no leak: in a block it must be more (bytes a worker, a request).
 LEAK_STEP, LEAK_REQUEST = 1 << 18, 1 << 13
@@ -95,36 +102,49 @@ class Sums:
 
 
 @dataclass(frozen=True, slots=True)
+class Edge:
+    """A latency that is no bound of a bucket: it lies in that one, of which `worth` is taken to be
+    beyond it."""
+
+    bucket: int
+    worth: float
+
+    def beyond(self, traffic: Traffic) -> Sample:
+        return Sample(sum(traffic.latencies), traffic.slower_than(self.bucket),
+                      traffic.latencies[self.bucket], self.worth)
+
+
+@dataclass(frozen=True, slots=True)
 class Yard:
-    """How slow is slow: for old workers beyond `BOUNDS[index]`, of which `old` is the share; for
-    new ones beyond that times the tolerance, which would be `tolerated` of the old ones' answers.
-    It lies in bucket `bucket`, of which `worth` is taken to be beyond it."""
+    """How slow is slow. For old workers: beyond `BOUNDS[index]`, as is the share `old` of their
+    answers. For new ones: a little more than that (`near`), or all that is tolerated more (`far`),
+    beyond which is the share `tolerated` of the old ones' answers."""
 
     index: int
     old: float
-    bucket: int
-    worth: float
+    near: Edge
+    far: Edge
     tolerated: float
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Young or warm workers: what they answered since the last round, in this minute, in the one
-    before, and in all rounds; how slow is slow."""
+    """Young or warm workers: what they answered since the last round, in the rounds just before, in
+    those before these, and in all; how slow is slow."""
 
     open: Sums = Sums()
-    minute: Sums = Sums()
+    lately: Sums = Sums()
     before: Sums = Sums()
     total: Sums = Sums()
-    p50: Yard | None = None
-    p99: Yard | None = None
+    p50: tuple[Yard, ...] = ()
+    p99: tuple[Yard, ...] = ()
 
     def all(self) -> Sums:
         return self.total + self.open
 
     def recent(self) -> Sums:
-        """Of the last one to two minutes."""
-        return self.before + self.minute + self.open
+        """Of the last half minute to minute."""
+        return self.before + self.lately + self.open
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +248,7 @@ def _added(kind: Kind, pair: Pair) -> Kind:
 def _round(evidence: Evidence, tolerance: Tolerance) -> Evidence:
     """Look up again what is usual among the old workers: what the next slices are held against must
     come from earlier ones."""
-    turn = evidence.slices % (ROUND * ROUNDS_OF_A_MINUTE) == 0
+    turn = evidence.slices % (ROUND * ROUNDS) == 0
     young, warm = _closed(evidence.young, turn, tolerance), _closed(evidence.warm, turn, tolerance)
     requests = young.total.old.requests + warm.total.old.requests
     failed = young.total.old.failed + warm.total.old.failed
@@ -236,24 +256,30 @@ def _round(evidence: Evidence, tolerance: Tolerance) -> Evidence:
 
 
 def _closed(kind: Kind, turn: bool, tolerance: Tolerance) -> Kind:
-    total, minute = kind.total + kind.open, kind.minute + kind.open
-    return Kind(minute=Sums() if turn else minute, before=minute if turn else kind.before,
-                total=total, p50=_yard(total.old, 0.5, tolerance.ratio),
-                p99=_yard(total.old, 0.99, tolerance.ratio))
+    total, lately = kind.total + kind.open, kind.lately + kind.open
+    return Kind(lately=Sums() if turn else lately, before=lately if turn else kind.before,
+                total=total, p50=_yards(total.old, (0.5,), tolerance.ratio),
+                p99=_yards(total.old, TAIL, tolerance.ratio))
 
 
-def _yard(old: Traffic, quantile: float, ratio: float) -> Yard | None:
+def _yards(old: Traffic, quantiles: tuple[float, ...], ratio: float) -> tuple[Yard, ...]:
     cases = sum(old.latencies)
-    if cases < KNOWN:
-        return None
+    return tuple(_yard(old, cases, each, ratio) for each in quantiles) if cases >= KNOWN else ()
+
+
+def _yard(old: Traffic, cases: int, quantile: float, ratio: float) -> Yard:
     index = bisect_left(BOUNDS, old.quantile(quantile) or 0.0) - 1
     index = max(0, min(index, bisect_left(BOUNDS, BOUNDS[-1] / ratio) - 1))
-    limit = BOUNDS[index] * ratio
-    bucket = bisect_left(BOUNDS, limit)
-    worth = math.log(BOUNDS[bucket] / limit) / math.log(BOUNDS[bucket] / BOUNDS[bucket - 1])
-    beyond = Sample(cases, old.slower_than(bucket), old.latencies[bucket], worth)
-    return Yard(index, (old.slower_than(index) + 1) / (cases + 2), bucket, worth,
-                (beyond.share * cases + 0.5) / (cases + 2))
+    far = _edge(BOUNDS[index] * ratio)
+    return Yard(index, (old.slower_than(index) + 1) / (cases + 2),
+                _edge(BOUNDS[index] * ratio**THIRD), far,
+                (far.beyond(old).share * cases + 0.5) / (cases + 2))
+
+
+def _edge(seconds: float) -> Edge:
+    bucket = bisect_left(BOUNDS, seconds)
+    low, high = BOUNDS[bucket - 1], BOUNDS[bucket]
+    return Edge(bucket, math.log(high / seconds) / math.log(high / low))
 
 
 def _failed(evidence: Evidence, slice: Slice, tolerance: Tolerance, alone: bool) -> Case:
@@ -277,26 +303,35 @@ def _failures(*groups: Group | None) -> Sample:
     return Sample(requests, min(requests, sum(traffic.failed for traffic in there)))
 
 
-def _slow(case: Case, kinds: list[tuple[Yard | None, Kind, Pair]], alone: bool) -> Case:
-    factors, well, looked = [0.0] * len(GUESSES), 0.0, False
-    for yard, kind, pair in kinds:
-        latencies = pair.new.traffic.latencies
-        cases = sum(latencies)
-        if yard is None or not cases:
+def _slow(case: Case, kinds: list[tuple[tuple[Yard, ...], Kind, Pair]], alone: bool) -> Case:
+    factors: list[float] = []
+    well = 0.0
+    for yards, kind, pair in kinds:
+        new = pair.new.traffic
+        if not yards or not new.requests:
             continue
-        new = Sample(cases, sum(latencies[yard.bucket + 1:]), latencies[yard.bucket], yard.worth)
         if alone:
-            old = kind.total.old
+            yard, old = yards[0], kind.total.old
             record = Sample(sum(old.latencies), old.slower_than(yard.index))
-            case = _alone(case, new, record, upper_limit(record), yard.tolerated)
-        elif pair.old and (cases := sum(pair.old.traffic.latencies)):
-            old_ones = Sample(cases, pair.old.traffic.slower_than(yard.index))
-            looked = True
-            for number, times in enumerate(GUESSES):
-                factors[number] += e_value(new, old_ones, _odds(yard.old, times), yard.old, 0.0)
-            if yard.tolerated < yard.old:
-                well += e_value(new, old_ones, yard.tolerated, yard.old, 0.0)
-    return _both(case, factors, well, MOST) if looked else case
+            case = _alone(case, yard.far.beyond(new), record, upper_limit(record), yard.tolerated)
+        elif pair.old and pair.old.traffic.requests:
+            old = pair.old.traffic
+            made = [_slower(yard, new, old, times) for yard in yards for times in GUESSES]
+            factors = [sum(both) for both in zip(factors, made, strict=True)] if factors else made
+            well += _not_slower(yards[0], new, old)
+    return _both(case, factors, well, MOST) if factors else case
+
+
+def _slower(yard: Yard, new: Traffic, old: Traffic, times: float) -> float:
+    sample = Sample(sum(old.latencies), old.slower_than(yard.index))
+    return e_value(yard.near.beyond(new), sample, _odds(yard.old, times), yard.old, 0.0)
+
+
+def _not_slower(yard: Yard, new: Traffic, old: Traffic) -> float:
+    if yard.tolerated >= yard.old:
+        return 0.0
+    sample = Sample(sum(old.latencies), old.slower_than(yard.index))
+    return e_value(yard.far.beyond(new), sample, yard.tolerated, yard.old, 0.0)
 
 
 def _alone(case: Case, new: Sample, record: Sample, limit: float, share: float) -> Case:
@@ -305,6 +340,7 @@ def _alone(case: Case, new: Sample, record: Sample, limit: float, share: float) 
     if not new.cases or record.cases < KNOWN or limit >= 0.9:
         return case
     factors = [likelihood(new, _odds(limit, times), limit) for times in GUESSES]
+    factors *= max(1, len(case.worse.wealth) // len(GUESSES))  # as many as there were before
     return _both(case, factors, likelihood(new, share, limit), MOST_ALONE)
 
 

@@ -20,27 +20,30 @@ class Word(enum.StrEnum):
 
 
 # By how much each measure may be wrong in saying "worse": 1 % in all. And in saying "well".
-ALPHA = {Measure.FAILED: 0.004, Measure.P99: 0.002, Measure.P50: 0.002, Measure.CPU: 0.001,
+ALPHA = {Measure.FAILED: 0.004, Measure.P99: 0.003, Measure.P50: 0.001, Measure.CPU: 0.001,
          Measure.MEMORY: 0.001}
 ALPHA_WELL = 0.01
 # Below so many requests on either side, a release with 5 % more failures could go unseen.
 ENOUGH = 500
 # Caches fill up for a while: a leak has grown by more than this (bytes a worker) beyond what the
 # old ones did.
-LEAK = 48 << 20
+LEAK = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
     """A measure of new and of old workers: a share of requests, seconds, seconds of CPU a request,
     bytes of growth a request; None: not known. `p_worse`: how likely so much against "no worse than
-    tolerated" would ever be if it was true. `p_well`: against "worse than tolerated"."""
+    tolerated" would ever be if it was true. `p_well`: against "worse than tolerated". `requests`:
+    from how many of new workers `new` comes; it may be the last half minute to minute only, where
+    something has gone bad."""
 
     measure: Measure
     new: float | None
     old: float | None
     p_worse: float
     p_well: float
+    requests: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +65,21 @@ def verdict(evidence: Evidence, tolerance: Tolerance) -> Verdict:
     requests = sum(sums.new.requests for sums in whole)
     old_requests = sum(sums.old.requests for sums in whole)
     measures = [_compared(evidence, measure, whole) for measure in Measure]
-    if any(_is_worse(each) for each in measures):
-        # What went bad later shows in the last minutes only.
-        recent = [Sums(sums.new, sums.old if sums.old.requests else all_of_it.old)
-                  for sums, all_of_it in zip(map(Kind.recent, kinds), whole, strict=True)]
-        measures = [_plainer(each, _compared(evidence, each.measure, recent)) for each in measures]
+    doubtless = [each.p_worse <= ALPHA[each.measure] for each in measures]
+    worse = []
+    if any(doubtless):
+        # What went bad later shows in what is recent only.
+        recent = [Sums(sums.new, sums.old if sums.old.requests else in_all.old)
+                  for sums, in_all in zip(map(Kind.recent, kinds), whole, strict=True)]
+        for place, each in enumerate(measures):
+            if doubtless[place]:
+                measures[place] = max(each, _compared(evidence, each.measure, recent),
+                                      key=lambda one: _effect(one, evidence, tolerance))
+        worse = [each for place, each in enumerate(measures)
+                 if doubtless[place] and _effect(each, evidence, tolerance) >= 1]
+    if worse:
         word, reason = Word.WORSE, "; ".join(
-            f"{_against(each, requests)}, {_p(each.p_worse)}"
-            for each in measures if _is_worse(each))
+            f"{_against(each)}, {_p(each.p_worse)}" for each in worse)
     elif min(requests, old_requests) < ENOUGH:
         word, reason = Word.UNSURE, (f"too little traffic to tell: {requests:,} requests on new "
                                      f"workers, {old_requests:,} on old ones")
@@ -77,28 +87,29 @@ def verdict(evidence: Evidence, tolerance: Tolerance) -> Verdict:
         well = all(each.p_well <= ALPHA_WELL for each in measures[:3])
         word = Word.WELL if well else Word.NO_WORSE
         reason = "as good as before beyond doubt: " if well else "nothing is worse beyond doubt: "
-        reason += ", ".join(_against(each, requests) for each in (measures[0], measures[2])
+        reason += ", ".join(_against(each) for each in (measures[0], measures[2])
                             if each.new is not None)
     return Verdict(word, reason, requests, old_requests, tuple(measures))
 
 
-def _is_worse(compared: Compared) -> bool:
-    return compared.p_worse <= ALPHA[compared.measure]
-
-
-def _plainer(whole: Compared, recent: Compared) -> Compared:
-    """Of two figures of the same, the one that shows better why it is worse."""
-    if None in (whole.new, whole.old, recent.new, recent.old) or not _is_worse(whole):
-        return whole
-    return max(whole, recent, key=lambda each: (each.new or 0.0) - (each.old or 0.0))
+def _effect(compared: Compared, evidence: Evidence, tolerance: Tolerance) -> float:
+    """How much worse the figures are, in units of what is tolerated."""
+    new, old = compared.new, compared.old
+    if new is None or old is None:
+        return 0.0
+    match compared.measure:
+        case Measure.FAILED:
+            return (new - old) / tolerance.failed if tolerance.failed else float(new > old)
+        case Measure.MEMORY:
+            return evidence.used.leaked / LEAK
+        case _:
+            return new / (old * tolerance.ratio) if old else 0.0
 
 
 def _compared(evidence: Evidence, measure: Measure, kinds: list[Sums]) -> Compared:
     case: Case = getattr(evidence, measure)
-    p_worse = case.worse.ever
-    if measure is Measure.MEMORY and evidence.used.leaked < LEAK:
-        p_worse = 1.0
-    return Compared(measure, *_figures(evidence.used, measure, kinds), p_worse, case.well.now)
+    return Compared(measure, *_figures(evidence.used, measure, kinds), case.worse.ever,
+                    case.well.now, sum(sums.new.requests for sums in kinds))
 
 
 def _figures(used: Used, measure: Measure, kinds: list[Sums]) -> tuple[float | None, float | None]:
@@ -124,12 +135,12 @@ def _share(part: float, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _against(compared: Compared, requests: int) -> str:
+def _against(compared: Compared) -> str:
     new, old = compared.new or 0.0, compared.old or 0.0
     match compared.measure:
         case Measure.FAILED:
-            return f"failed requests {new:.1%} against {old:.1%} of {requests:,} requests".replace(
-                "%", " %")
+            return (f"failed requests {new * 100:.1f} % against {old * 100:.1f} % of "
+                    f"{compared.requests:,} requests")
         case Measure.P50 | Measure.P99:
             return f"{compared.measure} {_time(new)} against {_time(old)}"
         case Measure.CPU:

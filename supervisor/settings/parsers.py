@@ -30,6 +30,8 @@ AckMode = enum.StrEnum("AckMode", "AUTO MANUAL NOTIFY GUNICORN")
 LogFormat = enum.StrEnum("LogFormat", "TEXT JSON LOGFMT")
 LogTo = enum.StrEnum("LogTo", "STDERR JOURNAL SYSLOG")
 WorkerOutput = enum.StrEnum("WorkerOutput", "INHERIT PREFIX JSON")
+# What a canary's hold does with a release of which too little was seen to tell.
+Unsure = enum.StrEnum("Unsure", "PASS REFUSE")
 Word = TypeVar("Word", bound=enum.StrEnum)
 
 
@@ -101,6 +103,20 @@ def seconds(value: Any) -> float:
     if not 0 <= number < 1e9:
         raise ValueError("a number of seconds, 0 or more, or 90s, 10min, 6h, 1d")
     return number
+
+
+def tolerance(value: Any) -> tuple[float, float]:
+    """Parse by how much new workers may do worse: percentage points of failed requests, and how
+    many times as much of anything else."""
+    found = re.fullmatch(r"([0-9.]{1,9})\s*,\s*([0-9.]{1,9})", word(value))
+    try:
+        points, ratio = (float(each) for each in found.groups()) if found else (-1.0, 0.0)
+    except ValueError:
+        points, ratio = -1.0, 0.0
+    if not 0 <= points < 100 or not 1 <= ratio <= 100:
+        raise ValueError("percentage points of failed requests, a comma, and a factor of at least "
+                         "1, such as 0.5,1.3")
+    return points, ratio
 
 
 def some_seconds(value: Any) -> float:

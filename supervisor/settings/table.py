@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from ..core.generation import Preload
 from . import parsers
-from .parsers import AckMode, LogFormat, LogTo, Word, WorkerOutput
+from .parsers import AckMode, LogFormat, LogTo, Unsure, Word, WorkerOutput
 
 ENVIRONMENT_PREFIX = "EINHORNPY_"
 # Where nothing is known about how a worker says that it is ready, it counts as ready after so many
@@ -208,6 +208,23 @@ class Settings:
         600.0, "--progress-timeout", parse=parsers.seconds, counts_in=Counts.POLICY,
         help="An upgrade that makes no progress for this long goes back; 0: never. Pauses, holds "
              "and draining don't count.")
+    judge: bool = switch(
+        False, "--judge",
+        help="Compare new workers with old ones in each upgrade: a release that fails more, or is "
+             "slower, beyond doubt goes back.")
+    judge_tolerance: tuple[float, float] = setting(
+        (0.5, 1.3), "--judge-tolerance", parse=parsers.tolerance, metavar="POINTS,FACTOR",
+        help="By how many percentage points more may fail, and how many times slower it may be. "
+             "Default: 0.5,1.3.")
+    judge_after: int = setting(
+        20, "--judge-after", parse=parsers.whole(0),
+        help="So many requests of each worker aren't compared: it is cold.")
+    judge_unsure: Unsure = choice(
+        Unsure.PASS, "--judge-unsure",
+        help="What becomes of a canary of which too little was seen to tell.")
+    watch: float = setting(
+        600.0, "--watch", parse=parsers.seconds,
+        help="How long a judged upgrade that has ended can still go back by itself.")
     max_requests: int = setting(
         0, "--max-requests", parse=parsers.whole(0), counts_in=Counts.RECIPE,
         help="gunicorn only: replace a worker that has served so many requests; 0: never. "

@@ -7,26 +7,25 @@ A command never waits: a long one leaves its session in `Audience`, which tells 
 from __future__ import annotations
 
 import pwd
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from ...shared import commands, printable, protocol
 from ...shared.protocol import BadRequest, Code, Request
 from ..control_socket.session import Session
 from ..core.pool import Stopping
-from ..core.upgrade import Kind, Terms
+from ..core.upgrade import Kind
 from ..launch.notices import Notices
 from ..logs.log import Log
 from ..logs.strangers import Strangers
 from ..places.notify_socket import Notice, from_command
 from ..reporting import report
 from ..reporting.events import Event
-from ..settings.parsers import seconds, signal_name
+from ..settings.parsers import signal_name
 from ..settings.table import Settings
 from ..system.guard import Guard
 from ..system.ledger import Ledger
-from . import einhorn
+from . import einhorn, upgrade_terms
 from .answers import Answers
 from .audience import Audience
 from .orders import Orders
@@ -49,6 +48,7 @@ class Commands:
         self._upgrades = upgrades
         self._reloads = reloads
         self._audience = audience
+        self._settings = settings
         self._einhorn = einhorn.EinhornCommands(ledger, answers, orders, log, settings)
 
     def handle(self, session: Session, request: Request) -> None:
@@ -128,13 +128,14 @@ class Commands:
             self._audience.follow_status(session, request.id)
 
     def do_upgrade(self, session: Session, request: Request) -> None:
-        terms = _terms(request.args)
+        terms = upgrade_terms.read(request.args, self._settings)
         self._begin(session, request, lambda: self._upgrades.request(
             terms, who(session.uid), as_einhorn=request.einhorns))
 
     def do_upgrade_fleet(self, session: Session, request: Request) -> None:
         self._begin(session, request, lambda: self._upgrades.request(
-            Terms(Kind.FLEET), who(session.uid), as_einhorn=request.einhorns))
+            upgrade_terms.usual(self._settings, Kind.FLEET), who(session.uid),
+            as_einhorn=request.einhorns))
 
     def do_rollback(self, session: Session, request: Request) -> None:
         self._begin(session, request,
@@ -227,18 +228,6 @@ class Commands:
                     "status": self._answers.status(), "recent": [
                         dict(each) for each in self._audience.recent]}, wait=True))
         self._audience.follow_events(session, request.id)
-
-
-def _terms(args: Mapping[str, Any]) -> Terms:
-    """Read how an upgrade is to go."""
-    hold = args["hold"]
-    try:
-        hold = None if hold == commands.UNTIL_RESUME else seconds(hold)
-    except ValueError as error:
-        raise ValueError(
-            f"hold: got {hold!r}, expected {error}, or {commands.UNTIL_RESUME}") from None
-    return Terms(Kind(args["kind"]), args["release"], args["canary"],
-                 hold if args["canary"] else 0.0, args["check"], args["max_failures"])
 
 
 def who(uid: int) -> str:

@@ -7,7 +7,6 @@ import signal
 from functools import partial
 
 from ..core.pool import Stopping
-from ..core.upgrade import Terms
 from ..launch import shared_page
 from ..launch.arbiter_hooks import ArbiterHooks
 from ..logs.log import Log
@@ -100,8 +99,9 @@ class Signals(Part):
                 self._orders.stop(Stopping.NOW if pool.stopping is not None else self.stops[number])
             case signal.SIGHUP | signal.SIGALRM | signal.SIGUSR2:
                 if pool.stopping is None:
-                    self._upgrades.request(Terms(), f"signal {number.name.removeprefix('SIG')}",
-                                           as_einhorn=True)
+                    self._upgrades.request(
+                        self._upgrades.usual(), f"signal {number.name.removeprefix('SIG')}",
+                        as_einhorn=True)
             case signal.SIGUSR1:
                 self._open_log_anew()
             case signal.SIGTTIN | signal.SIGTTOU:

@@ -29,6 +29,7 @@ from ..system.ledger import Ledger
 from ..system.loop import Loop
 from ..system.part import Keep, Part, State
 from ..system.processes import Exit, Processes
+from . import upgrade_terms
 from .hold_check import HoldCheck
 from .hooks import CHECK, START_HOOK, Hooks
 
@@ -95,6 +96,10 @@ class Upgrades(Part):
 
     def on_exit(self, exit: Exit) -> bool:
         return self.preparation is not None and self.preparation.on_exit(exit)
+
+    def usual(self, release: str | None = None) -> Terms:
+        """The terms of an upgrade of which nothing else was said."""
+        return upgrade_terms.usual(self._settings, release=release)
 
     def next_generation(self) -> int:
         return self._ledger.pool.newest + 1
@@ -299,20 +304,20 @@ class Upgrades(Part):
             raise BadRequest(Code.NOT_ALLOWED, f"pid {pid} is not a worker of this master")
         upgrade = self._ledger.pool.running_upgrade
         if upgrade is None:
-            return self.request(Terms(release=release), f"worker {worker.index} (pid {pid})")
+            return self.request(self.usual(release), f"worker {worker.index} (pid {pid})")
         if upgrade.rolling_back or upgrade.to_generation == worker.generation:
             raise BadRequest(Code.UPGRADING,
                              f"the upgrade to generation {upgrade.to_generation} is not over yet")
         return upgrade.to_generation
 
-    def steerable(self) -> int:
-        """The generation of the running upgrade.
+    def steerable(self, watched: bool = True) -> int:
+        """The generation of the running upgrade, or of one that is watched.
 
         Raises:
-            BadRequest: none runs that could be paused, resumed or aborted.
+            BadRequest: there is none that could be paused, resumed or aborted.
         """
-        upgrade = self._ledger.pool.running_upgrade
-        if upgrade is None:
+        upgrade = self._ledger.pool.upgrade
+        if upgrade is None or not (upgrade.running or (watched and upgrade.watched)):
             raise BadRequest(Code.NO_UPGRADE, "no upgrade is under way")
         if upgrade.rolling_back:
             raise BadRequest(
@@ -321,13 +326,17 @@ class Upgrades(Part):
         return upgrade.to_generation
 
     def pause(self, by: str) -> str:
-        number = self.steerable()
+        number = self.steerable(watched=False)
         self._ledger.observe(facts.Paused(by))
         return f"upgrade to generation {number} paused"
 
     def resume(self, by: str) -> str:
-        number, upgrade = self.steerable(), self._ledger.pool.running_upgrade
-        if upgrade is None or (upgrade.paused_by is None and not upgrade.on_canary):
+        number, upgrade = self.steerable(), self._ledger.pool.upgrade
+        assert upgrade is not None
+        if upgrade.watched:
+            self._ledger.observe(facts.Resumed(by))
+            return f"generation {number} is watched no more"
+        if upgrade.paused_by is None and not upgrade.on_canary:
             raise BadRequest(Code.NOT_PAUSED,
                              f"the upgrade to generation {number} is neither paused nor held")
         self._ledger.observe(facts.Resumed(by))

@@ -49,13 +49,18 @@ def test_words_that_are_told_apart_later_are_those_that_are_declared() -> None:
         assert {*declared.expected.replace(" or ", ", ").split(", ")} == {*words}
 
 
+# Where nothing is said of the judge, the settings count.
+NOT_SAID = dict.fromkeys(("judge", "judge_tolerance", "judge_after", "judge_unsure",
+                          "hold_at_least", "watch"))
+
+
 def test_defaults() -> None:
     assert commands.BY_NAME["upgrade"].read({}) == {
         "kind": "rolling", "release": None, "canary": 0, "hold": 60.0, "check": None,
-        "max_failures": None, "wait": True}
+        "max_failures": None, "wait": True} | NOT_SAID
     assert commands.BY_NAME["upgrade"].read({"release": None, "canary": 1, "check": None}) == {
         "kind": "rolling", "release": None, "canary": 1, "hold": 60.0, "check": None,
-        "max_failures": None, "wait": True}
+        "max_failures": None, "wait": True} | NOT_SAID
     assert commands.BY_NAME["stop"].read({}) == {"how": "graceful"}
 
 
@@ -81,6 +86,7 @@ def test_defaults() -> None:
     ("upgrade", {"hold": 1, "canary": 0}, "hold: goes with a canary"),
     ("upgrade", {"check": " ", "canary": 1}, "check: expected a shell command"),
     ("upgrade", {"check": "a\0b", "canary": 1}, "check: expected a shell command"),
+    ("upgrade", {"judge": "yes"}, "judge: got 'yes', expected true or false"),
     ("upgrade", {"release": ""}, "release: expected a label of 1 to 200 printable characters")])
 def test_wrong_arguments(name: str, given: dict[str, Any], line: str) -> None:
     with pytest.raises(ValueError) as caught:

@@ -1,0 +1,64 @@
+"""How an upgrade is to go: what was asked for, and the settings for what was not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ...shared import commands
+from ..core.evidence import Tolerance
+from ..core.upgrade import Judging, Kind, Terms
+from ..settings import parsers
+from ..settings.parsers import Unsure
+from ..settings.table import Settings
+
+# What of an upgrade's arguments says how it is judged: the setting that counts where one isn't
+# given, and what reads it.
+_OF_JUDGE: Mapping[str, tuple[str | None, Callable[[Any], Any]]] = {
+    "judge_tolerance": ("judge_tolerance", parsers.tolerance),
+    "judge_after": ("judge_after", parsers.whole(0)),
+    "judge_unsure": ("judge_unsure", parsers.one_of(Unsure)),
+    "hold_at_least": (None, parsers.seconds),
+    "watch": ("watch", parsers.seconds),
+}
+
+
+def usual(settings: Settings, kind: Kind = Kind.ROLLING, release: str | None = None) -> Terms:
+    """The terms of an upgrade of which nothing else was said."""
+    return Terms(kind, release, judging=_judging({}, settings))
+
+
+def read(args: Mapping[str, Any], settings: Settings) -> Terms:
+    """The terms that the arguments of `upgrade` ask for.
+
+    Raises:
+        ValueError: one of them is wrong, or makes no sense without another one.
+    """
+    hold = args["hold"]
+    if hold != commands.UNTIL_RESUME:
+        hold = _read("hold", hold, parsers.seconds, f", or {commands.UNTIL_RESUME}")
+    return Terms(Kind(args["kind"]), args["release"], args["canary"],
+                 (None if hold == commands.UNTIL_RESUME else hold) if args["canary"] else 0.0,
+                 args["check"], args["max_failures"], judging=_judging(args, settings))
+
+
+def _judging(args: Mapping[str, Any], settings: Settings) -> Judging | None:
+    asked = args.get("judge")
+    given = [name for name in _OF_JUDGE if args.get(name) is not None]
+    if not (settings.judge if asked is None else asked):
+        if given:
+            raise ValueError(f"{given[0]}: goes with judge")
+        return None
+    values: dict[str, Any] = {name: getattr(settings, setting) if setting else None
+              for name, (setting, _) in _OF_JUDGE.items()}
+    values |= {name: _read(name, args[name], _OF_JUDGE[name][1]) for name in given}
+    failed, ratio = values["judge_tolerance"]
+    return Judging(Tolerance(failed / 100, ratio), values["judge_after"], values["hold_at_least"],
+                   values["judge_unsure"] is Unsure.REFUSE, values["watch"])
+
+
+def _read(name: str, value: Any, parse: Callable[[Any], Any], more: str = "") -> Any:
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: got {value!r}, expected {error}{more}") from None
