@@ -49,7 +49,8 @@ def seconds_a_request() -> tuple[float, float]:
     from einhornpy.supervisor.launch import shared_page, traffic_pages
     from gunicorn.http import wsgi
 
-    page, pages = shared_page.SharedPage(), traffic_pages.TrafficPages()
+    page = shared_page.SharedPage()
+    pages = traffic_pages.TrafficPages(page)
     slot = busy_slot.Slot(page.fd, page.take(1), 0, lambda reason: True)
     traffic = traffic_slot.TrafficSlot((pages.fd, pages.take(1, 1, time.monotonic())))
     answer: tuple[Response, dict[str, str]] = (Response(), {})

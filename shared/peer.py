@@ -13,6 +13,8 @@ from collections.abc import Iterable
 UCRED = struct.Struct("=iII")
 # Known to Linux by number only (asm-generic/socket.h, linux/socket.h).
 SO_PEERGROUPS, SO_PASSPIDFD, SO_PEERPIDFD, SCM_PIDFD = 59, 76, 77, 4
+# No datagram has more (SCM_MAX_FD of unix(7)).
+MOST_DESCRIPTORS = 253
 # What the kernel says instead of the pidfd of a process that has gone, before 6.16.
 _GONE = (errno.ESRCH, errno.EINVAL)
 
@@ -72,14 +74,15 @@ def ask_who_sends(datagrams: socket.socket) -> bool:
 
 
 def room_for_sender(by_pidfd: bool) -> int:
-    """Bytes of ancillary data that tell who sent a datagram."""
-    return socket.CMSG_SPACE(UCRED.size) + (socket.CMSG_SPACE(4) if by_pidfd else 0)
+    """Bytes of ancillary data that tell who sent a datagram, beside as many descriptors as it may
+    have: without room for these the pidfd, which comes after them, would be lost."""
+    return (socket.CMSG_SPACE(UCRED.size) + socket.CMSG_SPACE(4 * MOST_DESCRIPTORS)
+            + (socket.CMSG_SPACE(4) if by_pidfd else 0))
 
 
 def sender(ancillary: Iterable[tuple[int, int, bytes]], by_pidfd: bool) -> int:
     """The pid of who sent a datagram; 0 where that isn't known, or is a process that has gone,
-    whose pid may be another's by now. Descriptors that came with it are closed: nobody asked for
-    them, and they take the room of the pidfd."""
+    whose pid may be another's by now."""
     pid, gone = 0, by_pidfd
     for level, kind, content in ancillary:
         if level != socket.SOL_SOCKET:
@@ -88,7 +91,11 @@ def sender(ancillary: Iterable[tuple[int, int, bytes]], by_pidfd: bool) -> int:
             pid = UCRED.unpack(content[: UCRED.size])[0]
         elif kind == SCM_PIDFD and by_pidfd and len(content) >= 4:
             gone = _is_gone(struct.unpack("=i", content[:4])[0])
-        elif kind == socket.SCM_RIGHTS:
-            for descriptor, in struct.iter_unpack("=i", content[: len(content) - len(content) % 4]):
-                os.close(descriptor)
     return 0 if gone else pid
+
+
+def descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
+    """The descriptors that came with a datagram; the caller must close each."""
+    return [descriptor for level, kind, content in ancillary
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS
+            for descriptor, in struct.iter_unpack("=i", content[: len(content) // 4 * 4])]

@@ -120,7 +120,8 @@ class Parts:
                     own_code: OwnCode) -> None:
         """What starts workers, and what is known of them."""
         self.workers, self.generations = Workers(self.ledger), Generations(self.ledger)
-        self.page, self.traffic = SharedPage(), TrafficPages()
+        self.page = SharedPage()
+        self.traffic = TrafficPages(self.page)
         self.output = Output(self.loop, self.log, settings.worker_output, self.guard)
         self.keeper = Keeper(self.processes, worker_environment.inherited(environ), self.output,
                              self.ledger.log, settings.worker_output is not WorkerOutput.INHERIT,
@@ -131,8 +132,8 @@ class Parts:
         self.listening = Listening(self.ledger, self.loop)
         self.guesses = Guesses(self.ledger, self.listening.all)
         self.measures = Measures(self.ledger, self.page, settings.min_available_memory)
-        self.notices = Notices(self.ledger, self.generations, self.guesses, self.measures, settings,
-                               self.guard)
+        self.notices = Notices(self.ledger, self.generations, self.guesses, self.measures,
+                               self.traffic, settings, self.guard)
         self.notify = NotifySocket(self.loop, self.workers.of, self.workers.above,
                                    self.notices.guarded,
                                    0o666 if looked_up.attributes.other_user else 0o600)
@@ -157,8 +158,9 @@ class Parts:
         """Who asks us, and who is told."""
         self.strangers = Strangers(self.ledger.log)
         self.audience = Audience(self.guard.failed)
-        self.answers = Answers(self.ledger, self.place, self.listening, self.page, self.output,
-                               self.log, self.templates.own_pids, self.audience.status_changed)
+        self.answers = Answers(self.ledger, self.place, self.listening, self.page, self.traffic,
+                               self.output, self.log, self.templates.own_pids,
+                               self.audience.status_changed)
         self.upgrades = Upgrades(
             self.ledger, self.generations, self.processes, self.loop, self.errands, self.hooks,
             settings, environ, looked_up.attributes, self.templates, self.answers.status)

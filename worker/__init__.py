@@ -10,18 +10,22 @@ import json
 import os
 import signal
 import socket
+import time
+from array import array
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, List, Optional, Sequence
 
 from .master_socket import connect
 
 __all__ = [
-    "Info", "UpgradeRefused", "heartbeat", "info", "listeners", "on_retire", "ready",
+    "Info", "UpgradeRefused", "answered", "heartbeat", "info", "listeners", "on_retire", "ready",
     "request_upgrade", "template"]
 
 REQUEST_TIMEOUT = 10
 _listeners: Optional[List[socket.socket]] = None
+# Where this worker counts what it has answered; False where it can't.
+_traffic: Any = None
 _callbacks: List[Callable[[], None]] = []
 # Where we are to be a template: what is imported from now on is told apart by its module.
 _begun: Any = None
@@ -49,8 +53,8 @@ class Info:
 
 def _is_worker() -> bool:
     # A template has no seat.
-    return (os.environ.get("EINHORN_MASTER_PID") == str(os.getppid())
-            and "EINHORN_CHILD_INDEX" in os.environ)
+    return ("EINHORN_CHILD_INDEX" in os.environ
+            and os.environ.get("EINHORN_MASTER_PID") == str(os.getppid()))
 
 
 def info() -> Optional[Info]:
@@ -111,13 +115,56 @@ def heartbeat() -> bool:
     return _notify(b"WATCHDOG=1")
 
 
-def _notify(text: bytes) -> bool:
+def answered(status: int, seconds: float, bytes_out: int = 0, exception: bool = False,
+             aborted: bool = False) -> bool:
+    """Count a request that this worker has answered; return whether it is counted. It costs no
+    system call but at the first time.
+
+    Not for what counts by itself: gunicorn's workers, and ASGI apps in `einhornpy.worker.asgi`.
+
+    Args:
+        status: of the answer, 100 to 599; 0 where there was none.
+        seconds: from the request's beginning to the answer's end.
+        bytes_out: of the body.
+        exception: one of the app's reached the server.
+        aborted: the client left before it had its answer.
+
+    Raises:
+        ValueError: there is no such status, or a number below 0 or beyond all sense.
+    """
+    global _traffic
+    if not (status == 0 or 100 <= status <= 599):
+        raise ValueError("status: expected 100 to 599, or 0 for no answer, not %r" % (status,))
+    if not (0 <= seconds < 1e6 and 0 <= bytes_out < 1e12):
+        raise ValueError("seconds and bytes_out: expected 0 or more, below 1e6 and 1e12, not %r "
+                         "and %r" % (seconds, bytes_out))
+    if _traffic is None:
+        if not _is_worker():
+            return False
+        from . import own_page
+
+        page = own_page.open_page(_notify, busy=False)
+        _traffic = False if page is None else page.traffic
+        os.register_at_fork(after_in_child=_count_no_more)
+    if _traffic is False:
+        return False
+    _traffic.note(time.monotonic(), status, seconds, bytes_out, exception, aborted)
+    return True
+
+
+def _count_no_more() -> None:
+    global _traffic
+    _traffic = False
+
+
+def _notify(text: bytes, descriptors: Sequence[int] = ()) -> bool:
     if not _is_worker():
         return False
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
             notify.connect(os.environ["NOTIFY_SOCKET"])
-            notify.send(text)
+            notify.sendmsg([text], rights if descriptors else [])
     except OSError:
         return False  # the master is gone, or we have become a user that can't reach it
     return True

@@ -19,7 +19,7 @@ import time
 import traceback
 from typing import Any, Awaitable, Callable, List
 
-from . import _notify, asgi_http2, info, ready
+from . import _notify, asgi_counting, asgi_http2, info, own_page, ready
 from .accepting import announcing_the_end, stop_listening, tls_options
 from .asgi_limit import Limit
 
@@ -42,6 +42,7 @@ def ready_when_started(app: App, keep_alive: float = KEEP_ALIVE) -> App:
       any more, ends each answer with `Connection: close` and each HTTP/2 connection with a GOAWAY,
       and sends the server the SIGINT on which it leaves only when the connections that it promised
       to keep are over;
+    - counts what it answers, for the master to read;
     - takes over the server's limit of requests (uvicorn's --limit-max-requests, hypercorn's
       --max-requests): having served so many, it asks for a replacement and serves on until then.
 
@@ -50,12 +51,8 @@ def ready_when_started(app: App, keep_alive: float = KEEP_ALIVE) -> App:
     Args:
         keep_alive: seconds after which the server closes an idle connection.
     """
-    worker = _Worker(keep_alive)
-
-    async def wrapped(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            await worker.live(app, scope, receive, send)
-        elif scope["type"] == "http":
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
             version = scope.get("http_version", "1.1")
             request = asgi_http2.request_begun() if version.startswith("2") else None
             try:
@@ -67,14 +64,23 @@ def ready_when_started(app: App, keep_alive: float = KEEP_ALIVE) -> App:
         else:
             await app(scope, receive, send)
 
+    worker = _Worker(keep_alive, serve)
+
+    async def wrapped(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await worker.live(app, scope, receive, send)
+        else:
+            await worker.serve(scope, receive, send)
+
     return wrapped
 
 
 class _Worker:
-    """This process, as far as one app knows it."""
+    """This process, as far as one app knows it. `serve`: what serves requests and websockets,
+    counted as soon as this is known to be a worker."""
 
-    def __init__(self, keep_alive: float) -> None:
-        self.keep_alive = keep_alive
+    def __init__(self, keep_alive: float, serve: App) -> None:
+        self.keep_alive, self.serve = keep_alive, serve
         self.servers: List[Any] = []
         self.http2 = asgi_http2.Goodbyes()
         self.config: Any = None  # the server's
@@ -125,6 +131,9 @@ class _Worker:
         if os.path.basename(getattr(sys.modules["__main__"], "__file__", None)
                             or "") == "gunicorn_adapter.py":
             return
+        page = own_page.open_page(_notify, busy=True)
+        if page is not None:
+            self.serve = asgi_counting.counted(self.serve, page.busy, page.traffic)
         self.config = getattr(getattr(receive, "__self__", None), "config", None)
         self.limit.take_over(self.config)
         try:

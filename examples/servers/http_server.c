@@ -1,4 +1,5 @@
-/* A server in C on the master's socket: one thread a connection, one answer a connection, READY=1 when it serves.
+/* A server in C on the master's socket: one thread a connection, one answer a connection, READY=1 when it serves, a
+   word on each answer.
    On SIGTERM it accepts nobody any more and leaves when every thread is done. */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -10,6 +11,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 static volatile sig_atomic_t retiring;
@@ -19,7 +21,15 @@ static int busy;
 
 static void retire(int number) { (void)number; retiring = 1; }
 
-static void say_ready(void)
+static double now(void)
+{
+    struct timespec time;
+
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec + time.tv_nsec / 1e9;
+}
+
+static void say(const char *words)
 {
     struct sockaddr_un master = {.sun_family = AF_UNIX};
     const char *path = getenv("NOTIFY_SOCKET");
@@ -29,7 +39,8 @@ static void say_ready(void)
         return;
     strncpy(master.sun_path, path, sizeof master.sun_path - 1);
     fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (sendto(fd, "READY=1", 7, 0, (struct sockaddr *)&master, sizeof master) < 0)
+    /* Whoever has nobody who listens, since the master stands still, must not wait for him. */
+    if (sendto(fd, words, strlen(words), MSG_DONTWAIT, (struct sockaddr *)&master, sizeof master) < 0)
         perror("NOTIFY_SOCKET");
     close(fd);
 }
@@ -37,7 +48,8 @@ static void say_ready(void)
 static void *answer(void *argument)
 {
     int fd = (int)(long)argument;
-    char request[4096] = "", text[100], response[300], *slow;
+    char request[4096] = "", text[100], response[300], traffic[100], *slow;
+    double begun = now();
     size_t have = 0;
     ssize_t got;
 
@@ -49,8 +61,12 @@ static void *answer(void *argument)
     snprintf(text, sizeof text, "%s %d\n", getenv("EINHORNPY_GENERATION"), getpid());
     snprintf(response, sizeof response, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n%s",
              strlen(text), text);
-    send(fd, response, strlen(response), MSG_NOSIGNAL);
+    got = send(fd, response, strlen(response), MSG_NOSIGNAL);
     close(fd);
+    /* Status, seconds, bytes of the body; 000 where the client has left. */
+    snprintf(traffic, sizeof traffic, "X_EINHORNPY_TRAFFIC=%s:%.6f:%zu", got < 0 ? "000" : "200", now() - begun,
+             got < 0 ? 0 : strlen(text));
+    say(traffic);
     pthread_mutex_lock(&lock);
     if (--busy == 0)
         pthread_cond_signal(&idle);
@@ -72,7 +88,7 @@ int main(void)
     sigprocmask(SIG_BLOCK, &blocked, &before);
     sigaction(SIGTERM, &action, NULL);
     fcntl(3, F_SETFL, fcntl(3, F_GETFL) | O_NONBLOCK); /* another worker may be faster */
-    say_ready();
+    say("READY=1");
     while (!retiring) {
         if (ppoll(&listener, 1, NULL, &before) < 1 || (fd = accept4(3, NULL, NULL, SOCK_CLOEXEC)) < 0)
             continue;

@@ -72,7 +72,9 @@ class KeptPage(Kept):
 
 
 class SharedPage(Part):
-    """The shared page. Slots are reused; a slot is zeroed when it is handed out."""
+    """The shared page. Slots are reused; a slot is zeroed when it is handed out. `elsewhere`: the
+    descriptors of pages that workers have made themselves, each with its slot at the beginning;
+    whoever puts one here closes it (traffic_pages.py)."""
 
     name = "page"
     keeps = {"page": Keep(KeptPage, needed=True)}
@@ -81,6 +83,7 @@ class SharedPage(Part):
         self._free: list[int] = []
         self._size = 0
         self._slots: dict[int, int] = {}
+        self.elsewhere: dict[int, int] = {}
         self.fd = os.memfd_create("einhornpy-workers", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         # Whoever maps a file that has shrunk is killed by it: no worker may do that to all others.
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
@@ -110,8 +113,9 @@ class SharedPage(Part):
         return offset
 
     def heartbeat(self, worker: int) -> float | None:
-        """When `worker` last gave a sign of life, in monotonic seconds; None if it never did."""
-        words = self._words(worker)
+        """When `worker` last gave a sign of life here, in monotonic seconds; None if it never did.
+        Pages elsewhere are for counters alone."""
+        words = self._words(worker) if worker in self._slots else None
         return None if words is None or not 0.0 < words[2] <= LARGEST else words[2]
 
     def counters(self, worker: int, now: float, age: float) -> Counters | None:
@@ -131,12 +135,14 @@ class SharedPage(Part):
         return int(words[3]) if words is not None and _sensible(words) else 0
 
     def _words(self, worker: int) -> tuple[float, ...] | None:
-        offset = self._slots.get(worker)
+        offset, fd = self._slots.get(worker), self.fd
         if offset is None:
-            return None
-        copy = os.pread(self.fd, SLOT_SIZE, offset)
+            if worker not in self.elsewhere:
+                return None
+            offset, fd = 0, self.elsewhere[worker]
+        copy = os.pread(fd, SLOT_SIZE, offset)
         for _ in range(100):
-            again = os.pread(self.fd, SLOT_SIZE, offset)
+            again = os.pread(fd, SLOT_SIZE, offset)
             words: tuple[float, ...] = _SLOT.unpack(again)
             if copy == again and words[1] % 2 == 0:
                 break

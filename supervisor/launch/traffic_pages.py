@@ -4,7 +4,8 @@ the sums of the workers that are gone.
 It is a file in memory of its own, since the first page (shared_page.py) stays as earlier versions
 know it. Each worker that counts has a slot of 1024 words, each a native float64; it alone writes
 there (worker/traffic_slot.py), without a system call, or the master does for one that reports by
-datagrams. The master reads when somebody asks.
+datagrams (traffic_reports.py). Or it has such a slot in a page of its own (worker/own_page.py),
+after that of the first page. The master reads when somebody asks.
 
     word        holds
     0           layout version, 2; 0 while nobody is known to count
@@ -32,17 +33,30 @@ its totals are then off by one request at most. What can't be true is not read a
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from operator import sub
 from typing import Any
 
-from ...worker.traffic_slot import HEAD, LATENCIES, LAYOUT_VERSION, RECORD, RING, SLOT_SIZE
+from ...worker.traffic_slot import (
+    HEAD,
+    LATENCIES,
+    LAYOUT_VERSION,
+    RECORD,
+    RING,
+    SLOT_SIZE,
+    TrafficSlot,
+)
 from ..core.traffic import BOUNDS, CLASSES, Traffic, total
 from ..system.part import Keep, Kept, Part, State
+from .shared_page import SharedPage
+from .traffic_reports import Report
+
+# Of a page that a worker has made: worker/own_page.py.
+OWN_SIZE = 2 * SLOT_SIZE
 
 # Seconds: what is recent began at the beginning of a second, so long ago or a little more.
 RECENT = 10
@@ -53,17 +67,22 @@ LARGEST = float(1 << 53)
 LARGEST_PAGE = 1 << 30
 _TRIES = 100
 _WORD = 8
+_NOTHING = Traffic()
+_SEQUENCE = struct.Struct("=d")
 _HEAD, _RECORD = struct.Struct(f"={HEAD + RECORD}d"), struct.Struct(f"={RECORD}d")
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
     """Where a worker's traffic is counted. `offset`: in bytes. `generation`: whose code it runs.
-    `since`: when it was taken, in monotonic seconds."""
+    `since`: when it began, in monotonic seconds. `fd`: its own page, None where it is ours.
+    `reported`: the master writes there."""
 
     offset: int
     generation: int
     since: float
+    fd: int | None = None
+    reported: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,23 +95,28 @@ class KeptTraffic(Kept):
     gone: Mapping[int, Traffic]
 
     def descriptors(self) -> Iterable[int]:
-        return [self.fd]
+        return [self.fd, *(slot.fd for slot in self.slots.values() if slot.fd is not None)]
 
     def doubts(self) -> Iterator[str]:
         if self.size % SLOT_SIZE or not 0 <= self.size <= LARGEST_PAGE:
             yield f"a page of {self.size} bytes"
-        if any(slot.offset % SLOT_SIZE or not 0 <= slot.offset < self.size
+        if any(slot.offset % SLOT_SIZE
+               or not 0 <= slot.offset < (self.size if slot.fd is None else OWN_SIZE)
                for slot in self.slots.values()):
             yield f"slots {dict(self.slots)} in a page of {self.size} bytes"
 
 
 class TrafficPages(Part):
-    """The page of traffic. Slots are reused; one is zeroed when it is handed out."""
+    """The page of traffic, and what workers have made themselves. Slots are reused; one is zeroed
+    when it is handed out."""
 
     name = "traffic"
     keeps = {"traffic": Keep(KeptTraffic | None)}
 
-    def __init__(self) -> None:
+    def __init__(self, first_page: SharedPage) -> None:
+        """`first_page`: is told where workers have a page of their own."""
+        self._first_page = first_page
+        self._writers: dict[int, TrafficSlot] = {}
         self._free: list[int] = []
         self._size = 0
         self._slots: dict[int, Slot] = {}
@@ -112,23 +136,53 @@ class TrafficPages(Part):
         if kept is None:  # a fresh start, or an earlier version
             return
         self.close()
-        self.fd, self._size, self._slots = kept.fd, kept.size, dict(kept.slots)
+        self.fd, self._size = kept.fd, kept.size
+        self._slots = {worker: slot for worker, slot in kept.slots.items()
+                       if slot.fd is None or _is_own_page(slot.fd)}
+        self._first_page.elsewhere.update({
+            worker: slot.fd for worker, slot in self._slots.items() if slot.fd is not None})
         # Another version may have had other buckets.
         self._gone = {generation: sums for generation, sums in kept.gone.items() if _fits(sums)}
-        taken = {slot.offset for slot in self._slots.values()}
+        taken = {slot.offset for slot in self._slots.values() if slot.fd is None}
         self._free = [offset for offset in range(0, self._size, SLOT_SIZE) if offset not in taken]
 
-    def take(self, worker: int, generation: int, now: float) -> int:
-        """Give `worker`, which runs the code of `generation`, a slot at `now`; return its offset in
-        bytes."""
+    def take(self, worker: int, generation: int, since: float, reported: bool = False) -> int:
+        """Give `worker`, which runs the code of `generation` and began at `since` (monotonic
+        seconds), a slot; return its offset in bytes. `reported`: it will be written here."""
         if not self._free:
             self._free.append(self._size)
             self._size += SLOT_SIZE
             os.ftruncate(self.fd, self._size)
         offset = self._free.pop()
         os.pwrite(self.fd, bytes(SLOT_SIZE), offset)
-        self._slots[worker] = Slot(offset, generation, now)
+        self._slots[worker] = Slot(offset, generation, since, reported=reported)
         return offset
+
+    def adopt(self, worker: int, generation: int, since: float, fd: int) -> bool:
+        """Read the traffic of `worker` in a page of its own, of which `fd` is a descriptor, from
+        now on; return whether it has no other, and that is such a page. `fd` may be closed then."""
+        if worker in self._slots or not _is_own_page(fd):
+            return False
+        own = os.dup(fd)
+        self._slots[worker] = Slot(SLOT_SIZE, generation, since, own)
+        self._first_page.elsewhere[worker] = own
+        return True
+
+    def report(self, worker: int, generation: int, since: float, now: float,
+               reports: Iterable[Report]) -> bool:
+        """Count what `worker` says that it has answered; return whether it doesn't count by
+        itself."""
+        if worker not in self._slots:
+            self.take(worker, generation, since, reported=True)
+        slot = self._slots[worker]
+        if not slot.reported:
+            return False
+        if worker not in self._writers:
+            self._writers[worker] = TrafficSlot((self.fd, slot.offset))
+        for each in reports:
+            self._writers[worker].note(now, each.status, each.seconds, each.bytes_out,
+                                       each.exception, each.aborted)
+        return True
 
     def of(self, worker: int) -> Traffic | None:
         """What `worker` has answered since its start; None where that isn't known."""
@@ -141,22 +195,23 @@ class TrafficPages(Part):
     def recent(self, worker: int, now: float) -> tuple[Traffic, float] | None:
         """What `worker` has answered in the last 10 to 11 seconds or, if it is younger, its life;
         and how many seconds those are. None where that isn't known. `now`: monotonic seconds."""
+        found = self.seen(worker, now)
+        return None if found is None else found[:2]
+
+    def seen(self, worker: int, now: float) -> tuple[Traffic, float, Traffic] | None:
+        """The same, and what it has answered since its start, of the same moment."""
         slot = self._slots.get(worker)
         if slot is None:
             return None
         begin = max(0, int(now) - RECENT)
         seconds = max(0.001, now - max(float(begin), slot.since))
         head, then = self._read(slot, begin)
-        whole, newest = _traffic(head[0], head[HEAD:]), head[2]
-        if whole is None:
+        version, newest, totals = head[0], head[2], head[HEAD:]
+        whole = _traffic(version, totals)
+        if whole is None or newest - RING >= begin:  # overwritten: `now` was long ago
             return None
-        if not begin <= newest:
-            return Traffic(), seconds
-        before = _traffic(head[0], then)
-        if before is None or newest - RING >= begin:  # overwritten: `now` was long ago
-            return None
-        found = whole.since(before)
-        return (found, seconds) if _fits(found) else None
+        recent = _NOTHING if newest < begin else _traffic(version, tuple(map(sub, totals, then)))
+        return None if recent is None else (recent, seconds, whole)
 
     def of_generations(self) -> Mapping[int, Traffic]:
         """What each generation has answered, by its workers that live and those that are gone: of
@@ -174,7 +229,12 @@ class TrafficPages(Part):
         sums, slot = self.of(worker), self._slots.pop(worker, None)
         if slot is None:
             return
-        self._free.append(slot.offset)
+        self._writers.pop(worker, None)
+        if slot.fd is None:
+            self._free.append(slot.offset)
+        else:
+            self._first_page.elsewhere.pop(worker, None)
+            os.close(slot.fd)
         if sums is None or not sums.requests:
             return
         generation = slot.generation
@@ -187,40 +247,60 @@ class TrafficPages(Part):
 
     def _read(self, slot: Slot, begin: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """The head with the totals, and the record of the ring for the second `begin`."""
+        fd = self.fd if slot.fd is None else slot.fd
         at = slot.offset + _WORD * (HEAD + RECORD * (1 + begin % RING))
-        copy = os.pread(self.fd, _HEAD.size, slot.offset)
+        copy = os.pread(fd, _HEAD.size, slot.offset)
         for _ in range(_TRIES):
             # What lies between two equal copies of the head is of the same moment.
-            ring = os.pread(self.fd, _RECORD.size, at)
-            again = os.pread(self.fd, _HEAD.size, slot.offset)
-            head: tuple[float, ...] = _HEAD.unpack(again)
-            if copy == again and head[1] % 2 == 0:
+            ring = os.pread(fd, _RECORD.size, at)
+            again = os.pread(fd, _HEAD.size, slot.offset)
+            if copy == again and _SEQUENCE.unpack_from(copy, _WORD)[0] % 2 == 0:
                 break
             copy = again
-        return head, _RECORD.unpack(ring)
+        return _HEAD.unpack(copy), _RECORD.unpack(ring)
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            os.close(self.fd)
+        os.close(self.fd)
+        for slot in self._slots.values():
+            if slot.fd is not None:
+                os.close(slot.fd)
+
+
+def _is_own_page(fd: int) -> bool:
+    """Whether it is a file in memory of the right size that can't shrink. Of nothing else more is
+    asked than its seals: whatever is read could make the master wait."""
+    try:
+        return (fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK != 0
+                and os.fstat(fd).st_size == OWN_SIZE
+                and len(os.pread(fd, 1, 0)) == 1)  # it may be open for writing alone
+    except (OSError, ValueError):
+        return False
 
 
 def _traffic(version: float, record: tuple[float, ...]) -> Traffic | None:
     """What a record says; None where nobody counts, or it can't be true."""
-    if version != LAYOUT_VERSION or not all(0.0 <= word <= LARGEST for word in record):
+    whole = sum(record)
+    # No comparison with what is no number is true.
+    if version != LAYOUT_VERSION or not (min(record) >= 0.0 and whole <= LARGEST):
         return None
+    if not whole:
+        return _NOTHING
     counts = [*map(int, record[:-1])]
     failed, exceptions, aborted, bytes_out = counts[6:10]
     found = Traffic(counts[0], tuple(counts[1:6]), failed, exceptions, aborted, bytes_out,
                     record[10], tuple(counts[LATENCIES:]))
-    return found if _fits(found) else None
+    return found if _adds_up(found) else None
 
 
 def _fits(traffic: Traffic) -> bool:
-    """Whether the parts are no more than the whole."""
+    """Whether an earlier version's sums can be those of this one."""
     parts = (*traffic.responses, traffic.failed, traffic.exceptions, traffic.aborted,
              traffic.bytes_out, traffic.seconds, *traffic.latencies)
     return (len(traffic.responses) == len(CLASSES) and len(traffic.latencies) == len(BOUNDS) + 1
-            and min(parts) >= 0
-            and traffic.exceptions <= traffic.failed
-            and traffic.requests >= max(sum(traffic.responses), traffic.failed, traffic.aborted,
-                                        sum(traffic.latencies)))
+            and min(parts) >= 0 and _adds_up(traffic))
+
+
+def _adds_up(traffic: Traffic) -> bool:
+    """Whether the parts are no more than the whole."""
+    return traffic.exceptions <= traffic.failed and traffic.requests >= max(
+        sum(traffic.responses), traffic.failed, traffic.aborted, sum(traffic.latencies))

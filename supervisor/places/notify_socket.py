@@ -8,6 +8,7 @@ name.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ LONGEST_ERROR = 4000
 # What gunicorn's arbiter says together with READY=1, before its workers have imported anything
 # (gunicorn/arbiter.py, start).
 _ARBITER = b"STATUS=Gunicorn arbiter"
+# How a worker hands over the page in which it counts its traffic.
+_PAGE = {b"FDSTORE=1", b"FDNAME=einhornpy-traffic"}
+# Bytes of a datagram; a longer one is passed over.
+LONGEST = 4096
 # So many are read in one turn: all that the kernel queues, with the usual limits, so that each is
 # read before the next fork.
 MOST_AT_ONCE = 1024
@@ -33,14 +38,17 @@ MOST_AT_ONCE = 1024
 class Notice:
     """`worker`: its id. `said`: ready, alive (a heartbeat), due (to be recycled) or failed, the
     last two with the reason in `error`; arbiter: it is gunicorn's own, whose word on readiness is
-    worth nothing. `request_id`: what a ping of Einhorn's clients says it is busy with. `framework`:
-    what a gunicorn app says it is made with."""
+    worth nothing; page: it counts its traffic where `descriptor` leads, which is open until this
+    was heard; traffic: what it says of that in `text`. `request_id`: what a ping of Einhorn's
+    clients says it is busy with. `framework`: what a gunicorn app says it is made with."""
 
     worker: int
-    said: Literal["ready", "alive", "due", "failed", "arbiter"]
+    said: Literal["ready", "alive", "due", "failed", "arbiter", "page", "traffic"]
     error: str | None = None
     request_id: str | None = None
     framework: str | None = None
+    descriptor: int = -1
+    text: bytes = b""
 
 
 def from_command(command: str, args: Mapping[str, Any], pid: int, worker: int) -> Notice | str:
@@ -80,7 +88,8 @@ class KeptWay(Kept):
 
 class NotifySocket(Part):
     """The datagram socket behind NOTIFY_SOCKET: sd_notify(3)'s `READY=1` and `WATCHDOG=1`, and our
-    own `X_EINHORNPY_DUE=`, by which a worker asks to be recycled, for the reason after it.
+    own: `X_EINHORNPY_DUE=`, by which a worker asks to be recycled, for the reason after it,
+    `X_EINHORNPY_TRAFFIC=`, and a page of its own by sd_pid_notify_with_fds(3).
 
     The socket has a path, as that protocol wants it. Whatever becomes of its file, whoever is given
     the descriptor `way` reaches us too: a socket that is connected to us, the same for all."""
@@ -175,25 +184,40 @@ class NotifySocket(Part):
         room = peer.room_for_sender(by_pidfd)
         for _ in range(MOST_AT_ONCE):
             try:
-                data, ancillary, flags, _ = opened.recvmsg(4096, room, socket.MSG_DONTWAIT)
+                data, ancillary, flags, _ = opened.recvmsg(
+                    LONGEST, room, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
             except OSError:
                 return
-            sender, lines = peer.sender(ancillary, by_pidfd), data.split(b"\n")
-            arbiter = any(line.startswith(_ARBITER) for line in lines)
-            worker = self._worker_above(sender) if arbiter else self._worker_of(sender)
-            if flags & socket.MSG_TRUNC or not worker:
-                continue
-            if arbiter:
-                self._receive(Notice(worker, "arbiter"))
-                continue
-            if b"READY=1" in lines:
-                self._receive(Notice(worker, "ready"))
-            if b"WATCHDOG=1" in lines:
-                self._receive(Notice(worker, "alive"))
-            for line in lines:
-                if line.startswith(b"X_EINHORNPY_DUE="):
-                    reason = line.partition(b"=")[2].decode(errors="replace")[:200]
-                    self._receive(Notice(worker, "due", reason or "asked for it"))
+            descriptors = peer.descriptors(ancillary)
+            try:
+                sender = peer.sender(ancillary, by_pidfd)
+                if not flags & socket.MSG_TRUNC:
+                    self._hear(sender, data.split(b"\n"), descriptors)
+            finally:
+                for each in descriptors:
+                    os.close(each)
+
+    def _hear(self, sender: int, lines: list[bytes], descriptors: list[int]) -> None:
+        arbiter = any(line.startswith(_ARBITER) for line in lines)
+        worker = self._worker_above(sender) if arbiter else self._worker_of(sender)
+        if not worker:
+            return
+        if arbiter:
+            self._receive(Notice(worker, "arbiter"))
+            return
+        if b"READY=1" in lines:
+            self._receive(Notice(worker, "ready"))
+        if b"WATCHDOG=1" in lines:
+            self._receive(Notice(worker, "alive"))
+        if len(descriptors) == 1 and {*lines} >= _PAGE:
+            self._receive(Notice(worker, "page", descriptor=descriptors[0]))
+        for line in lines:
+            name, _, text = line.partition(b"=")
+            if name == b"X_EINHORNPY_DUE":
+                reason = text.decode(errors="replace")[:200]
+                self._receive(Notice(worker, "due", reason or "asked for it"))
+            elif name == b"X_EINHORNPY_TRAFFIC":
+                self._receive(Notice(worker, "traffic", text=text))
 
     def close(self) -> None:
         if self._socket is None:

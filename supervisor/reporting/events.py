@@ -101,6 +101,9 @@ class Event(enum.StrEnum):
     WORKER_FAILED = "worker-failed", ATTENTION, "{worker} failed: {error}"
     WORKER_UNFIT = "worker-unfit", ATTENTION, "{worker} unfit: {reason}"
     WORKER_DUE = "worker-due", NORMAL, "{worker} due for recycling: it {reason}", "cause+"
+    TRAFFIC_UNREADABLE = (
+        "traffic-unreadable", ATTENTION,
+        "{worker} reports traffic that can't be read, this once and maybe more: {text}")
     WORKER_HUNG = "worker-hung", ATTENTION, "{worker} hung: it {reason}", "cause+"
     WORKER_RETIRING = "worker-retiring", NORMAL, "{worker} retiring: {reason}", "cause+"
     WORKER_KILLED = "worker-killed", ATTENTION, "{worker} killed: it {reason}", "cause+"

@@ -37,6 +37,7 @@ from ..harness import (
     EXAMPLE,
     Master,
     base_environment,
+    get,
     wait_gone,
     wait_listening,
     wait_until,
@@ -140,6 +141,7 @@ def test_metrics_say_what_status_says(start: Start) -> None:
     master = start("-n", "2", "-b", "127.0.0.1:0", "-b", "unix:app.sock", "--web", "unix:web.sock",
                    "--labels", "region=eu", "--chdir", str(EXAMPLE), "--", "gunicorn", "app:wsgi")
     master.wait_ready()
+    assert get(master.address)[0] == 200
     assert master.cli("upgrade", "--release", "r2").returncode == 0
 
     class Connection(http.client.HTTPConnection):
@@ -155,6 +157,10 @@ def test_metrics_say_what_status_says(start: Start) -> None:
     families = {family.name: family for family in text_string_to_metric_families(body)}
     found = {(each.name, tuple(sorted(each.labels.items()))): each.value
              for family in families.values() for each in family.samples}
+    for name in ("requests_total", "request_duration_seconds_count"):
+        assert total(found, f"einhornpy_http_{name}", generation="1") == 1
+        assert (f"einhornpy_http_{name}", "2") in {
+            (sample, dict(labels).get("generation")) for sample, labels in found}
     assert total(found, "einhornpy_workers", state="ready", generation="2") == 2
     assert total(found, "einhornpy_workers_target") == total(found, "einhornpy_workers_ready") == 2
     assert total(found, "einhornpy_generation") == 2

@@ -161,7 +161,7 @@ def test_a_promise_made_while_it_lingers_is_kept(monkeypatch: pytest.MonkeyPatch
     loop = types.SimpleNamespace(
         time=lambda: now,
         call_later=lambda delay, then, *arguments: timers.append((now + delay, then, arguments)))
-    worker = asgi._Worker(keep_alive=5.0)
+    worker = asgi._Worker(5.0, lambda scope, receive, send: asyncio.sleep(0))
     monkeypatch.setattr(worker, "leave", lambda: left.append(now))
     worker.retire(loop)
     worker.promised = 100.5
