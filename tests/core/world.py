@@ -58,6 +58,8 @@ class World:
     awake_since: float = 0.0
     templated: bool = False
     slowly: bool = False
+    # What was planned last, and of what: most of the search is planning.
+    _planned: tuple[Pool, Now, actions.Plan] | None = None
 
     @classmethod
     def new(cls, target: int, policy: Policy, first: Recipe | None = None,
@@ -70,7 +72,9 @@ class World:
         return world
 
     def copy(self) -> World:
-        return copy.copy(replace(self, spawned=list(self.spawned)))
+        after = copy.copy(self)
+        after.spawned = list(self.spawned)
+        return after
 
     def fact(self, event: facts.Event) -> None:
         """Something happens; everything that is due because of it is done."""
@@ -139,7 +143,7 @@ class World:
         bound = 20 + 6 * (len(self.pool.workers) + 3 * self.pool.target +
                           self.pool.policy.max_surge)
         for _ in range(bound):
-            plan = planner.plan(self.pool, self.now)
+            plan = self.plan()
             if not plan.actions:
                 assert plan.wake_at is None or plan.wake_at > self.now, (
                     f"it would spin: {plan} at {self.now}")
@@ -157,9 +161,16 @@ class World:
                     break
         raise AssertionError(f"it never comes to rest: {plan}")
 
+    def plan(self) -> actions.Plan:
+        """What is due now: planned anew only if something is different."""
+        if self._planned is None or self._planned[0] is not self.pool or (
+                self._planned[1] != self.now):
+            self._planned = self.pool, self.now, planner.plan(self.pool, self.now)
+        return self._planned[2]
+
     @property
     def wake_at(self) -> float | None:
-        return planner.plan(self.pool, self.now).wake_at
+        return self.plan().wake_at
 
     # --- acting, as the master does ---
 
