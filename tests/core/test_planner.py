@@ -203,18 +203,22 @@ class PlannerMachine(RuleBasedStateMachine):
                       failures, judging=judging)
         self.world.fact(facts.UpgradeRequested(terms, "test", 0.0))
         if at_once:
-            self.world.fact(facts.UpgradePrepared(self.world.pool.newest, self.recipe))
+            self.world.fact(facts.UpgradePrepared(self.world.pool.newest, self.release()))
 
     @precondition(lambda self: self.alive() and self.preparing())
     @rule(scale=st.sampled_from([None, 1, 3]))
     def upgrade_is_prepared(self, scale: int | None) -> None:
-        self.world.fact(facts.UpgradePrepared(self.world.pool.newest, self.recipe, scale))
+        self.world.fact(facts.UpgradePrepared(self.world.pool.newest, self.release(), scale))
 
     @precondition(lambda self: self.alive() and self.preparing())
     @rule()
     def upgrade_cannot_be_prepared(self) -> None:
         self.world.fact(
             facts.UpgradeRefused(self.world.pool.newest, "its settings cannot be read", None, 0.0))
+
+    def release(self) -> Recipe:
+        """Code in a directory of its own, every other time."""
+        return replace(self.recipe, directory=f"/{self.world.pool.newest // 2}")
 
     def preparing(self) -> bool:
         upgrade = self.world.pool.running_upgrade
@@ -402,7 +406,8 @@ def next_worlds(world: World, deaths: int) -> list[tuple[World, int]]:
         for word in set(Word) - {upgrade.doing}:
             then(facts.Judged(Verdict(word, word)), deaths)
     if upgrade is not None and upgrade.running and upgrade.preparing:
-        then(facts.UpgradePrepared(upgrade.to_generation, recipe(preload=world_preload)), deaths)
+        release = recipe(preload=world_preload, directory="/new")
+        then(facts.UpgradePrepared(upgrade.to_generation, release), deaths)
         then(facts.UpgradeRefused(upgrade.to_generation, "no", None, 0.0), deaths)
     for number in world.templates(TemplateState.STARTING):
         then(facts.TemplateReady(number), deaths)

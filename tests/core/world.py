@@ -7,7 +7,14 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from einhornpy.supervisor.core import actions, facts, planner, template_rules, upgrade
+from einhornpy.supervisor.core import (
+    actions,
+    facts,
+    judge_rules,
+    planner,
+    template_rules,
+    upgrade,
+)
 from einhornpy.supervisor.core import observe as observing
 from einhornpy.supervisor.core.causes import Refusal
 from einhornpy.supervisor.core.generation import Finding, Preload, Recipe
@@ -36,8 +43,8 @@ PlanFunction = Callable[[Pool, Now], actions.Plan]
 
 
 def recipe(ack_seconds: float | None = None, timeout: float = 0.0, max_lifetime: float = 0.0,
-           max_memory: int = 0, preload: Preload = Preload.OFF) -> Recipe:
-    return Recipe(("app",), "/", ack_seconds=ack_seconds, timeout=timeout, graceful_timeout=30.0,
+           max_memory: int = 0, preload: Preload = Preload.OFF, directory: str = "/") -> Recipe:
+    return Recipe(("app",), directory, ack_seconds=ack_seconds, timeout=timeout, graceful_timeout=30.0,
                   max_lifetime=max_lifetime, max_lifetime_jitter=max_lifetime / 10,
                   max_memory=max_memory, max_memory_hard=2 * max_memory, preload=preload)
 
@@ -358,7 +365,7 @@ class World:
             fresh = sum(each.generation == self.pool.current and each.state is not State.RETIRING
                         and each.recycled_for is None for each in self.pool.workers.values())
             missing = max(0, min(upgrade.terms.canary, self.pool.target) - fresh)
-            missing += upgrade.judged and not self.baselines()
+            missing += judge_rules.misses_baseline(self.pool)
             assert self.pool.live + missing > self.pool.target + surge, (
                 f"{worker} goes though there is room for it")
 
