@@ -1,12 +1,12 @@
 """How sure a verdict is: thousands of simulated rollouts, good ones and bad ones, with both errors
-of what `core/verdict.py` says of them, as a table and a picture (docs/judging.md).
+of what `core/verdict.py` says of them, as a table (docs/judging.md).
 
 An app is drawn anew for each rollout: how fast it is, how often it fails, how unevenly its load is
 spread. Its traffic comes in bursts, its failures and its slow answers also in clumps, and its new
 workers are cold. Nothing here reads a clock: a rollout is the same whenever it is made of the same
 seed.
 
-    python -m bench.judging [--rollouts 1000] [--seed 1] [--picture]
+    python -m bench.judging [--rollouts 1000] [--seed 1]
 """
 
 from __future__ import annotations
@@ -23,9 +23,6 @@ from einhornpy.supervisor.core.evidence import Evidence, Group, Pair, Slice, Tol
 from einhornpy.supervisor.core.traffic import BOUNDS, Traffic
 from einhornpy.supervisor.core.verdict import Word, verdict
 
-from tests.harness import ROOT
-
-PICTURE = ROOT / "docs" / "pictures" / "judging.svg"
 YOUNG = 60  # seconds for which a worker counts as young
 BUCKETS = range(len(BOUNDS) + 1)
 
@@ -318,7 +315,6 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("--rollouts", type=int, default=1000)
     asked.add_argument("--seed", type=int, default=1)
-    asked.add_argument("--picture", action="store_true", help="draw docs/pictures/judging.svg")
     options = asked.parse_args()
     print(f"Seed {options.seed}.\n\n{HEAD}", flush=True)
     found = {}

@@ -44,6 +44,9 @@ TAIL = (0.99, 0.98, 0.995)
 # How slow is slow is known from so many old answers on; it is looked up again after so many slices.
 # What is recent: the last three rounds at least, six at most.
 KNOWN, ROUND, ROUNDS = 200, 10, 3
+# An app so steady that more than this share of its answers falls into one bucket, or beyond: there
+# slow is what is beyond that bucket, since nothing could exceed the share of what is in it.
+STEADY = 0.8
 # CPU and memory: over how many seconds and requests they are compared, and how much of what is left
 # is put on "more than tolerated" against an even chance.
 BLOCK_SECONDS, BLOCK_REQUESTS, STAKE = 3.0, 20, 0.8
@@ -269,6 +272,8 @@ def _yards(old: Traffic, quantiles: tuple[float, ...], ratio: float) -> tuple[Ya
 
 def _yard(old: Traffic, cases: int, quantile: float, ratio: float) -> Yard:
     index = bisect_left(BOUNDS, old.quantile(quantile) or 0.0) - 1
+    if old.slower_than(max(0, index)) > STEADY * cases:
+        index += 1
     index = max(0, min(index, bisect_left(BOUNDS, BOUNDS[-1] / ratio) - 1))
     far = _edge(BOUNDS[index] * ratio)
     return Yard(index, (old.slower_than(index) + 1) / (cases + 2),
