@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
 from ..shared import durations
-from . import terminal
+from . import terminal, traffic
 
 _COLOURS = {
     "ready": "32", "starting": "33", "upgrading": "33", "paused": "33", "degraded": "31",
     "rolled-back": "31", "stopping": "33", "retiring": "33", "done": "32", "superseded": "33",
-    "aborted": "31",}
+    "aborted": "31", "well": "32", "no-worse": "32", "unsure": "33", "worse": "31"}
 
 
 def coloured(word: str, width: int = 0) -> str:
@@ -102,6 +102,8 @@ def status(document: Mapping[str, Any]) -> str:
     used = memory(document)
     if used is not None:
         lines += _entry("memory", used)
+    for line in traffic.of_generations(document):
+        lines += _entry("traffic", line)
     lines += _upgrade(document["upgrade"])
     lines += ["", " INDEX     PID  GEN STATE       AGE READY IN RESTARTS   MEMORY    REQUESTS BUSY"]
     for worker in document["workers"]:
@@ -123,6 +125,10 @@ def _upgrade(upgrade: Mapping[str, Any] | None) -> list[str]:
     lines = _entry("upgrade", upgrade_line(upgrade))
     if upgrade["hold_left_seconds"] is not None:
         lines += _entry("hold", f"ends in {duration(upgrade['hold_left_seconds'])}")
+    if (left := traffic.watched(upgrade)) is not None:
+        lines += _entry("watch", f"can go back for another {duration(left)}")
+    if (verdict := traffic.verdict(upgrade)) is not None:
+        lines += _entry("verdict", f"{coloured(verdict[0])}: {verdict[1]}")
     if upgrade["error"] and upgrade["outcome"] != "done":
         lines += _entry("error", upgrade["error"])
     return lines

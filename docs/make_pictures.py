@@ -65,7 +65,7 @@ def shop() -> Iterator[tuple[Master, Callable[..., None]]]:
 def page() -> None:
     """The page in the middle of an upgrade, with one before it that was refused."""
     with shop() as (master, release), chromium() as browser:
-        view = browser.new_page(viewport={"width": 1200, "height": 820}, reduced_motion="reduce",
+        view = browser.new_page(viewport={"width": 1200, "height": 1275}, reduced_motion="reduce",
                                 locale="en-GB")
         view.goto(master.web)
         master.wait_ready()

@@ -168,7 +168,13 @@ def _from_einhorn(line: bytes) -> Any:
 
 def encode(message: Mapping[str, Any]) -> bytes:
     """Make one line of a message."""
-    return _UNSAFE.sub(_escape, json.dumps(message, ensure_ascii=False)).encode() + b"\n"
+    text = json.dumps(message, ensure_ascii=False)
+    # As nearly all are, and many times as quick: a status of a thousand workers is a megabyte.
+    if text.isascii() and text.isprintable():
+        text = text.replace("%", "\\u0025").replace("+", "\\u002b")
+    else:
+        text = _UNSAFE.sub(_escape, text)
+    return text.encode() + b"\n"
 
 
 def _escape(found: re.Match[str]) -> str:

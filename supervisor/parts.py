@@ -158,8 +158,9 @@ class Parts:
         """Who asks us, and who is told."""
         self.strangers = Strangers(self.ledger.log)
         self.audience = Audience(self.guard.failed)
-        self.answers = Answers(self.ledger, self.place, self.listening, self.page, self.output,
-                               self.log, self.templates.own_pids, self.audience.status_changed)
+        self.answers = Answers(self.ledger, self.place, self.listening, self.page, self.traffic,
+                               self.output, self.log, self.templates.own_pids,
+                               self.audience.status_changed)
         self.upgrades = Upgrades(
             self.ledger, self.generations, self.processes, self.loop, self.errands, self.hooks,
             settings, environ, looked_up.attributes, self.templates, self.answers.status)

@@ -164,7 +164,7 @@ def _report(state: State, pool: Pool, now: float) -> None:
     systemd.messages(pool, state["systemd"], now)
     json.dumps(report.status_document(
         pool, now, name=state["name"], started_at=state["started_at"], master={}, listeners=[],
-        memory=Memory(), usage={}, labels=state["labels"], last_lines={}))
+        memory=Memory(), usage={}, traffic={}, labels=state["labels"], last_lines={}))
 
 
 def check_descriptors(found: Mapping[str, Any]) -> None:

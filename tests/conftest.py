@@ -21,7 +21,7 @@ from .harness import (
     what_they_do,
 )
 
-LONGEST = ("test_chaos.py", "test_planner.py", "test_templates.py")
+LONGEST = ("test_chaos.py", "test_judge.py", "test_planner.py", "test_templates.py")
 # What is drawn is the same each time, so that whoever changes something else sees no new failure;
 # `make fuzz` draws others.
 if not {"FUZZ_EXAMPLES", "EINHORN_PLANNER_RANDOM"} & os.environ.keys():

@@ -37,8 +37,8 @@ class Top(App[None]):
     CSS = """
     #lost { display: none; text-style: reverse bold; color: ansi_red; padding: 0 1; }
     #lost.shown { display: block; }
-    #head, #upgrade, #templates { height: auto; max-height: 6; padding: 0 1; }
-    #templates { text-wrap: nowrap; text-overflow: ellipsis; }
+    #head, #upgrade, #traffic, #templates { height: auto; max-height: 6; padding: 0 1; }
+    #traffic, #templates { text-wrap: nowrap; text-overflow: ellipsis; }
     DataTable { height: 2fr; min-height: 4; scrollbar-size: 1 1; }
     RichLog { height: 1fr; min-height: 4; border-top: solid ansi_default; padding: 0 1;
               scrollbar-size-vertical: 1; }
@@ -83,14 +83,15 @@ class Top(App[None]):
         self.banner = Static(id="lost")
         self.head = Static("connecting", id="head")
         self.upgrade = Static(id="upgrade")
+        self.traffic = Static(id="traffic")
         self.templates = Static(id="templates")
         self.table = Workers()
         self.note = Static(id="note")
         self.events = Log()
 
     def compose(self) -> ComposeResult:
-        yield from (self.banner, self.head, self.upgrade, self.templates, self.table, self.note,
-                    self.events)
+        yield from (self.banner, self.head, self.upgrade, self.traffic, self.templates, self.table,
+                    self.note, self.events)
         yield Footer(compact=True, show_command_palette=False)
 
     def on_mount(self) -> None:
@@ -144,6 +145,7 @@ class Top(App[None]):
         self.document, self._seen_at = document, time.monotonic()
         self.head.update(words.head(document))
         self.upgrade.update(words.upgrade(document))
+        self.traffic.update(words.answered(document))
         self.templates.update(words.templates(document))
         self.table.show_workers(document["workers"])
         self.note.update(words.note(document["workers"], self.table.chosen()))
@@ -170,7 +172,7 @@ class Top(App[None]):
     # --- actions ---
 
     def action_help(self) -> None:
-        self.push_screen(Help())
+        self.push_screen(Help(self.table.fitting))
 
     def action_sort(self, step: int) -> None:
         self.table.step(step)

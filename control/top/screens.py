@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import ClassVar
 
 from rich.text import Text
@@ -13,7 +14,7 @@ from textual.events import Resize
 from textual.screen import ModalScreen
 from textual.widgets import RichLog, Static
 
-from .table import COLUMNS
+from .table import Column
 
 MOST_EVENTS = 256
 HELP = """\
@@ -51,13 +52,17 @@ class Dialog(ModalScreen[bool]):
 
 
 class Help(ModalScreen[None]):
-    """The keys and the columns."""
+    """The keys, and the columns that are shown."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,question_mark,q,enter", "dismiss", "Back")]
 
+    def __init__(self, columns: Iterable[Column]) -> None:
+        super().__init__()
+        self._columns = columns
+
     def compose(self) -> ComposeResult:
-        columns = "\n".join(f"{column.title:<9} {column.about}" for column in COLUMNS)
+        columns = "\n".join(f"{column.title:<9} {column.about}" for column in self._columns)
         with Vertical():
             yield Static(Text(HELP + columns))
 

@@ -1,34 +1,41 @@
-"""The table of workers: its columns, their order, and the worker that is chosen. It is drawn in
-place, cell by cell: a thousand workers are work.
+"""The table of workers: its columns, as many as fit, their order, and the worker that is chosen. It
+is drawn in place, cell by cell: a thousand workers are work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.text import Text
 from textual.coordinate import Coordinate
+from textual.events import Resize
 from textual.widgets import DataTable
 
-from .. import show
+from .. import show, traffic
 from .words import STYLES
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of the table. `key`: what it shows of a worker's document. `least_first`: how it is
-    sorted at first."""
+    """A column of the table. `key`: what it shows of a worker's document; `recent`: of its traffic
+    in the last 10 s instead. `least_first`: how it is sorted at first."""
 
     title: str
     key: str
     width: int
     about: str
     least_first: bool = True
+    recent: bool = False
+
+    def value(self, worker: Mapping[str, Any]) -> Any:
+        """What it shows; None where nobody knows."""
+        found = traffic.recent(worker) if self.recent else worker
+        return None if found is None else found[self.key]
 
 
-# With the scroll bar they are 80 wide.
+# With the scroll bar they are 80 wide, without those that come only where there is room.
 COLUMNS = (Column("INDEX", "index", 6,
                   "the worker's seat; a new worker has that of the one it replaces"),
            Column("PID", "pid", 8,
@@ -47,24 +54,54 @@ COLUMNS = (Column("INDEX", "index", 6,
            Column("FLIGHT", "in_flight", 7, "requests under way", least_first=False),
            Column("BUSY", "busy_share", 5, "the part of the last 10 s with a request under way",
                   least_first=False),
+           Column("REQ/S", "requests_per_second", 6, "requests a second, in the last 10 s",
+                  least_first=False, recent=True),
+           Column("FAILED", "failed_share", 7, "the part of them answered by 5xx or an exception",
+                  least_first=False, recent=True),
+           Column("P99", "p99_seconds", 7, "99 of 100 of them were answered in this time",
+                  least_first=False, recent=True),
            )
+SCROLL_BAR = 1
+
+
+def fitting(width: int) -> tuple[Column, ...]:
+    """The columns for a table so wide: those of the traffic where all of them have room."""
+    whole = sum(column.width for column in COLUMNS) + SCROLL_BAR <= width
+    return COLUMNS if whole else tuple(column for column in COLUMNS if not column.recent)
 
 
 class Workers(DataTable[Text]):
     """The workers of the last status that was shown. `chosen` stays with its worker, or else with
-    whoever has its seat."""
+    whoever has its seat. `fitting`: the columns that there is room for."""
 
     def __init__(self) -> None:
         super().__init__(cursor_type="row", cell_padding=0)
         self._workers: list[dict[str, Any]] = []
+        self.fitting = fitting(0)
         self._sorted_by = COLUMNS[0]
         self._reversed = False
         self._shown: dict[str, tuple[str, ...]] = {}
         self._order: list[str] = []
 
     def on_mount(self) -> None:
-        for column in COLUMNS:
+        self._add_columns()
+
+    def _add_columns(self) -> None:
+        for column in self.fitting:
             self.add_column(self._title(column), width=column.width, key=column.key)
+
+    def on_resize(self, event: Resize) -> None:
+        """Show as many columns as there is room for."""
+        if (columns := fitting(event.size.width)) == self.fitting:
+            return
+        chosen, self.fitting = self.chosen(), columns
+        if self._sorted_by not in columns:
+            self._sorted_by, self._reversed = COLUMNS[0], False
+        self.clear(columns=True)
+        self._shown, self._order = {}, []
+        self._add_columns()
+        self.show_workers(self._workers)
+        self._choose(chosen)
 
     def show_workers(self, workers: list[dict[str, Any]]) -> None:
         """Take over a newer list: cells that changed, rows that came or went, the order if it is
@@ -80,20 +117,21 @@ class Workers(DataTable[Text]):
         self._choose(chosen)
 
     def _show_row(self, pid: str, worker: Mapping[str, Any]) -> None:
-        cells, before = row(worker), self._shown.get(pid)
+        columns = self.fitting
+        cells, before = row(worker, columns), self._shown.get(pid)
         if before is None:
             self.add_row(*(styled(cell, column, worker)
-                           for cell, column in zip(cells, COLUMNS, strict=True)), key=pid)
+                           for cell, column in zip(cells, columns, strict=True)), key=pid)
         elif before != cells:
-            for was, cell, column in zip(before, cells, COLUMNS, strict=True):
+            for was, cell, column in zip(before, cells, columns, strict=True):
                 if was != cell:
                     self.update_cell(pid, column.key, styled(cell, column, worker))
         self._shown[pid] = cells
 
     def _put_in_order(self) -> None:
-        key = self._sorted_by.key
+        value = self._sorted_by.value
         ordered = sorted(self._workers, key=lambda worker: (worker["index"], worker["pid"]))
-        ordered.sort(key=lambda worker: (worker[key] is not None, worker[key] or 0),
+        ordered.sort(key=lambda worker: (value(worker) is not None, value(worker) or 0),
                      reverse=self._reversed)
         order = [str(worker["pid"]) for worker in ordered]
         if order != self._order:
@@ -129,7 +167,8 @@ class Workers(DataTable[Text]):
 
     def step(self, by: int) -> None:
         """Sort by the next column, or by the one before."""
-        column = COLUMNS[(COLUMNS.index(self._sorted_by) + by) % len(COLUMNS)]
+        place = self.fitting.index(self._sorted_by) + by
+        column = self.fitting[place % len(self.fitting)]
         self.sort_by(column, not column.least_first)
 
     def turn(self) -> None:
@@ -138,7 +177,7 @@ class Workers(DataTable[Text]):
 
     def on_data_table_header_selected(self, event: DataTable.HeaderSelected) -> None:
         """A click on a title sorts by it, another one the other way round."""
-        column = COLUMNS[event.column_index]
+        column = self.fitting[event.column_index]
         self.sort_by(column,
                      not self._reversed if column is self._sorted_by else not column.least_first)
 
@@ -150,18 +189,31 @@ class Workers(DataTable[Text]):
         self.show_workers(self._workers)
 
 
-def row(worker: Mapping[str, Any]) -> tuple[str, ...]:
+def row(worker: Mapping[str, Any], columns: Sequence[Column] = COLUMNS) -> tuple[str, ...]:
     """A worker's cells, each as wide as its column."""
-    size = show.size(worker["memory_bytes"])
-    texts = (str(worker["index"]), str(worker["pid"]), show.number(worker["generation"],
-                                                                   4), worker["state"],
-             show.compact(worker["age_seconds"]), show.compact(worker["ready_after_seconds"]),
-             show.number(worker["restarts"], 7), size.replace(" ", "").replace("iB", ""),
-             show.number(worker["requests"], 8), show.number(worker["in_flight"],
-                                                             6), show.share(worker["busy_share"]))
     return tuple(
         f" {text:<{column.width - 1}}" if column.key == "state" else text.rjust(column.width)
-        for text, column in zip(texts, COLUMNS, strict=True))
+        for column in columns for text in (_text(column, column.value(worker)),))
+
+
+def _text(column: Column, value: Any) -> str:
+    match column.key:
+        case "generation" | "restarts" | "requests" | "in_flight":
+            return show.number(value, column.width - 1)
+        case "age_seconds" | "ready_after_seconds":
+            return show.compact(value)
+        case "memory_bytes":
+            return show.size(value).replace(" ", "").replace("iB", "")
+        case "busy_share":
+            return show.share(value)
+        case "requests_per_second":
+            return "-" if value is None else traffic.rate(value)
+        case "failed_share":
+            return traffic.percent(value)
+        case "p99_seconds":
+            return traffic.latency(value).replace(" ", "")
+        case _:
+            return str(value)
 
 
 def styled(cell: str, column: Column, worker: Mapping[str, Any]) -> Text:
@@ -169,6 +221,6 @@ def styled(cell: str, column: Column, worker: Mapping[str, Any]) -> Text:
     style = ""
     if column.key == "state":
         style = STYLES.get(worker["state"], "")
-    elif column.key == "restarts" and worker["restarts"]:
+    elif column.key in ("restarts", "failed_share") and column.value(worker):
         style = "yellow"
     return Text(cell, style, no_wrap=True)

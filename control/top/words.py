@@ -9,13 +9,14 @@ from typing import Any
 
 from rich.text import Text
 
-from .. import show
+from .. import show, traffic
 
 BAR = 24
 STYLES = {
     "ready": "green", "done": "green", "starting": "yellow", "upgrading": "yellow",
     "paused": "yellow", "stopping": "yellow", "retiring": "yellow", "superseded": "yellow",
-    "degraded": "bold red", "rolled-back": "bold red", "aborted": "bold red",}
+    "degraded": "bold red", "rolled-back": "bold red", "aborted": "bold red", "well": "green",
+    "no-worse": "green", "unsure": "yellow", "worse": "bold red"}
 
 
 def running_upgrade(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -45,7 +46,9 @@ def upgrade(document: Mapping[str, Any]) -> Text:
     if last is None:
         return Text("no upgrade so far", "dim")
     if running_upgrade(document) is None:
-        return Text(f"last upgrade: {show.upgrade_line(last, plain=True)}")
+        left = traffic.watched(last)
+        watch = "" if left is None else f", can go back for another {show.duration(left)}"
+        return Text(f"last upgrade: {show.upgrade_line(last, plain=True)}{watch}")
     release = f", {last['release']}" if last["release"] else ""
     done, target = last["replaced"], document["target"]
     filled = min(BAR, BAR * done // target)
@@ -63,6 +66,16 @@ def upgrade(document: Mapping[str, Any]) -> Text:
         f"upgrade {last['from']} -> {last['to']} ({last['kind']}{release}) ",
         ("█" * filled, STYLES["paused" if document["gate"] == "paused" else "ready"]),
         ("░" * (BAR - filled), "dim"), f" {done}/{target}\n", ", ".join(parts))
+
+
+def answered(document: Mapping[str, Any]) -> Text:
+    """What each generation answers, old against new during an upgrade, and what is made of it."""
+    lines = [Text(line) for line in traffic.of_generations(document)]
+    verdict = document["upgrade"] and traffic.verdict(document["upgrade"])
+    if verdict:
+        lines.append(Text.assemble("verdict ", (verdict[0], STYLES.get(verdict[0], "")),
+                                   f": {verdict[1]}"))
+    return Text("\n").join(lines)
 
 
 def templates(document: Mapping[str, Any]) -> Text:

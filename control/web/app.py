@@ -37,7 +37,7 @@ class App:
         "page.html": "text/html; charset=utf-8", "page.css": "text/css; charset=utf-8",
         **dict.fromkeys(
             ("page.js", *(f"page-{part}.js" for part in (
-                "airbag", "charts", "draw", "model", "panels", "seats", "stream",
+                "airbag", "charts", "comparison", "draw", "model", "panels", "seats", "stream",
                 "templates", "words"))),
             "text/javascript; charset=utf-8"),
     }

@@ -26,6 +26,7 @@ PATIENCE, INTERVAL, LONGEST_INTERVAL, SILENCE = 10.0, 1.0, 10.0, 15.0
 # itself, and takes an older one then.
 FRESH = 3.0
 MOST_EVENTS, MOST_SAMPLES = 2000, 600
+MOVING = ("requests_per_second", "failed_share", "p99_seconds")
 
 
 class Master:
@@ -183,7 +184,7 @@ class Feed:
 
 def sample(document: dict[str, Any]) -> dict[str, Any]:
     """The moving figures of a status document, at this moment. `in_flight`: None where no worker
-    counts."""
+    counts; `traffic`: of the last seconds, by generation."""
     counted = [
         worker["in_flight"] for worker in document["workers"] if worker["in_flight"] is not None]
     return {
@@ -192,6 +193,8 @@ def sample(document: dict[str, Any]) -> dict[str, Any]:
         "target": document["target"],
         "queue": sum(listener["queue"] or 0 for listener in document["listeners"]),
         "in_flight": sum(counted) if counted else None,
+        "traffic": {each["generation"]: {name: each["recent"][name] for name in MOVING}
+                    for each in document.get("traffic", ())},
     }
 
 

@@ -32,6 +32,7 @@ from prometheus_client.samples import Sample
 
 from .. import gate
 from .feed import Master
+from .traffic_metrics import of_traffic
 
 STATES = ("starting", "ready", "retiring")
 TEMPLATE_STATES = ("starting", "ready", "leaving", "gone")
@@ -67,6 +68,7 @@ class Metrics:
         yield from of_status(status)
         yield from of_templates(status)
         yield from of_tally(tally)
+        yield from of_traffic(tally.get("traffic"))
         if self._directory is not None:
             yield from of_app(self._directory)
 

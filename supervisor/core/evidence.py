@@ -27,26 +27,29 @@ class Measure(enum.StrEnum):
     MEMORY = "memory"
 
 
-# The most that one slice may say, as a logarithm: "worse" takes four of them at least, so that what
-# one client does in a second can't decide. Without old workers beside them nothing tells an
-# incident that would have hit the old ones too: there it takes half a minute.
-MOST, MOST_ALONE = math.log(8), 0.4
+# The most that one slice may say, as a logarithm: "worse" takes five of them at least, so that what
+# one client does in a second or two can't decide. Without old workers beside them nothing tells an
+# incident that would have hit the old ones too: there it takes a quarter of a minute at least.
+MOST, MOST_ALONE = math.log(4), 0.4
 # By how much the odds of a failure, or of a slow answer, are guessed to be beyond what is
 # tolerated.
-GUESSES = (1.6, 4.0, 12.0)
+GUESSES = (2.0, 6.0)
 # A slow answer tells less than a failed one: to be beyond doubt slower than all that is tolerated
 # would take several times as long. So it must be beyond doubt slower than by the third root of that
 # ratio, and slower than tolerated by its figures (`verdict.py`).
 THIRD = 1 / 3
-# Where the slowest answers are looked at: the second shows it sooner where few are slow at all.
-TAIL = (0.99, 0.995)
+# Where the slowest answers are looked at. Whether they are well is seen at the first; the others
+# show sooner that they are not, where many are slower, or few are slow at all.
+TAIL = (0.99, 0.98, 0.995)
 # How slow is slow is known from so many old answers on; it is looked up again after so many slices.
 # What is recent: the last three rounds at least, six at most.
 KNOWN, ROUND, ROUNDS = 200, 10, 3
-# CPU and memory: over how many seconds and requests they are compared, and how much is put on "more
-# than tolerated" against an even chance.
-BLOCK_SECONDS, BLOCK_REQUESTS = 3.0, 20
-STAKES = (0.5, 0.9)
+# An app so steady that more than this share of its answers falls into one bucket, or beyond: there
+# slow is what is beyond that bucket, since nothing could exceed the share of what is in it.
+STEADY = 0.8
+# CPU and memory: over how many seconds and requests they are compared, and how much of what is left
+# is put on "more than tolerated" against an even chance.
+BLOCK_SECONDS, BLOCK_REQUESTS, STAKE = 3.0, 20, 0.8
 # What allocators take at a time is no leak: in a block it must be more (bytes a worker, a request).
 LEAK_STEP, LEAK_REQUEST = 1 << 18, 1 << 13
 NOTHING, NO_BETS = Traffic(), Bets()
@@ -269,6 +272,8 @@ def _yards(old: Traffic, quantiles: tuple[float, ...], ratio: float) -> tuple[Ya
 
 def _yard(old: Traffic, cases: int, quantile: float, ratio: float) -> Yard:
     index = bisect_left(BOUNDS, old.quantile(quantile) or 0.0) - 1
+    if old.slower_than(max(0, index)) > STEADY * cases:
+        index += 1
     index = max(0, min(index, bisect_left(BOUNDS, BOUNDS[-1] / ratio) - 1))
     far = _edge(BOUNDS[index] * ratio)
     return Yard(index, (old.slower_than(index) + 1) / (cases + 2),
@@ -381,5 +386,4 @@ def _use(evidence: Evidence, slice: Slice, tolerance: Tolerance) -> Evidence:
 
 
 def _sign(case: Case, more: bool) -> Case:
-    return replace(case, worse=bet(
-        case.worse, tuple(math.log(1 + stake if more else 1 - stake) for stake in STAKES), MOST))
+    return replace(case, worse=bet(case.worse, (math.log(1 + STAKE if more else 1 - STAKE),), MOST))

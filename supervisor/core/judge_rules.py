@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .actions import Action, EndWatch, RollBack
 from .causes import Refusal
+from .generation import Generation
 from .pool import Pool, State, Worker
 from .upgrade import Phase, Upgrade
 from .verdict import Word
@@ -50,8 +51,20 @@ def misses_baseline(pool: Pool) -> bool:
     if (upgrade is None or not upgrade.wants_baseline or upgrade.phase is not Phase.CANARY
             or upgrade.paused_by is not None or upgrade.suspicious):
         return False
-    old = pool.generations.get(upgrade.from_generation)
-    return old is not None and old.proven and baseline(pool, upgrade) is None
+    old, new = (pool.generations.get(number)
+                for number in (upgrade.from_generation, upgrade.to_generation))
+    if old is None or new is None or not old.proven or not _still_there(pool, old, new):
+        return False
+    return baseline(pool, upgrade) is None
+
+
+def _still_there(pool: Pool, old: Generation, new: Generation) -> bool:
+    """Whether a worker that is started of the old generation now runs its old code: it has a
+    directory of its own, or a template that has imported it. Code that was overwritten in place
+    would be compared with itself."""
+    template = pool.templates.get(old.number)
+    imported = template is not None and template.preloaded
+    return imported or old.recipe.directory != new.recipe.directory
 
 
 def baseline(pool: Pool, upgrade: Upgrade) -> int | None:

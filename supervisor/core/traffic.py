@@ -4,6 +4,7 @@ it took, as plain counts that only grow. Pure: nothing here knows who has counte
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
@@ -68,27 +69,41 @@ class Traffic:
     def quantile(self, share: float) -> float | None:
         """The latency in seconds that this share of the requests did not exceed, interpolated
         within its bucket; the last bound for what is beyond it, None where there were none."""
-        total = sum(self.latencies)
-        if not total:
-            return None
-        wanted, before = share * total, 0
-        for index, upto in enumerate(accumulate(self.latencies)):
-            if upto >= wanted and upto > before:
-                if index == len(BOUNDS):
-                    return BOUNDS[-1]
-                low = BOUNDS[index - 1] if index else 0.0
-                return low + (BOUNDS[index] - low) * (wanted - before) / (upto - before)
-            before = upto
-        return BOUNDS[-1]
+        return self.quantiles((share,))[0]
+
+    def quantiles(self, shares: Iterable[float]) -> list[float | None]:
+        """The same for several shares at once."""
+        if not any(self.latencies):
+            return [None for _ in shares]
+        upto = list(accumulate(self.latencies))
+        return [_interpolated(upto, share * upto[-1]) for share in shares]
 
     def slower_than(self, index: int) -> int:
         """How many took longer than `BOUNDS[index]`."""
         return sum(self.latencies[index + 1:])
 
 
+def _interpolated(upto: list[int], wanted: float) -> float:
+    """The latency of the request of this rank, where so many are in each bucket or before it."""
+    # Of empty buckets none is meant.
+    index = bisect_left(upto, wanted) if wanted > 0 else bisect_right(upto, 0)
+    if index >= len(BOUNDS):
+        return BOUNDS[-1]
+    low, before = (BOUNDS[index - 1], upto[index - 1]) if index else (0.0, 0)
+    return low + (BOUNDS[index] - low) * (wanted - before) / (upto[index] - before)
+
+
 def total(parts: Iterable[Traffic]) -> Traffic:
     """The sum of them."""
-    found = Traffic()
-    for part in parts:
-        found = found + part
-    return found
+    found = list(parts)
+    if len(found) < 2:
+        return found[0] if found else Traffic()
+
+    def rows(each: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+        return tuple(map(sum, zip(*each, strict=True)))
+
+    return Traffic(
+        sum(each.requests for each in found), rows(each.responses for each in found),
+        sum(each.failed for each in found), sum(each.exceptions for each in found),
+        sum(each.aborted for each in found), sum(each.bytes_out for each in found),
+        sum(each.seconds for each in found), rows(each.latencies for each in found))

@@ -38,6 +38,7 @@ import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from operator import sub
 from typing import Any
 
 from ...worker.traffic_slot import (
@@ -66,6 +67,7 @@ LARGEST = float(1 << 53)
 LARGEST_PAGE = 1 << 30
 _TRIES = 100
 _WORD = 8
+_NOTHING = Traffic()
 _SEQUENCE = struct.Struct("=d")
 _HEAD, _RECORD = struct.Struct(f"={HEAD + RECORD}d"), struct.Struct(f"={RECORD}d")
 
@@ -193,22 +195,23 @@ class TrafficPages(Part):
     def recent(self, worker: int, now: float) -> tuple[Traffic, float] | None:
         """What `worker` has answered in the last 10 to 11 seconds or, if it is younger, its life;
         and how many seconds those are. None where that isn't known. `now`: monotonic seconds."""
+        found = self.seen(worker, now)
+        return None if found is None else found[:2]
+
+    def seen(self, worker: int, now: float) -> tuple[Traffic, float, Traffic] | None:
+        """The same, and what it has answered since its start, of the same moment."""
         slot = self._slots.get(worker)
         if slot is None:
             return None
         begin = max(0, int(now) - RECENT)
         seconds = max(0.001, now - max(float(begin), slot.since))
         head, then = self._read(slot, begin)
-        whole, newest = _traffic(head[0], head[HEAD:]), head[2]
-        if whole is None:
+        version, newest, totals = head[0], head[2], head[HEAD:]
+        whole = _traffic(version, totals)
+        if whole is None or newest - RING >= begin:  # overwritten: `now` was long ago
             return None
-        if not begin <= newest:
-            return Traffic(), seconds
-        before = _traffic(head[0], then)
-        if before is None or newest - RING >= begin:  # overwritten: `now` was long ago
-            return None
-        found = whole.since(before)
-        return (found, seconds) if _fits(found) else None
+        recent = _NOTHING if newest < begin else _traffic(version, tuple(map(sub, totals, then)))
+        return None if recent is None else (recent, seconds, whole)
 
     def of_generations(self) -> Mapping[int, Traffic]:
         """What each generation has answered, by its workers that live and those that are gone: of
@@ -276,21 +279,28 @@ def _is_own_page(fd: int) -> bool:
 
 def _traffic(version: float, record: tuple[float, ...]) -> Traffic | None:
     """What a record says; None where nobody counts, or it can't be true."""
-    if version != LAYOUT_VERSION or not all(0.0 <= word <= LARGEST for word in record):
+    whole = sum(record)
+    # No comparison with what is no number is true.
+    if version != LAYOUT_VERSION or not (min(record) >= 0.0 and whole <= LARGEST):
         return None
+    if not whole:
+        return _NOTHING
     counts = [*map(int, record[:-1])]
     failed, exceptions, aborted, bytes_out = counts[6:10]
     found = Traffic(counts[0], tuple(counts[1:6]), failed, exceptions, aborted, bytes_out,
                     record[10], tuple(counts[LATENCIES:]))
-    return found if _fits(found) else None
+    return found if _adds_up(found) else None
 
 
 def _fits(traffic: Traffic) -> bool:
-    """Whether the parts are no more than the whole."""
+    """Whether an earlier version's sums can be those of this one."""
     parts = (*traffic.responses, traffic.failed, traffic.exceptions, traffic.aborted,
              traffic.bytes_out, traffic.seconds, *traffic.latencies)
     return (len(traffic.responses) == len(CLASSES) and len(traffic.latencies) == len(BOUNDS) + 1
-            and min(parts) >= 0
-            and traffic.exceptions <= traffic.failed
-            and traffic.requests >= max(sum(traffic.responses), traffic.failed, traffic.aborted,
-                                        sum(traffic.latencies)))
+            and min(parts) >= 0 and _adds_up(traffic))
+
+
+def _adds_up(traffic: Traffic) -> bool:
+    """Whether the parts are no more than the whole."""
+    return traffic.exceptions <= traffic.failed and traffic.requests >= max(
+        sum(traffic.responses), traffic.failed, traffic.aborted, sum(traffic.latencies))

@@ -17,6 +17,7 @@ from ..core.pool import LeftBehind, Pool, State, Worker
 from ..core.template import Template, TemplateState
 from ..core.upgrade import Check, Outcome, Phase, Upgrade
 from .sharing import Memory, Reading
+from .signals import Seen, of_generations
 
 VERSION = 1
 
@@ -249,7 +250,8 @@ def _verdict_document(upgrade: Upgrade) -> dict[str, Any] | None:
 
 
 def _worker_document(pool: Pool, worker: Worker, now: float, memory: Reading | None,
-                     usage: Mapping[str, Any], last_lines: list[str]) -> dict[str, Any]:
+                     usage: Mapping[str, Any], seen: Seen | None,
+                     last_lines: list[str]) -> dict[str, Any]:
     ready_after = None if worker.ready_at is None else worker.ready_at - worker.spawned_at
     killed_in = _killed_in(pool, worker, now)
     return {
@@ -265,6 +267,7 @@ def _worker_document(pool: Pool, worker: Worker, now: float, memory: Reading | N
         "requests": usage.get("requests"),
         "in_flight": usage.get("in_flight"),
         "busy_share": usage.get("busy_share"),
+        "traffic": None if seen is None else seen.document(),
         "recycling": worker.recycling,
         "recycled_for": worker.recycled_for,
         "last_lines": last_lines,
@@ -331,12 +334,13 @@ def _left_behind_document(process: LeftBehind, now: float) -> dict[str, Any]:
 def status_document(pool: Pool, now: float, *, name: str, started_at: float,
                     master: Mapping[str, Any], listeners: Iterable[Mapping[str, Any]],
                     memory: Memory, usage: Mapping[int, Mapping[str, Any]],
-                    labels: Mapping[str, str], last_lines: Mapping[int, list[str]],
-                    ) -> dict[str, Any]:
+                    traffic: Mapping[int, Seen], labels: Mapping[str, str],
+                    last_lines: Mapping[int, list[str]]) -> dict[str, Any]:
     """The whole status document.
 
     Args:
         usage: worker → what the shared page says of it: `requests`, `in_flight`, `busy_share`.
+        traffic: worker → what it has answered, where that is counted.
         last_lines: worker → the end of its standard error.
     """
     word, reason = gate(pool)
@@ -360,8 +364,10 @@ def status_document(pool: Pool, now: float, *, name: str, started_at: float,
                    "saved_bytes": memory.saved if memory.whole else None},
         "workers": [
             _worker_document(pool, worker, now, memory.workers.get(worker.id),
-                             usage.get(worker.id, {}), last_lines.get(worker.id, []))
+                             usage.get(worker.id, {}), traffic.get(worker.id),
+                             last_lines.get(worker.id, []))
             for worker in workers],
+        "traffic": of_generations(workers, traffic),
         "listeners": [dict(each) for each in listeners],
         "templates": [_template_document(pool, each, now, memory.templates.get(number))
                       for number, each in pool.templates.items()],

@@ -10,10 +10,11 @@ from typing import Any
 
 from ..core import worker_environment
 from ..launch import readings, shared_page
+from ..launch.traffic_pages import TrafficPages
 from ..logs.log import Log
 from ..logs.output import Output
 from ..places.runtime_directory import RuntimeDirectory
-from ..reporting import report
+from ..reporting import report, signals
 from ..reporting.sharing import Memory
 from ..sockets import queues
 from ..sockets.listener_repair import Listening
@@ -32,13 +33,14 @@ class Answers(Part):
     keeps = {"started_at": Keep(float, needed=True)}
 
     def __init__(self, ledger: Ledger, place: RuntimeDirectory, listening: Listening,
-                 page: shared_page.SharedPage, output: Output, log: Log,
+                 page: shared_page.SharedPage, traffic: TrafficPages, output: Output, log: Log,
                  templates: Callable[[], Mapping[int, int]],
                  changed: Callable[[Callable[[], dict[str, Any]]], None]) -> None:
         self._ledger = ledger
         self._place = place
         self._listening = listening
         self._page = page
+        self._traffic = traffic
         self._output = output
         self._log = log
         self._templates = templates
@@ -78,7 +80,8 @@ class Answers(Part):
             pool, now, name=self._place.master, started_at=self._started_at, master={
                 "pid": os.getpid(), "version": VERSION, "socket": self._place.path,
                 "reloads": count, "reload_refused": refused}, listeners=listeners,
-            memory=self._memory(), usage=self._usage(now), labels=self._log.labels, last_lines={
+            memory=self._memory(), usage=self._usage(now), traffic=self._seen(now),
+            labels=self._log.labels, last_lines={
                 worker: self._ledger.redaction.lines(self._output.kept_lines(worker))
                 for worker in pool.workers})
         if self._ledger.early and pool.stopping is None:
@@ -104,12 +107,20 @@ class Answers(Part):
                 found[worker.id] = asdict(counters)
         return found
 
+    def _seen(self, now: float) -> dict[int, signals.Seen]:
+        found = {}
+        for worker in self._ledger.pool.workers.values():
+            if (seen := self._traffic.seen(worker.id, now)) is not None:
+                found[worker.id] = signals.Seen(*seen, max(0.0, now - worker.spawned_at))
+        return found
+
     def tally(self) -> dict[str, Any]:
         """What has happened since the first master started, as numbers, and what this one costs:
         see docs/observability.md."""
         used, own = os.times(), readings.read(os.getpid())
         requests = sum(self._page.requests(worker) for worker in self._ledger.pool.workers)
         return self._ledger.tally.document(requests) | {
+            "traffic": signals.counts(self._traffic.of_generations()),
             "log": to_plain(self._log.counts), "master": {
                 "cpu_seconds": used.user + used.system,
                 "memory_bytes": own and own.share, "started_at": round(

@@ -26,7 +26,7 @@ def offered_by_bash(place: Path, *words: str) -> set[str]:
     """What bash would offer for the last of the words."""
     line = " ".join(map(shlex.quote, words))
     script = (
-        f'eval "$(einhornpy completion bash)"; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; '
+        f'test -e completion || einhornpy completion bash > completion; . ./completion; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; '
         '$(complete -p einhornpy | sed "s/.*-F \\([^ ]*\\).*/\\1/") einhornpy; printf "%s\\n" '
         '"${COMPREPLY[@]}"'
     )

@@ -36,6 +36,16 @@ FINDING = {
               "post_worker_init), or when it is first needed"}
 
 
+SIGNALS = {
+    "seconds": 10.987, "requests": 1234567, "requests_per_second": 123456.789, "failed": 12345,
+    "failed_share": 0.01, "exceptions": 12345, "aborted": 12345, "bytes_out": 10**15,
+    "responses": {"2xx": 1222222, "5xx": 12345}, "p50_seconds": 0.998, "p95_seconds": 12.3,
+    "p99_seconds": 60.0}
+VERDICT = {
+    "word": "no-worse", "reason": "5xx 4.1 % against 0.2 % of 1,310,234 requests, p < 0.001",
+    "requests": 1310234, "baseline_requests": 5200123, "measures": [], "overruled_by": "somebody"}
+
+
 def document() -> dict[str, Any]:
     """A status in which everything is as long as it can be, as a client has it."""
     worker = {
@@ -43,13 +53,15 @@ def document() -> dict[str, Any]:
         "age_seconds": 86400 * 123.0, "ready_after_seconds": 3599.0, "restarts": 123456789,
         "memory_bytes": 987654 << 20, "requests": 98765432109, "in_flight": 12345,
         "busy_share": 1.0, "recycled_for": None,
-        "waits_for": "12345 requests in flight, killed in 86400 s"}
+        "waits_for": "12345 requests in flight, killed in 86400 s",
+        "traffic": {"recent": SIGNALS, "since_start": SIGNALS}}
     upgrade = {
         "from": 12344, "to": 12345, "kind": "rolling", "release": "r" * 60, "outcome": None,
         "replaced": 4, "failures": 123, "reason": "a worker exited with code 3 before it was ready",
         "error": LONG, "requested_by": "a-rather-long-user-name", "canary": 2, "check": "running",
         "paused_by": "somebody", "hold_left_seconds": 86399.0, "recipe_of": 12301,
-        "started_at": "2026-01-02T03:04:05Z", "ended_at": None, "took_seconds": 86400 * 3.5}
+        "started_at": "2026-01-02T03:04:05Z", "ended_at": None, "took_seconds": 86400 * 3.5,
+        "verdict": VERDICT, "baseline": 3, "watch_left_seconds": 86399.0}
     said: dict[str, Any] = {
         "version": 1, "gate": "rolled-back",
         "reason": f"generation 12345 was refused: a worker exited with code 3: {LONG}",
@@ -71,6 +83,8 @@ def document() -> dict[str, Any]:
              "preloads": True, "import_seconds": 3599.0, "forks": 1, "memory_bytes": 987654 << 20},
             {"generation": 12345, "pid": None, "state": "gone", "age_seconds": 1.0,
              "preloads": False, "import_seconds": None, "forks": 0, "memory_bytes": None}],
+        "traffic": [{"generation": number, "recent": SIGNALS, "since_start": SIGNALS}
+                    for number in (12344, 12345)],
         "memory": {"total_bytes": 1 << 45, "saved_bytes": 1 << 44}, "findings": [
             FINDING | {"what": f"'poller-{number}' (shop.metrics.exporting.Exporter.poll)"}
             for number in range(7)] + [FINDING | {"generation": 12345, "separate": True,
@@ -188,12 +202,14 @@ def test_the_status_tells_of_templates_and_what_is_not_safe_to_fork() -> None:
 
 def test_what_an_older_master_does_not_tell_is_left_out() -> None:
     said = document()
-    for key in ("memory", "findings"):
+    for key in ("memory", "findings", "traffic"):
         del said[key]
+    for key in ("verdict", "baseline", "watch_left_seconds"):
+        del said["upgrade"][key]
     said["templates"] = [{"generation": 1, "pid": 70, "state": "ready", "age_seconds": 5.0}]
     text = show.status(said)
     assert "  template    generation 1: pid 70, ready 5.0s\n" in text
-    assert "memory" not in text
+    assert not any(word in text for word in ("memory", "traffic", "verdict", "watch"))
     said["memory"] = {"total_bytes": None, "saved_bytes": None}
     assert "memory" not in show.status(said), "not measured yet"
     said["memory"] = {"total_bytes": 40 << 20, "saved_bytes": 1000}

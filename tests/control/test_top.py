@@ -23,7 +23,7 @@ from einhornpy.control import show, watch
 from einhornpy.control.top import app, screens, table
 from textual.pilot import Pilot
 
-from ..harness import APPS, BIN, DEADLINE, EINHORNPY, Master, base_environment
+from ..harness import APPS, BIN, DEADLINE, EINHORNPY, EXAMPLE, Master, base_environment, get
 from ..terminals import Tmux, on_terminal
 
 Start = Callable[..., Master]
@@ -449,6 +449,46 @@ def test_help_and_quit_and_small_and_large_terminals(start: Start) -> None:
         assert not eyes.app._running
 
     look(master.path, scenario)
+
+
+def test_traffic_by_worker_and_by_generation(start: Start) -> None:
+    master = start("-n", "1", "-b", "127.0.0.1:0", "--chdir", str(EXAMPLE), "--", "gunicorn",
+                   "app:wsgi", environment={"BROKEN": "unhealthy"})
+    master.wait_ready()
+
+    async def scenario(eyes: Eyes) -> None:
+        def seen(pattern: str) -> bool:
+            """Whether that is there while every other request fails: of those of long ago nothing
+            is told."""
+            for path in ("/", "/health"):
+                get(master.address, path)
+            return re.search(pattern, eyes.screen()) is not None
+
+        await eyes.sees("FLIGHT BUSY REQ/S FAILED    P99")
+        await eyes.until(lambda: seen("generation 1: [0-9.]+ requests/s, 50% failed, p50 "),
+                         "the traffic of the generation")
+        await eyes.until(lambda: seen(r" [0-9.]+ +50% +[0-9.]+m?s *\n"), "its worker's")
+        for _ in range(3):
+            await eyes.press("S")  # backwards, over the first
+        await eyes.sees("▼REQ/S")
+        await eyes.press("question_mark")
+        await eyes.sees("REQ/S     requests a second")
+        await eyes.press("escape")
+        # Without the column that it was sorted by, as before.
+        await eyes.pilot.resize_terminal(99, 30)
+        await eyes.until(lambda: "REQ/S" not in eyes.screen() and "▲INDEX" in eyes.screen(),
+                         "the columns gone that don't fit")
+        assert eyes.pids() == [master.status()["workers"][0]["pid"]]
+        chosen = eyes.app.table.chosen()
+        assert chosen is not None
+        await eyes.pilot.resize_terminal(100, 30)
+        await eyes.sees("REQ/S")
+        # The old code against the new one.
+        await asyncio.to_thread(master.ask, "upgrade", canary=1, hold="until-resume", wait=False)
+        await eyes.sees("generation 2: no request in the last ")
+        await eyes.sees("generation 1: ")
+
+    look(master.path, scenario, (100, 30))
 
 
 def test_a_thousand_workers_do_not_make_it_slow(start: Start) -> None:

@@ -20,11 +20,12 @@ FIGURES = "5xx 4.1 % against 0.2 % of 1,310 requests, p < 0.001"
 
 
 def begun(world: World, judging: Judging | None = None, canary: int = 1,
-          hold: float | None = 60.0) -> World:
+          hold: float | None = 60.0, directory: str | None = None) -> World:
     """An upgrade is asked for and prepared."""
     terms = Terms(canary=canary, hold=hold if canary else 0.0, judging=judging or Judging())
     world.fact(facts.UpgradeRequested(terms, "test", 0.0))
-    world.fact(facts.UpgradePrepared(world.pool.newest, recipe()))
+    release = recipe(directory=directory or f"/releases/{world.pool.newest}")
+    world.fact(facts.UpgradePrepared(world.pool.newest, release))
     return world
 
 
@@ -68,6 +69,13 @@ def test_a_baseline_comes_with_the_canary_where_there_is_room() -> None:
 def test_without_room_an_old_worker_goes_for_it() -> None:
     world = held(surge=1)
     assert (seats(world, 1), seats(world, 2)) == ([1, 2, 3, 4], [0])
+
+
+def test_code_that_was_overwritten_in_place_has_no_baseline() -> None:
+    world = begun(ready_pool(4, Policy(max_surge=2)), directory="/")
+    everybody_does(world)
+    assert the(world).phase is Phase.HELD
+    assert (seats(world, 1), seats(world, 2)) == ([0, 1, 2, 3], [0])
 
 
 def test_one_worker_has_a_baseline_too() -> None:

@@ -203,18 +203,22 @@ class PlannerMachine(RuleBasedStateMachine):
                       failures, judging=judging)
         self.world.fact(facts.UpgradeRequested(terms, "test", 0.0))
         if at_once:
-            self.world.fact(facts.UpgradePrepared(self.world.pool.newest, self.recipe))
+            self.world.fact(facts.UpgradePrepared(self.world.pool.newest, self.release()))
 
     @precondition(lambda self: self.alive() and self.preparing())
     @rule(scale=st.sampled_from([None, 1, 3]))
     def upgrade_is_prepared(self, scale: int | None) -> None:
-        self.world.fact(facts.UpgradePrepared(self.world.pool.newest, self.recipe, scale))
+        self.world.fact(facts.UpgradePrepared(self.world.pool.newest, self.release(), scale))
 
     @precondition(lambda self: self.alive() and self.preparing())
     @rule()
     def upgrade_cannot_be_prepared(self) -> None:
         self.world.fact(
             facts.UpgradeRefused(self.world.pool.newest, "its settings cannot be read", None, 0.0))
+
+    def release(self) -> Recipe:
+        """Code in a directory of its own, every other time."""
+        return replace(self.recipe, directory=f"/{self.world.pool.newest // 2}")
 
     def preparing(self) -> bool:
         upgrade = self.world.pool.running_upgrade
@@ -350,7 +354,7 @@ def test_state_machine() -> None:
 # --- the exhaustive search ---
 
 
-def canonical(world: World, deaths: int) -> Any:
+def canonical(world: World) -> Any:
     """The state without what makes no difference: absolute time, ids, words."""
     pool, now = world.pool, world.now
 
@@ -382,8 +386,8 @@ def canonical(world: World, deaths: int) -> Any:
     templates = tuple((number, each.state.value, each.told, each.deaths, each.preloaded,
                        round(max(0.0, each.not_before - now), 3))
                       for number, each in sorted(pool.templates.items()))
-    return (pool.current, workers, generations, upgrade, pool.ever_ready, pool.complete, deaths,
-            templates, world.ended)
+    return (pool.current, workers, generations, upgrade, pool.ever_ready, pool.complete, templates,
+            world.ended)
 
 
 def next_worlds(world: World, deaths: int) -> list[tuple[World, int]]:
@@ -402,7 +406,8 @@ def next_worlds(world: World, deaths: int) -> list[tuple[World, int]]:
         for word in set(Word) - {upgrade.doing}:
             then(facts.Judged(Verdict(word, word)), deaths)
     if upgrade is not None and upgrade.running and upgrade.preparing:
-        then(facts.UpgradePrepared(upgrade.to_generation, recipe(preload=world_preload)), deaths)
+        release = recipe(preload=world_preload, directory="/new")
+        then(facts.UpgradePrepared(upgrade.to_generation, release), deaths)
         then(facts.UpgradeRefused(upgrade.to_generation, "no", None, 0.0), deaths)
     for number in world.templates(TemplateState.STARTING):
         then(facts.TemplateReady(number), deaths)
@@ -445,35 +450,41 @@ world_terms, world_preload = Terms(), Preload.OFF
 def search(target: int, kind: str, deaths: int, min_ready: float = 0.0,
            templated: bool = False, preload: Preload = Preload.OFF, canary: int = 0,
            judging: Judging | None = None) -> int:
-    """Visit every reachable state; return how many there are."""
+    """Visit every reachable state; return how many there are.
+
+    Those with the most deaths left come first: whatever can follow with fewer can follow with them,
+    so that a state is visited once.
+    """
     global world_terms, world_preload
     world_terms = Terms(Kind(kind), canary=canary, hold=10.0 if canary else 0.0, judging=judging)
     world_preload = preload
     first = World.new(target, Policy(max_failures=2, min_ready_seconds=min_ready),
                       recipe(preload=preload), templated=templated, slowly=templated)
-    seen = {canonical(first, deaths)}
-    todo = [(first, deaths)]
-    while todo:
-        world, left = todo.pop()
-        if world.ended is not None:
-            continue
-        for after, deaths_left in next_worlds(world, left):
-            key = canonical(after, deaths_left)
-            if key in seen:
+    seen = {canonical(first)}
+    todo: list[list[World]] = [*([] for _ in range(deaths)), [first]]
+    for left in reversed(range(deaths + 1)):
+        while todo[left]:
+            world = todo[left].pop()
+            if world.ended is not None:
                 continue
-            seen.add(key)
-            todo.append((after, deaths_left))
-            if len(seen) % 7 == 0:  # the way to rest passes through states that are visited anyway
-                after.copy().come_to_rest(lambda generation: True)
-                if after.pool.upgrade is None or after.pool.upgrade.outcome != "done":
-                    after.copy().come_to_rest(lambda generation: generation == 1)
+            for after, deaths_left in next_worlds(world, left):
+                key = canonical(after)
+                if key in seen:
+                    continue
+                seen.add(key)
+                todo[deaths_left].append(after)
+                if len(seen) % 7 == 0:  # the way to rest passes through states visited anyway
+                    after.copy().come_to_rest(lambda generation: True)
+                    if after.pool.upgrade is None or after.pool.upgrade.outcome != "done":
+                        after.copy().come_to_rest(lambda generation: generation == 1)
     return len(seen)
 
 
 @pytest.mark.parametrize(("target", "kind", "deaths", "min_ready", "least"),
                          [(1, "rolling", 4, 0.0, 500), (1, "fleet", 4, 0.0, 500),
-                          (1, "rolling", 4, 5.0, 500), (2, "rolling", 2, 0.0, 2000),
-                          (2, "fleet", 2, 0.0, 2000),])
+                          (1, "rolling", 3, 5.0, 500), (2, "rolling", 2, 0.0, 2000),
+                          (2, "fleet", 2, 0.0, 2000),
+                          pytest.param(1, "rolling", 4, 5.0, 500, marks=pytest.mark.soak),])
 def test_every_order_of_events(target: int, kind: str, deaths: int, min_ready: float,
                                least: int) -> None:
     states = search(target, kind, deaths, min_ready)
@@ -601,15 +612,16 @@ def test_a_planted_bug_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def look_for_bugs() -> None:
-    run_machine(100)
-    search(1, "rolling", 3, 5.0)
-    search(2, "rolling", 2)
+    """What is quick first."""
     test_recycling_keeps_the_seats_and_one_at_a_time()
     test_a_due_worker_stays_while_its_replacement_cannot_be_started()
     test_a_hold_lasts_as_long_as_somebody_runs()
     test_progress_is_waited_for_as_long_as_somebody_runs()
     test_a_guess_must_stand_before_an_old_worker_goes_and_somebody_must_accept()
     test_a_canary_that_is_due_by_age_serves_until_its_hold_is_over()
+    run_machine(100)
+    search(1, "rolling", 3, 5.0)
+    search(2, "rolling", 2)
 
 
 # --- stories ---

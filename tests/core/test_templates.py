@@ -158,10 +158,11 @@ def test_a_planted_bug_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def look_for_bugs() -> None:
-    test_planner.run_machine(100, TemplateMachine)
-    test_planner.search(1, "rolling", 2, templated=True)
-    test_planner.search(1, "rolling", 1, templated=True, preload=Preload.AUTO)
+    """What is quick first."""
     test_a_template_that_hangs_is_killed_and_another_one_made()
+    test_planner.run_machine(100, TemplateMachine)
+    test_planner.search(1, "rolling", 1, templated=True, preload=Preload.AUTO)
+    test_planner.search(1, "rolling", 2, templated=True)
 
 
 # --- stories ---

@@ -7,7 +7,14 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from einhornpy.supervisor.core import actions, facts, planner, template_rules, upgrade
+from einhornpy.supervisor.core import (
+    actions,
+    facts,
+    judge_rules,
+    planner,
+    template_rules,
+    upgrade,
+)
 from einhornpy.supervisor.core import observe as observing
 from einhornpy.supervisor.core.causes import Refusal
 from einhornpy.supervisor.core.generation import Finding, Preload, Recipe
@@ -36,8 +43,8 @@ PlanFunction = Callable[[Pool, Now], actions.Plan]
 
 
 def recipe(ack_seconds: float | None = None, timeout: float = 0.0, max_lifetime: float = 0.0,
-           max_memory: int = 0, preload: Preload = Preload.OFF) -> Recipe:
-    return Recipe(("app",), "/", ack_seconds=ack_seconds, timeout=timeout, graceful_timeout=30.0,
+           max_memory: int = 0, preload: Preload = Preload.OFF, directory: str = "/") -> Recipe:
+    return Recipe(("app",), directory, ack_seconds=ack_seconds, timeout=timeout, graceful_timeout=30.0,
                   max_lifetime=max_lifetime, max_lifetime_jitter=max_lifetime / 10,
                   max_memory=max_memory, max_memory_hard=2 * max_memory, preload=preload)
 
@@ -58,6 +65,8 @@ class World:
     awake_since: float = 0.0
     templated: bool = False
     slowly: bool = False
+    # What was planned last, and of what: most of the search is planning.
+    _planned: tuple[Pool, Now, actions.Plan] | None = None
 
     @classmethod
     def new(cls, target: int, policy: Policy, first: Recipe | None = None,
@@ -70,7 +79,9 @@ class World:
         return world
 
     def copy(self) -> World:
-        return copy.copy(replace(self, spawned=list(self.spawned)))
+        after = copy.copy(self)
+        after.spawned = list(self.spawned)
+        return after
 
     def fact(self, event: facts.Event) -> None:
         """Something happens; everything that is due because of it is done."""
@@ -139,7 +150,7 @@ class World:
         bound = 20 + 6 * (len(self.pool.workers) + 3 * self.pool.target +
                           self.pool.policy.max_surge)
         for _ in range(bound):
-            plan = planner.plan(self.pool, self.now)
+            plan = self.plan()
             if not plan.actions:
                 assert plan.wake_at is None or plan.wake_at > self.now, (
                     f"it would spin: {plan} at {self.now}")
@@ -157,9 +168,16 @@ class World:
                     break
         raise AssertionError(f"it never comes to rest: {plan}")
 
+    def plan(self) -> actions.Plan:
+        """What is due now: planned anew only if something is different."""
+        if self._planned is None or self._planned[0] is not self.pool or (
+                self._planned[1] != self.now):
+            self._planned = self.pool, self.now, planner.plan(self.pool, self.now)
+        return self._planned[2]
+
     @property
     def wake_at(self) -> float | None:
-        return planner.plan(self.pool, self.now).wake_at
+        return self.plan().wake_at
 
     # --- acting, as the master does ---
 
@@ -347,7 +365,7 @@ class World:
             fresh = sum(each.generation == self.pool.current and each.state is not State.RETIRING
                         and each.recycled_for is None for each in self.pool.workers.values())
             missing = max(0, min(upgrade.terms.canary, self.pool.target) - fresh)
-            missing += upgrade.judged and not self.baselines()
+            missing += judge_rules.misses_baseline(self.pool)
             assert self.pool.live + missing > self.pool.target + surge, (
                 f"{worker} goes though there is room for it")
 

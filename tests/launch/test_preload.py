@@ -496,10 +496,10 @@ def worker_exit(server, worker):
 # --- what an app may do as it is imported ---
 
 
-def release(master: Master, place: Path, code: str) -> str:
+def release(master: Master, place: Path, code: str, *flags: str) -> str:
     """Upgrade to a release that does this at its import, and is refused; return what was said."""
     (place / "app.py").write_text(code)
-    refused = master.cli("upgrade")
+    refused = master.cli("upgrade", *flags)
     assert refused.returncode == 5, refused.stdout + refused.stderr
     return refused.stdout + refused.stderr
 
@@ -530,11 +530,11 @@ raise ValueError("boom")
 
 def test_an_app_that_becomes_a_daemon_is_refused_and_leaves_nobody(start: Start,
                                                                    place: Path) -> None:
-    master = begin(start, place)
+    master = begin(start, place, config="graceful_timeout = 1\n")
     master.wait_ready()
     daemon = "import os, threading\nif os.fork():\n    os._exit(0)\nos.setsid()\n"
     assert "its template exited with code 0" in release(master, place, daemon + APP)
-    release(master, place, daemon + "threading.Event().wait()\n")
+    release(master, place, daemon + "threading.Event().wait()\n", "--max-failures", "1")
     known = {each["pid"] for each in master.status()["templates"]} | workers(master)
     wait_until(lambda: {pid for pid, _ in children(master.pid)} <= known, "nobody else", master.log)
     assert "internal error" not in master.log()

@@ -10,12 +10,14 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from einhornpy.control.web.feed import sample
 from playwright.sync_api import Browser, Page, Route, expect
 
 from ..browser import chromium
@@ -389,6 +391,15 @@ def test_traffic(start: Start, viewer: Viewer) -> None:
     assert get(master.address)[0] == 200
     page.get_by_role("button", name="Seat 0").click()
     expect(page.locator("#details-facts")).to_contain_text("requests done")
+    expect(page.locator("#details-facts")).to_contain_text("requests a second")
+    # Old against new code, as soon as there are both.
+    expect(page.locator("#comparison")).to_be_hidden()
+    assert master.cli("upgrade", "--no-wait", "--canary", "1", "--hold",
+                      "until-resume").returncode == 0
+    expect(page.locator("#compared tbody tr").nth(0)).to_contain_text("old, generation 1")
+    expect(page.locator("#compared tbody tr").nth(1)).to_have_text("new, generation 20––––0")
+    expect(page.locator("#rate .line")).to_have_count(2)
+    check_accessible(page)
 
 
 @pytest.mark.parametrize("mode", ["warn", "auto"])
@@ -529,3 +540,90 @@ def test_a_thousand_workers(serve: Callable[..., Master], viewer: Viewer) -> Non
         page.get_by_role("button", name="Seat 999: generation 1, ready").click()
         # A key that the page has never heard of is shown as it is.
         expect(page.locator("#details-lines pre")).to_have_text("one\ntwo 999")
+
+
+def figures(requests: int, failed: int, p99: float | None) -> dict[str, Any]:
+    """Signals as the status has them, of 10 seconds."""
+    return {
+        "seconds": 10.0, "requests": requests, "requests_per_second": requests / 10,
+        "failed": failed, "failed_share": failed / requests if requests else None, "exceptions": 0,
+        "aborted": 0, "bytes_out": 0, "responses": {}, "p50_seconds": p99 and p99 / 10,
+        "p95_seconds": p99 and p99 / 2, "p99_seconds": p99}
+
+
+def judged(document: Mapping[str, Any], **upgrade: Any) -> dict[str, Any]:
+    """What a stream begins with, two minutes into an upgrade from generation 1 to 2."""
+    now = 1.7e9
+    course = {
+        "from": 1, "to": 2, "kind": "rolling", "phase": "held", "release": "3f2c1ab",
+        "outcome": None, "replaced": 1, "failures": 0, "cause": None, "reason": None, "error": None,
+        "last_lines": [], "requested_by": "deploy", "canary": 1, "check": None, "paused_by": None,
+        "hold_left_seconds": 60.0, "recipe_of": None, "ended_at": None, "took_seconds": 120.0,
+        "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now - 120)), **upgrade}
+    traffic = [{"generation": number, "recent": each, "since_start": each}
+               for number, each in ((1, figures(4000, 8, 0.12)), (2, figures(1310, 54, 0.31)))]
+    samples = [sample({**document, "traffic": traffic[: 1 + (second > 20)]})
+               | {"unix_time": now - 120 + second} for second in range(121)]
+    return {"status": {**document, "generation": 2, "traffic": traffic, "upgrade": course},
+            "events": [], "samples": samples}
+
+
+VERDICT = {
+    "word": "worse", "reason": "5xx 4.1 % against 0.2 % of 1,310 requests, p < 0.001",
+    "requests": 1310, "baseline_requests": 5200, "overruled_by": None, "measures": [
+        {"measure": "failed", "new": 0.041, "old": 0.002, "p_worse": 0.0005, "p_well": 1.0},
+        {"measure": "p99", "new": 0.31, "old": 0.12, "p_worse": 0.2, "p_well": 1.0},
+        {"measure": "memory", "new": 12288.0, "old": None, "p_worse": 1.0, "p_well": 1.0}]}
+
+
+def test_old_against_new_and_the_verdict(serve: Callable[..., Master], viewer: Viewer) -> None:
+    """By documents that a master would send in the middle of an upgrade."""
+    master = serve(number=1)
+    document = master.status()
+    told: dict[str, Any] = {}
+
+    def show(page: Page, hello: Mapping[str, Any]) -> None:
+        told.clear()
+        told.update(hello)
+        page.goto(master.web)
+        expect(page.locator("#gate-word")).to_have_text("ready")
+
+    for width, scheme in ((360, "dark"), (1280, "light")):
+        page = viewer.new(master.web, width, color_scheme=scheme)
+        page.route("**/stream", lambda route: route.fulfill(
+            content_type="text/event-stream",
+            body=f"retry: 1000000\nevent: hello\ndata: {json.dumps(told)}\n\n"))
+        show(page, judged(document, verdict=VERDICT))
+        verdict = page.get_by_role("region", name="Verdict on the new code")
+        expect(verdict).to_contain_text("Verdict: worse5xx 4.1 % against 0.2 % of 1,310 requests")
+        assert verdict.locator("tbody tr").all_inner_texts() == [
+            "failed\t0.2%\t4.1%", "p99\t120 ms\t310 ms",
+            "memory that grows with a request\t–\t12.0 KiB"]
+        card = page.locator("#comparison")
+        assert card.locator("tbody tr").all_inner_texts() == [
+            "old, generation 1\t400\t0.2%\t12 ms\t60 ms\t120 ms\t4,000",
+            "new, generation 2\t131\t4.1%\t31 ms\t155 ms\t310 ms\t1,310"]
+        for chart, said in (
+                ("rate", "Requests a second .*generation 1: now 400, .*generation 2: now 131, "),
+                ("failed", "Failed .*generation 1: now 0.2%, .*generation 2: now 4.1%, "),
+                ("p99", "99 of 100 .*generation 1: now 120 ms, .*generation 2: now 310 ms, ")):
+            expect(card.locator(f"#{chart} svg")).to_have_attribute("aria-label", re.compile(said))
+            for side in ("old", "new"):
+                expect(card.locator(f"#{chart} .line.{side}")).to_have_count(1)
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+        # A stream that ended has taken the colours away.
+        page.evaluate("document.body.classList.remove('stale')")
+        check_accessible(page)
+    # Watched after its end; long over; from a master that knows nothing of it.
+    done = {"outcome": "done", "phase": "ended", "hold_left_seconds": None,
+            "ended_at": "2023-11-14T22:10:00Z"}
+    show(page, judged(document, **done, watch_left_seconds=599.0, verdict=None))
+    expect(page.locator("#comparison")).to_be_visible()
+    expect(page.locator("#upgrade")).to_contain_text("can go back for9 min 59 s")
+    expect(page.get_by_role("region", name="Verdict on the new code")).to_have_count(0)
+    show(page, judged(document, **done, watch_left_seconds=None))
+    expect(page.locator("#comparison")).to_be_hidden()
+    older = judged(document)
+    older["samples"] = [{**each, "traffic": {}} for each in older["samples"]]
+    show(page, older)
+    expect(page.locator("#comparison")).to_be_hidden()

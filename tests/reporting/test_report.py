@@ -187,7 +187,7 @@ def test_every_word_and_every_phase_has_a_row() -> None:
 
 def document(of: Any, memory: Memory = NOT_MEASURED) -> dict[str, Any]:
     return status_document(of, NOW, name="shop", started_at=0.0, master={"pid": 1}, listeners=[],
-                           memory=memory, usage={}, labels={}, last_lines={})
+                           memory=memory, usage={}, traffic={}, labels={}, last_lines={})
 
 
 def test_the_document_says_what_is_done_with_whom() -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from ..harness import APPS, BREAKABLE, EXAMPLE, Master, get, wait_until
 
@@ -42,16 +43,34 @@ def test_what_happens_is_counted_once(start: Callable[..., Master]) -> None:
 
 def test_requests_of_workers_that_are_gone_still_count(start: Callable[..., Master]) -> None:
     master = start("-n", "1", "-b", "127.0.0.1:0", "--chdir", str(EXAMPLE), "--", "gunicorn",
-                   "app:wsgi")
+                   "app:wsgi", environment={"BROKEN": "unhealthy"})
     master.wait_ready()
-    for _ in range(5):
+
+    def wait_for(requests: int) -> list[dict[str, Any]]:
+        """The traffic by generation, as soon as so many requests are counted in both places."""
+        def found() -> list[dict[str, Any]] | None:
+            tally = master.ask("tally")["result"]
+            generations: list[dict[str, Any]] = tally["traffic"]["generations"]
+            there = tally["requests"], sum(each["requests"] for each in generations)
+            return generations if there == (requests, requests) else None
+        counted: list[dict[str, Any]] = wait_until(found, f"{requests} requests", master.log)
+        return counted
+
+    for _ in range(4):
         assert get(master.address)[0] == 200
-    wait_until(lambda: master.ask("tally")["result"]["requests"] == 5, "five requests counted",
-               master.log)
+    assert get(master.address, "/health")[0] == 500
+    wait_for(5)
     assert master.cli("upgrade").returncode == 0
     assert get(master.address)[0] == 200
-    wait_until(lambda: master.ask("tally")["result"]["requests"] == 6, "six requests counted",
-               master.log)
+    old, new = wait_for(6)
+    (worker,) = master.status()["workers"]
+    assert worker["traffic"]["since_start"]["requests"] == 1, "the living one's own"
+    assert (old["generation"], new["generation"]) == (1, 2)
+    assert (old["responses"]["2xx"], old["responses"]["5xx"], old["failed"]) == (4, 1, 1)
+    assert sum(old["latencies"]) == 5
+    assert old["bytes_out"] > 0
+    assert master.cli("reload").returncode == 0
+    assert wait_for(6) == [old, new], "none is lost, and none is counted twice"
 
 
 def test_a_refused_release_is_counted(start: Callable[..., Master]) -> None:

@@ -65,7 +65,7 @@ def serve_many(start: Start, worker_class: str, limit: int, requests: int,
 
 @pytest.mark.parametrize("worker_class", ["gthread", "asgi"])
 def test_recycling_by_requests_loses_none(start: Start, worker_class: str) -> None:
-    serve_many(start, worker_class, 100, 2500, 250)
+    serve_many(start, worker_class, 60, 1500, 250)
 
 
 @pytest.mark.soak

@@ -123,7 +123,7 @@ def test_an_upgrade_its_hook_its_canary_and_its_check_go_on(start: Start, place:
 def test_workers_that_die_or_leave_in_the_gap_are_not_missed(start: Start, place: Path) -> None:
     # So many deaths soon after ready would be held against the release.
     master, recorder = start_app(start, place, "-s", "0.1", "--max-failures", "20")
-    for number in range(6):
+    for number in range(4):
         victim = min(pids(master))
         running = subprocess.Popen([EINHORNPY, "reload", "-d", master.path], env=master.environment,
                                    stdout=subprocess.DEVNULL)
@@ -174,7 +174,7 @@ def under_load(start: Start, count: int, upgrades: int) -> tuple[int, int]:
 
 
 def test_reloads_under_load_lose_no_request(start: Start) -> None:
-    sent, _ = under_load(start, 10, 2)
+    sent, _ = under_load(start, 6, 2)
     assert sent > 100
 
 
@@ -246,17 +246,19 @@ def test_lines_that_wait_for_their_turn_are_answered_by_the_next_master(start: S
 
 
 def test_no_signal_is_lost(start: Start) -> None:
-    master = start("-n", "1", "-m", "notify", "--", *WORKER, "notify")
+    """Two at any moments of each reload, from its request to the end of its first second."""
+    master = start("-n", "2", "-m", "notify", "--", *WORKER, "notify")
     master.wait_ready()
+    recorder = master.record()
     dice = random.Random(2)
-    for number in range(12):
+    for number in range(1, 7):
         running = subprocess.Popen([EINHORNPY, "reload", "-d", master.path], env=master.environment,
                                    stdout=subprocess.DEVNULL)
-        select.select([], [], [], dice.random() * 0.3)
-        os.kill(master.pid, signal.SIGTTIN)
+        for way in (signal.SIGTTIN, signal.SIGTTOU):
+            select.select([], [], [], dice.random() * 0.4)
+            os.kill(master.pid, way)
         assert running.wait(60) == 0
-        assert master.wait_status(
-            lambda each, wanted=number + 2: each["target"] == wanted)  # type: ignore[misc]
+        recorder.wait_for("scaled", count=2 * number)
 
 
 @pytest.mark.parametrize(("script", "why"), [

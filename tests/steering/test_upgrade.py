@@ -100,7 +100,7 @@ def test_a_bad_release_costs_no_old_worker(start: Start, place: Path, words: str
     assert master.cli("status").returncode == 5
     check_airbag(recorder, 3, surge=3 if kind == "fleet" else 1)
     release(place, "r3", "notify")
-    assert master.cli("upgrade").returncode == 0
+    assert master.cli("upgrade", "--fleet").returncode == 0
     assert master.cli("status", "--generation", "3").returncode == 0
 
 

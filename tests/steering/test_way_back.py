@@ -24,9 +24,10 @@ ONLY_THEN = "import sys\nif '--take-over' in sys.argv:\n    "
 
 
 def own_package(place: Path) -> Path:
-    """A program that is a copy of this package, so that it can be broken."""
+    """A program that is a copy of this package, so that it can be broken; with what is compiled of
+    it, which counts for every file that stays as it was."""
     copy = place / "next-code" / "einhornpy"
-    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "web"))
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("*.pyc.*", "web"))
     program = place / "next"
     program.write_text(f'#!/bin/sh\nexport PYTHONPATH={copy.parent} PYTHONDONTWRITEBYTECODE=1\n'
                        f'exec {sys.executable} -P -m einhornpy.supervisor "$@"\n')

@@ -59,7 +59,7 @@ def test_a_bad_release_loses_no_request(start: Start, place: Path, broken: str) 
     good = (EXAMPLE / "app.py").read_text()
     app.write_text(good)
     master = start("-n", "2", "-b", "127.0.0.1:0", "--max-failures", "1", "--warm-up", "/health",
-                   "--ready-timeout", "10", "--", "gunicorn", *CLASSES["gthread"])
+                   "--ready-timeout", "5", "--", "gunicorn", *CLASSES["gthread"])
     master.wait_ready()
     recorder = master.record()
     with Load(master.address, 60) as load:

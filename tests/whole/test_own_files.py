@@ -52,8 +52,8 @@ class Install:
             program.chmod(0o755)
 
     def put(self) -> None:
-        """Install the package as it is."""
-        shutil.copytree(PACKAGE, self.package, ignore=shutil.ignore_patterns("__pycache__"))
+        """Install the package as it is, with what is compiled of it."""
+        shutil.copytree(PACKAGE, self.package, ignore=shutil.ignore_patterns("*.pyc.*"))
 
     def remove(self) -> None:
         shutil.rmtree(self.package)

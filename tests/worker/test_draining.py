@@ -148,7 +148,7 @@ def test_a_connection_reused_at_the_worst_moment_gets_its_answer(
 ) -> None:
     # Long enough for connections to idle while a slow machine brings up the replacement. gunicorn's
     # asgi keeps its end open until the graceful timeout, after an answer that announced the end.
-    master = start_class(start, name, "--graceful-timeout", "10", keep_alive=60)
+    master = start_class(start, name, "--graceful-timeout", "5", keep_alive=60)
     idle_connections_are_answered(master, connect)
 
 
@@ -188,7 +188,7 @@ def test_an_idle_connection_holds_a_worker_only_briefly(start: Start, connect: C
 
 
 def start_long(start: Start, place: Path, name: str) -> Master:
-    master = start("-n", "1", "-b", "127.0.0.1:0", "--graceful-timeout", "10", "--chdir", str(APPS),
+    master = start("-n", "1", "-b", "127.0.0.1:0", "--graceful-timeout", "5", "--chdir", str(APPS),
                    "--", "gunicorn", *ASGI[name], environment={"NOTES": str(place / "notes")})
     master.wait_ready()
     return master

@@ -1,4 +1,4 @@
-// Charts over time: their scales and axes, and lines of moving figures.
+// Charts over time: their scales and axes, and lines of moving figures, one or two in a chart.
 
 import { svg } from "./page-draw.js";
 import { clock, duration } from "./page-words.js";
@@ -36,8 +36,9 @@ export class Chart {
     }).observe(this.element);
   }
 
-  // Begin anew: scales for the time from `from` to `to` and the values from `low` to `high`, and the axes.
-  begin({ from, to, low, high, top, margin = 12, relativeTo = null, describe }) {
+  // Begin anew: scales for the time from `from` to `to` and the values from `low` to `high`, and the axes. `least`: the least step
+  // between two lines of the grid.
+  begin({ from, to, low, high, top, margin = 12, relativeTo = null, least = 1, describe }) {
     const width = Math.max(200, this.width);
     const left = 14 + 7.5 * String(high).length;
     const area = { left, right: width - margin, top, bottom: this.height - 24 };
@@ -48,10 +49,10 @@ export class Chart {
     this.picture.setAttribute("height", this.height);
     this.picture.setAttribute("aria-label", describe);
     const axes = svg("g", { class: "axes" });
-    const step = niceStep(high - low, Math.max(2, (area.bottom - area.top) / 26), 1);
+    const step = niceStep(high - low, Math.max(2, (area.bottom - area.top) / 26), least);
     for (let value = Math.ceil(low / step) * step; value <= high; value += step) {
       axes.append(svg("line", { class: "grid", x1: area.left, x2: area.right, y1: y(value), y2: y(value) }),
-        svg("text", { x: area.left - 7, y: y(value) + 4, "text-anchor": "end" }, String(value)));
+        svg("text", { x: area.left - 7, y: y(value) + 4, "text-anchor": "end" }, String(Number(value.toFixed(3)))));
     }
     const zero = relativeTo ?? 0;
     const nameOf = (time) => {
@@ -71,6 +72,19 @@ export class Chart {
   }
 }
 
+// Stretches of points; one without samples is a gap: nobody looked.
+function runsOf(points) {
+  const runs = [];
+  for (const [time, value] of points) {
+    const run = runs.at(-1);
+    if (run && time - run.at(-1)[0] < 15) run.push([time, value]);
+    else runs.push([[time, value]]);
+  }
+  return runs;
+}
+
+const pathOf = (run, x, y) => run.map(([time, value], place) => `${place ? "L" : "M"}${x(time)} ${y(value)}`).join("");
+
 // One moving figure over the last minutes; `limit`: drawn where it is near enough to matter.
 export class Line extends Chart {
   constructor(id, tone) {
@@ -88,19 +102,31 @@ export class Line extends Chart {
       add("line", { class: "limit", x1: area.left, x2: area.right, y1: y(limit), y2: y(limit) });
       add("text", { class: "label limit", x: area.left + 4, y: y(limit) + 13 }, `limit ${limit}`);
     }
-    // A stretch without samples is a gap: nobody looked.
-    const runs = [];
-    for (const [time, value] of points) {
-      const run = runs.at(-1);
-      if (run && time - run.at(-1)[0] < 15) run.push([time, value]);
-      else runs.push([[time, value]]);
-    }
-    for (const run of runs) {
-      const line = run.map(([time, value], place) => `${place ? "L" : "M"}${x(time)} ${y(value)}`).join("");
+    for (const run of runsOf(points)) {
+      const line = pathOf(run, x, y);
       add("path", { class: `area ${this.tone}`, d: `${line}L${x(run.at(-1)[0])} ${area.bottom}L${x(run[0][0])} ${area.bottom}Z` });
       add("path", { class: `line ${this.tone}`, d: line });
     }
     const last = points.at(-1);
     if (last) add("circle", { class: `tip ${this.tone}`, cx: x(last[0]), cy: y(last[1]), r: 3 });
+  }
+}
+
+// The same figure of several, each in a look of its own: `series` of {look, points}. `least`: the top of a chart of zeros.
+export class Lines extends Chart {
+  constructor(id) {
+    super(id, 150);
+  }
+
+  show({ window, series, least, describe }) {
+    this.again = () => this.show({ window, series, least, describe });
+    const most = Math.max(least, ...series.flatMap(({ points }) => points.map(([, value]) => value)));
+    const high = Number((most * 1.15).toPrecision(2));
+    const { x, y, add } = this.begin({ ...window, low: 0, high, top: 8, least: least / 5, describe });
+    for (const { look, points } of series) {
+      for (const run of runsOf(points)) add("path", { class: `line compared ${look}`, d: pathOf(run, x, y) });
+      const last = points.at(-1);
+      if (last) add("circle", { class: `tip compared ${look}`, cx: x(last[0]), cy: y(last[1]), r: 3.5 });
+    }
   }
 }

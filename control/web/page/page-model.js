@@ -5,6 +5,9 @@ const MOST_SAMPLES = 900;
 // Seconds.
 const LIVE = 180;
 const SHORTEST = 10;
+// For how long old and new code are still compared after the end of an upgrade, and how far back.
+const AFTERWARDS = 180;
+const FARTHEST = 600;
 
 // What one stretch of time has in common.
 const SAME = ["ready", "live", "target", "gate"];
@@ -58,6 +61,20 @@ export class Model {
   get live() {
     const known = Math.min(this.events[0]?.unix_time ?? Infinity, this.samples[0]?.unix_time ?? Infinity, this.now - SHORTEST);
     return { from: Math.max(this.now - LIVE, known), to: this.now };
+  }
+
+  // The upgrade whose old and new code are to be compared, {from, to, window}: while it runs, while it is watched, and for a while
+  // after that; null where there is none, or nobody counts what workers answer.
+  get compared() {
+    const upgrade = this.status?.upgrade;
+    if (!upgrade) return null;
+    const began = Date.parse(upgrade.started_at) / 1000;
+    const over = upgrade.outcome !== null && !upgrade.watch_left_seconds;
+    if (over && this.now - Date.parse(upgrade.ended_at) / 1000 > AFTERWARDS) return null;
+    const counted = this.samples.find((each) => Object.keys(each.traffic ?? {}).length && each.unix_time > this.now - FARTHEST);
+    if (counted === undefined) return null;
+    const from = Math.max(began - SHORTEST, counted.unix_time);
+    return { from: upgrade.from, to: upgrade.to, window: { from: Math.min(from, this.now - SHORTEST), to: this.now } };
   }
 
   // The last upgrades, the newest first: {from, to, began, ended, outcome, reason, error}. `ended` and `outcome` are null while it

@@ -3,7 +3,7 @@
 import { Line } from "./page-charts.js";
 import { facts, html, icon, iconOf, lines, setText } from "./page-draw.js";
 import { isExpected } from "./page-model.js";
-import { clock, course, duration, moment, needsAttention, number, outcome, plural, reasonAndError, sentence,
+import { bytes, clock, course, duration, latency, moment, needsAttention, number, outcome, percent, plural, reasonAndError, sentence,
   usage } from "./page-words.js";
 
 const MOST_EVENTS = 200;
@@ -92,13 +92,35 @@ function* describeUpgrade({ upgrade, target, gate, reason, left_behind = [] }) {
     upgrade.check && ["check", upgrade.check],
     upgrade.hold_left_seconds !== null && ["hold left", duration(upgrade.hold_left_seconds)],
     upgrade.paused_by && ["paused by", upgrade.paused_by],
+    upgrade.watch_left_seconds && ["can go back for", duration(upgrade.watch_left_seconds)],
   ]);
   yield list;
+  if (upgrade.verdict) yield showVerdict(upgrade.verdict);
   // The bar has said how far the exchange is.
   const more = gate === "paused" || left_behind.length > 0 || !["canary", "exchanging"].includes(upgrade.phase);
   if (running && more) yield html("p", { class: "course" }, reason);
   const why = reasonAndError(upgrade);
   if (why && !(running && reason.includes(why))) yield html("p", { class: "error" }, why);
+}
+
+const LOOKS = { well: "ready", "no-worse": "ready", unsure: "unknown", worse: "degraded" };
+const MEASURES = {
+  failed: ["failed", percent], p50: ["p50", latency], p99: ["p99", latency], cpu: ["processor time a request", latency],
+  memory: ["memory that grows with a request", bytes],
+};
+
+// What the judge makes of new code against old: his word, why, and his figures.
+function showVerdict({ word, reason, measures = [], overruled_by: by = null }) {
+  const rows = measures.map(({ measure, new: fresh, old }) => {
+    const [name, say] = MEASURES[measure] ?? [measure, (value) => value ?? "–"];
+    return html("tr", {}, html("th", { scope: "row" }, name), html("td", {}, String(say(old))), html("td", {}, String(say(fresh))));
+  });
+  const figures = html("table", { class: "figures" },
+    html("thead", {}, html("tr", {}, ...["Measure", "Old", "New"].map((text) => html("th", { scope: "col" }, text)))),
+    html("tbody", {}, ...rows));
+  return html("section", { class: "judged", "data-word": word, "aria-label": "Verdict on the new code" },
+    html("h3", {}, icon(LOOKS[word] ?? "unknown"), `Verdict: ${word}`),
+    html("p", {}, `${reason}${by === null ? "" : `; overruled by ${by}`}`), ...(rows.length ? [figures] : []));
 }
 
 export class Traffic {

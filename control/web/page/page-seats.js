@@ -1,7 +1,7 @@
 // The seats: one cell each, with the worker that sits there, or, during an exchange, the old one and the new one.
 
 import { facts, html, icon, lines, setText } from "./page-draw.js";
-import { clock, duration, number, sentence, share, size } from "./page-words.js";
+import { clock, duration, latency, number, percent, rate, sentence, share, size } from "./page-words.js";
 
 // As many colours as the stylesheet has for generations.
 const COLOURS = 6;
@@ -204,6 +204,12 @@ function* described(worker) {
   for (const [name, [term, say]] of Object.entries(KNOWN)) {
     if (!(name in worker) || (worker[name] === null && (name === "recycled_for" || name === "waits_for"))) continue;
     yield [term, worker[name] === null ? "–" : say(worker[name])];
+  }
+  const recent = worker.traffic?.recent;
+  if (recent?.requests) {
+    yield ["requests a second", rate(recent.requests_per_second)];
+    yield ["failed", percent(recent.failed_share)];
+    yield ["p99", latency(recent.p99_seconds)];
   }
   for (const [name, value] of Object.entries(worker)) {
     if (name in KNOWN || HIDDEN.has(name) || value === null || typeof value === "object") continue;

@@ -29,6 +29,12 @@ export function size(bytes) {
   return mebibytes < 1024 ? `${mebibytes.toFixed(0)} MiB` : `${(mebibytes / 1024).toFixed(1)} GiB`;
 }
 
+// The same for what may be little.
+export function bytes(count) {
+  if (count === null || count === undefined) return "–";
+  return Math.abs(count) < 2 ** 20 ? `${(count / 2 ** 10).toFixed(1)} KiB` : size(count);
+}
+
 // What all processes use together, and what sharing saves of it.
 export function usage({ total_bytes: total, saved_bytes: saved }) {
   return saved >= 2 ** 20 ? `${size(total)}, sharing saves ${size(saved)}` : size(total);
@@ -40,6 +46,26 @@ export function number(count) {
 
 export function share(part) {
   return part === null || part === undefined ? "–" : `${Math.round(part * 100)}%`;
+}
+
+// Requests a second: "0.31", "12.1", "1,234".
+export function rate(perSecond) {
+  if (perSecond === null || perSecond === undefined) return "–";
+  return perSecond.toLocaleString("en", { maximumFractionDigits: perSecond >= 100 ? 0 : perSecond >= 10 ? 1 : 2 });
+}
+
+// A small share, of which what isn't nothing never looks like it: "0%", "0.81%", "4.1%", "34%".
+export function percent(part) {
+  if (part === null || part === undefined) return "–";
+  if (part > 0 && part < 0.0001) return "<0.01%";
+  return `${Number((part * 100).toFixed(part >= 0.0995 ? 0 : part >= 0.00995 ? 1 : 2))}%`;
+}
+
+// A latency: "4.7 ms", "120 ms", "1.3 s".
+export function latency(seconds) {
+  if (seconds === null || seconds === undefined) return "–";
+  const [value, unit] = seconds < 0.9995 ? [seconds * 1000, "ms"] : [seconds, "s"];
+  return `${value.toFixed(value >= 9.95 ? 0 : 1)} ${unit}`;
 }
 
 export function plural(count, one, many = `${one}s`) {

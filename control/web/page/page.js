@@ -1,9 +1,11 @@
 // The page: what the stream says goes into the model, and what the model knows is shown; unless the reader has paused it.
 //
 // Plain modules without a build. page-stream.js connects; page-model.js knows, and touches no element;
-// page-seats.js, page-templates.js, page-airbag.js and page-panels.js show it, by page-charts.js, page-draw.js, page-words.js.
+// page-seats.js, page-templates.js, page-airbag.js, page-comparison.js and page-panels.js show it, by page-charts.js, page-draw.js,
+// page-words.js.
 
 import { Airbag } from "./page-airbag.js";
+import { Comparison } from "./page-comparison.js";
 import { Model } from "./page-model.js";
 import { showEvents, showFailedStart, showGate, showTab, showUpgrade, Traffic } from "./page-panels.js";
 import { Seats } from "./page-seats.js";
@@ -23,6 +25,7 @@ const seconds = () => Date.now() / 1000;
 const model = new Model();
 const seats = new Seats();
 const airbag = new Airbag();
+const comparison = new Comparison();
 const traffic = new Traffic();
 let asked = false; // to show the model
 let restUntil = 0;
@@ -54,6 +57,7 @@ function show() {
   showTemplates(model);
   airbag.show(model);
   showUpgrade(model);
+  comparison.show(model);
   traffic.show(model);
   showEvents(model);
   if (lostSince === null) announce(model.status.gate, model.status.reason);

@@ -1,0 +1,159 @@
+"""What is known of new workers against old ones: the e-values are what they are said to be, the
+verdicts have their figures, and what is kept survives as plain data. How sure a verdict is:
+`python -m bench.judging`, and the soak test below."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import pytest
+from einhornpy.supervisor.core.evidence import Evidence, Group, Pair, Slice, Tolerance, look
+from einhornpy.supervisor.core.sequential import Bets, Sample, bet, e_value
+from einhornpy.supervisor.core.traffic import BOUNDS, NO_LATENCIES, Traffic
+from einhornpy.supervisor.core.verdict import Verdict, Word, verdict
+from einhornpy.supervisor.system.plain_data import from_plain, to_plain
+
+from bench.judging import ROWS, Outcome, judged, times
+
+FAST = BOUNDS.index(0.01)
+BY_NAME = {row.name.strip("*"): row for row in ROWS}
+
+
+def traffic(requests: int, failed: int = 0, bucket: int = FAST, slow: int = 0) -> Traffic:
+    """So many requests in one bucket of latencies; `slow` of them take a second."""
+    latencies = list(NO_LATENCIES)
+    latencies[bucket] += requests - slow
+    latencies[BOUNDS.index(1.0)] += slow
+    return Traffic(requests, failed=failed, latencies=tuple(latencies))
+
+
+def after(seconds: int, new: Traffic, old: Traffic, cpu: float = 0.1,
+          growth: float = 0.0) -> tuple[Evidence, Verdict]:
+    """What is known after so many seconds that are all alike."""
+    evidence, tolerance = Evidence(), Tolerance()
+    for _ in range(seconds):
+        pair = Pair(Group(new, cpu, growth, 1), Group(old, 0.1, 0.0, 1))
+        evidence = look(evidence, Slice(1.0, young=pair), tolerance)
+    return evidence, verdict(evidence, tolerance)
+
+
+def chance(sample: Sample, share: float) -> float:
+    return (math.comb(sample.cases, sample.hits) * share**sample.hits
+            * (1 - share)**(sample.cases - sample.hits))
+
+
+@pytest.mark.parametrize(("new", "old"), [(1, 1), (3, 5), (6, 2)])
+@pytest.mark.parametrize("margin", [0.0, 0.05])
+@pytest.mark.parametrize("worse", [True, False])
+def test_the_mean_of_an_e_value_is_at_most_1_wherever_its_null_is_true(
+        new: int, old: int, margin: float, worse: bool) -> None:
+    """Every outcome, weighed by its probability, over a grid of shares."""
+    guess_new, guess_old = (0.4, 0.1) if worse else (0.1, 0.3)
+    outcomes = [(Sample(new, x), Sample(old, y)) for x, y in product(range(new + 1),
+                                                                     range(old + 1))]
+    factors = [math.exp(e_value(one, other, guess_new, guess_old, margin))
+               for one, other in outcomes]
+    grid = [step / 20 for step in range(21)]
+    highest = 0.0
+    for p_new, p_old in product(grid, grid):
+        null = p_new <= p_old + margin if worse else p_new >= p_old + margin
+        mean = sum(chance(one, p_new) * chance(other, p_old) * factor
+                   for (one, other), factor in zip(outcomes, factors, strict=True))
+        if null:
+            assert mean <= 1 + 1e-9, (p_new, p_old)
+        highest = max(highest, mean)
+    assert highest > 1.05, "it never wins where its null is false"
+
+
+def test_bets_win_nothing_on_the_average() -> None:
+    """Fair tosses of a coin, all 2**12 of them: the mean of what was ever made of 1 stays 1 or
+    less, and the chance to have seen p <= 0.1 at any look is at most 0.1."""
+    tosses = list(product((True, False), repeat=12))
+    ever = []
+    for each in tosses:
+        bets = Bets()
+        for heads in each:
+            bets = bet(bets, (math.log(1.5 if heads else 0.5), math.log(1.9 if heads else 0.1)),
+                       math.log(8))
+        ever.append(bets.ever)
+    assert sum(p <= 0.1 for p in ever) / len(tosses) <= 0.1
+    assert min(ever) < 0.1, "it never wins"
+
+
+def test_words_and_figures() -> None:
+    assert after(3, traffic(10), traffic(10))[1].reason == (
+        "too little traffic to tell: 30 requests on new workers, 30 on old ones")
+    fine = after(60, traffic(50), traffic(50))[1]
+    assert fine.word in (Word.NO_WORSE, Word.WELL)
+    assert (fine.requests, fine.old_requests) == (3000, 3000)
+    failing = after(30, traffic(50, failed=3), traffic(50))[1]
+    assert failing.word is Word.WORSE
+    assert failing.reason == (
+        "failed requests 6.0 % against 0.0 % of 1,500 requests, p < 0.001")
+    slow = after(60, traffic(50, bucket=FAST + 8), traffic(50))[1]
+    assert slow.word is Word.WORSE
+    assert slow.reason.startswith("p50 ")
+    tail = after(60, traffic(50, slow=5), traffic(50))[1]
+    assert tail.word is Word.WORSE
+    assert "p99 0.9" in tail.reason
+
+
+def test_what_makes_no_difference_is_not_worse() -> None:
+    for new in (traffic(50, bucket=FAST + 1), traffic(50, failed=0)):
+        assert after(300, new, traffic(50))[1].word is not Word.WORSE
+    assert after(300, Traffic(), traffic(50))[1].word is Word.UNSURE
+
+
+def test_cpu_and_leaks() -> None:
+    busy = after(120, traffic(50), traffic(50), cpu=0.2)[1]
+    assert (busy.word, busy.reason.startswith("CPU a request")) == (Word.WORSE, True)
+    leak = after(120, traffic(50), traffic(50), growth=50 * 102400.0)[1]
+    assert (leak.word, leak.reason.startswith("memory grows by 100 KiB")) == (Word.WORSE, True)
+
+
+def test_one_bad_second_decides_nothing() -> None:
+    evidence, tolerance = Evidence(), Tolerance()
+    usual = Group(traffic(50), 0.1, 0.0, 1)
+    clump = Group(traffic(50, failed=40), 0.1, 0.0, 1)
+    for second in range(60):
+        new = clump if second == 30 else usual
+        evidence = look(evidence, Slice(1.0, young=Pair(new, usual)), tolerance)
+        assert verdict(evidence, tolerance).word is not Word.WORSE
+
+
+def test_what_is_kept_survives_as_plain_data() -> None:
+    evidence, said = after(45, traffic(20, failed=1), traffic(30))
+    assert from_plain(Evidence, to_plain(evidence)) == evidence
+    assert from_plain(Verdict, to_plain(said)) == said
+
+
+def refused_in_time(name: str, rollouts: int) -> tuple[list[Outcome], float]:
+    """The outcomes of a row of the simulation, and which share was refused in its time."""
+    row = BY_NAME[name]
+    outcomes = judged(row, max(1, round(rollouts / row.times)), 1)
+    return outcomes, sum(each <= row.within for each in times(outcomes)) / len(outcomes)
+
+
+def test_simulated_rollouts_in_short() -> None:
+    assert not times(refused_in_time("fine", 3)[0])
+    assert refused_in_time("5 points more failures", 6)[1] == 1.0
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("name", "rollouts", "least"), [
+    ("5 points more failures", 1500, 0.99),
+    ("p99 doubled by its slow requests alone", 1000, 0.99)])
+def test_bad_releases_are_refused_in_time(name: str, rollouts: int, least: float) -> None:
+    outcomes, share = refused_in_time(name, rollouts)
+    print(f"\n{name}: {share:.1%} of {len(outcomes)} refused in {BY_NAME[name].within} s")
+    assert share >= least
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["fine", "10 % slower", "0.3 points more failures"])
+def test_good_releases_are_hardly_ever_refused(name: str) -> None:
+    outcomes, _ = refused_in_time(name, 400)
+    wrongly = len(times(outcomes))
+    print(f"\n{name}: {wrongly} of {len(outcomes)} refused")
+    assert wrongly <= 0.01 * len(outcomes)
