@@ -65,7 +65,7 @@ GENERATIONS_KEPT = 5
 # The most that a worker may say: its app can write anything there.
 LARGEST = float(1 << 53)
 LARGEST_PAGE = 1 << 30
-_TRIES = 100
+_TRIES, _TRIES_OF_STOPPED = 2000, 100
 _WORD = 8
 _NOTHING = Traffic()
 _SEQUENCE = struct.Struct("=d")
@@ -249,12 +249,15 @@ class TrafficPages(Part):
         """The head with the totals, and the record of the ring for the second `begin`."""
         fd = self.fd if slot.fd is None else slot.fd
         at = slot.offset + _WORD * (HEAD + RECORD * (1 + begin % RING))
-        copy = os.pread(fd, _HEAD.size, slot.offset)
+        copy, still = os.pread(fd, _HEAD.size, slot.offset), 0
+        # One that was stopped in the middle of a write is waited for less than one that is busy.
         for _ in range(_TRIES):
             # What lies between two equal copies of the head is of the same moment.
             ring = os.pread(fd, _RECORD.size, at)
             again = os.pread(fd, _HEAD.size, slot.offset)
-            if copy == again and _SEQUENCE.unpack_from(copy, _WORD)[0] % 2 == 0:
+            still += copy == again
+            if copy == again and (_SEQUENCE.unpack_from(copy, _WORD)[0] % 2 == 0
+                                  or still == _TRIES_OF_STOPPED):
                 break
             copy = again
         return _HEAD.unpack(copy), _RECORD.unpack(ring)

@@ -239,10 +239,10 @@ print(flush=True)
 while True:
     now += 0.3
     slot.note(now, 200, 0.1)
-    for _ in range(300):
+    for _ in range(2000):
         pass
     slot.note(now, 500, 0.1)
-    for _ in range(300):
+    for _ in range(2000):
         pass
 """
 
