@@ -235,6 +235,7 @@ sys.path.insert(0, sys.argv[1])
 import traffic_slot
 slot = traffic_slot.TrafficSlot((int(sys.argv[2]), 0))
 now = 100.0
+slot.note(now, 200, 0.1)  # before that nobody is known to count
 print(flush=True)
 while True:
     now += 0.3
