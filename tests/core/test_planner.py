@@ -325,7 +325,14 @@ class PlannerMachine(RuleBasedStateMachine):
                 upgrade.to_generation, generation.Generation(0, self.recipe)).proven:
             bad = upgrade.to_generation
             fresh = all(worker.generation != bad for worker in bad_newest.pool.workers.values())
-            bad_newest.come_to_rest(lambda generation: generation != bad)
+
+            def good(number: int) -> bool:
+                """A release that has proven itself by now isn't bad any more: its due worker would
+                wait for another one for ever."""
+                known = bad_newest.pool.generations.get(number)
+                return number != bad or (known is not None and known.proven)
+
+            bad_newest.come_to_rest(good)
             if (bad_newest.ended is None and fresh and bad_newest.pool.upgrade is not None
                     and not upgrade.rolling_back):
                 assert bad_newest.pool.upgrade.outcome in ("rolled-back", "aborted")

@@ -549,7 +549,7 @@ class World:
         self.observe(facts.HostMeasured(False, 0))
         self.observe(facts.Measured(dict.fromkeys(self.pool.workers, 0)))
         self.settle()
-        for _ in range(3000):
+        for _ in range(600):
             if self.ended is not None:
                 return
             upgrade = self.pool.running_upgrade
