@@ -119,6 +119,8 @@ def _hold(pool: Pool, view: View, now: float) -> Iterable[Action]:
     over = over or judge_rules.ends_hold_early(pool, view, upgrade, now)
     if not over or upgrade.check not in (None, Check.PASSED):
         return []
+    if upgrade.judged and upgrade.paused_by is not None:
+        return []  # who pauses it beats the judge: what that says of the hold waits
     return judge_rules.refusal_of_unsure(upgrade) or [EndHold()]
 
 

@@ -163,6 +163,19 @@ def test_a_pause_beats_the_judge_until_it_is_over() -> None:
     assert the(world).phase is Phase.GOING_BACK
 
 
+@pytest.mark.parametrize(("word", "phase"), [
+    (Word.WORSE, Phase.GOING_BACK), (Word.UNSURE, Phase.GOING_BACK),
+    (Word.NO_WORSE, Phase.EXCHANGING)])
+def test_a_judged_hold_does_not_end_in_a_pause(word: Word, phase: Phase) -> None:
+    world = held(judging=Judging(refuses_unsure=True))
+    world.fact(facts.Paused("ann"))
+    judged(world, word)
+    world.pass_time(61.0)
+    assert the(world).phase is Phase.HELD
+    world.fact(facts.Resumed("ann"))
+    assert the(world).phase is phase
+
+
 def test_who_says_resume_in_a_hold_beats_the_judge() -> None:
     world = held(judging=Judging(refuses_unsure=True))
     world.fact(facts.Resumed("ann"))

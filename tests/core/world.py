@@ -384,8 +384,8 @@ class World:
             assert running.overruled_by is None, "it was overruled"
             assert running.verdict is None or running.verdict.word is (
                 Word.WORSE if cause is Refusal.WORSE else Word.UNSURE)
-        if cause is Refusal.WORSE:
             assert running.paused_by is None, "it was paused"
+        if cause is Refusal.WORSE:
             assert running.doing is Word.WORSE
         if cause is Refusal.UNSURE:
             assert running.terms.judging is not None
@@ -475,7 +475,12 @@ class World:
                 assert worker.index != action.index, f"two workers on one seat: {action}, {worker}"
         if action.index >= pool.target and upgrade is not None and upgrade.wants_baseline and (
                 action.generation == upgrade.from_generation):
-            assert not self.baselines(), "more than one baseline"
+            # A gap may be filled beside all seats too, where those have canaries that start.
+            serve = [worker for worker in pool.workers.values()
+                     if worker.state is not State.RETIRING and (
+                         worker.state is State.READY
+                         or worker.generation != upgrade.to_generation)]
+            assert not self.baselines() or len(serve) < pool.target, "more than one baseline"
         # A gap is filled from what is known to work, while there is such a generation.
         if (upgrade is not None and action.generation == upgrade.to_generation
                 and not generation.proven):
