@@ -23,7 +23,6 @@ write leaves an odd sequence for ever; the heartbeat, an aligned word, is still 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,14 +30,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..system.part import Keep, Kept, Part, State
+from .slot_file import LARGEST, SlotFile, doubts, settled
 
 LAYOUT_VERSION = 1
 SLOT_SIZE = 256
 RING = 16
 BUSY_WINDOW = 10.0
-# The most that a worker may say: its app can write anything there.
-LARGEST = float(1 << 53)
-LARGEST_PAGE = 1 << 30
 _SLOT = struct.Struct("=32d")
 
 
@@ -65,51 +62,39 @@ class KeptPage(Kept):
         return [self.fd]
 
     def doubts(self) -> Iterator[str]:
-        if self.size % SLOT_SIZE or not 0 <= self.size <= LARGEST_PAGE:
-            yield f"a page of {self.size} bytes"
-        if any(offset % SLOT_SIZE or not 0 <= offset < self.size for offset in self.slots.values()):
-            yield f"slots {dict(self.slots)} in a page of {self.size} bytes"
+        yield from doubts(self.size, SLOT_SIZE, self.slots.values())
 
 
 class SharedPage(Part):
-    """The shared page. Slots are reused; a slot is zeroed when it is handed out. `elsewhere`: the
-    descriptors of pages that workers have made themselves, each with its slot at the beginning;
-    whoever puts one here closes it (traffic_pages.py)."""
+    """The shared page. `elsewhere`: the descriptors of pages that workers have made themselves,
+    each with its slot at the beginning; whoever puts one here closes it (traffic_pages.py)."""
 
     name = "page"
     keeps = {"page": Keep(KeptPage, needed=True)}
 
     def __init__(self) -> None:
-        self._free: list[int] = []
-        self._size = 0
+        self._file = SlotFile("einhornpy-workers", SLOT_SIZE)
         self._slots: dict[int, int] = {}
         self.elsewhere: dict[int, int] = {}
-        self.fd = os.memfd_create("einhornpy-workers", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        # Whoever maps a file that has shrunk is killed by it: no worker may do that to all others.
-        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+
+    @property
+    def fd(self) -> int:
+        return self._file.fd
 
     def hand_over(self) -> dict[str, Any]:
         slots = {str(worker): offset for worker, offset in self._slots.items()}
-        return {"page": {"fd": self.fd, "size": self._size, "slots": slots}}
+        return {"page": {"fd": self.fd, "size": self._file.size, "slots": slots}}
 
     def take_over(self, state: State) -> None:
         kept: KeptPage | None = state["page"]
         if kept is None:
             return
-        self.close()
-        self.fd, self._size, self._slots = kept.fd, kept.size, dict(kept.slots)
-        taken = set(self._slots.values())
-        self._free = [offset for offset in range(0, self._size, SLOT_SIZE) if offset not in taken]
+        self._slots = dict(kept.slots)
+        self._file.take_over(kept.fd, kept.size, self._slots.values())
 
     def take(self, worker: int) -> int:
         """Give `worker` a slot; return its offset in bytes."""
-        if not self._free:
-            self._free.append(self._size)
-            self._size += SLOT_SIZE
-            os.ftruncate(self.fd, self._size)
-        offset = self._free.pop()
-        os.pwrite(self.fd, bytes(SLOT_SIZE), offset)
-        self._slots[worker] = offset
+        offset = self._slots[worker] = self._file.take()
         return offset
 
     def heartbeat(self, worker: int) -> float | None:
@@ -143,20 +128,20 @@ class SharedPage(Part):
         copy = os.pread(fd, SLOT_SIZE, offset)
         for _ in range(100):
             again = os.pread(fd, SLOT_SIZE, offset)
-            words: tuple[float, ...] = _SLOT.unpack(again)
-            if copy == again and words[1] % 2 == 0:
+            if settled(copy, again):
                 break
             copy = again
+        words: tuple[float, ...] = _SLOT.unpack(again)
         return words if words[0] == LAYOUT_VERSION else None
 
     def give_back(self, worker: int) -> None:
         """Free the slot of a worker that is gone."""
         offset = self._slots.pop(worker, None)
         if offset is not None:
-            self._free.append(offset)
+            self._file.give_back(offset)
 
     def close(self) -> None:
-        os.close(self.fd)
+        self._file.close()
 
 
 def _sensible(words: tuple[float, ...]) -> bool:

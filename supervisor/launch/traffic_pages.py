@@ -53,6 +53,7 @@ from ...worker.traffic_slot import (
 from ..core.traffic import BOUNDS, CLASSES, Traffic, total
 from ..system.part import Keep, Kept, Part, State
 from .shared_page import SharedPage
+from .slot_file import LARGEST, SlotFile, doubts, settled
 from .traffic_reports import Report
 
 # Of a page that a worker has made: worker/own_page.py.
@@ -62,13 +63,9 @@ OWN_SIZE = 2 * SLOT_SIZE
 RECENT = 10
 # Of so many generations the sums are kept, beside those that have workers.
 GENERATIONS_KEPT = 5
-# The most that a worker may say: its app can write anything there.
-LARGEST = float(1 << 53)
-LARGEST_PAGE = 1 << 30
 _TRIES, _TRIES_OF_STOPPED = 2000, 100
 _WORD = 8
 _NOTHING = Traffic()
-_SEQUENCE = struct.Struct("=d")
 _HEAD, _RECORD = struct.Struct(f"={HEAD + RECORD}d"), struct.Struct(f"={RECORD}d")
 
 
@@ -98,17 +95,14 @@ class KeptTraffic(Kept):
         return [self.fd, *(slot.fd for slot in self.slots.values() if slot.fd is not None)]
 
     def doubts(self) -> Iterator[str]:
-        if self.size % SLOT_SIZE or not 0 <= self.size <= LARGEST_PAGE:
-            yield f"a page of {self.size} bytes"
-        if any(slot.offset % SLOT_SIZE
-               or not 0 <= slot.offset < (self.size if slot.fd is None else OWN_SIZE)
-               for slot in self.slots.values()):
-            yield f"slots {dict(self.slots)} in a page of {self.size} bytes"
+        slots = self.slots.values()
+        yield from doubts(self.size, SLOT_SIZE, (each.offset for each in slots if each.fd is None))
+        yield from doubts(OWN_SIZE, SLOT_SIZE, (each.offset for each in slots
+                                                if each.fd is not None))
 
 
 class TrafficPages(Part):
-    """The page of traffic, and what workers have made themselves. Slots are reused; one is zeroed
-    when it is handed out."""
+    """The page of traffic, and what workers have made themselves."""
 
     name = "traffic"
     keeps = {"traffic": Keep(KeptTraffic | None)}
@@ -117,17 +111,17 @@ class TrafficPages(Part):
         """`first_page`: is told where workers have a page of their own."""
         self._first_page = first_page
         self._writers: dict[int, TrafficSlot] = {}
-        self._free: list[int] = []
-        self._size = 0
+        self._file = SlotFile("einhornpy-traffic", SLOT_SIZE)
         self._slots: dict[int, Slot] = {}
         self._gone: dict[int, Traffic] = {}
-        self.fd = os.memfd_create("einhornpy-traffic", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        # Whoever maps a file that has shrunk is killed by it: no worker may do that to all others.
-        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+
+    @property
+    def fd(self) -> int:
+        return self._file.fd
 
     def hand_over(self) -> dict[str, Any]:
         return {"traffic": {
-            "fd": self.fd, "size": self._size,
+            "fd": self.fd, "size": self._file.size,
             "slots": {str(worker): asdict(slot) for worker, slot in self._slots.items()},
             "gone": {str(generation): asdict(sums) for generation, sums in self._gone.items()}}}
 
@@ -135,26 +129,19 @@ class TrafficPages(Part):
         kept: KeptTraffic | None = state["traffic"]
         if kept is None:  # a fresh start, or an earlier version
             return
-        self.close()
-        self.fd, self._size = kept.fd, kept.size
         self._slots = {worker: slot for worker, slot in kept.slots.items()
                        if slot.fd is None or _is_own_page(slot.fd)}
         self._first_page.elsewhere.update({
             worker: slot.fd for worker, slot in self._slots.items() if slot.fd is not None})
         # Another version may have had other buckets.
         self._gone = {generation: sums for generation, sums in kept.gone.items() if _fits(sums)}
-        taken = {slot.offset for slot in self._slots.values() if slot.fd is None}
-        self._free = [offset for offset in range(0, self._size, SLOT_SIZE) if offset not in taken]
+        self._file.take_over(kept.fd, kept.size, (
+            slot.offset for slot in self._slots.values() if slot.fd is None))
 
     def take(self, worker: int, generation: int, since: float, reported: bool = False) -> int:
         """Give `worker`, which runs the code of `generation` and began at `since` (monotonic
         seconds), a slot; return its offset in bytes. `reported`: it will be written here."""
-        if not self._free:
-            self._free.append(self._size)
-            self._size += SLOT_SIZE
-            os.ftruncate(self.fd, self._size)
-        offset = self._free.pop()
-        os.pwrite(self.fd, bytes(SLOT_SIZE), offset)
+        offset = self._file.take()
         self._slots[worker] = Slot(offset, generation, since, reported=reported)
         return offset
 
@@ -231,7 +218,7 @@ class TrafficPages(Part):
             return
         self._writers.pop(worker, None)
         if slot.fd is None:
-            self._free.append(slot.offset)
+            self._file.give_back(slot.offset)
         else:
             self._first_page.elsewhere.pop(worker, None)
             os.close(slot.fd)
@@ -256,14 +243,13 @@ class TrafficPages(Part):
             ring = os.pread(fd, _RECORD.size, at)
             again = os.pread(fd, _HEAD.size, slot.offset)
             still += copy == again
-            if copy == again and (_SEQUENCE.unpack_from(copy, _WORD)[0] % 2 == 0
-                                  or still == _TRIES_OF_STOPPED):
+            if settled(copy, again) or still == _TRIES_OF_STOPPED:
                 break
             copy = again
         return _HEAD.unpack(copy), _RECORD.unpack(ring)
 
     def close(self) -> None:
-        os.close(self.fd)
+        self._file.close()
         for slot in self._slots.values():
             if slot.fd is not None:
                 os.close(slot.fd)

@@ -18,7 +18,8 @@ import pytest
 from einhornpy.supervisor.core import traffic
 from einhornpy.supervisor.core.traffic import Traffic
 from einhornpy.supervisor.launch import shared_page, traffic_reports
-from einhornpy.supervisor.launch.traffic_pages import LARGEST, OWN_SIZE, Slot, TrafficPages
+from einhornpy.supervisor.launch.slot_file import LARGEST
+from einhornpy.supervisor.launch.traffic_pages import OWN_SIZE, Slot, TrafficPages
 from einhornpy.supervisor.launch.traffic_reports import Report
 from einhornpy.supervisor.steering.state import Schema
 from einhornpy.worker import own_page, traffic_slot
