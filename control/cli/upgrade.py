@@ -100,19 +100,19 @@ def check_judging(judging: dict[str, Any]) -> None:
     Raises:
         click.UsageError: one of them is wrong, or given with --no-judge.
     """
-    from ...supervisor.settings import parsers
+    from ...supervisor.settings.parsers import seconds
+    from ...supervisor.settings.table import SETTINGS
 
-    parse = {"hold_at_least": parsers.seconds, "watch": parsers.seconds,
-             "judge_tolerance": parsers.tolerance}
     for name, value in judging.items():
+        if value is None or name == "judge":
+            continue
         flag = f"--{name.replace('_', '-')}"
-        if value is not None and name != "judge" and judging["judge"] is False:
+        if judging["judge"] is False:
             raise click.UsageError(f"{flag} goes with --judge")
-        if value is not None and name in parse:
-            try:
-                parse[name](value)
-            except ValueError as error:
-                raise click.UsageError(f"{flag}: got {value!r}, expected {error}") from None
+        try:
+            (SETTINGS[name].parse if name in SETTINGS else seconds)(value)
+        except ValueError as error:
+            raise click.UsageError(f"{flag}: got {value!r}, expected {error}") from None
 
 
 @click.command()

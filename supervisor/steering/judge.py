@@ -5,13 +5,14 @@ in core/evidence.py, what a verdict does in core/judge_rules.py.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..core import facts
 from ..core.evidence import Evidence, Group, Pair, Slice, look
 from ..core.pool import Pool, State, Worker
-from ..core.traffic import Traffic
+from ..core.traffic import Traffic, total
 from ..core.upgrade import Judging, Upgrade
 from ..core.verdict import Verdict, Word, verdict
 from ..launch.traffic_pages import TrafficPages
@@ -28,6 +29,10 @@ TELL_SECONDS = 10.0
 WARM_SECONDS = 60.0
 BLIND = Verdict(Word.UNSURE,
                 "nothing is known of what the workers answer: none counts its requests")
+
+
+# What workers did in a slice.
+Parts = list[tuple[Worker, Group]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,60 +102,46 @@ class Judge(Part):
             return
         first, seconds = self._looked_at is None, now - (self._looked_at or now)
         self._looked_at = now
-        judging = upgrade.terms.judging
-        before, self._seen = self._seen, self._look_at_workers(upgrade, judging)
+        judging, workers = upgrade.terms.judging, _compared(self._ledger.pool, upgrade)
+        answered = {worker.id: traffic for worker in workers
+                    if (traffic := self._pages.of(worker.id)) is not None}
+        before, self._seen = self._seen, _seen(workers, answered, judging)
         if first and not self._evidence.slices:
-            found = self._lately(upgrade, now)
+            parts, seconds = self._lately(upgrade, workers, now), LOOK_SECONDS
         else:
-            found = self._slice(upgrade, before, now, seconds)
-        self._evidence = look(self._evidence, found, judging.tolerance)
-        self._tell(verdict(self._evidence, judging.tolerance) if self._counts(upgrade) else BLIND,
-                   now)
-
-    def _counts(self, upgrade: Upgrade) -> bool:
-        """Whether anything is known of what those who are compared answer."""
-        return any(self._pages.of(worker.id) is not None
-                   for worker in _compared(self._ledger.pool, upgrade))
+            parts = self._since(workers, before)
+        self._evidence = look(self._evidence, self._slice(upgrade, parts, now, seconds),
+                              judging.tolerance)
+        self._tell(verdict(self._evidence, judging.tolerance) if answered else BLIND, now)
 
     def _forget(self) -> None:
         if self._generation:
             self._generation, self._evidence, self._seen = 0, Evidence(), {}
             self._looked_at, self._told = None, (None, 0.0)
 
-    def _look_at_workers(self, upgrade: Upgrade, judging: Judging) -> dict[int, Seen]:
-        """What those who are compared have done by now: who has answered its first requests."""
-        found = {}
-        for worker in _compared(self._ledger.pool, upgrade):
-            traffic = self._pages.of(worker.id)
-            if traffic is not None and traffic.requests >= judging.after:
-                pid = worker.pid
-                found[worker.id] = Seen(traffic, cpu_seconds(pid), anonymous_memory(pid))
-        return found
-
-    def _slice(self, upgrade: Upgrade, before: dict[int, Seen], now: float,
-               seconds: float) -> Slice:
+    def _since(self, workers: list[Worker], before: dict[int, Seen]) -> Parts:
         """What has come since the last look, of whoever was there then and is still."""
         parts = []
-        for worker in _compared(self._ledger.pool, upgrade):
+        for worker in workers:
             then, seen = before.get(worker.id), self._seen.get(worker.id)
             if then is not None and seen is not None:
                 parts.append((worker, Group(
                     seen.traffic.since(then.traffic), max(0.0, seen.cpu - then.cpu),
                     float(seen.memory - then.memory), 1)))
-        return self._sorted(upgrade, parts, now, seconds)
+        return parts
 
-    def _lately(self, upgrade: Upgrade, now: float) -> Slice:
+    def _lately(self, upgrade: Upgrade, workers: list[Worker], now: float) -> Parts:
         """What old workers have answered in the last seconds before anybody is compared: where no
         canary is held, there is little time to see how they do."""
         parts = []
-        for worker in _compared(self._ledger.pool, upgrade):
+        for worker in workers:
             recent = self._pages.recent(worker.id, now)
             if recent is not None and worker.generation == upgrade.from_generation:
                 parts.append((worker, Group(recent[0], workers=1)))
-        return self._sorted(upgrade, parts, now, LOOK_SECONDS)
+        return parts
 
-    def _sorted(self, upgrade: Upgrade, parts: list[tuple[Worker, Group]], now: float,
-                seconds: float) -> Slice:
+    def _slice(self, upgrade: Upgrade, parts: Parts, now: float, seconds: float) -> Slice:
+        """The parts together: of new and of old workers, young and warm ones apart."""
         groups: dict[tuple[bool, bool], list[Group]] = {}
         for worker, group in parts:
             new = worker.generation == upgrade.to_generation
@@ -178,10 +169,16 @@ def _compared(pool: Pool, upgrade: Upgrade) -> list[Worker]:
             and worker.generation in (upgrade.from_generation, upgrade.to_generation)]
 
 
+def _seen(workers: list[Worker], answered: Mapping[int, Traffic],
+          judging: Judging) -> dict[int, Seen]:
+    """What those have done by now who have answered their first requests."""
+    return {worker.id: Seen(answered[worker.id], cpu_seconds(worker.pid),
+                            anonymous_memory(worker.pid))
+            for worker in workers
+            if worker.id in answered and answered[worker.id].requests >= judging.after}
+
+
 def _sum(groups: list[Group]) -> Group:
-    traffic = Traffic()
-    for each in groups:
-        traffic = traffic + each.traffic
-    return Group(traffic, sum(each.cpu_seconds for each in groups),
+    return Group(total(each.traffic for each in groups), sum(each.cpu_seconds for each in groups),
                  sum(each.memory_growth for each in groups), len(groups))
 

@@ -10,16 +10,14 @@ from ..core.evidence import Tolerance
 from ..core.upgrade import Judging, Kind, Terms
 from ..settings import parsers
 from ..settings.parsers import Unsure
-from ..settings.table import Settings
+from ..settings.table import SETTINGS, Settings
 
-# What of an upgrade's arguments says how it is judged: the setting that counts where one isn't
-# given, and what reads it.
-_OF_JUDGE: Mapping[str, tuple[str | None, Callable[[Any], Any]]] = {
-    "judge_tolerance": ("judge_tolerance", parsers.tolerance),
-    "judge_after": ("judge_after", parsers.whole(0)),
-    "judge_unsure": ("judge_unsure", parsers.one_of(Unsure)),
-    "hold_at_least": (None, parsers.seconds),
-    "watch": ("watch", parsers.seconds),
+# What of an upgrade's arguments says how it is judged: where one isn't given, the setting of its
+# name counts, if there is one.
+_OF_JUDGE: Mapping[str, Callable[[Any], Any]] = {
+    **{name: SETTINGS[name].parse
+       for name in ("judge_tolerance", "judge_after", "judge_unsure", "watch")},
+    "hold_at_least": parsers.seconds,
 }
 
 
@@ -49,9 +47,8 @@ def _judging(args: Mapping[str, Any], settings: Settings) -> Judging | None:
         if given:
             raise ValueError(f"{given[0]}: goes with judge")
         return None
-    values: dict[str, Any] = {name: getattr(settings, setting) if setting else None
-              for name, (setting, _) in _OF_JUDGE.items()}
-    values |= {name: _read(name, args[name], _OF_JUDGE[name][1]) for name in given}
+    values: dict[str, Any] = {name: getattr(settings, name, None) for name in _OF_JUDGE}
+    values |= {name: _read(name, args[name], _OF_JUDGE[name]) for name in given}
     failed, ratio = values["judge_tolerance"]
     return Judging(Tolerance(failed / 100, ratio), values["judge_after"], values["hold_at_least"],
                    values["judge_unsure"] is Unsure.REFUSE, values["watch"])
