@@ -41,13 +41,7 @@ class Traffic:
     latencies: tuple[int, ...] = NO_LATENCIES
 
     def __add__(self, other: Traffic) -> Traffic:
-        return Traffic(
-            self.requests + other.requests,
-            tuple(map(sum, zip(self.responses, other.responses, strict=True))),
-            self.failed + other.failed, self.exceptions + other.exceptions,
-            self.aborted + other.aborted, self.bytes_out + other.bytes_out,
-            self.seconds + other.seconds,
-            tuple(map(sum, zip(self.latencies, other.latencies, strict=True))))
+        return total((self, other))
 
     def since(self, earlier: Traffic) -> Traffic:
         """What has come since the same counts were `earlier`; none of it is negative."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from ...shared.gate import Gate
@@ -237,16 +238,9 @@ def _baseline(pool: Pool, upgrade: Upgrade) -> int | None:
 
 
 def _verdict_document(upgrade: Upgrade) -> dict[str, Any] | None:
-    verdict = upgrade.verdict
-    if verdict is None:
+    if upgrade.verdict is None:
         return None
-    return {
-        "word": verdict.word, "reason": verdict.reason, "requests": verdict.requests,
-        "old_requests": verdict.old_requests,
-        "measures": [{"measure": each.measure, "new": each.new, "old": each.old,
-                      "p_worse": each.p_worse, "p_well": each.p_well}
-                     for each in verdict.measures],
-        "overruled_by": upgrade.overruled_by}
+    return asdict(upgrade.verdict) | {"overruled_by": upgrade.overruled_by}
 
 
 def _worker_document(pool: Pool, worker: Worker, now: float, memory: Reading | None,

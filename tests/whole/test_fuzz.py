@@ -539,6 +539,7 @@ def test_datagrams_to_the_notify_socket(place_for_fuzz: Path, seed: int) -> None
     before = len(os.listdir("/dev/fd"))
     good = [
         b"READY=1", b"READY=1\nSTATUS=x", b"WATCHDOG=1", b"X_EINHORNPY_DUE=because",
+        b"FDSTORE=1\nFDNAME=einhornpy-traffic", b"X_EINHORNPY_TRAFFIC=200:0.1:512 500:1.3!",
         b"STOPPING=1\nMAINPID=3", b"x" * 5000]
 
     def attempt(data: bytes) -> None:
