@@ -354,6 +354,16 @@ def keepers(parent: int | str = "self") -> list[int]:
     return [pid for pid, command in children(parent) if "keeper_process" in command]
 
 
+def open_files(pid: int) -> dict[int, str]:
+    """What each descriptor of another process leads to; one that it closes meanwhile is left
+    out."""
+    found = {}
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found[int(link.name)] = os.readlink(link)
+    return found
+
+
 def what_they_do() -> str:
     """One line for each child of ours: what it is, its state, what it waits for, and which
     signals."""

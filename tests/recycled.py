@@ -22,7 +22,15 @@ from typing import Any
 from einhornpy.control.client import Client
 from einhornpy.shared import protocol
 
-from .harness import APPS, DEADLINE, EINHORNPY, process_state, wait_listening, wait_until
+from .harness import (
+    APPS,
+    DEADLINE,
+    EINHORNPY,
+    open_files,
+    process_state,
+    wait_listening,
+    wait_until,
+)
 
 NOBODY = 65534
 # More than a master takes in before it looks at its signals.
@@ -150,7 +158,7 @@ def main() -> None:
         haunted.started(pid, 3)
     for _ in range(DATAGRAMS // 200):
         document = haunted.status()  # each is a turn, or more, in which what is left is heard
-    held = [os.readlink(each) for each in Path(f"/proc/{haunted.master.pid}/fd").iterdir()]
+    held = open_files(haunted.master.pid).values()
     print(
         json.dumps({
             "newest": document["newest_generation"],

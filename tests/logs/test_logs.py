@@ -38,6 +38,7 @@ from ..harness import (
     base_environment,
     get,
     keepers,
+    open_files,
     wait_gone,
     wait_listening,
     wait_until,
@@ -443,10 +444,7 @@ def test_a_keeper_that_dies_is_replaced(start: Start) -> None:
                         "another keeper")
     # The new one holds the pipes of the worker that was there before it.
     pipes = {os.readlink(f"/proc/{master.status()['workers'][0]['pid']}/fd/{fd}") for fd in (1, 2)}
-    wait_until(
-        lambda: pipes <= {
-            os.readlink(f"/proc/{new}/fd/{fd}") for fd in os.listdir(f"/proc/{new}/fd")},
-        "the pipes held")
+    wait_until(lambda: pipes <= {*open_files(new).values()}, "the pipes held")
 
 
 def test_output_goes_on_through_a_reload(start: Start, place: Path) -> None:
@@ -753,10 +751,7 @@ def test_a_reload_survives_a_log_that_nobody_reads_any_more(start: Start, place:
     worker = master.wait_ready()["workers"][0]["pid"]
     # it leaves when the old master's end is closed
     with subprocess.Popen(["cat", fifo], stdout=subprocess.DEVNULL) as reader:
-        wait_until(
-            lambda: fifo in [
-                os.readlink(each) for each in Path(f"/proc/{reader.pid}/fd").iterdir()],
-            "the reader")
+        wait_until(lambda: fifo in open_files(reader.pid).values(), "the reader")
         os.close(held)
         assert master.cli("reload").returncode == 0
     assert [each["pid"] for each in master.status()["workers"]] == [worker]

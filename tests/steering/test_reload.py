@@ -24,7 +24,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ..airbag import check
-from ..harness import DEADLINE, EINHORNPY, EXAMPLE, ROOT, WORKER, Master, get, wait_until
+from ..harness import (
+    DEADLINE,
+    EINHORNPY,
+    EXAMPLE,
+    ROOT,
+    WORKER,
+    Master,
+    get,
+    open_files,
+    wait_until,
+)
 from ..load import Load
 from .test_upgrade import check_airbag, release, start_app
 
@@ -286,8 +296,7 @@ def test_a_next_program_that_cannot_go_on_is_refused(start: Start, place: Path, 
     assert master.cli("upgrade").returncode == 0
     (worker,) = master.status()["workers"]
     assert sorted(os.listdir(f"/proc/{worker['pid']}/fd"))[:3] == ["0", "1", "2"]
-    assert not [
-        fd for fd in Path(f"/proc/{worker['pid']}/fd").iterdir() if "state" in os.readlink(fd)]
+    assert not [path for path in open_files(worker["pid"]).values() if "state" in path]
 
 
 def test_reexec_as_and_upgrade_with_reload(start: Start, place: Path) -> None:

@@ -23,7 +23,7 @@ from einhornpy.supervisor.launch import traffic_pages
 from einhornpy.supervisor.launch.shared_page import SharedPage
 from einhornpy.worker.traffic_slot import SLOT_SIZE
 
-from ..harness import APPS, DEADLINE, ROOT, Master, wait_gone, wait_until
+from ..harness import APPS, DEADLINE, ROOT, Master, open_files, wait_gone, wait_until
 
 Start = Callable[..., Master]
 OLDER = ROOT / ".older-gunicorn"
@@ -84,14 +84,14 @@ class Seen:
 
 def traffic_of(master: Master, page: str = "einhornpy-traffic", offset: int = 0) -> Traffic | None:
     """What a slot of a page says that the master holds."""
-    directory = Path(f"/proc/{master.process.pid}/fd")
-    numbers = [link.name for link in directory.iterdir() if f"memfd:{page} " in os.readlink(link)]
+    pid = master.process.pid
+    numbers = [fd for fd, path in open_files(pid).items() if f"memfd:{page} " in path]
     if not numbers:
         return None
     first = SharedPage()
     pages = traffic_pages.TrafficPages(first)
     first.close()
-    pages._file.take_over(os.open(directory / numbers[0], os.O_RDONLY), 0, ())
+    pages._file.take_over(os.open(f"/proc/{pid}/fd/{numbers[0]}", os.O_RDONLY), 0, ())
     pages._slots[1] = traffic_pages.Slot(offset, 1, 0.0)
     try:
         return pages.of(1)
