@@ -57,9 +57,17 @@ class Eyes:
         """All that is to be seen."""
         return "\n".join(strip.text for strip in self.app.screen._compositor.render_strips())
 
+    def state(self) -> str:
+        """What is to be seen of the state that keys act on: the events are ahead of it."""
+        if len(self.app.screen_stack) > 1:  # a dialog or the help lies over them
+            return self.screen()
+        events = self.app.events.region
+        lines = self.screen().splitlines()
+        return "\n".join([*lines[:events.y], *lines[events.bottom:]])
+
     async def sees(self, text: str) -> None:
-        """Wait for a text, be it broken into lines or not."""
-        await self.until(lambda: text in self.screen() or text in " ".join(self.screen().split()),
+        """Wait for a text of the state, be it broken into lines or not."""
+        await self.until(lambda: text in self.state() or text in " ".join(self.state().split()),
                          repr(text))
 
     def answers(self) -> str:
@@ -444,7 +452,7 @@ def test_help_and_quit_and_small_and_large_terminals(start: Start) -> None:
                 await eyes.sees(
                     "INDEX     PID  GEN STATE       AGE  READY RESTARTS MEMORY REQUESTS FLIGHT BUSY"
                 )
-                await eyes.sees(" ready after ")
+                await eyes.until(lambda: " ready after " in eyes.screen(), "an event")
         await eyes.press("q")
         assert not eyes.app._running
 
