@@ -8,8 +8,6 @@ import errno
 import sys
 from typing import Any, Iterator, NamedTuple, Tuple
 
-# Under this name a request of gunicorn's holds its response while it is handled.
-_RESPONSE = "_einhornpy_response"
 CLIENT_LEFT = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ESHUTDOWN)
 
 
@@ -23,7 +21,8 @@ class Outcome(NamedTuple):
 
 
 def remember() -> None:
-    """Let each request of gunicorn's hold its response from when there is one."""
+    """Let each request of gunicorn's hold its response from when there is one: as an attribute,
+    since whoever asks for an object's `__dict__` makes all of its attributes slower for good."""
     wsgi: Any = sys.modules.get("gunicorn.http.wsgi")
     if wsgi is None:
         return
@@ -31,7 +30,7 @@ def remember() -> None:
 
     def create_and_remember(req: Any, *arguments: Any, **named: Any) -> Any:
         made = create(req, *arguments, **named)
-        req.__dict__[_RESPONSE] = made[0]
+        req._einhornpy_response = made[0]
         return made
 
     wsgi.create = create_and_remember
@@ -39,7 +38,10 @@ def remember() -> None:
 
 def forget(req: Any) -> Any:
     """Take the response from a request: the two would keep each other. None where there is none."""
-    return getattr(req, "__dict__", {}).pop(_RESPONSE, None)
+    response = getattr(req, "_einhornpy_response", None)
+    if response is not None:
+        req._einhornpy_response = None
+    return response
 
 
 def of_response(response: Any) -> Outcome:

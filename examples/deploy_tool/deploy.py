@@ -1,9 +1,10 @@
 """A minimal deploy tool: upgrades one host after the other, and goes on only when a host says that it is done.
 
-    python deploy.py [--timeout SECONDS] RELEASE HOST [HOST ...]
+    python deploy.py [--timeout SECONDS] RELEASE HOST [HOST ...] [-- OPTION ...]
 
 Each HOST is the control socket of a master on this machine (/run/einhornpy/shop.sock), or words to put before `einhornpy`
-("ssh web1"), or both ("ssh web1 /run/einhornpy/shop.sock"). Exit code: 0, or that of the first host that isn't done.
+("ssh web1"), or both ("ssh web1 /run/einhornpy/shop.sock"). The options behind `--` are those of `einhornpy upgrade`
+(-- --canary 1 --hold 5min --judge), for every host. Exit code: 0, or that of the first host that isn't done.
 """
 
 import argparse
@@ -30,9 +31,9 @@ def einhornpy(host: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess([], 127, "", str(error))
 
 
-def upgrade(host: str, release: str, timeout: float) -> tuple[int, str]:
+def upgrade(host: str, release: str, timeout: float, options: list[str]) -> tuple[int, str]:
     """Upgrade one host; return the exit code of its last answer, and why it isn't done."""
-    asked = einhornpy(host, "upgrade", "--no-wait", "--release", release)
+    asked = einhornpy(host, "upgrade", *options, "--no-wait", "--release", release)
     if asked.returncode != 0:
         return asked.returncode, asked.stderr.strip()
     ended = einhornpy(host, "status", "--wait", "--timeout", f"{timeout:g}", "--release", release, "--json")
@@ -42,11 +43,11 @@ def upgrade(host: str, release: str, timeout: float) -> tuple[int, str]:
         return ended.returncode, ended.stderr.strip()
 
 
-def deploy(release: str, hosts: list[str], timeout: float) -> int:
+def deploy(release: str, hosts: list[str], timeout: float, options: list[str]) -> int:
     """Upgrade the hosts in order, up to the first that isn't done; later ones stay untouched."""
     for number, host in enumerate(hosts, 1):
         print(f"{host}: upgrading to {release}", flush=True)
-        code, why = upgrade(host, release, timeout)
+        code, why = upgrade(host, release, timeout, options)
         if code != 0:
             untouched = ", ".join(hosts[number:]) or "no host"
             print(f"{host}: {REASONS.get(code, f'exit code {code}')}: {why}; left untouched: {untouched}", file=sys.stderr)
@@ -56,11 +57,17 @@ def deploy(release: str, hosts: list[str], timeout: float) -> int:
 
 
 if __name__ == "__main__":
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    options = words[end + 1:]
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("--timeout", type=float, default=600.0)
     parser.add_argument("release")
     parser.add_argument("hosts", nargs="+")
-    given = parser.parse_args()
+    given = parser.parse_args(words[:end])
+    # A shell on the other side reads them too.
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+@-]*", given.release) or not all(shlex.split(host) for host in given.hosts):
-        parser.error("a release is letters, digits and _.+@- (a shell on the other side reads it too), and a host isn't empty")
-    sys.exit(deploy(given.release, given.hosts, given.timeout))
+        parser.error("a release is letters, digits and _.+@-, and a host isn't empty")
+    if not all(re.fullmatch(r"[A-Za-z0-9_.,:=+%@/-]+", option) for option in options):
+        parser.error("an option of the upgrade is letters, digits and _.,:=+%@/-")
+    sys.exit(deploy(given.release, given.hosts, given.timeout, options))

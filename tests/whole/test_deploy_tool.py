@@ -12,8 +12,20 @@ from pathlib import Path
 import pytest
 
 from ..harness import EXAMPLE, ROOT, Master, base_environment
+from ..load import Load
 
 Start = Callable[..., Master]
+FAILING = """
+import itertools
+
+number = {}
+
+def wsgi(environ, start_response):
+    if number() % 3 == 1:
+        raise RuntimeError("a request fails")
+    start_response("200 OK", [("Content-Length", "3")])
+    return [b"hi\\n"]
+"""
 TOOL = str(ROOT / "examples" / "deploy_tool" / "deploy.py")
 
 
@@ -69,6 +81,38 @@ def test_a_broken_release_never_reaches_the_second_host(hosts: list[Master], pla
             for document in (first, second)] == before
 
 
+def test_a_release_that_answers_worse_never_reaches_the_second_host(
+        start: Start, place: Path) -> None:
+    """It starts well, and then fails one request in three: only the first host's canary does."""
+    masters = []
+    for name in ("one", "two"):
+        directory = place / name
+        for release, answer in (("good", "lambda: 0"), ("bad", "itertools.count().__next__")):
+            (directory / release).mkdir(parents=True)
+            (directory / release / "app.py").write_text(FAILING.format(answer))
+        (directory / "current").symlink_to("good")
+        masters.append(start("-n", "2", "-b", "127.0.0.1:0", "--chdir", "current", "--judge-after",
+                             "5", "--", "gunicorn", "-k", "gthread", "app:wsgi",
+                             directory=directory))
+    for master in masters:
+        master.wait_ready()
+        (master.directory / "next").symlink_to("bad")
+        (master.directory / "next").rename(master.directory / "current")
+    before = [{worker["pid"] for worker in master.status()["workers"]} for master in masters]
+    with Load(masters[0].address, rate=120, slow=0.0, keep_alive=0.3):
+        result = deploy(place, "bad", *(master.path for master in masters), "--", "--canary", "1",
+                        "--hold", "300", "--judge")
+    assert result.returncode == 5, result.stdout + result.stderr
+    assert result.stderr.startswith(
+        f"{masters[0].path}: it refused the release: generation 2 was refused: failed requests ")
+    assert " against 0.0 % of " in result.stderr
+    assert result.stderr.endswith(f"; left untouched: {masters[1].path}\n")
+    first, second = (master.status() for master in masters)
+    assert (first["gate"], first["upgrade"]["cause"]) == ("rolled-back", "worse")
+    assert (second["gate"], second["newest_generation"], second["upgrade"]) == ("ready", 1, None)
+    assert {worker["pid"] for worker in second["workers"]} == before[1]
+
+
 def test_a_host_that_cannot_be_reached_stops_the_deployment(hosts: list[Master],
                                                             place: Path) -> None:
     for absent, code, line in [
@@ -93,7 +137,8 @@ def test_a_host_may_be_a_command_prefix(hosts: list[Master], place: Path) -> Non
     assert [host.status()["release"] for host in hosts] == ["good", "good"]
 
 
-@pytest.mark.parametrize("arguments", [[], ["good"], ["a b", "/x"], ["$(id)", "/x"], ["good", ""]])
+@pytest.mark.parametrize("arguments", [[], ["good"], ["a b", "/x"], ["$(id)", "/x"], ["good", ""],
+                                       ["good", "/x", "--", "--judge", "$(id)"]])
 def test_wrong_usage_touches_nothing(place: Path, arguments: list[str]) -> None:
     result = deploy(place, *arguments)
     assert (result.returncode, result.stdout) == (2, "")
