@@ -28,9 +28,10 @@ if not {"FUZZ_EXAMPLES", "EINHORN_PLANNER_RANDOM"} & os.environ.keys():
     hypothesis.settings.register_profile("suite", derandomize=True, database=None)
     hypothesis.settings.load_profile("suite")
 adopt_orphans()
-# A shell without job control lets what it starts in the background ignore ^C, and so would every
-# process of ours.
+# A shell without job control lets what it starts in the background ignore ^C, nohup lets it ignore
+# SIGHUP, and so would every process of ours.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
