@@ -1,7 +1,7 @@
 """The app of `python -m tests.chaos`: it says whose code it is: `LIFE.GENERATION.CODE PID`.
 
 CODE is written into each release's copy, so it is the code itself that speaks, not a label. HOW:
-`good`, or how the release is broken: `import`, `hang`, `unhealthy`, `exit`.
+`good`, `slow`, or how the release is broken: `import`, `hang`, `unhealthy`, `exit`.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import time
 
 CODE = "@CODE@"
 HOW = "@HOW@"
+SLOW = 0.08 if HOW == "slow" else 0.0
 
 time.sleep(0.1)
 if HOW == "import":
@@ -30,6 +31,7 @@ def wsgi(environ, start_response):
     path = environ["PATH_INFO"]
     if path.startswith("/slow/"):
         time.sleep(float(path.removeprefix("/slow/")))
+    time.sleep(SLOW)
     status, body = answer()
     start_response(f"{status} Anything", [("Content-Type", "text/plain"),
                                           ("Content-Length", str(len(body)))])
@@ -44,6 +46,7 @@ async def asgi(scope, receive, send):
             return
     if scope["path"].startswith("/slow/"):
         await asyncio.sleep(float(scope["path"].removeprefix("/slow/")))
+    await asyncio.sleep(SLOW)
     status, body = answer()
     headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})

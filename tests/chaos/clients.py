@@ -12,8 +12,8 @@ from collections.abc import Collection
 from .host import Host, Result
 
 # What is done how often. Each is a method of Client.
-WEIGHTS = {"deploy": 6, "broken": 3, "canary": 2, "rollback": 2, "hup": 1, "scale": 3, "recycle": 3,
-           "pause": 2, "abort": 1, "reload": 3, "status": 3, "look": 2}
+WEIGHTS = {"deploy": 6, "broken": 3, "canary": 2, "judged": 3, "slow": 1, "rollback": 2, "hup": 1,
+           "scale": 3, "recycle": 3, "pause": 2, "abort": 1, "reload": 3, "status": 3, "look": 2}
 # What a deploy tool is told where releases have no place just now; it gives up then.
 NO_PLACE = (FileNotFoundError, NotADirectoryError, PermissionError)
 
@@ -48,13 +48,13 @@ class Client(threading.Thread):
         self.results.append(result)
         return result
 
-    def _deploy(self, *words: str, name: str = "deploy") -> None:
+    def _deploy(self, *words: str, name: str = "deploy", how: str = "good") -> None:
         host = self._host
         with host.deploying, contextlib.suppress(*NO_PLACE):
-            code = host.new_release("good")
+            code = host.new_release(how)
             host.activate(code)
             result = self._ask(name, "upgrade", "--release", code, "--json", *words)
-            if result.code == 0:
+            if result.code == 0 and how == "good":
                 host.good = code
             else:
                 host.activate(host.good)
@@ -62,6 +62,14 @@ class Client(threading.Thread):
     def _canary(self) -> None:
         self._deploy("--canary", "1", "--hold", str(self._dice.choice((0.2, 1))), "--check", "true",
                      name="canary")
+
+    def _judged(self) -> None:
+        self._deploy("--canary", "1", "--hold", str(self._dice.choice((1, 4))), "--judge",
+                     "--watch", str(self._dice.choice((0.5, 3))), name="judged")
+
+    def _slow(self) -> None:
+        self._deploy("--canary", "1", "--hold", "12", "--judge", "--watch", "3", name="slow",
+                     how="slow")
 
     def _broken(self) -> None:
         host = self._host

@@ -20,10 +20,11 @@ from .watcher import Watcher, wait_for
 # What each operation may say while nothing is wrong. 1: there is nothing to pause, nobody to
 # recycle, a reload that has to wait; 2 of a rollback: there is nothing before the first release.
 LAWFUL = {
-    "deploy": {0, 7}, "canary": {0, 7}, "broken": {5, 7}, "rollback": {0, 1, 2, 7}, "scale": {0},
+    "deploy": {0, 7}, "canary": {0, 7}, "judged": {0, 7}, "slow": {0, 5, 7}, "broken": {5, 7}, "rollback": {0, 1, 2, 7}, "scale": {0},
     "recycle": {0, 1}, "pause": {0, 1}, "resume": {0, 1}, "abort": {0, 1, 5, 7}, "reload": {0, 1},
     "status": {0, 3, 4, 5}, "look": {0},}
-UPGRADES = ("deploy", "canary", "broken", "rollback")
+JUDGED = ("judged", "slow")
+UPGRADES = ("deploy", "canary", "broken", "rollback", *JUDGED)
 GATES = {
     "ready": 0, "starting": 3, "upgrading": 3, "paused": 3, "degraded": 4, "rolled-back": 5,
     "stopping": 6}
@@ -51,6 +52,8 @@ def judge_codes(host: Host, results: Sequence[Result], faults: Sequence[Injected
         for each in faults:
             if each.since <= result.ended and result.began <= each.until + AFTERMATH:
                 lawful |= each.fault.lawful
+                if result.name in JUDGED:  # what befalls the new workers alone is held against them
+                    lawful.add(5)
         others = {
             each.name for each in results
             if each is not result and each.began <= result.ended and result.began <= each.ended}
@@ -121,8 +124,13 @@ def judge_answers(host: Host, report: Report, results: Sequence[Result],
         after = {
             generation for due, life, generation, _ in seen
             if life == result.life and due > result.ended}
-        wrong = {each for each in after if each < number
-                 } if result.code == 0 else after & {number} - watchers[result.life].stuck
+        watcher = watchers[result.life]
+        if result.code == 5:
+            wrong = after & {number} - watcher.stuck
+        elif result.name in JUDGED and number in watcher.refused:
+            wrong = set()  # it has gone back in its watch
+        else:
+            wrong = {each for each in after if each < number}
         if wrong:
             story.wrong(
                 f"{result.name} of generation {number} exited with {result.code}, and afterwards "

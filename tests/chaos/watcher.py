@@ -19,12 +19,13 @@ _AGAIN = 0.1
 class Watcher:
     """What one master told. `directories`: generation → where its code was found. `stuck`: upgrades
     that ended before they were back: their way back failed as often as allowed, or a newer upgrade
-    took over."""
+    took over. `refused`: generations that were, some of them after they were done."""
 
     def __init__(self, path: str, pid: int, story: Story) -> None:
         self._path, self._pid, self._story = path, pid, story
         self.directories: dict[int, str] = {}
         self.stuck: set[int] = set()
+        self.refused: set[int] = set()
         self._back_to: int | None = None
         self._failed_on_the_way_back = False
         self._ended = threading.Event()
@@ -62,6 +63,7 @@ class Watcher:
             self.directories[event["generation"]] = event["directory"]
         match event["event"]:
             case "upgrade-refused":
+                self.refused.add(event["generation"])
                 self._back_to, self._failed_on_the_way_back = event["back_to"], False
             case "start-failed" if event["generation"] == self._back_to:
                 self._failed_on_the_way_back = True
