@@ -6,7 +6,7 @@ in SQLite, 100 requests a second. What a request saw stands in its answer. Both 
 the same time from when the upgrade was asked for: without a judge the bad code stays until somebody
 notices.
 
-    python -m bench.releases [--seconds 120] [--app django]
+    python -m bench.releases [--seconds 120] [--app django] [--release fine]
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ class Row:
 
 
 @contextlib.contextmanager
-def serving(app: str) -> Iterator[Server]:
+def serving(app: str, old: str) -> Iterator[Server]:
     """A master with the release before, all of whose releases have directories of their own behind
-    `current`."""
+    `current`. `old`: what the release before is like."""
     place = Path(tempfile.mkdtemp(prefix="bench", dir="/tmp"))
-    for like in ("old", *RELEASES):
-        apps = place / like / "release_apps"
+    for release, like in (("old", old), *zip(RELEASES, RELEASES, strict=True)):
+        apps = place / release / "release_apps"
         shutil.copytree(ROOT / "bench" / "release_apps", apps)
-        (apps / "like").write_text(like)
+        (apps / "like").write_text(f"{release} {like}")
     with sqlite3.connect(place / "catalogue.db") as database:
         database.execute("CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT, price INTEGER)")
         database.executemany("INSERT INTO item VALUES (?, ?, ?)",
@@ -85,7 +85,8 @@ def serving(app: str) -> Iterator[Server]:
 
 def rolled_out(app: str, like: str, judged: bool, seconds: float) -> Row:
     """One release under load, watched for so many seconds."""
-    with serving(app) as server:
+    # What makes a worker cold is nothing new: the code before was as cold when it was started.
+    with serving(app, "cold" if like == "cold" else "fine") as server:
         with Load(server.address, 100, slow=0.0) as load:
             time.sleep(WARM)
             (server.directory / "next").symlink_to(like)
@@ -119,11 +120,12 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("--seconds", type=float, default=120.0)
     asked.add_argument("--app", choices=APPS, action="append")
+    asked.add_argument("--release", choices=RELEASES, action="append")
     options = asked.parse_args()
     print("| app | release | judged | outcome | after | requests that saw the new code "
           "| of them failed |\n| --- | --- | --- | --- | ---: | ---: | ---: |", flush=True)
     for app in options.app or APPS:
-        for like in RELEASES:
+        for like in options.release or RELEASES:
             for judged in (True, False):
                 print(line(rolled_out(app, like, judged, options.seconds)), flush=True)
 

@@ -1,5 +1,6 @@
-"""What both example apps do for a request: look up some items of a catalogue in SQLite. What a
-release is like stands in a file beside it, and is read when it is imported. It knows no framework.
+"""What both example apps do for a request: look up some items of a catalogue in SQLite. The name of
+the release and what it is like stand in a file beside it, which is read when it is imported. It
+knows no framework.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from . import ITEMS
 
 HERE = Path(__file__).resolve().parent
-LIKE = (HERE / "like").read_text().strip()
+RELEASE, LIKE = (HERE / "like").read_text().split()
 PAGE = 20
 number = itertools.count(1)
 kept: list[bytes] = []
@@ -28,7 +29,7 @@ def catalogue() -> sqlite3.Connection:
 
 
 def page() -> str:
-    """One page of the catalogue, after the word for what this release is like.
+    """One page of the catalogue, after the name of the release.
 
     Raises:
         LookupError: one request in 20 of a release that is `failing`.
@@ -45,4 +46,4 @@ def page() -> str:
             database.execute("SELECT price FROM item WHERE name = ?", (name,)).fetchone()
     if LIKE == "leaking":
         kept.append(bytes(bytearray(range(256)) * 400))
-    return "\n".join([LIKE, *(f"{name}: {price}" for name, price in rows), ""])
+    return "\n".join([RELEASE, *(f"{name}: {price}" for name, price in rows), ""])
