@@ -68,9 +68,11 @@ def number(value: int | None, width: int) -> str:
 
 
 def requests(worker: Mapping[str, Any]) -> str:
-    """A worker's requests, done and under way: `812+1`."""
+    """A worker's requests, done and under way: `812+1`, or `812` where nobody knows the latter."""
     if worker["requests"] is None:
         return "-"
+    if worker["in_flight"] is None:
+        return number(worker["requests"], 10)
     flying = number(worker["in_flight"], 4)
     return f"{number(worker['requests'], 10 - len(flying))}+{flying}"
 

@@ -248,6 +248,9 @@ def _worker_document(pool: Pool, worker: Worker, now: float, memory: Reading | N
                      last_lines: list[str]) -> dict[str, Any]:
     ready_after = None if worker.ready_at is None else worker.ready_at - worker.spawned_at
     killed_in = _killed_in(pool, worker, now)
+    requests = usage.get("requests")
+    if requests is None and seen is not None:  # it says what it has answered, and no more
+        requests = seen.since_start.requests
     return {
         "index": worker.index,
         "pid": worker.pid,
@@ -258,7 +261,7 @@ def _worker_document(pool: Pool, worker: Worker, now: float, memory: Reading | N
         "ready_after_seconds": None if ready_after is None else round(ready_after, 3),
         "restarts": pool.restarts.get(worker.index, 0),
         "memory_bytes": None if memory is None else memory.share,
-        "requests": usage.get("requests"),
+        "requests": requests,
         "in_flight": usage.get("in_flight"),
         "busy_share": usage.get("busy_share"),
         "traffic": None if seen is None else seen.document(),

@@ -245,6 +245,13 @@ def test_numbers_have_room(value: int | None, width: int, text: str) -> None:
     assert len(text) <= width
 
 
+@pytest.mark.parametrize(("requests", "in_flight", "text"), [
+    (812, 1, "812+1"), (812, None, "812"), (98765432109, None, "98765432k"), (None, None, "-")])
+def test_requests_are_told_as_far_as_they_are_known(requests: int | None, in_flight: int | None,
+                                                    text: str) -> None:
+    assert show.requests({"requests": requests, "in_flight": in_flight}) == text
+
+
 def test_commands_on_a_terminal(start: Start, place: Path) -> None:
     """A long release, refused for a long reason, and what each of the three commands makes of
     it."""
