@@ -137,14 +137,16 @@ def _upgrade(upgrade: Mapping[str, Any] | None) -> list[str]:
 
 
 def _worker(worker: Mapping[str, Any]) -> list[str]:
-    note = worker_note(worker)
+    notes = [*(["baseline"] if traffic.is_baseline(worker) else []),
+             *([] if (note := worker_note(worker)) is None else [note])]
     return [
         f" {worker['index']:>5} {worker['pid']:>7} {number(worker['generation'], 4):>4} "
         f"{coloured(worker['state'], 8)} "
         f"{compact(worker['age_seconds']):>6} {compact(worker['ready_after_seconds']):>8} "
         f"{number(worker['restarts'], 8):>8} {size(worker['memory_bytes']):>8} "
         f"{requests(worker):>11} "
-        f"{share(worker['busy_share']):>4}", *(() if note is None else wrapped(note, 8))]
+        f"{share(worker['busy_share']):>4}",
+        *(line for each in notes for line in wrapped(each, 8))]
 
 
 def _left_behind(orphan: Mapping[str, Any]) -> list[str]:

@@ -134,7 +134,10 @@ def test_who_resumes_a_hold_beats_the_judge(start: Start, shop: Callable[[str], 
     with loaded(master):
         shop("failing")
         master.ask("upgrade", judge=True, canary=1, hold=300, wait=False)
-        master.wait_status(lambda each: each["upgrade"]["phase"] == "held", "held")
+        document = master.wait_status(lambda each: each["upgrade"]["phase"] == "held", "held")
+        (baseline,) = [each for each in document["workers"] if each["baseline"]]
+        assert baseline["index"] == document["upgrade"]["baseline"]
+        assert baseline["generation"] == document["upgrade"]["from"]
         assert master.ask("pause")["ok"]
         master.wait_status(lambda each: verdict(master).get("word") == "worse", "worse")
         assert master.status()["gate"] == "paused", "a pause beats the judge"
@@ -146,6 +149,7 @@ def test_who_resumes_a_hold_beats_the_judge(start: Start, shop: Callable[[str], 
         assert master.ask("resume")["ok"]
         document = master.wait_status(lambda each: each["gate"] == "ready", "ready")
     assert document["upgrade"]["outcome"] == "done"
+    assert not any(each["baseline"] for each in document["workers"])
     assert document["upgrade"]["verdict"]["overruled_by"]
     assert document["upgrade"]["watch_left_seconds"] is None
 
