@@ -68,9 +68,11 @@ def number(value: int | None, width: int) -> str:
 
 
 def requests(worker: Mapping[str, Any]) -> str:
-    """A worker's requests, done and under way: `812+1`."""
+    """A worker's requests, done and under way: `812+1`, or `812` where nobody knows the latter."""
     if worker["requests"] is None:
         return "-"
+    if worker["in_flight"] is None:
+        return number(worker["requests"], 10)
     flying = number(worker["in_flight"], 4)
     return f"{number(worker['requests'], 10 - len(flying))}+{flying}"
 
@@ -135,14 +137,16 @@ def _upgrade(upgrade: Mapping[str, Any] | None) -> list[str]:
 
 
 def _worker(worker: Mapping[str, Any]) -> list[str]:
-    note = worker_note(worker)
+    notes = [*(["baseline"] if traffic.is_baseline(worker) else []),
+             *([] if (note := worker_note(worker)) is None else [note])]
     return [
         f" {worker['index']:>5} {worker['pid']:>7} {number(worker['generation'], 4):>4} "
         f"{coloured(worker['state'], 8)} "
         f"{compact(worker['age_seconds']):>6} {compact(worker['ready_after_seconds']):>8} "
         f"{number(worker['restarts'], 8):>8} {size(worker['memory_bytes']):>8} "
         f"{requests(worker):>11} "
-        f"{share(worker['busy_share']):>4}", *(() if note is None else wrapped(note, 8))]
+        f"{share(worker['busy_share']):>4}",
+        *(line for each in notes for line in wrapped(each, 8))]
 
 
 def _left_behind(orphan: Mapping[str, Any]) -> list[str]:

@@ -66,6 +66,12 @@ def verdict(upgrade: Mapping[str, Any]) -> tuple[str, str] | None:
     return found["word"], f"{found['reason']}{by}"
 
 
+def is_baseline(worker: Mapping[str, Any]) -> bool:
+    """Whether it was started of the old code to be compared with the canaries; a master of an
+    older version doesn't say."""
+    return bool(worker.get("baseline"))
+
+
 def watched(upgrade: Mapping[str, Any]) -> float | None:
     """For how many seconds an upgrade that has ended is still watched, and can go back; None for
     one that isn't."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 from einhornpy.control import gate
 from einhornpy.control.cli.main import cli
-from einhornpy.supervisor.settings.table import ENVIRONMENT_PREFIX
+from einhornpy.supervisor.settings.declaring import ENVIRONMENT_PREFIX
 
 PAGE = Path(__file__).parent / "man" / "einhornpy.1"
 EXIT_CODES = {

@@ -9,7 +9,8 @@ from typing import Any
 import click
 from einhornpy.control.cli.main import cli
 from einhornpy.shared import commands
-from einhornpy.supervisor.settings.table import ENVIRONMENT_PREFIX, SETTINGS, Reload
+from einhornpy.supervisor.settings.declaring import ENVIRONMENT_PREFIX, Reload
+from einhornpy.supervisor.settings.table import SETTINGS
 
 WIDTH = 80
 

@@ -10,7 +10,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, assert_never
 
-from .core import actions, facts, planner
+from .core import actions, facts, planner, template_facts
 from .core.pool import State
 from .launch.recognition import Refused
 from .launch.spawning import Started
@@ -115,21 +115,21 @@ class Plan(Part):
                     pid = parts.templates.start(number)
                 except Refused as error:
                     parts.ledger.observe(
-                        facts.TemplateGone(number, "cannot be started", str(error)))
+                        template_facts.TemplateGone(number, "cannot be started", str(error)))
                     return False
-                parts.ledger.observe(facts.TemplateStarted(number, pid))
+                parts.ledger.observe(template_facts.TemplateStarted(number, pid))
             case actions.TellTemplate():
                 parts.arbiter_hooks.call(number, "when_ready", listeners=[
                     each.socket for each in parts.listening.all])
-                parts.ledger.observe(facts.TemplateTold(number))
+                parts.ledger.observe(template_facts.TemplateTold(number))
             case actions.RetireTemplate():
                 on_exit = pool.stopping is not None and number == pool.current
                 patience = parts.templates.retire(number, on_exit)
-                parts.ledger.observe(facts.TemplateRetired(number, patience))
+                parts.ledger.observe(template_facts.TemplateRetired(number, patience))
             case actions.ReplaceTemplate():
                 parts.templates.replace(number)
             case actions.KillTemplate():
-                parts.ledger.observe(facts.TemplateKilled(number, action.reason))
+                parts.ledger.observe(template_facts.TemplateKilled(number, action.reason))
                 parts.templates.kill(number)
             case _:
                 assert_never(action)

@@ -141,7 +141,7 @@ class Exits(Part):
                                                 worker.generation)
         tidy = partial(parts.guard.run, "what a worker left")
         tidy(parts.output.worker_is_gone, worker.id)
-        tidy(lambda: parts.ledger.tally.worker_is_gone(parts.page.requests(worker.id)))
+        tidy(lambda: parts.ledger.tally.worker_is_gone(parts.traffic.served(worker.id)))
         tidy(parts.page.give_back, worker.id)
         tidy(parts.traffic.give_back, worker.id)
         tidy(parts.web.worker_is_gone, worker.generation, exit.pid)

@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,23 +116,25 @@ class Busy:
 
 
 class Streams:
-    """Requests that go on in parallel over one connection, a step at a time. `bodies`, `trailers`:
-    what has come, by stream; `ended`: which have their ends; `last_ids`: what the GOAWAYs said.
-    One stream alone is that of a client that knows no better than h2."""
+    """Requests that go on in parallel over one connection, a step at a time. `path`: of all of
+    them, or by stream. `statuses`, `bodies`, `trailers`: what has come, by stream; `ended`: which
+    have their ends; `last_ids`: what the GOAWAYs said. One stream alone is that of a client that
+    knows no better than h2."""
 
-    def __init__(self, address: tuple[str, int], tls: bool, path: str,
+    def __init__(self, address: tuple[str, int], tls: bool, path: str | Mapping[int, str],
                  streams: tuple[int, ...] = (1, 3)) -> None:
+        paths = dict.fromkeys(streams, path) if isinstance(path, str) else path
         self._connection = connected(address, tls)
-        self._h2 = Patient() if len(streams) > 1 else h2.connection.H2Connection()
+        self._h2 = Patient() if len(paths) > 1 else h2.connection.H2Connection()
         self._h2.initiate_connection()
+        self.statuses: dict[int, int] = {}
         self.ended: set[int] = set()
         self.resets: list[int] = []
         self.last_ids: list[int] = []
-        self.bodies = dict.fromkeys(streams, b"")
+        self.bodies = dict.fromkeys(paths, b"")
         self.trailers: dict[int, Any] = {}
-        for stream in self.bodies:
-            self._h2.send_headers(stream, [*GET[:1], (":path", path), *GET[2:], ("te", "trailers")],
-                                  end_stream=True)
+        for stream, each in paths.items():
+            self._begin(stream, each)
         self._connection.sendall(self._h2.data_to_send())
 
     def __enter__(self) -> Streams:
@@ -140,6 +142,18 @@ class Streams:
 
     def __exit__(self, *_: object) -> None:
         self._connection.close()
+
+    def _begin(self, stream: int, path: str) -> None:
+        self._h2.send_headers(stream, [*GET[:1], (":path", path), *GET[2:], ("te", "trailers")],
+                              end_stream=True)
+
+    def cancel_for(self, stream: int, other: int, path: str) -> None:
+        """Don't want the answer of this one any more, but of another one: whoever answers that has
+        heard it."""
+        self._h2.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
+        self.bodies[other] = b""
+        self._begin(other, path)
+        self._connection.sendall(self._h2.data_to_send())
 
     def read_until(self, happened: Callable[[], bool]) -> bool:
         """Return whether it has `happened` before the server closed."""
@@ -156,7 +170,9 @@ class Streams:
         return True
 
     def _heard(self, event: Any) -> None:
-        if isinstance(event, h2.events.DataReceived):
+        if isinstance(event, h2.events.ResponseReceived):
+            self.statuses[event.stream_id] = int(dict(event.headers)[b":status"])
+        elif isinstance(event, h2.events.DataReceived):
             self.bodies[event.stream_id] += event.data
             self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
         elif isinstance(event, h2.events.TrailersReceived):

@@ -10,6 +10,9 @@ from typing import Any
 from .busy_slot import Slot
 from .traffic_slot import TrafficSlot
 
+# Of a websocket's refusal.
+_ENDS = ("websocket.close", "websocket.http.response.body")
+
 
 def counted(app: Any, slot: Slot, traffic: TrafficSlot) -> Any:
     """An ASGI app around `app` whose requests and websockets are counted."""
@@ -85,33 +88,44 @@ class Answer:
 
 
 class Handshake:
-    """To a websocket, whose messages are nobody's answer."""
+    """To a websocket, whose messages are nobody's answer. `left`: the client has, so that what the
+    app still raises is the end of the websocket and no failure."""
 
-    __slots__ = ("failed", "left", "receive", "send", "status")
+    __slots__ = ("ended", "failed", "left", "receive", "send", "status")
 
     def __init__(self, scope: Any, receive: Any, send: Any) -> None:
         self.receive, self.send = receive, send
         self.status = 0
+        self.ended = 0.0
         self.failed = self.left = False
 
     async def listen(self) -> Any:
         message = await self.receive()
-        if message["type"] == "websocket.disconnect" and not self.status:
+        if message["type"] == "websocket.disconnect":
             self.left = True
         return message
 
     async def say(self, message: Any) -> None:
-        await self.send(message)
+        kind = message["type"]
+        try:
+            await self.send(message)
+        except OSError:  # as of ASGI 2.4
+            self.left = True
+            raise
         if not self.status:
             self.status = {
                 "websocket.accept": 101, "websocket.close": 403,
-                "websocket.http.response.start": message.get("status", 0)}.get(message["type"], 0)
+                "websocket.http.response.start": message.get("status", 0)}.get(kind, 0)
+        if self.status != 101 and not self.ended and kind in _ENDS and not message.get(
+                "more_body", False):
+            self.ended = time.monotonic()
 
     def note(self, traffic: TrafficSlot, begun: float, now: float) -> None:
-        if self.left and not self.status:
-            traffic.note(now, 0, 0.0, aborted=True)
+        if self.left and not self.ended and self.status != 101:
+            traffic.note(now, self.status, 0.0, aborted=True)
         else:
-            traffic.note(now, self.status or 500, now - begun, exception=self.failed)
+            traffic.note(now, self.status or 500, (self.ended or now) - begun,
+                         exception=self.failed and not self.left)
 
 
 def has_left(receive: Any, send: Any) -> bool:

@@ -16,7 +16,7 @@ from ..terminal import say
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from ...supervisor.settings.table import Setting
+    from ...supervisor.settings.declaring import Setting
 
 # What a shell may offer for a setting, by the word that stands for its value.
 KINDS = {"DIR": "dir", "PATH": "file", "USER": "user", "GROUP": "group", "SIGNAL": "signal"}

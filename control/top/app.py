@@ -38,7 +38,7 @@ class Top(App[None]):
     #lost { display: none; text-style: reverse bold; color: ansi_red; padding: 0 1; }
     #lost.shown { display: block; }
     #head, #upgrade, #traffic, #templates { height: auto; max-height: 6; padding: 0 1; }
-    #traffic, #templates { text-wrap: nowrap; text-overflow: ellipsis; }
+    #templates { text-wrap: nowrap; text-overflow: ellipsis; }
     DataTable { height: 2fr; min-height: 4; scrollbar-size: 1 1; }
     RichLog { height: 1fr; min-height: 4; border-top: solid ansi_default; padding: 0 1;
               scrollbar-size-vertical: 1; }

@@ -32,6 +32,8 @@ class Column:
     def value(self, worker: Mapping[str, Any]) -> Any:
         """What it shows; None where nobody knows."""
         found = traffic.recent(worker) if self.recent else worker
+        if self.key == "state" and worker["state"] == "ready" and traffic.is_baseline(worker):
+            return "baseline"
         return None if found is None else found[self.key]
 
 
@@ -41,7 +43,8 @@ COLUMNS = (Column("INDEX", "index", 6,
            Column("PID", "pid", 8,
                   "its process"), Column("GEN", "generation", 5,
                                          "the generation whose code it runs"),
-           Column("STATE", "state", 9, "starting, ready or retiring"),
+           Column("STATE", "state", 9,
+                  "starting, ready, retiring; baseline: ready, to compare with"),
            Column("AGE", "age_seconds", 7, "since its start", least_first=False),
            Column("READY", "ready_after_seconds", 7, "how long it took to be ready",
                   least_first=False),

@@ -82,6 +82,12 @@ class Pair:
     new: Group = Group()
     old: Group | None = None
 
+    def within(self, seconds: float) -> Pair:
+        """Both without answers that took longer: nobody younger than that can have given them."""
+        new, old = self.new, self.old
+        return Pair(replace(new, traffic=new.traffic.within(seconds)),
+                    old and replace(old, traffic=old.traffic.within(seconds)))
+
 
 @dataclass(frozen=True, slots=True)
 class Slice:

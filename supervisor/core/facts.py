@@ -1,5 +1,5 @@
 """What can happen, as frozen data: `observe.py` makes the next pool of each. Whoever sees something
-says what it saw, never what follows from it."""
+says what it saw, never what follows from it. What happens to templates: template_facts.py."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .causes import Force, Leaving, Recycling, Refusal
-from .generation import Finding, Recipe
+from .generation import Recipe
 from .pool import Stopping
+from .template_facts import OfTemplate
 from .upgrade import Terms
 from .verdict import Verdict
 
@@ -38,62 +39,6 @@ class NotForked:
 
     worker: int
     error: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class TemplateMissing:
-    """The workers of this generation are forked from a template, and there is none, or none any
-    more that could be used."""
-
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class TemplateStarted:
-    generation: int
-    pid: int
-
-
-@dataclass(frozen=True, slots=True)
-class TemplateReady:
-    """It can fork: it has read its settings and, where it preloads, imported the app. `findings`:
-    what it has, after that, that isn't safe to fork."""
-
-    generation: int
-    import_seconds: float = 0.0
-    findings: tuple[Finding, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class TemplateTold:
-    """It knows that everything is open, and that it is the only one."""
-
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class TemplateRetired:
-    """It was asked to leave, and has so many seconds for it."""
-
-    generation: int
-    patience: float
-
-
-@dataclass(frozen=True, slots=True)
-class TemplateKilled:
-    generation: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class TemplateGone:
-    """`reason`: how it ended, as a predicate; `error`: its own word on why, `lines`: the last ones
-    of a traceback."""
-
-    generation: int
-    reason: str
-    error: str | None = None
-    lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,8 +350,6 @@ def how_it_ended(status: int) -> str:
 
 OfWorker = (Assumed | SaidReady | Stood | FoundUnfit | SaidFailed | Heartbeat | Unheard | Due
             | Aborted | Retired | Killed | Exited | Forked | NotForked)
-OfTemplate = (TemplateMissing | TemplateStarted | TemplateReady | TemplateTold | TemplateRetired
-              | TemplateKilled | TemplateGone)
 OfOrphan = OrphanFound | OrphanKilled | OrphanGone
 # What begins an upgrade, or says that it can't begin.
 OfBeginning = UpgradeRequested | UpgradePrepared | UpgradeRefused

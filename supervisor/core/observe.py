@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from . import facts, templating, upgrading
+from . import facts, template_facts, templating, upgrading
 from .bookkeeping import (
     count_failure,
     delay_after,
@@ -81,10 +81,11 @@ def observe(pool: Pool, event: Event, now: float) -> Pool:
               | facts.Aborted() | facts.Retired() | facts.Killed() | facts.Exited()
               | facts.Forked() | facts.NotForked()):
             return upgrading.look_at_canaries(_of_worker(pool, event, now))
-        case facts.TemplateReady():
+        case template_facts.TemplateReady():
             return _looked_at(templating.observed(pool, event, now), event, now)
-        case (facts.TemplateMissing() | facts.TemplateStarted() | facts.TemplateTold()
-              | facts.TemplateRetired() | facts.TemplateKilled() | facts.TemplateGone()):
+        case (template_facts.TemplateMissing() | template_facts.TemplateStarted()
+              | template_facts.TemplateTold() | template_facts.TemplateRetired()
+              | template_facts.TemplateKilled() | template_facts.TemplateGone()):
             return templating.observed(pool, event, now)
         case _:
             return _of_host(pool, event, now)
@@ -249,7 +250,7 @@ def _unfit(pool: Pool, number: int, reason: str) -> Pool | None:
     return replace(pool, upgrade=upgrading.refused(upgrade, reason, Refusal.UNFIT))
 
 
-def _looked_at(pool: Pool, event: facts.TemplateReady, now: float) -> Pool:
+def _looked_at(pool: Pool, event: template_facts.TemplateReady, now: float) -> Pool:
     """A template has imported the app, and has looked at what it has since."""
     number, found = event.generation, event.findings
     generation = pool.generations.get(number)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import assert_never
 
-from . import facts
+from . import facts, template_facts
 from .bookkeeping import count_failure, delay_after, needed, with_worker
 from .generation import Finding
 from .pool import CALM_SECONDS, Pool, State, Worker
@@ -42,45 +42,45 @@ def not_safe(findings: Sequence[Finding]) -> str:
     return f"the release is not safe to fork: {first.kind} {first.what}{since}{more}"
 
 
-def observed(pool: Pool, event: facts.OfTemplate, now: float) -> Pool:
+def observed(pool: Pool, event: template_facts.OfTemplate, now: float) -> Pool:
     """Raises Impossible: there is no such template, or not in such a state."""
-    if isinstance(event, facts.TemplateMissing):
+    if isinstance(event, template_facts.TemplateMissing):
         return with_template(pool, Template(event.generation, TemplateState.GONE))
     template = pool.templates.get(event.generation)
     if template is None:
         raise Impossible(f"{event}, but there is no such template")
     match event:
-        case facts.TemplateStarted():
+        case template_facts.TemplateStarted():
             _expect(event, template, TemplateState.GONE)
             return with_template(pool, replace(
                 template, state=TemplateState.STARTING, pid=event.pid, since=now, told=False,
                 killed=None, preloaded=False, forks=0))
-        case facts.TemplateReady():
+        case template_facts.TemplateReady():
             _expect(event, template, TemplateState.STARTING)
             return with_template(pool, replace(
                 template, state=TemplateState.READY, since=now,
                 preloaded=preloads(pool, event.generation),
                 import_seconds=event.import_seconds))
-        case facts.TemplateTold():
+        case template_facts.TemplateTold():
             _expect(event, template, TemplateState.READY)
             return with_template(pool, replace(template, told=True))
-        case facts.TemplateRetired():
+        case template_facts.TemplateRetired():
             return with_template(pool, replace(
                 template, state=TemplateState.LEAVING, since=now, patience=event.patience))
-        case facts.TemplateKilled():
+        case template_facts.TemplateKilled():
             return with_template(pool, replace(template, killed=event.reason))
-        case facts.TemplateGone():
+        case template_facts.TemplateGone():
             return _gone(pool, template, event, now)
         case _:
             assert_never(event)
 
 
-def _expect(event: facts.OfTemplate, template: Template, state: TemplateState) -> None:
+def _expect(event: template_facts.OfTemplate, template: Template, state: TemplateState) -> None:
     if template.state is not state:
         raise Impossible(f"{event}, but it is {template.state}")
 
 
-def _gone(pool: Pool, template: Template, event: facts.TemplateGone, now: float) -> Pool:
+def _gone(pool: Pool, template: Template, event: template_facts.TemplateGone, now: float) -> Pool:
     """Its workers go on. One that dies now and then is nobody's failure; one that can't be made,
     hangs, or dies again soon is its generation's."""
     number = template.generation

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 # Upper ends of the latencies' buckets in seconds: twelve a decade from 1 ms on, the preferred
@@ -71,6 +71,11 @@ class Traffic:
             return [None for _ in shares]
         upto = list(accumulate(self.latencies))
         return [_interpolated(upto, share * upto[-1]) for share in shares]
+
+    def within(self, seconds: float) -> Traffic:
+        """The same without the latencies that may be longer."""
+        known = bisect_right(BOUNDS, seconds)
+        return replace(self, latencies=self.latencies[:known] + NO_LATENCIES[known:])
 
     def slower_than(self, index: int) -> int:
         """How many took longer than `BOUNDS[index]`."""

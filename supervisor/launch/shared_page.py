@@ -114,10 +114,10 @@ class SharedPage(Part):
         return Counters(words[2], int(words[3]), int(words[4]), round(busy_share(words, now, age),
                                                                       4))
 
-    def requests(self, worker: int) -> int:
-        """How many requests `worker` has served, as far as it counts them."""
+    def requests(self, worker: int) -> int | None:
+        """How many requests `worker` has served; None where it doesn't count them here."""
         words = self._words(worker)
-        return int(words[3]) if words is not None and _sensible(words) else 0
+        return None if words is None or words[24] or not _sensible(words) else int(words[3])
 
     def _words(self, worker: int) -> tuple[float, ...] | None:
         offset, fd = self._slots.get(worker), self.fd

@@ -93,7 +93,8 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """`seconds`: how long the import of the app has taken. `findings`: see facts.TemplateReady."""
+    """`seconds`: how long the import of the app has taken. `findings`: see
+    template_facts.TemplateReady."""
 
     seconds: float
     findings: tuple[Finding, ...] = ()

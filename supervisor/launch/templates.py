@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ...worker import template_messages
-from ..core import facts
+from ..core import facts, template_facts
 from ..core.facts import how_it_ended
 from ..core.generation import Recipe
 from ..core.template import LEAVE_SECONDS, TemplateState
@@ -122,13 +122,13 @@ class Templates(Part):
         if generation is not None and generation.preloads:
             self.settle(template.generation)
         else:
-            self._ledger.observe(facts.TemplateReady(template.generation))
+            self._ledger.observe(template_facts.TemplateReady(template.generation))
 
     def _imported(self, template: Template, result: Imported | None) -> None:
         known = self._ledger.pool.templates.get(template.generation)
         if (result is not None and known is not None and template.gone is None
                 and known.state is TemplateState.STARTING):
-            self._ledger.observe(facts.TemplateReady(
+            self._ledger.observe(template_facts.TemplateReady(
                 template.generation, result.seconds, result.findings))
 
     def _of(self, generation: int) -> Template | None:
@@ -271,7 +271,7 @@ class Templates(Part):
         self._all.remove(template)
         self._fail_forks(template)
         if template.generation in self._ledger.pool.templates:
-            self._ledger.observe(facts.TemplateGone(
+            self._ledger.observe(template_facts.TemplateGone(
                 template.generation, template.gone[0], template.error, template.lines))
 
     @property
@@ -307,7 +307,7 @@ class Templates(Part):
 
     def _kill_deaf(self, template: Template) -> None:
         if template.generation in self._ledger.pool.templates:
-            self._ledger.observe(facts.TemplateKilled(
+            self._ledger.observe(template_facts.TemplateKilled(
                 template.generation, "hears the master no more"))
         template.kill(self._processes)
 
@@ -327,7 +327,7 @@ class Templates(Part):
     def _drop(self, template: Template) -> None:
         self._all.remove(template)
         template.close(self._processes)
-        self._ledger.observe(facts.TemplateMissing(template.generation))
+        self._ledger.observe(template_facts.TemplateMissing(template.generation))
 
     def _look_for_missing(self) -> None:
         """Earlier versions had none."""
@@ -337,14 +337,14 @@ class Templates(Part):
             forks = prepared.gunicorn is not None or (
                 generation is not None and generation.recipe.program_forks)
             if forks and generation is not None and number not in pool.templates:
-                self._ledger.observe(facts.TemplateMissing(number))
+                self._ledger.observe(template_facts.TemplateMissing(number))
 
     def _look_for_unknown(self) -> None:
         """One whose end nobody saw, as the master was replaced, must not be waited for."""
         for number, template in self._ledger.pool.templates.items():
             if template.state is not TemplateState.GONE and all(
                     each.generation != number for each in self._all):
-                self._ledger.observe(facts.TemplateGone(number, "was gone"))
+                self._ledger.observe(template_facts.TemplateGone(number, "was gone"))
 
     def hand_over(self) -> dict[str, Any]:
         return {"templates": [

@@ -179,6 +179,13 @@ class TrafficPages(Part):
         head, _ = self._read(slot, 0)
         return _traffic(head[0], head[HEAD:])
 
+    def served(self, worker: int) -> int:
+        """How many requests `worker` has served, whichever page has them."""
+        found = self._first_page.requests(worker)
+        if found is None and (traffic := self.of(worker)) is not None:
+            found = traffic.requests
+        return found or 0
+
     def recent(self, worker: int, now: float) -> tuple[Traffic, float] | None:
         """What `worker` has answered in the last 10 to 11 seconds or, if it is younger, its life;
         and how many seconds those are. None where that isn't known. `now`: monotonic seconds."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, assert_never
 
-from ..core import facts
+from ..core import facts, template_facts
 from ..core.bookkeeping import just_ended
 from ..core.generation import Preload
 from ..core.pool import Pool, State, Worker
@@ -22,7 +22,7 @@ def changes(before: Pool, fact: facts.Event, after: Pool, now: float) -> Iterato
     """Yield what `fact` changed between two pools, in the order in which it is to be told."""
     if isinstance(fact, facts.OfWorker):
         yield from _of_worker(before, fact, after, now)
-    elif isinstance(fact, facts.OfTemplate):
+    elif isinstance(fact, template_facts.OfTemplate):
         yield from _of_template(before, fact, after, now)
     elif isinstance(fact, facts.OfOrphan):
         yield _of_orphan(before, fact, after)
@@ -116,22 +116,23 @@ def _of_orphan(before: Pool, fact: facts.OfOrphan, after: Pool) -> Entry:
                          "generation": orphan.generation, "known_by": how})
 
 
-def _of_template(before: Pool, fact: facts.OfTemplate, after: Pool, now: float) -> Iterator[Entry]:
+def _of_template(before: Pool, fact: template_facts.OfTemplate, after: Pool,
+                 now: float) -> Iterator[Entry]:
     known = after.templates.get(fact.generation)
     old = before.templates.get(fact.generation)
     told: dict[str, Any] = {"generation": fact.generation}
     match fact:
-        case facts.TemplateStarted():
+        case template_facts.TemplateStarted():
             yield Entry(Event.TEMPLATE_STARTING, told | {"pid": fact.pid})
-        case facts.TemplateReady():
+        case template_facts.TemplateReady():
             yield Entry(Event.TEMPLATE_READY, told | {
                 "pid": known and known.pid,
                 "imported": Seconds(fact.import_seconds) if known and known.preloaded else None})
             yield from _not_safe(fact, after)
-        case facts.TemplateKilled():
+        case template_facts.TemplateKilled():
             yield Entry(Event.TEMPLATE_KILLED,
                         told | {"pid": known and known.pid, "reason": fact.reason})
-        case facts.TemplateGone():
+        case template_facts.TemplateGone():
             told["pid"] = old and old.pid
             if known is None:
                 yield Entry(Event.TEMPLATE_GONE, told)
@@ -141,13 +142,14 @@ def _of_template(before: Pool, fact: facts.OfTemplate, after: Pool, now: float) 
                     "so": "its workers go on, and another one is made" + (
                         "" if known.deaths < DEATHS_BEFORE_SILENCE else " without when_ready"),
                     "next_try_in": Seconds(max(0.0, known.not_before - now), ".1f")})
-        case facts.TemplateMissing() | facts.TemplateTold() | facts.TemplateRetired():
+        case (template_facts.TemplateMissing() | template_facts.TemplateTold()
+              | template_facts.TemplateRetired()):
             pass
         case _:
             assert_never(fact)
 
 
-def _not_safe(fact: facts.TemplateReady, after: Pool) -> Iterator[Entry]:
+def _not_safe(fact: template_facts.TemplateReady, after: Pool) -> Iterator[Entry]:
     generation = after.generations.get(fact.generation)
     if generation is None:
         return

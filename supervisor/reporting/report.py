@@ -174,6 +174,7 @@ def replaced(pool: Pool, upgrade: Upgrade) -> int:
 def upgrade_document(pool: Pool, upgrade: Upgrade, now: float) -> dict[str, Any]:
     """The `upgrade` part of the status document."""
     ended_at = now if upgrade.ended_at is None else upgrade.ended_at
+    baseline = _baseline(pool) if upgrade.running else None
     return {
         "from": upgrade.from_generation,
         "to": upgrade.to_generation,
@@ -194,7 +195,7 @@ def upgrade_document(pool: Pool, upgrade: Upgrade, now: float) -> dict[str, Any]
         "paused_by": upgrade.paused_by,
         "judged": upgrade.terms.judging is not None,
         "verdict": _verdict_document(upgrade),
-        "baseline": _baseline(pool, upgrade),
+        "baseline": None if baseline is None else baseline.index,
         "watch_left_seconds": _watch_left(pool, upgrade, now),
         "recipe_of": upgrade.terms.recipe_of,
         "started_at": timestamp(upgrade.started_wall),
@@ -229,12 +230,13 @@ def _watch_left(pool: Pool, upgrade: Upgrade, now: float) -> float | None:
     return round(max(0.0, pool.since(upgrade.watched_since) + judging.watch - now), 3)
 
 
-def _baseline(pool: Pool, upgrade: Upgrade) -> int | None:
-    """The seat of the old worker that is as young as the canaries."""
-    if not upgrade.running or not upgrade.wants_baseline:
+def _baseline(pool: Pool) -> Worker | None:
+    """The old worker that is as young as the canaries."""
+    upgrade = pool.running_upgrade
+    if upgrade is None or not upgrade.wants_baseline:
         return None
     worker = judge_rules.baseline(pool, upgrade)
-    return None if worker is None else pool.workers[worker].index
+    return None if worker is None else pool.workers[worker]
 
 
 def _verdict_document(upgrade: Upgrade) -> dict[str, Any] | None:
@@ -244,10 +246,13 @@ def _verdict_document(upgrade: Upgrade) -> dict[str, Any] | None:
 
 
 def _worker_document(pool: Pool, worker: Worker, now: float, memory: Reading | None,
-                     usage: Mapping[str, Any], seen: Seen | None,
-                     last_lines: list[str]) -> dict[str, Any]:
+                     usage: Mapping[str, Any], seen: Seen | None, last_lines: list[str],
+                     baseline: Worker | None) -> dict[str, Any]:
     ready_after = None if worker.ready_at is None else worker.ready_at - worker.spawned_at
     killed_in = _killed_in(pool, worker, now)
+    requests = usage.get("requests")
+    if requests is None and seen is not None:  # it says what it has answered, and no more
+        requests = seen.since_start.requests
     return {
         "index": worker.index,
         "pid": worker.pid,
@@ -258,10 +263,11 @@ def _worker_document(pool: Pool, worker: Worker, now: float, memory: Reading | N
         "ready_after_seconds": None if ready_after is None else round(ready_after, 3),
         "restarts": pool.restarts.get(worker.index, 0),
         "memory_bytes": None if memory is None else memory.share,
-        "requests": usage.get("requests"),
+        "requests": requests,
         "in_flight": usage.get("in_flight"),
         "busy_share": usage.get("busy_share"),
         "traffic": None if seen is None else seen.document(),
+        "baseline": worker is baseline,
         "recycling": worker.recycling,
         "recycled_for": worker.recycled_for,
         "last_lines": last_lines,
@@ -341,6 +347,7 @@ def status_document(pool: Pool, now: float, *, name: str, started_at: float,
     # One that is being forked is not there yet.
     workers = sorted((worker for worker in pool.workers.values() if worker.pid),
                      key=lambda worker: (worker.index, worker.id))
+    baseline = _baseline(pool)
     return {
         "version": VERSION,
         "gate": word,
@@ -359,7 +366,7 @@ def status_document(pool: Pool, now: float, *, name: str, started_at: float,
         "workers": [
             _worker_document(pool, worker, now, memory.workers.get(worker.id),
                              usage.get(worker.id, {}), traffic.get(worker.id),
-                             last_lines.get(worker.id, []))
+                             last_lines.get(worker.id, []), baseline)
             for worker in workers],
         "traffic": of_generations(workers, traffic),
         "listeners": [dict(each) for each in listeners],

@@ -11,7 +11,8 @@ from typing import Any
 
 from ..core.generation import Recipe
 from ..core.pool import Policy
-from .table import SETTINGS, Counts, Settings
+from .declaring import Counts
+from .table import SETTINGS, Settings
 
 # gunicorn knows whole seconds alone, where ours may be fractions.
 _KINDS = {each.name: float if isinstance(each.default, float) else int for each in fields(Recipe)}

@@ -14,7 +14,8 @@ from typing import Any
 from ..core.worker_environment import FOR_WORKERS
 from . import parsers
 from .contradictions import contradictions
-from .table import ENVIRONMENT_PREFIX, SETTINGS, Setting, Settings
+from .declaring import ENVIRONMENT_PREFIX, Setting
+from .table import SETTINGS, Settings
 
 LARGEST_FILE = 1 << 20
 # Of a wrong value, in a message.

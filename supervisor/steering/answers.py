@@ -118,7 +118,7 @@ class Answers(Part):
         """What has happened since the first master started, as numbers, and what this one costs:
         see docs/observability.md."""
         used, own = os.times(), readings.read(os.getpid())
-        requests = sum(self._page.requests(worker) for worker in self._ledger.pool.workers)
+        requests = sum(self._traffic.served(worker) for worker in self._ledger.pool.workers)
         return self._ledger.tally.document(requests) | {
             "traffic": signals.counts(self._traffic.of_generations()),
             "log": to_plain(self._log.counts), "master": {

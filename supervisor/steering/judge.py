@@ -110,8 +110,9 @@ class Judge(Part):
             parts, seconds = self._lately(upgrade, workers, now), LOOK_SECONDS
         else:
             parts = self._since(workers, before)
-        self._evidence = look(self._evidence, self._slice(upgrade, parts, now, seconds),
-                              judging.tolerance)
+        self._evidence = look(
+            self._evidence, sliced(self._ledger.pool, upgrade, parts, now, seconds),
+            judging.tolerance)
         self._tell(verdict(self._evidence, judging.tolerance) if answered else BLIND, now)
 
     def _forget(self) -> None:
@@ -140,20 +141,6 @@ class Judge(Part):
                 parts.append((worker, Group(recent[0], workers=1)))
         return parts
 
-    def _slice(self, upgrade: Upgrade, parts: Parts, now: float, seconds: float) -> Slice:
-        """The parts together: of new and of old workers, young and warm ones apart."""
-        groups: dict[tuple[bool, bool], list[Group]] = {}
-        for worker, group in parts:
-            new = worker.generation == upgrade.to_generation
-            ready = self._ledger.pool.since(worker.ready_at or now)
-            groups.setdefault((new, now - ready >= WARM_SECONDS), []).append(group)
-
-        def pair(warm: bool) -> Pair:
-            return Pair(_sum(groups.get((True, warm), [])),
-                        _sum(groups[False, warm]) if (False, warm) in groups else None)
-
-        return Slice(seconds, young=pair(False), warm=pair(True))
-
     def _tell(self, found: Verdict, now: float) -> None:
         told, at = self._told
         if told is not None and told.word is found.word and (
@@ -161,6 +148,25 @@ class Judge(Part):
             return
         self._told = (found, now)
         self._ledger.observe(facts.Judged(found))
+
+
+def sliced(pool: Pool, upgrade: Upgrade, parts: Parts, now: float, seconds: float) -> Slice:
+    """The parts together: of new and of old workers, young and warm ones apart. An answer that took
+    longer than the youngest has been ready isn't held against anybody: a long stream has ended
+    first on whichever side was ready first."""
+    groups: dict[tuple[bool, bool], list[Group]] = {}
+    youngest = WARM_SECONDS
+    for worker, group in parts:
+        new = worker.generation == upgrade.to_generation
+        age = now - pool.since(worker.ready_at or now)
+        youngest = min(youngest, max(0.0, age))
+        groups.setdefault((new, age >= WARM_SECONDS), []).append(group)
+
+    def pair(warm: bool) -> Pair:
+        return Pair(_sum(groups.get((True, warm), [])),
+                    _sum(groups[False, warm]) if (False, warm) in groups else None)
+
+    return Slice(seconds, young=pair(False).within(youngest), warm=pair(True))
 
 
 def _compared(pool: Pool, upgrade: Upgrade) -> list[Worker]:

@@ -30,7 +30,8 @@ from ...shared.protocol import BadRequest, Code
 from ..core import worker_environment
 from ..reporting.events import Entry, Event
 from ..settings import sources
-from ..settings.table import SETTINGS, Reload, Settings
+from ..settings.declaring import Reload
+from ..settings.table import SETTINGS, Settings
 from ..system import plain_data
 from ..system.becoming import Launch, find_program
 from ..system.errands import Ended, Errand, Errands

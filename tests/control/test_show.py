@@ -17,6 +17,7 @@ from einhornpy.control import progress, show
 from einhornpy.shared import printable
 from einhornpy.supervisor.reporting import generations
 
+from .. import documents
 from ..harness import APPS, DEADLINE, EINHORNPY, Master, base_environment
 from ..terminals import on_terminal
 
@@ -43,7 +44,7 @@ SIGNALS = {
     "p99_seconds": 60.0}
 VERDICT = {
     "word": "no-worse", "reason": "5xx 4.1 % against 0.2 % of 1,310,234 requests, p < 0.001",
-    "requests": 1310234, "baseline_requests": 5200123, "measures": [], "overruled_by": "somebody"}
+    "requests": 1310234, "old_requests": 5200123, "measures": [], "overruled_by": "somebody"}
 
 
 def document() -> dict[str, Any]:
@@ -123,6 +124,7 @@ EVENTS = [
 SCRIPT = """
 import sys
 from einhornpy.control import progress, show
+from tests import documents
 from tests.control import test_show
 print({expression})
 """
@@ -152,6 +154,7 @@ def fits(text: str) -> None:
 
 @pytest.mark.parametrize("expression", [
     "show.status(test_show.document())", "show.history(test_show.upgrades())",
+    *(f"show.status(documents.{name}())" for name in documents.JUDGED),
     "[progress.plain(each) for each in test_show.EVENTS]"])
 def test_80_columns(expression: str) -> None:
     text = shown(expression, {})
@@ -159,7 +162,7 @@ def test_80_columns(expression: str) -> None:
     without = shown(expression, {"NO_COLOR": "1"})
     assert "\x1b" not in without
     assert plain(text) == without
-    if "plain" not in expression:
+    if "test_show.EVENTS" not in expression and "documents" not in expression:
         assert "\x1b[31mrolled-back\x1b[0m" in text or "\x1b[31mrolled-back  \x1b[0m" in text
 
 
@@ -216,6 +219,20 @@ def test_what_an_older_master_does_not_tell_is_left_out() -> None:
     assert "  memory      40 MiB\n" in show.status(said)
 
 
+def test_the_status_tells_of_a_judgement_and_its_baseline() -> None:
+    lines = show.status(documents.held()).splitlines()
+    row = next(place for place, line in enumerate(lines) if " 4004 " in line)
+    assert lines[row + 1] == "        baseline"
+    assert lines.count("        baseline") == 1
+    assert "  hold        ends in 4 min 0 s" in lines
+    assert f"  verdict     no-worse: nothing is worse beyond doubt: {documents.WHY}" in lines
+    lines = show.status(documents.watched()).splitlines()
+    assert lines[0] == "shop: ready: 3 of 3 workers ready on generation 2; watched for 600 s"
+    assert "  watch       can go back for another 9 min 0 s" in lines
+    assert f"  verdict     well: as good as before beyond doubt: {documents.WHY}" in lines
+    assert f"  verdict     worse: {documents.WHY}" in show.status(documents.refused()).splitlines()
+
+
 def test_in_a_pipe_a_line_stays_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     text = show.status(document())
     assert "\x1b" not in text
@@ -243,6 +260,13 @@ def test_in_a_pipe_a_line_stays_a_line(capsys: pytest.CaptureFixture[str]) -> No
 def test_numbers_have_room(value: int | None, width: int, text: str) -> None:
     assert show.number(value, width) == text
     assert len(text) <= width
+
+
+@pytest.mark.parametrize(("requests", "in_flight", "text"), [
+    (812, 1, "812+1"), (812, None, "812"), (98765432109, None, "98765432k"), (None, None, "-")])
+def test_requests_are_told_as_far_as_they_are_known(requests: int | None, in_flight: int | None,
+                                                    text: str) -> None:
+    assert show.requests({"requests": requests, "in_flight": in_flight}) == text
 
 
 def test_commands_on_a_terminal(start: Start, place: Path) -> None:

@@ -23,6 +23,7 @@ from einhornpy.control import show, watch
 from einhornpy.control.top import app, screens, table
 from textual.pilot import Pilot
 
+from .. import documents
 from ..harness import APPS, BIN, DEADLINE, EINHORNPY, EXAMPLE, Master, base_environment, get
 from ..terminals import Tmux, on_terminal
 
@@ -497,6 +498,25 @@ def test_traffic_by_worker_and_by_generation(start: Start) -> None:
         await eyes.sees("generation 1: ")
 
     look(master.path, scenario, (100, 30))
+
+
+def test_a_judged_upgrade_is_seen_with_its_baseline() -> None:
+    async def scenario(eyes: Eyes) -> None:
+        eyes.app._watch.close()
+        eyes.app._news.append(watch.Status(documents.held()))
+        await eyes.sees("hold ends in 4 min 0 s")
+        await eyes.sees(f"verdict no-worse: nothing is worse beyond doubt: {documents.WHY}")
+        (row,) = [line.split() for line in eyes.screen().splitlines() if "baseline" in line]
+        assert row[:4] == ["3", "4004", "1", "baseline"]
+        eyes.app._news.append(watch.Status(documents.watched()))
+        await eyes.sees("can go back for another 9 min 0 s")
+        await eyes.sees(f"verdict well: as good as before beyond doubt: {documents.WHY}")
+        assert "baseline" not in eyes.screen()
+        eyes.app._news.append(watch.Status(documents.refused()))
+        await eyes.sees(f"verdict worse: {documents.WHY}")
+        assert "can go back" not in eyes.screen()
+
+    look("/nonexistent", scenario)
 
 
 def test_a_thousand_workers_do_not_make_it_slow(start: Start) -> None:

@@ -5,6 +5,8 @@ verdicts have their figures, and what is kept survives as plain data. How sure a
 from __future__ import annotations
 
 import math
+import random
+from bisect import bisect_left
 from itertools import product
 
 import pytest
@@ -17,7 +19,7 @@ from einhornpy.supervisor.system.plain_data import from_plain, to_plain
 from bench.judging import ROWS, Outcome, judged, times
 
 FAST = BOUNDS.index(0.01)
-BY_NAME = {row.name.strip("*"): row for row in ROWS}
+BY_NAME = {row.name.replace("*", ""): row for row in ROWS}
 
 
 def traffic(requests: int, failed: int = 0, bucket: int = FAST, slow: int = 0) -> Traffic:
@@ -126,6 +128,39 @@ def test_what_is_kept_survives_as_plain_data() -> None:
     evidence, said = after(45, traffic(20, failed=1), traffic(30))
     assert from_plain(Evidence, to_plain(evidence)) == evidence
     assert from_plain(Verdict, to_plain(said)) == said
+
+
+def with_streams(behind: int, like_aged: bool) -> Verdict:
+    """The verdict on a fine canary whose baseline is so many seconds younger, where four of ten
+    answers are streams, of 20 s on the average."""
+    draw, ended = random.Random(1), dict[tuple[int, int], list[float]]()
+    evidence, tolerance, said = Evidence(), Tolerance(), []
+
+    def in_a_second(born: int, second: int) -> Traffic:
+        latencies = list(NO_LATENCIES)
+        latencies[FAST] = 30
+        for _ in range(20):
+            takes = draw.expovariate(1 / 20)
+            ended.setdefault((born, int(second + takes)), []).append(takes)
+        for each in ended.get((born, second), []):
+            latencies[bisect_left(BOUNDS, each)] += 1
+        return Traffic(sum(latencies), latencies=tuple(latencies))
+
+    for second in range(-behind, 0):  # the canary is alone
+        in_a_second(-behind, second)
+    for second in range(60 - behind):
+        both = [in_a_second(born, second) for born in (-behind, 0)]
+        pair = Pair(Group(both[0], workers=1), Group(both[1], workers=1))
+        evidence = look(evidence, Slice(1.0, pair.within(second) if like_aged else pair), tolerance)
+        said.append(verdict(evidence, tolerance))
+    return next((each for each in said if each.word is Word.WORSE), said[-1])
+
+
+def test_long_streams_make_nobody_slow_who_was_ready_first() -> None:
+    """What a younger worker can't have answered yet is held against nobody."""
+    assert with_streams(30, like_aged=False).word is Word.WORSE
+    for behind in (0, 5, 15, 30, 50):
+        assert with_streams(behind, like_aged=True).word is not Word.WORSE
 
 
 def refused_in_time(name: str, rollouts: int) -> tuple[list[Outcome], float]:

@@ -16,6 +16,7 @@ from einhornpy.supervisor.core import (
     generation,
     planner,
     seats,
+    template_facts,
     view,
 )
 from einhornpy.supervisor.core.bookkeeping import delay_after
@@ -417,11 +418,11 @@ def next_worlds(world: World, deaths: int) -> list[tuple[World, int]]:
         then(facts.UpgradePrepared(upgrade.to_generation, release), deaths)
         then(facts.UpgradeRefused(upgrade.to_generation, "no", None, 0.0), deaths)
     for number in world.templates(TemplateState.STARTING):
-        then(facts.TemplateReady(number), deaths)
+        then(template_facts.TemplateReady(number), deaths)
         if world.pool.generations[number].preloads:
-            then(facts.TemplateReady(number, findings=FOUND), deaths)
+            then(template_facts.TemplateReady(number, findings=FOUND), deaths)
     for number in world.templates(TemplateState.LEAVING):
-        then(facts.TemplateGone(number, "exited with code 0"), deaths)
+        then(template_facts.TemplateGone(number, "exited with code 0"), deaths)
     for number in world.templates(TemplateState.STARTING, TemplateState.READY) if deaths else ():
         after = world.copy()
         after.template_dies(number)

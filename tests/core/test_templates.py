@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from einhornpy.supervisor.core import actions, facts, template_rules
+from einhornpy.supervisor.core import actions, facts, template_facts, template_rules
 from einhornpy.supervisor.core.generation import Preload
 from einhornpy.supervisor.core.observe import observe
 from einhornpy.supervisor.core.planner import plan
@@ -42,14 +42,14 @@ class TemplateMachine(test_planner.PlannerMachine):
     @precondition(lambda self: self.has(TemplateState.STARTING))
     @rule(finds=st.booleans())
     def a_template_is_ready(self, finds: bool) -> None:
-        self.world.fact(facts.TemplateReady(self.world.templates(TemplateState.STARTING)[0],
+        self.world.fact(template_facts.TemplateReady(self.world.templates(TemplateState.STARTING)[0],
                                             findings=FOUND if finds else ()))
 
     @precondition(lambda self: self.has(TemplateState.LEAVING))
     @rule()
     def a_template_leaves(self) -> None:
         leaving = self.world.templates(TemplateState.LEAVING)[0]
-        self.world.fact(facts.TemplateGone(leaving, "exited with code 0"))
+        self.world.fact(template_facts.TemplateGone(leaving, "exited with code 0"))
 
     @precondition(lambda self: self.has(TemplateState.STARTING, TemplateState.READY))
     @rule(data=st.data())
@@ -196,7 +196,7 @@ def test_a_template_that_dies_once_costs_nothing_and_later_ones_grow_rare() -> N
         world.pass_time(waits[-1])
     assert waits == sorted(waits)
     assert waits[0] > 0
-    world.fact(facts.TemplateReady(1))
+    world.fact(template_facts.TemplateReady(1))
     world.pass_time(CALM_SECONDS)
     world.template_dies(1)
     assert world.templates(TemplateState.STARTING) == [1], "long ago doesn't count"
@@ -230,7 +230,7 @@ def test_those_that_die_of_what_they_are_told_fork_what_is_missing_all_the_same(
     for _ in range(12):
         template = world.pool.templates[1]
         if template.state is TemplateState.STARTING:
-            world.fact(facts.TemplateReady(1))
+            world.fact(template_facts.TemplateReady(1))
         elif template.state is TemplateState.READY and template.told:
             world.template_dies(1)
         elif world.being_forked():
@@ -270,7 +270,7 @@ def test_everything_leaves_in_order_when_the_master_stops() -> None:
             world.fact(facts.Forked(worker.id, 5))
         world.fact(facts.Exited(worker.id, 0))
     assert sorted(world.templates(TemplateState.LEAVING)) == [1, 2]
-    world.fact(facts.TemplateGone(1, "exited with code 0"))
+    world.fact(template_facts.TemplateGone(1, "exited with code 0"))
     assert world.ended is None
     world.pass_time(LEAVE_SECONDS)
     assert world.ended == "left", "one that hangs is killed"
@@ -297,7 +297,7 @@ def test_nobody_is_touched_before_the_app_is_imported() -> None:
     world = preloading(Preload.WARN)
     world.pass_time(START_SECONDS + 1.0)
     assert world.templates(TemplateState.STARTING) == [2], "it has the ready timeout"
-    world.fact(facts.TemplateReady(2, 31.0, FOUND))
+    world.fact(template_facts.TemplateReady(2, 31.0, FOUND))
     assert [worker.generation for worker in world.being_forked()] == [2]
     assert world.pool.generations[2].findings == FOUND
     assert world.pool.templates[2].import_seconds == 31.0
@@ -310,10 +310,10 @@ def test_an_import_that_fails_or_hangs_is_tried_again_and_then_goes_back() -> No
         if world.pool.running_upgrade is None:
             break
         if 2 in world.templates(TemplateState.STARTING):
-            world.observe(facts.TemplateGone(2, "exited with code 3", "ImportError: no"))
+            world.observe(template_facts.TemplateGone(2, "exited with code 3", "ImportError: no"))
             world.settle()
         elif 2 in world.templates(TemplateState.LEAVING):
-            world.fact(facts.TemplateGone(2, "exited with code 0"))
+            world.fact(template_facts.TemplateGone(2, "exited with code 0"))
         elif world.wake_at is not None:
             world.pass_time(world.wake_at - world.now)
     upgrade = world.pool.upgrade
@@ -325,7 +325,7 @@ def test_an_import_that_fails_or_hangs_is_tried_again_and_then_goes_back() -> No
 
 def test_strict_refuses_what_is_not_safe_to_fork() -> None:
     world = preloading(Preload.STRICT)
-    world.fact(facts.TemplateReady(2, findings=FOUND))
+    world.fact(template_facts.TemplateReady(2, findings=FOUND))
     assert world.pool.current == 1
     upgrade = world.pool.upgrade
     assert upgrade is not None
@@ -337,18 +337,18 @@ def test_strict_refuses_what_is_not_safe_to_fork() -> None:
 
 def test_strict_gives_a_first_start_up() -> None:
     world = World.new(1, Policy(), recipe(preload=Preload.STRICT), templated=True, slowly=True)
-    world.fact(facts.TemplateReady(1, findings=FOUND))
+    world.fact(template_facts.TemplateReady(1, findings=FOUND))
     assert world.ended is not None
     assert not world.spawned
 
 
 def test_auto_makes_another_template_that_does_not_import_the_app() -> None:
     world = preloading(Preload.AUTO)
-    world.fact(facts.TemplateReady(2, findings=FOUND))
+    world.fact(template_facts.TemplateReady(2, findings=FOUND))
     assert world.templates(TemplateState.STARTING) == [2]
     assert not world.pool.generations[2].preloads
     assert world.pool.generations[2].failures_in_a_row == 0
-    world.fact(facts.TemplateReady(2))
+    world.fact(template_facts.TemplateReady(2))
     assert [worker.generation for worker in world.being_forked()] == [2]
     assert world.pool.generations[2].findings == FOUND, "they stay to be told"
 
@@ -356,7 +356,7 @@ def test_auto_makes_another_template_that_does_not_import_the_app() -> None:
 def test_auto_starts_a_program_by_itself_that_would_have_been_a_template() -> None:
     own = replace(recipe(preload=Preload.AUTO), program_forks=True)
     world = World.new(1, Policy(), own, templated=True, slowly=True)
-    world.fact(facts.TemplateReady(1, findings=FOUND))
+    world.fact(template_facts.TemplateReady(1, findings=FOUND))
     assert world.templates(TemplateState.LEAVING) == [1]
     assert not template_rules.forks(world.pool, 1)
     assert [generation for _, generation in world.spawned] == [1]
@@ -364,7 +364,7 @@ def test_auto_starts_a_program_by_itself_that_would_have_been_a_template() -> No
 
 def test_a_refused_release_goes_back_to_the_template_that_is_still_there() -> None:
     world = preloading(Preload.WARN)
-    world.fact(facts.TemplateReady(2))
+    world.fact(template_facts.TemplateReady(2))
     world.fact(facts.Forked(world.being_forked()[0].id, 77))
     new = next(worker for worker in world.pool.workers.values() if worker.generation == 2)
     world.fact(facts.SaidReady(new.id))

@@ -51,3 +51,10 @@ def test_quantiles_at_the_ends() -> None:
 def test_slower_than_a_bound() -> None:
     found = of_latencies([0.001, 0.0011, 0.5, 99.0])
     assert [found.slower_than(index) for index in (0, 1, BOUNDS.index(0.47), 58)] == [3, 2, 2, 1]
+
+
+def test_within_some_seconds() -> None:
+    found = of_latencies([0.001, 0.0011, 0.5, 99.0])
+    assert [sum(found.within(each).latencies) for each in (0.0, 0.001, 0.55, 0.56, 60.0)] == [
+        0, 1, 2, 3, 3]
+    assert (found.within(0.0).requests, found.within(1.0).seconds) == (4, found.seconds)

@@ -12,6 +12,7 @@ from einhornpy.supervisor.core import (
     facts,
     judge_rules,
     planner,
+    template_facts,
     template_rules,
     upgrade,
 )
@@ -97,7 +98,7 @@ class World:
         """Whoever was just prepared, and only has to import the app, does so, where nothing goes
         slowly."""
         for number in () if self.slowly else self.templates(TemplateState.STARTING):
-            self.observe(facts.TemplateReady(number))
+            self.observe(template_facts.TemplateReady(number))
 
     def exit(self, worker: int, status: int) -> None:
         """A worker exits; one that asks for new code by it gets its upgrade, as the master does
@@ -117,7 +118,7 @@ class World:
         for worker in self.being_forked():
             if worker.generation == generation:
                 self.observe(facts.NotForked(worker.id, None))
-        self.observe(facts.TemplateGone(generation, "was ended by signal 9"))
+        self.observe(template_facts.TemplateGone(generation, "was ended by signal 9"))
         self.settle()
 
     def being_forked(self) -> list[Worker]:
@@ -276,34 +277,34 @@ class World:
             case actions.StartTemplate():
                 assert self.now >= template.not_before, f"{action} before its delay is over"
                 assert number in self.pool.generations
-                self.observe(facts.TemplateStarted(number, FIRST_TEMPLATE + self.next_id))
+                self.observe(template_facts.TemplateStarted(number, FIRST_TEMPLATE + self.next_id))
                 if not self.slowly:
-                    self.observe(facts.TemplateReady(number))
+                    self.observe(template_facts.TemplateReady(number))
             case actions.TellTemplate():
                 assert [*self.pool.templates] == [number], "another one may hold what it wants"
-                self.observe(facts.TemplateTold(number))
+                self.observe(template_facts.TemplateTold(number))
             case actions.RetireTemplate():
                 of_it = [each for each in self.pool.workers.values() if each.generation == number]
                 assert not of_it, f"{action}, and {of_it} still need it"
                 assert (number != self.pool.current or self.pool.stopping is not None
                         or not template_rules.forks(self.pool, number))
-                self.observe(facts.TemplateRetired(number, LEAVE_SECONDS))
+                self.observe(template_facts.TemplateRetired(number, LEAVE_SECONDS))
                 if not self.slowly:
-                    self.observe(facts.TemplateGone(number, "exited with code 0"))
+                    self.observe(template_facts.TemplateGone(number, "exited with code 0"))
             case actions.KillTemplate():
                 waited = [template.since] if template.state is not TemplateState.READY else [
                     worker.spawned_at for worker in self.being_forked()]
                 assert self.pool.stopping == "now" or max(
                     map(self.ran, waited)) >= self.patience(template), f"{action} too early"
-                self.observe(facts.TemplateKilled(number, action.reason))
+                self.observe(template_facts.TemplateKilled(number, action.reason))
                 for worker in self.being_forked():
                     if worker.generation == number:
                         self.observe(facts.NotForked(worker.id, None))
-                self.observe(facts.TemplateGone(number, "was ended by signal 9"))
+                self.observe(template_facts.TemplateGone(number, "was ended by signal 9"))
             case actions.ReplaceTemplate():
                 asked = [each for each in self.being_forked() if each.generation == number]
                 assert not asked, f"{action}, and it was asked for {asked}"
-                self.observe(facts.TemplateMissing(number))
+                self.observe(template_facts.TemplateMissing(number))
 
     def patience(self, template: Template) -> float:
         """For how many seconds one is waited for at least."""
@@ -576,10 +577,10 @@ class World:
                 self.fact(facts.Forked(forking[0].id, 1000 + forking[0].id))
                 continue
             if young := self.templates(TemplateState.STARTING):
-                self.fact(facts.TemplateReady(young[0]))
+                self.fact(template_facts.TemplateReady(young[0]))
                 continue
             if leaving := self.templates(TemplateState.LEAVING):
-                self.fact(facts.TemplateGone(leaving[0], "exited with code 0"))
+                self.fact(template_facts.TemplateGone(leaving[0], "exited with code 0"))
                 continue
             retiring = [
                 worker for worker in self.pool.workers.values() if worker.state is State.RETIRING]

@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 from einhornpy.control.web.feed import sample
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
+from .. import documents
 from ..browser import chromium
 from ..harness import APPS, BIN, DEADLINE, EXAMPLE, Master, get, wait_gone, wait_until
 from ..steering.test_upgrade import COMMAND, Start, release
@@ -570,7 +571,7 @@ def judged(document: Mapping[str, Any], **upgrade: Any) -> dict[str, Any]:
 
 VERDICT = {
     "word": "worse", "reason": "5xx 4.1 % against 0.2 % of 1,310 requests, p < 0.001",
-    "requests": 1310, "baseline_requests": 5200, "overruled_by": None, "measures": [
+    "requests": 1310, "old_requests": 5200, "overruled_by": None, "measures": [
         {"measure": "failed", "new": 0.041, "old": 0.002, "p_worse": 0.0005, "p_well": 1.0},
         {"measure": "p99", "new": 0.31, "old": 0.12, "p_worse": 0.2, "p_well": 1.0},
         {"measure": "memory", "new": 12288.0, "old": None, "p_worse": 1.0, "p_well": 1.0}]}
@@ -627,3 +628,46 @@ def test_old_against_new_and_the_verdict(serve: Callable[..., Master], viewer: V
     older["samples"] = [{**each, "traffic": {}} for each in older["samples"]]
     show(page, older)
     expect(page.locator("#comparison")).to_be_hidden()
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_judged_upgrade_is_shown_as_a_master_tells_it(serve: Callable[..., Master],
+                                                        viewer: Viewer, width: int) -> None:
+    master = serve(number=1)
+    told: dict[str, Any] = {}
+    page = viewer.new(master.web, width)
+    page.route("**/stream", lambda route: route.fulfill(
+        content_type="text/event-stream",
+        body=f"retry: 1000000\nevent: hello\ndata: {json.dumps(told)}\n\n"))
+
+    def show(document: dict[str, Any]) -> Locator:
+        """The card of the upgrade."""
+        told.update(status=document, events=[], samples=[sample(document)])
+        page.goto(master.web)
+        expect(page.locator("#gate-word")).to_have_text(document["gate"])
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+        page.evaluate("document.body.classList.remove('stale')")
+        check_accessible(page)
+        return page.locator("#upgrade")
+
+    upgrade = show(documents.held())
+    expect(upgrade).to_contain_text("hold left4 min")
+    expect(upgrade).to_contain_text(
+        f"Verdict: no-worsenothing is worse beyond doubt: {documents.WHY}")
+    expect(page.locator("#comparison tbody tr")).to_have_count(2)
+    baseline = page.get_by_role(
+        "button", name="Seat 3: generation 1, ready, pid 4004, baseline", exact=True)
+    expect(baseline.locator(".state")).to_have_text("baseline")
+    expect(page.locator(".tile .state", has_text="baseline")).to_have_count(1)
+    baseline.click()
+    expect(page.locator("#details")).to_contain_text(
+        "baselineruns the old code, to compare new workers with")
+    page.get_by_role("button", name="Seat 1: ").click()
+    expect(page.locator("#details")).not_to_contain_text("baseline")
+    upgrade = show(documents.watched())
+    expect(upgrade).to_contain_text("can go back for9 min")
+    expect(upgrade).to_contain_text("Verdict: well")
+    expect(page.locator("#comparison")).to_be_visible()
+    upgrade = show(documents.refused())
+    expect(upgrade).to_contain_text(f"Verdict: worse{documents.WHY}")
+    expect(upgrade).not_to_contain_text("can go back")

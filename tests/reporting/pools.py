@@ -18,8 +18,8 @@ def worker(number: int, state: State = State.READY, generation: int = 1, **chang
     made: dict[str, Any] = {
         "index": number - 1, "ready_at": None if state is State.STARTING else 2.0,
         "retired_at": NOW if state is State.RETIRING else None}
-    return Worker(id=number, generation=generation, pid=4000 + number, spawned_at=0.0, state=state,
-                  **{**made, **changes})
+    return Worker(id=number, generation=generation, pid=4000 + number, state=state,
+                  **{"spawned_at": 0.0, **made, **changes})
 
 
 def pool(target: int, workers: Iterable[Worker], upgrade: Upgrade | None = None,

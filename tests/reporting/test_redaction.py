@@ -12,8 +12,8 @@ from dataclasses import replace
 from urllib.parse import quote, quote_plus
 
 import pytest
-from einhornpy.supervisor.core.facts import TemplateReady
 from einhornpy.supervisor.core.generation import Finding
+from einhornpy.supervisor.core.template_facts import TemplateReady
 from einhornpy.supervisor.reporting.redaction import MASK, Redaction, secrets_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st

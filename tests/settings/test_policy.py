@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from einhornpy.supervisor.core.generation import Recipe
 from einhornpy.supervisor.core.pool import Policy
+from einhornpy.supervisor.settings.declaring import Counts
 from einhornpy.supervisor.settings.policy import policy_of, rules_of_recipe
 from einhornpy.supervisor.settings.sources import load
-from einhornpy.supervisor.settings.table import SETTINGS, Counts
+from einhornpy.supervisor.settings.table import SETTINGS
 
 # What a recipe is made of besides: the program, where and with what it runs, and how it says ready.
 PROGRAM = {"command", "directory", "environment", "release", "ack_seconds", "program",

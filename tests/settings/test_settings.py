@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from einhornpy.supervisor.settings.declaring import Setting
 from einhornpy.supervisor.settings.sources import OF_KUBERNETES, BadSetting, load, strays
-from einhornpy.supervisor.settings.table import SETTINGS, Setting, Settings
+from einhornpy.supervisor.settings.table import SETTINGS, Settings
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -212,8 +212,8 @@ while True:
 
 def held(master: Master) -> list[str]:
     """What the master has open."""
-    directory = Path(f"/proc/{master.process.pid}/fd")
-    return sorted(os.readlink(link).removesuffix(" (deleted)") for link in directory.iterdir())
+    return sorted(path.removesuffix(" (deleted)")
+                  for path in open_files(master.process.pid).values())
 
 
 def test_other_programs_say_it(start: Start, place: Path) -> None:
@@ -223,6 +223,10 @@ def test_other_programs_say_it(start: Start, place: Path) -> None:
     expected = Traffic(3, (0, 1, 0, 0, 1), 1, 1, 1, 5120, 2.5, latencies(0.5, 2))
     assert traffic_of(master, *OWN) == traffic_of(master) == expected
     assert traffic_of(master, "mine", SLOT_SIZE) is None  # it has written nothing
+    found = {(each["index"], each["requests"], each["in_flight"], each["busy_share"])
+             for each in master.status()["workers"]}
+    assert found == {(0, 3, None, None), (1, 3, None, None), (2, None, None, None)}
+    assert master.ask("tally")["result"]["requests"] == 6
     pages = [name for name in held(master) if "memfd:mine" in name or "einhornpy-worker" in name]
     assert pages.count("/memfd:mine") == 1
     assert "/memfd:einhornpy-worker" in pages
@@ -243,6 +247,7 @@ def test_other_programs_say_it(start: Start, place: Path) -> None:
     assert master.cli("upgrade").returncode == 0
     for pid in pids:
         wait_gone(pid, master.log)
+    assert master.ask("tally")["result"]["requests"] == 12
     wait_until(lambda: [name for name in held(master) if "mine" in name or "worker" in name]
                == pages, "the same pages, of the new workers", master.log)
 

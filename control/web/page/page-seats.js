@@ -91,15 +91,16 @@ export class Seats {
 
   #paint(tile, worker) {
     tile.style.setProperty("--busy", worker.busy_share ?? 0);
-    const look = [worker.state, worker.recycled_for, this.#isChosen(worker)].join(" ");
+    const look = [worker.state, worker.recycled_for, worker.baseline, this.#isChosen(worker)].join(" ");
     if (tile.dataset.look === look) return;
     tile.dataset.look = look;
     tile.className = `tile ${colour(worker.generation)} ${worker.state}${worker.recycled_for ? " due" : ""}`;
     tile.setAttribute("aria-expanded", String(this.#isChosen(worker)));
     tile.setAttribute("aria-controls", "details");
     tile.setAttribute("aria-label", `Seat ${worker.index}: generation ${worker.generation}, ${worker.state}, `
-      + `pid ${worker.pid}${worker.recycled_for ? ", due for recycling" : ""}`);
-    tile.children[1].replaceChildren(icon(worker.state), html("span", {}, worker.state));
+      + `pid ${worker.pid}${worker.baseline ? ", baseline" : ""}${worker.recycled_for ? ", due for recycling" : ""}`);
+    const word = worker.baseline && worker.state === "ready" ? "baseline" : worker.state;
+    tile.children[1].replaceChildren(icon(worker.state), html("span", {}, word));
   }
 
   // Take a tile away, but let it be seen going.
@@ -197,7 +198,7 @@ const KNOWN = {
   waits_for: ["waits for", String],
 };
 // Said elsewhere, or in words.
-const HIDDEN = new Set(["index", "pid", "state", "recycling", "killed_in_seconds"]);
+const HIDDEN = new Set(["index", "pid", "state", "recycling", "killed_in_seconds", "baseline"]);
 
 // What the document says of a worker. Keys are only ever added to it: one that is not known here is shown as it is.
 function* described(worker) {
@@ -205,6 +206,7 @@ function* described(worker) {
     if (!(name in worker) || (worker[name] === null && (name === "recycled_for" || name === "waits_for"))) continue;
     yield [term, worker[name] === null ? "–" : say(worker[name])];
   }
+  if (worker.baseline) yield ["baseline", "runs the old code, to compare new workers with"];
   const recent = worker.traffic?.recent;
   if (recent?.requests) {
     yield ["requests a second", rate(recent.requests_per_second)];
