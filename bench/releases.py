@@ -92,11 +92,14 @@ def rolled_out(app: str, like: str, judged: bool, seconds: float) -> Row:
             (server.directory / "next").symlink_to(like)
             (server.directory / "next").rename(server.directory / "current")
             began = time.monotonic()
-            server.einhornpy("upgrade", "--release", like, *(JUDGED if judged else ["--no-judge"]))
-            ended = time.monotonic() - began
-            time.sleep(max(0.0, seconds - ended))
+            ended = server.einhornpy("upgrade", "--release", like,
+                                     *(JUDGED if judged else ["--no-judge"]))
+            if ended.returncode not in (0, 5):
+                raise RuntimeError(ended.stderr)
+            took = time.monotonic() - began
+            time.sleep(max(0.0, seconds - took))
             upgrade = json.loads(server.einhornpy("status", "--json").stdout)["upgrade"]
-        return row(app, like, judged, upgrade, ended, load.report)
+        return row(app, like, judged, upgrade, took, load.report)
 
 
 def row(app: str, like: str, judged: bool, upgrade: dict[str, object], ended: float,
