@@ -2,9 +2,9 @@
 are only cold, under load, rolled out with the judge and without.
 
 A Django app under gthread and a FastAPI app under uvicorn's worker, four workers each, a catalogue
-in SQLite, 100 requests a second. What a request saw stands in its answer. Both ways are watched for
-the same time from when the upgrade was asked for: without a judge the bad code stays until somebody
-notices.
+in SQLite, 100 requests a second. What a request saw stands in its answer. Both ways run at the same
+time, and are watched equally long from when the upgrade was asked for: without a judge the bad code
+stays until somebody notices.
 
     python -m bench.releases [--seconds 120] [--app django] [--release fine]
 """
@@ -20,6 +20,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import STDOUT, Popen
@@ -129,8 +130,10 @@ def main() -> None:
           "| of them failed |\n| --- | --- | --- | --- | ---: | ---: | ---: |", flush=True)
     for app in options.app or APPS:
         for like in options.release or RELEASES:
-            for judged in (True, False):
-                print(line(rolled_out(app, like, judged, options.seconds)), flush=True)
+            with ThreadPoolExecutor() as both:
+                for one in both.map(lambda judged: rolled_out(app, like, judged, options.seconds),
+                                    (True, False)):
+                    print(line(one), flush=True)
 
 
 if __name__ == "__main__":
