@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from subprocess import STDOUT, Popen
 
@@ -131,8 +132,8 @@ def main() -> None:
     for app in options.app or APPS:
         for like in options.release or RELEASES:
             with ThreadPoolExecutor() as both:
-                for one in both.map(lambda judged: rolled_out(app, like, judged, options.seconds),
-                                    (True, False)):
+                roll_out = partial(rolled_out, app, like, seconds=options.seconds)
+                for one in both.map(roll_out, (True, False)):
                     print(line(one), flush=True)
 
 
