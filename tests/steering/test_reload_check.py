@@ -111,6 +111,8 @@ def stand_ins(found: dict[str, Any], opened: list[int]) -> None:
         fcntl.fcntl(opened[-1], fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
         return opened[-1]
 
+    if found["place"].get("for_good") is not None:
+        found["place"]["for_good"] = pair()
     found["page"]["fd"] = page(found["page"]["size"])
     if traffic := found.get("traffic"):
         traffic["fd"] = page(traffic["size"])
