@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core import facts
-from ..core.evidence import Evidence, Group, Pair, Slice, look
+from ..core.evidence import ROUND, Evidence, Group, Pair, Slice, Tolerance, look
 from ..core.pool import Pool, State, Worker
-from ..core.traffic import Traffic, total
+from ..core.traffic import NO_LATENCIES, Traffic, total
 from ..core.upgrade import Judging, Upgrade
 from ..core.verdict import Verdict, Word, verdict
 from ..launch.traffic_pages import TrafficPages
@@ -73,7 +73,7 @@ class Judge(Part):
 
     def take_over(self, state: KeptState) -> None:
         kept: KeptEvidence | None = state["judgement"]
-        if kept is not None:
+        if kept is not None and _goes_on(kept.evidence):
             self._generation, self._evidence = kept.generation, kept.evidence
 
     def _judged(self) -> Upgrade | None:
@@ -148,6 +148,21 @@ class Judge(Part):
             return
         self._told = (found, now)
         self._ledger.observe(facts.Judged(found))
+
+
+def _goes_on(evidence: Evidence) -> bool:
+    """Whether what an earlier version knew can be added to, as a few slices of one request each
+    show; it may have had other buckets. Else the comparison begins anew."""
+    one = Group(Traffic(1, latencies=(1, *NO_LATENCIES[1:])), workers=1)
+    tolerance = Tolerance()
+    try:
+        for old in (one, None) * ROUND:
+            pair = Pair(one, old)
+            evidence = look(evidence, Slice(LOOK_SECONDS, pair, pair), tolerance)
+        verdict(evidence, tolerance)
+    except (ArithmeticError, LookupError, ValueError):
+        return False
+    return True
 
 
 def sliced(pool: Pool, upgrade: Upgrade, parts: Parts, now: float, seconds: float) -> Slice:
