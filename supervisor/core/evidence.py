@@ -35,8 +35,8 @@ MOST, MOST_ALONE = math.log(4), 0.4
 # tolerated.
 GUESSES = (2.0, 6.0)
 # A slow answer tells less than a failed one: to be beyond doubt slower than all that is tolerated
-# would take a third longer, too long for a p99 that has doubled to be refused in two minutes. So it
-# must be beyond doubt slower than by two thirds of that ratio (as a power), and slower than
+# would take a quarter longer, too long for a p99 that has doubled to be refused in two minutes. So
+# it must be beyond doubt slower than by two thirds of that ratio (as a power), and slower than
 # tolerated by its figures (`verdict.py`). At a third, releases 20 % slower were often refused.
 NEAR = 2 / 3
 # Where the slowest answers are looked at. Whether they are well is seen at the first; the others
