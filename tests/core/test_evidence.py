@@ -113,6 +113,17 @@ def test_what_makes_no_difference_is_not_worse() -> None:
     assert after(300, Traffic(), traffic(50))[1].word is Word.UNSURE
 
 
+def test_a_second_without_any_latency_tells_nothing() -> None:
+    """Clients that have left, or websockets alone, on either side."""
+    evidence, tolerance = after(40, traffic(50), traffic(50))[0], Tolerance()
+    for old in (Traffic(3, aborted=3), Traffic(), None):
+        group = None if old is None else Group(old, workers=1)
+        pair = Pair(Group(Traffic(2, aborted=2), workers=1), group)
+        seen = look(evidence, Slice(1.0, young=pair, warm=pair), tolerance)
+        assert seen.p99.worse.best == evidence.p99.worse.best
+        assert verdict(seen, tolerance).word is not Word.WORSE
+
+
 def test_cpu_and_leaks() -> None:
     busy = after(120, traffic(50), traffic(50), cpu=0.2)[1]
     assert (busy.word, busy.reason.startswith("CPU a request")) == (Word.WORSE, True)
