@@ -60,7 +60,7 @@ def upgrade(connect: Connect, release: str | None, fleet: bool, canary: int | No
     usage. ^C leaves the upgrade running.
     """
     check_canary(canary, hold, check)
-    check_judging(judging)
+    check_judging(judging, canary, hold)
     check_label("--release", release)
     given = {
         "kind": "fleet" if fleet else "rolling", "release": release, "canary": canary,
@@ -94,11 +94,12 @@ def check_canary(canary: int | None, hold: str | None, check: str | None) -> Non
             raise click.UsageError(f"--hold: got {hold!r}, expected {HOLD}") from None
 
 
-def check_judging(judging: dict[str, Any]) -> None:
+def check_judging(judging: dict[str, Any], canary: int | None, hold: str | None) -> None:
     """Refuse here what the master would refuse, by the name of its flag.
 
     Raises:
-        click.UsageError: one of them is wrong, or given with --no-judge.
+        click.UsageError: one of them is wrong, or given with --no-judge, or makes no sense with
+            this hold.
     """
     from ...supervisor.settings.parsers import seconds
     from ...supervisor.settings.table import SETTINGS
@@ -113,6 +114,16 @@ def check_judging(judging: dict[str, Any]) -> None:
             (SETTINGS[name].parse if name in SETTINGS else seconds)(value)
         except ValueError as error:
             raise click.UsageError(f"{flag}: got {value!r}, expected {error}") from None
+    if judging["hold_at_least"] is None:
+        return
+    if canary is None:
+        raise click.UsageError("--hold-at-least goes with --canary")
+    if hold != commands.UNTIL_RESUME:
+        least = seconds(judging["hold_at_least"])
+        most = seconds(commands.DEFAULT_HOLD if hold is None else hold)
+        if least > most:
+            raise click.UsageError(
+                f"--hold-at-least is longer than the hold: {least:g} s of {most:g} s")
 
 
 @click.command()

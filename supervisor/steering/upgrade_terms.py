@@ -35,9 +35,15 @@ def read(args: Mapping[str, Any], settings: Settings) -> Terms:
     hold = args["hold"]
     if hold != commands.UNTIL_RESUME:
         hold = _read("hold", hold, parsers.seconds, f", or {commands.UNTIL_RESUME}")
-    return Terms(Kind(args["kind"]), args["release"], args["canary"],
-                 (None if hold == commands.UNTIL_RESUME else hold) if args["canary"] else 0.0,
-                 args["check"], args["max_failures"], judging=_judging(args, settings))
+    judging, canary = _judging(args, settings), args["canary"]
+    least = None if judging is None else judging.least_hold
+    if least is not None and not canary:
+        raise ValueError("--hold-at-least goes with --canary")
+    if least is not None and hold != commands.UNTIL_RESUME and least > hold:
+        raise ValueError(f"--hold-at-least is longer than the hold: {least:g} s of {hold:g} s")
+    return Terms(Kind(args["kind"]), args["release"], canary,
+                 (None if hold == commands.UNTIL_RESUME else hold) if canary else 0.0,
+                 args["check"], args["max_failures"], judging=judging)
 
 
 def _judging(args: Mapping[str, Any], settings: Settings) -> Judging | None:
@@ -45,7 +51,7 @@ def _judging(args: Mapping[str, Any], settings: Settings) -> Judging | None:
     given = [name for name in _OF_JUDGE if args.get(name) is not None]
     if not (settings.judge if asked is None else asked):
         if given:
-            raise ValueError(f"{given[0]}: goes with judge")
+            raise ValueError(f"--{given[0].replace('_', '-')} goes with --judge")
         return None
     values: dict[str, Any] = {name: getattr(settings, name, None) for name in _OF_JUDGE}
     values |= {name: _read(name, args[name], _OF_JUDGE[name]) for name in given}

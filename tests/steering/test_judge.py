@@ -173,19 +173,25 @@ def test_a_reload_keeps_what_is_known(start: Start, shop: Callable[[str], None])
     assert after["upgrade"]["phase"] == "held"
 
 
-@pytest.mark.parametrize(("flags", "line"), [
-    (["--judge-after", "5"], "judge_after: goes with judge"),
-    (["--no-judge", "--watch", "5"], "--watch goes with --judge"),
-    (["--judge", "--judge-tolerance", "5"],
-     "--judge-tolerance: got '5', expected percentage points of failed requests, a comma, and a "
-     "factor of at least 1, such as 0.5,1.3"),
-    (["--judge", "--hold-at-least", "soon"],
-     "--hold-at-least: got 'soon', expected a number of seconds, 0 or more, or 90s, 10min, 6h, "
-     "1d")])
-def test_wrong_usage_is_one_line(start: Start, shop: Callable[[str], None], flags: list[str],
-                                 line: str) -> None:
+WRONG = {
+    ("--judge-after", "5"): "--judge-after goes with --judge",
+    ("--no-judge", "--watch", "5"): "--watch goes with --judge",
+    ("--judge", "--judge-tolerance", "5"):
+        "--judge-tolerance: got '5', expected percentage points of failed requests, a comma, and a "
+        "factor of at least 1, such as 0.5,1.3",
+    ("--judge", "--hold-at-least", "soon"):
+        "--hold-at-least: got 'soon', expected a number of seconds, 0 or more, or 90s, 10min, 6h, "
+        "1d",
+    ("--judge", "--hold-at-least", "10"): "--hold-at-least goes with --canary",
+    ("--judge", "--canary", "1", "--hold", "1", "--hold-at-least", "10"):
+        "--hold-at-least is longer than the hold: 10 s of 1 s",
+}
+
+
+def test_wrong_usage_is_one_line(start: Start, shop: Callable[[str], None]) -> None:
     master = started(start)
-    result = master.cli("upgrade", *flags)
-    assert result.returncode == 2
-    assert line in result.stderr.splitlines()[-1]
+    for flags, line in WRONG.items():
+        result = master.cli("upgrade", *flags)
+        assert result.returncode == 2
+        assert line in result.stderr.splitlines()[-1]
     assert master.status()["upgrade"] is None

@@ -38,13 +38,19 @@ def test_the_settings_count_where_nothing_is_said() -> None:
     assert upgrade_terms.usual(told, Kind.FLEET).judging == judging
     assert asked(told, judge=False).judging is None
     own = asked(told, judge_tolerance="0.2,1.1", judge_after=0, judge_unsure="pass",
-                hold_at_least="2min", watch=0)
+                canary=1, hold="2min", hold_at_least="2min", watch=0)
     assert own.judging == Judging(Tolerance(0.002, 1.1), 0, 120.0, False, 0.0)
+    assert asked(told, canary=1, hold="until-resume", hold_at_least=10).judging.least_hold == 10.0
 
 
 @pytest.mark.parametrize(("given", "line"), [
-    ({"watch": 5}, "watch: goes with judge"),
-    ({"judge": False, "judge_after": 5}, "judge_after: goes with judge"),
+    ({"watch": 5}, "--watch goes with --judge"),
+    ({"judge": False, "judge_after": 5}, "--judge-after goes with --judge"),
+    ({"judge": True, "hold_at_least": "10"}, "--hold-at-least goes with --canary"),
+    ({"judge": True, "canary": 1, "hold": 1, "hold_at_least": "10"},
+     "--hold-at-least is longer than the hold: 10 s of 1 s"),
+    ({"judge": True, "canary": 1, "hold_at_least": "2min"},
+     "--hold-at-least is longer than the hold: 120 s of 60 s"),
     ({"judge": True, "judge_tolerance": "5"}, "judge_tolerance: got '5', expected percentage "
      "points of failed requests, a comma, and a factor of at least 1, such as 0.5,1.3"),
     ({"judge": True, "judge_unsure": "wait"}, "judge_unsure: got 'wait', expected pass or refuse"),
