@@ -106,7 +106,7 @@ def status(document: Mapping[str, Any]) -> str:
         lines += _entry("memory", used)
     for line in traffic.of_generations(document):
         lines += _entry("traffic", line)
-    lines += _upgrade(document["upgrade"])
+    lines += _upgrade(document["upgrade"], document["reason"])
     lines += ["", " INDEX     PID  GEN STATE       AGE READY IN RESTARTS   MEMORY    REQUESTS BUSY"]
     for worker in document["workers"]:
         lines += _worker(worker)
@@ -121,7 +121,7 @@ def status(document: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _upgrade(upgrade: Mapping[str, Any] | None) -> list[str]:
+def _upgrade(upgrade: Mapping[str, Any] | None, told: str) -> list[str]:
     if upgrade is None:
         return []
     lines = _entry("upgrade", upgrade_line(upgrade))
@@ -129,8 +129,8 @@ def _upgrade(upgrade: Mapping[str, Any] | None) -> list[str]:
         lines += _entry("hold", f"ends in {duration(upgrade['hold_left_seconds'])}")
     if (left := traffic.watched(upgrade)) is not None:
         lines += _entry("watch", f"can go back for another {duration(left)}")
-    if (verdict := traffic.verdict(upgrade)) is not None:
-        lines += _entry("verdict", f"{coloured(verdict[0])}: {verdict[1]}")
+    if (verdict := traffic.verdict(upgrade, told)) is not None:
+        lines += _entry("verdict", f"{coloured(verdict[0])}{verdict[1]}")
     if upgrade["error"] and upgrade["outcome"] != "done":
         lines += _entry("error", upgrade["error"])
     return lines
@@ -241,7 +241,8 @@ def _entry(label: str, text: str) -> list[str]:
 
 
 def history(upgrades: list[dict[str, Any]]) -> str:
-    """The upgrades as a table; what was wrong on a line of its own."""
+    """The upgrades as a table; what was wrong, and the verdict on those that were judged, on lines
+    of their own."""
     lines = ["STARTED               FROM    TO OUTCOME         TOOK BY           RELEASE"]
     for each in upgrades:
         release = each["release"] or "-"
@@ -258,8 +259,13 @@ def history(upgrades: list[dict[str, Any]]) -> str:
         if not beside:
             lines += wrapped(release, 4)
         why = ": ".join(text for text in (each["reason"], each["error"]) if text)
-        if why and each["outcome"] != "done":
+        failed = why and each["outcome"] != "done"
+        if failed:
             lines += wrapped(why, 4)
+        if (verdict := traffic.verdict(each, why if failed else "")) is not None:
+            word, more = verdict
+            passed = word == "unsure" and each["outcome"] == "done"
+            lines += wrapped(f"verdict {coloured(word)}{', passed' if passed else ''}{more}", 4)
     return "\n".join(lines) if upgrades else "no upgrade so far"
 
 

@@ -57,13 +57,16 @@ def of_generations(document: Mapping[str, Any]) -> Iterator[str]:
         yield f"generation {each['generation']}: {said}"
 
 
-def verdict(upgrade: Mapping[str, Any]) -> tuple[str, str] | None:
-    """What the judge says of an upgrade: his word, and why; None where nobody judges."""
+def verdict(upgrade: Mapping[str, Any], told: str = "") -> tuple[str, str] | None:
+    """What the judge says of an upgrade: his word, and what follows it: why, unless that is `told`
+    already, and who has put an end to the judging. None where nobody judges."""
     found = upgrade.get("verdict")
     if found is None:
         return None
-    by = f"; overruled by {found['overruled_by']}" if found.get("overruled_by") else ""
-    return found["word"], f"{found['reason']}{by}"
+    word, by = found["word"], found.get("overruled_by")
+    why = "" if found["reason"] in told else f": {found['reason']}"
+    ended = "overruled" if word in ("worse", "unsure") else "judging ended"
+    return word, f"{why}; {ended} by {by}" if by else why
 
 
 def is_baseline(worker: Mapping[str, Any]) -> bool:

@@ -71,10 +71,10 @@ def upgrade(document: Mapping[str, Any]) -> Text:
 def answered(document: Mapping[str, Any]) -> Text:
     """What each generation answers, old against new during an upgrade, and what is made of it."""
     lines = [Text(line) for line in traffic.of_generations(document)]
-    verdict = document["upgrade"] and traffic.verdict(document["upgrade"])
+    verdict = document["upgrade"] and traffic.verdict(document["upgrade"], document["reason"])
     if verdict:
         lines.append(Text.assemble("verdict ", (verdict[0], STYLES.get(verdict[0], "")),
-                                   f": {verdict[1]}"))
+                                   verdict[1]))
     return Text("\n").join(lines)
 
 

@@ -74,16 +74,9 @@ def _of_running(pool: Pool, upgrade: Upgrade) -> tuple[Gate, str]:
         return Gate.UPGRADING, course
     if upgrade.check is Check.RUNNING:
         return Gate.UPGRADING, f"{course}; the check runs"
-    judged = f"; {_judged(upgrade)}" if upgrade.judged else ""
     if upgrade.terms.hold is None:
-        return Gate.PAUSED, f"{course}; held until somebody says resume or abort{judged}"
-    return Gate.UPGRADING, f"{course}; held for {upgrade.terms.hold:g} s{judged}"
-
-
-def _judged(upgrade: Upgrade) -> str:
-    """What the comparison with old workers says by now."""
-    verdict = upgrade.verdict
-    return f"{upgrade.doing}: {'not yet compared' if verdict is None else verdict.reason}"
+        return Gate.PAUSED, f"{course}; held until somebody says resume or abort"
+    return Gate.UPGRADING, f"{course}; held for {upgrade.terms.hold:g} s"
 
 
 def _of_enough(pool: Pool, have: str) -> tuple[Gate, str]:

@@ -230,7 +230,31 @@ def test_the_status_tells_of_a_judgement_and_its_baseline() -> None:
     assert lines[0] == "shop: ready: 3 of 3 workers ready on generation 2; watched for 600 s"
     assert "  watch       can go back for another 9 min 0 s" in lines
     assert f"  verdict     well: as good as before beyond doubt: {documents.WHY}" in lines
-    assert f"  verdict     worse: {documents.WHY}" in show.status(documents.refused()).splitlines()
+    lines = show.status(documents.refused()).splitlines()
+    assert lines[0].endswith(f"generation 2 was refused: {documents.WHY}")
+    assert "  verdict     worse" in lines, "the figures are told once"
+
+
+def judged(word: str, outcome: str | None, by: str | None = None, **more: Any) -> list[str]:
+    """What the history says below the line of an upgrade with this verdict."""
+    last = upgrades()[0] | {"outcome": outcome, "reason": None, "error": None} | more
+    found = VERDICT | {"word": word, "reason": "so and so", "overruled_by": by}
+    lines = show.history([last | {"verdict": found}]).splitlines()
+    return [line.strip() for line in lines[2:]]
+
+
+def test_the_history_has_the_verdict_on_what_was_judged() -> None:
+    assert judged("well", "done") == ["verdict well: so and so"]
+    assert judged("no-worse", None) == ["verdict no-worse: so and so"]
+    assert judged("unsure", "done") == ["verdict unsure, passed: so and so"]
+    assert judged("worse", "done", "ann") == ["verdict worse: so and so; overruled by ann"]
+    assert judged("well", "done", "ann") == ["verdict well: so and so; judging ended by ann"]
+    assert judged("worse", "rolled-back", reason="so and so") == ["so and so", "verdict worse"]
+    unsure = "the hold is over, and the judge is unsure: so and so"
+    assert judged("unsure", "rolled-back", reason=unsure) == [unsure, "verdict unsure"]
+    assert judged("no-worse", "rolled-back", reason="the check failed") == [
+        "the check failed", "verdict no-worse: so and so"]
+    assert "verdict" not in show.history([upgrades()[0] | {"verdict": None}])
 
 
 def test_in_a_pipe_a_line_stays_a_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -513,7 +513,9 @@ def test_a_judged_upgrade_is_seen_with_its_baseline() -> None:
         await eyes.sees(f"verdict well: as good as before beyond doubt: {documents.WHY}")
         assert "baseline" not in eyes.screen()
         eyes.app._news.append(watch.Status(documents.refused()))
-        await eyes.sees(f"verdict worse: {documents.WHY}")
+        await eyes.sees(f"was refused: {documents.WHY}")
+        await eyes.sees("verdict worse ")
+        assert eyes.screen().count("p99 310 ms") == 1, "the figures are told once"
         assert "can go back" not in eyes.screen()
 
     look("/nonexistent", scenario)

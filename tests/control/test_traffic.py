@@ -51,16 +51,16 @@ def test_the_status_and_the_view_have_them_and_the_verdict() -> None:
     for line in ("  traffic     generation 12344: 123k requests/s, 1.0% failed, p50 998 ms, "
                  "p99 60 s",
                  "  watch       can go back for another 23 h 59 min",
-                 f"  verdict     no-worse: {VERDICT['reason']}; overruled by somebody"):
+                 f"  verdict     no-worse: {VERDICT['reason']}; judging ended by somebody"):
         assert line in text.splitlines()
     lines = words.answered(document()).plain.splitlines()
     assert lines[1:] == [
         "generation 12345: 123k requests/s, 1.0% failed, p50 998 ms, p99 60 s",
-        f"verdict no-worse: {VERDICT['reason']}; overruled by somebody"]
+        f"verdict no-worse: {VERDICT['reason']}; judging ended by somebody"]
     ended = document() | {"upgrade": document()["upgrade"] | {"outcome": "done"}}
     assert words.upgrade(ended).plain.endswith(", can go back for another 23 h 59 min")
     for upgrade in (None, {"verdict": None}, {}):
-        assert not words.answered({"traffic": [], "upgrade": upgrade}).plain
+        assert not words.answered({"traffic": [], "upgrade": upgrade, "reason": ""}).plain
 
 
 def test_the_table_has_the_columns_that_fit() -> None:

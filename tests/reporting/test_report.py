@@ -152,7 +152,7 @@ TABLE: list[tuple[str, Any, str, str, int, bool]] = [
     ("watched", pool(2, NEW, upgrade(Phase.WATCHED, Outcome.DONE, JUDGED, watched_since=NOW)),
      "ready", "2 of 2 workers ready on generation 2; watched for 600 s", READY, True),
     ("held and judged", pool(2, MIXED, upgrade(Phase.HELD, terms=JUDGED, held_since=NOW)),
-     "upgrading", "1 of 2 workers on generation 2; held for 60 s; unsure: not yet compared",
+     "upgrading", "1 of 2 workers on generation 2; held for 60 s",
      NOT_YET, False),
     ("aborted", pool(2, OLD, upgrade(Phase.ENDED, Outcome.ABORTED, reason="aborted by ann")),
      "rolled-back", "generation 2 was refused: aborted by ann", ROLLED_BACK, True),

@@ -100,7 +100,8 @@ function* describeUpgrade({ upgrade, target, gate, reason, left_behind = [] }) {
   const more = gate === "paused" || left_behind.length > 0 || !["canary", "exchanging"].includes(upgrade.phase);
   if (running && more) yield html("p", { class: "course" }, reason);
   const why = reasonAndError(upgrade);
-  if (why && !(running && reason.includes(why))) yield html("p", { class: "error" }, why);
+  const told = (running && reason.includes(why)) || why === upgrade.verdict?.reason;
+  if (why && !told) yield html("p", { class: "error" }, why);
 }
 
 const LOOKS = { well: "ready", "no-worse": "ready", unsure: "unknown", worse: "degraded" };
@@ -115,12 +116,13 @@ function showVerdict({ word, reason, measures = [], overruled_by: by = null }) {
     const [name, say] = MEASURES[measure] ?? [measure, (value) => value ?? "–"];
     return html("tr", {}, html("th", { scope: "row" }, name), html("td", {}, String(say(old))), html("td", {}, String(say(fresh))));
   });
+  const ended = by === null ? "" : `; ${["worse", "unsure"].includes(word) ? "overruled" : "judging ended"} by ${by}`;
   const figures = html("table", { class: "figures" },
     html("thead", {}, html("tr", {}, ...["Measure", "Old", "New"].map((text) => html("th", { scope: "col" }, text)))),
     html("tbody", {}, ...rows));
   return html("section", { class: "judged", "data-word": word, "aria-label": "Verdict on the new code" },
     html("h3", {}, icon(LOOKS[word] ?? "unknown"), `Verdict: ${word}`),
-    html("p", {}, `${reason}${by === null ? "" : `; overruled by ${by}`}`), ...(rows.length ? [figures] : []));
+    html("p", {}, `${reason}${ended}`), ...(rows.length ? [figures] : []));
 }
 
 export class Traffic {
