@@ -91,7 +91,9 @@ class Event(enum.StrEnum):
         return self not in (Event.WORKERS_WORD_IGNORED, Event.STRANGERS_WORDS_LEFT_OUT)
 
     # --- workers ---
-    WORKER_STARTING = "worker-starting", NORMAL, "{worker} starting"
+    WORKER_STARTING = (
+        "worker-starting", NORMAL, "{worker} starting"
+        "[ as {baseline:a baseline to compare canaries with}]")
     WORKER_CANNOT_BE_STARTED = (
         "worker-cannot-be-started", ATTENTION,
         "worker {index} of generation {generation} cannot be started: {error}")
@@ -153,14 +155,18 @@ class Event(enum.StrEnum):
     UPGRADE_JUDGED = (
         "upgrade-judged", NORMAL, "new workers against old ones: {word}: {reason}",
         "generation requests old_requests")
-    WATCH_ENDED = "watch-ended", NORMAL, "watch ended, generation {generation} stays"
+    WATCH_ENDED = (
+        "watch-ended", NORMAL, "watch ended[ by {by}], generation {generation} stays"
+        "[: {verdict}: {figures}]")
     UPGRADE_PAUSED = "upgrade-paused", NORMAL, "upgrade paused by {by}", "generation"
     UPGRADE_RESUMED = "upgrade-resumed", NORMAL, "upgrade resumed by {by}", "generation"
     UPGRADE_ABORTED = "upgrade-aborted", NORMAL, "upgrade aborted by {by}", "generation"
     HOLD_BEGUN = (
         "hold-begun", NORMAL, "hold begun: {canaries:new worker} serving, {hold:seconds}"
-        "[, check: {check}]", "generation")
-    HOLD_ENDED = "hold-ended", NORMAL, "hold ended, everybody follows", "generation"
+        "[, check: {check}][; no baseline: {no_baseline}]", "generation")
+    HOLD_ENDED = (
+        "hold-ended", NORMAL, "hold ended[ early, after {after:seconds}], everybody follows"
+        "[: {verdict}: {figures}][; resumed by {by}]", "generation")
     CHECK_PASSED = "check-passed", NORMAL, "check passed", "generation reason? error?"
     CHECK_FAILED = "check-failed", ATTENTION, "check failed: {because}", "generation"
     GENERATION_KEEPS_FAILING = (

@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, assert_never
 
-from ..core import facts, template_facts
+from ..core import facts, judge_rules, template_facts
 from ..core.bookkeeping import just_ended
 from ..core.generation import Preload
 from ..core.pool import Pool, State, Worker
 from ..core.template import DEATHS_BEFORE_SILENCE
+from ..core.upgrade import Upgrade
 from .events import Bytes, Entry, Event, Seconds, Weight, message
 from .report import gate, keeps_failing, replaced, timestamp
 
@@ -29,7 +30,7 @@ def changes(before: Pool, fact: facts.Event, after: Pool, now: float) -> Iterato
     elif isinstance(fact, facts.OfBeginning):
         yield from _of_beginning(before, fact, after)
     elif isinstance(fact, facts.OfCourse):
-        yield from _of_course(before, fact, after)
+        yield from _of_course(before, fact, after, now)
     elif isinstance(fact, facts.OfHost):
         yield from _of_host(before, fact, after)
     else:
@@ -66,7 +67,7 @@ def _of_worker(before: Pool, fact: facts.OfWorker, after: Pool, now: float) -> I
             yield _exit(old, fact, now)
         case facts.Forked():
             if new != old:
-                yield Entry(Event.WORKER_STARTING, _worker(new))
+                yield _starting(after, new)
         case facts.NotForked():
             if fact.error is not None:
                 yield Entry(Event.WORKER_CANNOT_BE_STARTED, {
@@ -79,6 +80,13 @@ def _of_worker(before: Pool, fact: facts.OfWorker, after: Pool, now: float) -> I
 
 def _worker(worker: Worker, **more: Any) -> dict[str, Any]:
     return {"index": worker.index, "pid": worker.pid, "generation": worker.generation} | more
+
+
+def _starting(after: Pool, worker: Worker) -> Entry:
+    upgrade = after.running_upgrade
+    is_baseline = (upgrade is not None and upgrade.wants_baseline
+                   and judge_rules.baseline(after, upgrade) == worker.id)
+    return Entry(Event.WORKER_STARTING, _worker(worker, baseline=is_baseline or None))
 
 
 def _because(worker: Worker, fact: facts.Due | facts.Aborted | facts.Retired | facts.Killed,
@@ -194,19 +202,21 @@ def _scaled(before: Pool, after: Pool) -> Iterator[Entry]:
         yield Entry(Event.SCALED, {"from": before.target, "to": after.target})
 
 
-def _of_course(before: Pool, fact: facts.OfCourse, after: Pool) -> Iterator[Entry]:
+def _of_course(before: Pool, fact: facts.OfCourse, after: Pool, now: float) -> Iterator[Entry]:
     generation = {"generation": after.newest}
     match fact:
         case facts.Paused():
             yield Entry(Event.UPGRADE_PAUSED, generation | {"by": fact.by})
         case facts.Resumed():
-            yield Entry(Event.UPGRADE_RESUMED, generation | {"by": fact.by})
+            watched = before.upgrade is not None and before.upgrade.watched
+            yield (Entry(Event.WATCH_ENDED, generation | _verdict(after) | {"by": fact.by})
+                   if watched else Entry(Event.UPGRADE_RESUMED, generation | {"by": fact.by}))
         case facts.AbortRequested():
             yield Entry(Event.UPGRADE_ABORTED, generation | {"by": fact.by})
         case facts.HoldBegun():
             yield _hold_begun(after)
         case facts.HoldEnded():
-            yield Entry(Event.HOLD_ENDED, generation)
+            yield _hold_ended(before, after, now)
         case facts.Checked():
             yield Entry(Event.CHECK_PASSED if fact.reason is None else Event.CHECK_FAILED,
                         generation | {"reason": fact.reason, "error": fact.error})
@@ -216,7 +226,7 @@ def _of_course(before: Pool, fact: facts.OfCourse, after: Pool) -> Iterator[Entr
         case facts.Judged():
             yield from _judged(before, fact, generation)
         case facts.WatchEnded():
-            yield Entry(Event.WATCH_ENDED, generation)
+            yield Entry(Event.WATCH_ENDED, generation | _verdict(after) | {"by": None})
         case facts.AcceptingAsked() | facts.AcceptingChecked() | facts.Finished():
             pass
         case _:
@@ -232,20 +242,50 @@ def _judged(before: Pool, fact: facts.Judged, generation: dict[str, Any]) -> Ite
             "old_requests": verdict.old_requests})
 
 
+def _verdict(pool: Pool) -> dict[str, Any]:
+    """What the comparison says, where there is one."""
+    found = pool.upgrade and pool.upgrade.verdict
+    return {"verdict": found and found.word, "figures": found and found.reason}
+
+
 def _hold_begun(after: Pool) -> Entry:
     assert after.upgrade is not None
     terms = after.upgrade.terms
     return Entry(Event.HOLD_BEGUN, {
         "generation": after.newest, "canaries": min(terms.canary, after.target),
         "hold": "until resume" if terms.hold is None else Seconds(terms.hold, "g"),
-        "check": terms.check})
+        "check": terms.check, "no_baseline": _no_baseline(after, after.upgrade)})
+
+
+def _no_baseline(pool: Pool, upgrade: Upgrade) -> str | None:
+    """Why canaries are judged without a baseline, and will be: not, where it has yet to start, or
+    nobody wants it now."""
+    old = pool.generations.get(upgrade.from_generation)
+    if (not upgrade.wants_baseline or upgrade.paused_by is not None or upgrade.suspicious
+            or judge_rules.misses_baseline(pool)
+            or judge_rules.baseline(pool, upgrade) is not None):
+        return None
+    if old is None or not old.proven:
+        return f"generation {upgrade.from_generation} has never had all its workers ready"
+    return ("the old code has neither a directory of its own nor a template that has imported it, "
+            "so its workers can't be started any more")
+
+
+def _hold_ended(before: Pool, after: Pool, now: float) -> Entry:
+    held = before.upgrade
+    assert held is not None
+    hold, since = held.terms.hold, before.since(held.held_since or now)
+    early = not held.hold_over and (hold is None or now < since + hold)
+    return Entry(Event.HOLD_ENDED, {
+        "generation": after.newest, "after": Seconds(now - since, ".1f") if early else None,
+        **_verdict(after), "by": held.overruled_by})
 
 
 def _of_host(before: Pool, fact: facts.OfHost, after: Pool) -> Iterator[Entry]:
     match fact:
         case facts.Spawned():
             if fact.pid:  # else it is told of when it is there
-                yield Entry(Event.WORKER_STARTING, _worker(after.workers[fact.worker]))
+                yield _starting(after, after.workers[fact.worker])
         case facts.SpawnFailed():
             yield Entry(Event.WORKER_CANNOT_BE_STARTED, {
                 "index": fact.index, "generation": fact.generation, "error": fact.error})

@@ -4,16 +4,17 @@ clock."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from einhornpy.supervisor.core import facts
 from einhornpy.supervisor.core.causes import Recycling
 from einhornpy.supervisor.core.pool import Policy, Stopping
-from einhornpy.supervisor.core.upgrade import Terms
+from einhornpy.supervisor.core.upgrade import Judging, Terms
+from einhornpy.supervisor.core.verdict import Verdict, Word
 from einhornpy.supervisor.logs.formats import sentence
 from einhornpy.supervisor.reporting import journal
-from einhornpy.supervisor.reporting.events import Entry, Weight
+from einhornpy.supervisor.reporting.events import Entry, Event, Weight, message
 
 from ..core.world import World, recipe
 from .test_events import check
@@ -100,6 +101,56 @@ def test_a_canary_that_is_held_paused_and_aborted() -> None:
     assert world.lines(facts.Paused("ann"), facts.Resumed("bob"), facts.AbortRequested("eve"))[
         :3] == ["upgrade paused generation=2 by=ann", "upgrade resumed generation=2 by=bob",
                 "upgrade aborted generation=2 by=eve"]
+
+
+def canary(old_directory: str = "/old", hold: float | None = 300.0,
+           least: float | None = None) -> tuple[Told, list[str]]:
+    """A judged canary that is held, and what was told of it since it was asked for."""
+    world = told(target=2, max_surge=2)
+    world.now = 5.0
+    world.pool = replace(world.pool, generations={1: replace(
+        world.pool.generations[1], recipe=replace(recipe(), directory=old_directory))})
+    begun = upgrade(world, Terms(canary=1, hold=hold, judging=Judging(least_hold=least, watch=9.0)))
+    starting = [each for each in world.pool.workers if each > 2]
+    return world, [*begun, *world.lines(*map(facts.SaidReady, starting))]
+
+
+def test_a_baseline_is_told_of_or_why_there_is_none() -> None:
+    _, lines = canary()
+    assert [line for line in lines if "baseline" in line] == [
+        "worker starting index=2 pid=1003 generation=1 baseline=true"]
+    _, lines = canary(old_directory=recipe().directory)
+    assert [line for line in lines if "baseline" in line] == [
+        'hold begun generation=2 canaries=1 hold=300s no_baseline="the old code has neither a '
+        "directory of its own nor a template that has imported it, so its workers can't be "
+        'started any more"']
+
+
+def test_the_end_of_a_hold_says_the_verdict_and_whether_it_came_early() -> None:
+    def ends(world: Told, *happened: facts.Event) -> list[str]:
+        world.now += 45.0
+        world.lines(*happened)
+        return [message(each) for each in world.entries if each.event is Event.HOLD_ENDED]
+
+    well = facts.Judged(Verdict(Word.WELL, "so good"))
+    assert ends(canary(least=30.0)[0], well) == [
+        "hold ended early, after 45 s, everybody follows: well: so good"]
+    assert ends(canary(least=30.0, hold=None)[0], well) == [
+        "hold ended early, after 45 s, everybody follows: well: so good"]
+    unsure = facts.Judged(Verdict(Word.UNSURE, "too little"))
+    world, _ = canary(hold=40.0)
+    assert ends(world, unsure) == ["hold ended, everybody follows: unsure: too little"]
+    assert ends(canary()[0], unsure, facts.Resumed("ann")) == [
+        "hold ended, everybody follows: unsure: too little; resumed by ann"]
+
+
+def test_the_end_of_a_watch_says_the_verdict_and_who_has_ended_it() -> None:
+    world = told()
+    upgrade(world, Terms(judging=Judging(watch=9.0)))
+    world.lines(facts.SaidReady(2), facts.Exited(1, 0))
+    world.lines(facts.Judged(Verdict(Word.WELL, "so good")), facts.Resumed("ann"))
+    assert [message(each) for each in world.entries][-1] == (
+        "watch ended by ann, generation 2 stays: well: so good")
 
 
 def test_a_generation_that_cannot_be_made() -> None:

@@ -132,6 +132,7 @@ def test_who_resumes_a_hold_beats_the_judge(start: Start, shop: Callable[[str], 
         (baseline,) = [each for each in document["workers"] if each["baseline"]]
         assert baseline["index"] == document["upgrade"]["baseline"]
         assert baseline["generation"] == document["upgrade"]["from"]
+        assert f"pid={baseline['pid']} generation=1 baseline=true" in master.log()
         assert master.ask("pause")["ok"]
         master.wait_status(lambda each: verdict(master).get("word") == "worse", "worse")
         assert master.status()["gate"] == "paused", "a pause beats the judge"
