@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..core import facts
-from ..core.bookkeeping import just_ended
 from ..core.causes import Recycling
 from ..core.pool import Pool, State, Worker
-from ..core.upgrade import Outcome
+from ..core.upgrade import Outcome, Phase, Upgrade
 
 UPGRADE_SECONDS = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 READY_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0, 120.0)
@@ -70,10 +69,10 @@ class Tally:
                 self.exits[_why_it_left(before, before.workers[event.worker])] += 1
             case facts.SpawnFailed():
                 self.exits["failed-start"] += 1
-        ended = just_ended(before, after)
-        if ended is not None:
+        ended = _over(before, after)
+        if ended is not None and ended.ended_at is not None:
             self.upgrades[str(ended.outcome)] += 1
-            self.upgrade_seconds.add(now - ended.started_at)
+            self.upgrade_seconds.add(ended.ended_at - ended.started_at)
 
     def failed(self) -> None:
         """An exception was caught that nobody had foreseen."""
@@ -101,6 +100,16 @@ def _histogram(bounds: Sequence[float], old: Mapping[str, Any] | None) -> Histog
     if old is None or tuple(old["bounds"]) != bounds:
         return Histogram(bounds)
     return Histogram(bounds, list(old["counts"]), old["sum"])
+
+
+def _over(before: Pool, after: Pool) -> Upgrade | None:
+    """The upgrade of which it was decided between two pools how it ended: what a counter has added
+    can't be taken back, so one that is watched counts when nothing can change its outcome."""
+    old, new = before.history[-1:], after.history[-1:]
+    if not new or new[0].phase is not Phase.ENDED:
+        return None
+    known = old and old[0].to_generation == new[0].to_generation
+    return None if known and old[0].phase is Phase.ENDED else new[0]
 
 
 def _why_it_left(pool: Pool, worker: Worker) -> str:

@@ -624,6 +624,14 @@ def test_old_against_new_and_the_verdict(serve: Callable[..., Master], viewer: V
     expect(page.get_by_role("region", name="Verdict on the new code")).to_have_count(0)
     show(page, judged(document, **done, watch_left_seconds=None))
     expect(page.locator("#comparison")).to_be_hidden()
+    # One that went back while it was watched ended twice, and is one.
+    counts = {"ready": 1, "live": 1, "target": 1, "gate": "ready", "unix_time": 1.7e9 - 60}
+    twice = [counts | {"event": "upgrade-started", "from": 1, "to": 2},
+             *(counts | {"event": "upgrade-ended", "generation": 2, "outcome": outcome,
+                         "took_seconds": 1.0} for outcome in ("done", "rolled-back"))]
+    show(page, judged(document, **done, watch_left_seconds=None) | {"events": twice})
+    assert [text.partition(",")[0] for text in page.locator("#windows button").all_inner_texts()
+            ] == ["Live", "1 → 2 rolled-back"]
     older = judged(document)
     older["samples"] = [{**each, "traffic": {}} for each in older["samples"]]
     show(page, older)

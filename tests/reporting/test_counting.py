@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from einhornpy.supervisor.core import facts
-from einhornpy.supervisor.core.causes import Force, Recycling
+from einhornpy.supervisor.core.causes import Force, Recycling, Refusal
 from einhornpy.supervisor.core.observe import observe
 from einhornpy.supervisor.core.pool import State, Stopping
-from einhornpy.supervisor.core.upgrade import Outcome, Phase
+from einhornpy.supervisor.core.upgrade import Judging, Outcome, Phase, Terms
 from einhornpy.supervisor.reporting.tally import REASONS, Histogram, Tally
 
 from .pools import NOW, pool, upgrade, worker
@@ -60,6 +60,33 @@ def test_a_ready_counts_once_and_an_upgrade_with_its_outcome() -> None:
     tally.observe(before, facts.Finished(0.0), after, NOW)
     assert {outcome for outcome, count in tally.upgrades.items() if count} == {Outcome.DONE}
     assert tally.upgrade_seconds.sum == 100.0
+
+
+def ends(*happened: facts.Event) -> tuple[set[str], float]:
+    """What an upgrade that is watched counts as after these facts, a minute after each other, and
+    how long it took."""
+    tally, at = Tally(), NOW
+    known = pool(1, [worker(1, generation=2)],
+                 upgrade(Phase.EXCHANGING, terms=Terms(judging=Judging(watch=600.0))))
+    for each in (facts.Finished(0.0), *happened):
+        after = observe(known, each, at)
+        tally.observe(known, each, after, at)
+        known, at = after, at + 60.0
+    counted = {outcome for outcome, count in tally.upgrades.items() for _ in range(count)}
+    assert sum(tally.upgrades.values()) == len(counted) == sum(tally.upgrade_seconds.counts)
+    return counted, tally.upgrade_seconds.sum
+
+
+def test_an_upgrade_that_is_watched_counts_once_when_that_is_over() -> None:
+    assert ends() == (set(), 0.0)
+    assert ends(facts.WatchEnded()) == ({Outcome.DONE}, 100.0)
+    assert ends(facts.Resumed("ann")) == ({Outcome.DONE}, 100.0)
+    asked = facts.UpgradeRequested(Terms(), "ann", 0.0)
+    assert ends(asked) == ({Outcome.DONE}, 100.0)
+    goes_back = facts.RolledBack("so bad", None, Refusal.WORSE)
+    assert ends(goes_back) == (set(), 0.0)
+    assert ends(goes_back, facts.Finished(0.0)) == ({Outcome.ROLLED_BACK}, 220.0)
+    assert ends(goes_back, asked) == ({Outcome.ROLLED_BACK}, 220.0)
 
 
 def test_a_kill_before_its_end_is_no_end() -> None:

@@ -82,13 +82,16 @@ export class Model {
   upgrades() {
     const found = [];
     const running = (to) => found.find((each) => each.to === to && each.outcome === null);
+    let first = 0; // of the master that runs
     for (const event of this.events) {
       if (event.event === "master-started") {
         for (const each of found) if (each.outcome === null) Object.assign(each, { outcome: "lost", ended: event.unix_time });
+        first = found.length;
       } else if (event.event === "upgrade-started") {
         found.push({ from: event.from, to: event.to, began: event.unix_time, ended: null, outcome: null });
       } else if (event.event === "upgrade-ended") {
-        let upgrade = running(event.generation);
+        // One that was watched, and went back, ends a second time.
+        let upgrade = found.slice(first).find((each) => each.to === event.generation);
         if (upgrade === undefined) {
           upgrade = { from: null, to: event.generation, began: event.unix_time - (event.took_seconds ?? 0) };
           found.push(upgrade);
