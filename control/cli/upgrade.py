@@ -197,15 +197,17 @@ def begin(master: client.Client, command: str, arguments: dict[str, Any], no_wai
             say(reply["message"])
         return
     result = follow(master, command, arguments, as_json)["result"]
-    from .. import show
+    from .. import show, traffic
 
     ended, code = result["upgrade"], gate.OUTCOMES.get(result["outcome"], gate.ROLLED_BACK)
     if as_json:
         say_json(result)
         raise Exit(code)
     if code == gate.READY:
+        left = traffic.watched(ended)
+        watch = "" if left is None else f", watched for another {show.duration(left)}"
         say(f"upgrade done: generation {ended['to']} is ready after "
-            f"{show.duration(ended['took_seconds'])}")
+            f"{show.duration(ended['took_seconds'])}{watch}")
         return
     if result["outcome"] == "superseded":
         raise Exit(code, f"upgrade superseded by generation {result['by']}")

@@ -111,6 +111,7 @@ def test_a_release_that_goes_bad_after_its_upgrade_goes_back_by_itself(
         shop("fragile")
         result = master.cli("upgrade")
         assert result.returncode == 0, result.stderr
+        assert ", watched for another " in result.stdout
         document = master.status()
         assert (document["gate"], document["upgrade"]["phase"]) == ("ready", "watched")
         assert document["upgrade"]["watch_left_seconds"] > 0
