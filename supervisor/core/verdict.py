@@ -150,8 +150,10 @@ def _against(compared: Compared, kinds: list[Sums]) -> str:
     match compared.measure:
         case Measure.FAILED:
             aborted = any(sums.new.aborted or sums.old.aborted for sums in kinds)
+            lately = compared.requests < sum(sums.new.requests for sums in kinds)
             return (f"failed {'or aborted ' if aborted else ''}requests {new * 100:.1f} % against "
-                    f"{old * 100:.1f} % of {compared.requests:,} requests")
+                    f"{old * 100:.1f} % of {'the last ' if lately else ''}{compared.requests:,} "
+                    "requests")
         case Measure.HUNG:
             return (f"requests without an answer {new * 100:.1f} % against {old * 100:.1f} % of "
                     f"{compared.requests:,} that began")

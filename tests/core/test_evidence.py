@@ -124,6 +124,17 @@ def test_a_second_without_any_latency_tells_nothing() -> None:
         assert verdict(seen, tolerance).word is not Word.WORSE
 
 
+def test_what_has_gone_bad_later_is_told_of_the_last_requests() -> None:
+    evidence, tolerance = after(120, traffic(50), traffic(50))[0], Tolerance()
+    for _ in range(30):
+        pair = Pair(Group(traffic(50, failed=3), workers=1), Group(traffic(50), workers=1))
+        evidence = look(evidence, Slice(1.0, young=pair), tolerance)
+    found = verdict(evidence, tolerance)
+    assert (found.word, found.requests) == (Word.WORSE, 7500)
+    assert found.reason == (
+        "failed requests 6.0 % against 0.0 % of the last 1,500 requests, p < 0.001")
+
+
 def test_clients_that_leave_count_as_failures_do() -> None:
     seen = after(30, Traffic(50, aborted=4, latencies=traffic(46).latencies), traffic(50))[1]
     assert (seen.word, seen.reason) == (
