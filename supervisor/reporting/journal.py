@@ -267,6 +267,8 @@ def _no_baseline(pool: Pool, upgrade: Upgrade) -> str | None:
         return None
     if old is None or not old.proven:
         return f"generation {upgrade.from_generation} has never had all its workers ready"
+    if old.failures_in_a_row and old.failed_at >= upgrade.started_at:
+        return f"a worker of the old code could not be started: {old.error or 'it failed'}"
     return ("the old code has neither a directory of its own nor a template that has imported it, "
             "so its workers can't be started any more")
 

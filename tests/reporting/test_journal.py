@@ -126,6 +126,18 @@ def test_a_baseline_is_told_of_or_why_there_is_none() -> None:
         'started any more"']
 
 
+def test_a_baseline_that_can_not_be_started_is_told_of_too() -> None:
+    world = told(target=2, max_surge=2)
+    world.now = 5.0
+    world.pool = replace(world.pool, generations={1: replace(
+        world.pool.generations[1], recipe=replace(recipe(), directory="/old"))})
+    upgrade(world, Terms(canary=1, hold=300.0, judging=Judging()))
+    world.lines(facts.Exited(3, 1))
+    held = world.lines(facts.SaidReady(4))[-1]
+    assert held.endswith('no_baseline="a worker of the old code could not be started: exited with '
+                         'code 1 before it was ready"')
+
+
 def test_the_end_of_a_hold_says_the_verdict_and_whether_it_came_early() -> None:
     def ends(world: Told, *happened: facts.Event) -> list[str]:
         world.now += 45.0

@@ -107,7 +107,7 @@ function* describeUpgrade({ upgrade, target, gate, reason, left_behind = [] }) {
 const LOOKS = { well: "ready", "no-worse": "ready", unsure: "unknown", worse: "degraded" };
 const MEASURES = {
   failed: ["failed", percent], p50: ["p50", latency], p99: ["p99", latency], cpu: ["processor time a request", latency],
-  memory: ["memory that grows with a request", bytes],
+  memory: ["memory that grows with a request", bytes], hung: ["without an answer", percent],
 };
 
 // What the judge makes of new code against old: his word, why, and his figures.
