@@ -574,7 +574,8 @@ VERDICT = {
     "requests": 1310, "old_requests": 5200, "overruled_by": None, "measures": [
         {"measure": "failed", "new": 0.041, "old": 0.002, "p_worse": 0.0005, "p_well": 1.0},
         {"measure": "p99", "new": 0.31, "old": 0.12, "p_worse": 0.2, "p_well": 1.0},
-        {"measure": "memory", "new": 12288.0, "old": None, "p_worse": 1.0, "p_well": 1.0}]}
+        {"measure": "memory", "new": 12288.0, "old": None, "p_worse": 1.0, "p_well": 1.0},
+        {"measure": "hung", "new": 0.03, "old": 0.0, "p_worse": 1.0, "p_well": 1.0}]}
 
 
 def test_old_against_new_and_the_verdict(serve: Callable[..., Master], viewer: Viewer) -> None:
@@ -599,7 +600,7 @@ def test_old_against_new_and_the_verdict(serve: Callable[..., Master], viewer: V
         expect(verdict).to_contain_text("Verdict: worse5xx 4.1 % against 0.2 % of 1,310 requests")
         assert verdict.locator("tbody tr").all_inner_texts() == [
             "failed\t0.2%\t4.1%", "p99\t120 ms\t310 ms",
-            "memory that grows with a request\t–\t12.0 KiB"]
+            "memory that grows with a request\t–\t12.0 KiB", "without an answer\t0%\t3%"]
         card = page.locator("#comparison")
         assert card.locator("tbody tr").all_inner_texts() == [
             "old, generation 1\t400\t0.2%\t12 ms\t60 ms\t120 ms\t4,000",
