@@ -6,25 +6,30 @@ spread. Its traffic comes in bursts, its failures and its slow answers also in c
 workers are cold. Nothing here reads a clock: a rollout is the same whenever it is made of the same
 seed.
 
-    python -m bench.judging [--rollouts 1000] [--seed 1]
+    python -m bench.judging [--rollouts 1000] [--seed 1] [--processes 2] [--picture FILE.svg]
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import multiprocessing
+import os
 import random
 import statistics
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import NormalDist
 
 from einhornpy.supervisor.core.evidence import Evidence, Group, Pair, Slice, Tolerance, look
 from einhornpy.supervisor.core.traffic import BOUNDS, Traffic
 from einhornpy.supervisor.core.verdict import Word, verdict
 
+from .judging_picture import Curve, Mark, picture
+
 YOUNG = 60  # seconds for which a worker counts as young
-BUCKETS = range(len(BOUNDS) + 1)
 
 
 @dataclass(frozen=True)
@@ -72,13 +77,16 @@ class App:
         self.tables: dict[tuple[float, float], list[float]] = {}
 
     def answers(self, count: int, slower: float, tail: float) -> list[int]:
-        """In which bucket each of so many answers falls."""
+        """How many of so many answers fall into each bucket."""
         key = (round(slower * 16) / 16, tail)
         table = self.tables.get(key)
         if table is None:
             upto = [0.0, *(self.quicker_than(bound, *key) for bound in BOUNDS), 1.0]
             table = self.tables[key] = upto[1:]
-        return self.draw.choices(BUCKETS, cum_weights=table, k=count)
+        latencies, toss = [0] * len(table), self.draw.random
+        for _ in range(count):
+            latencies[bisect_right(table, toss())] += 1
+        return latencies
 
     def quicker_than(self, seconds: float, slower: float, tail: float) -> float:
         """The share of answers that take no longer; `tail`: how much slower the slow ones are."""
@@ -170,9 +178,7 @@ class Host:
             slower *= 1 + 2 / workers
         if bad:
             slower *= release.slower
-        latencies = [0] * len(BUCKETS)
-        for bucket in app.answers(count, slower, self.tail if bad else 1.0):
-            latencies[bucket] += 1
+        latencies = app.answers(count, slower, self.tail if bad else 1.0)
         share = app.failed + (0.5 if self.outage else 0.0) + (release.failed if bad else 0.0)
         failed = min(count, app.poisson(count * share))
         more = draw.randrange(3, 11) if self.clump and new == self.clump_new else 0
@@ -217,16 +223,14 @@ class Outcome:
     bad: int
 
 
-def rollout(release: Release, shape: Shape, seed: str, every: int = 1) -> Outcome:
-    """One rollout, until it is over or refused; the verdict is asked for each `every` seconds."""
+def rollout(release: Release, shape: Shape, seed: str) -> Outcome:
+    """One rollout, until it is over or refused; the verdict is asked for each second."""
     evidence, tolerance = Evidence(), Tolerance()
     said, well, bad = verdict(evidence, tolerance), None, 0
     for second, part in enumerate(Host(App(random.Random(seed)), release, shape).slices(), 1):
         evidence = look(evidence, part, tolerance)
         if second > release.since:
             bad += part.young.new.traffic.requests + part.warm.new.traffic.requests
-        if second % every:
-            continue
         said = verdict(evidence, tolerance)
         if said.word is Word.WORSE:
             return Outcome(said.word, second - release.since, well, said.reason, bad)
@@ -238,34 +242,42 @@ def rollout(release: Release, shape: Shape, seed: str, every: int = 1) -> Outcom
 @dataclass(frozen=True)
 class Row:
     """So many times the usual number of rollouts of one release; `within`: the seconds within which
-    it has to be refused, 0: it must not be."""
+    it has to be refused, 0: it must not be; `drawn`: what the picture calls it, if it is in it."""
 
     name: str
     release: Release
     shape: Shape
     times: float
     within: int = 0
+    drawn: str = ""
 
 
 TEN_MINUTES = Shape(hold=300, watch=268)
-CANARY = Shape(hold=240, watch=0, even=True)
+CANARY = Shape(hold=300, watch=0, even=True)
 ONE_OF_FIVE = Shape(hold=300, watch=0, even=True, workers=4, rate=10)
 ROWS = (
-    Row("fine", Release(), TEN_MINUTES, 1),
+    Row("fine", Release(), TEN_MINUTES, 1, drawn="fine"),
     Row("fine, clumps of failures 6 times as often", Release(),
         Shape(hold=300, watch=268, clumps=3), 0.3),
     Row("fine, at first 7 times as slow, no baseline worker", Release(),
         Shape(hold=300, watch=268, cold=6, baseline=False), 0.3),
+    Row("fine, 2 workers with 10 requests/s each", Release(),
+        Shape(hold=300, watch=268, workers=2, rate=10), 0.3),
+    Row("fine, 400 requests/s each", Release(), Shape(hold=300, watch=268, rate=400), 0.05),
     Row("10 % slower", Release(slower=1.1), TEN_MINUTES, 0.3),
+    Row("20 % slower", Release(slower=1.2), TEN_MINUTES, 0.3),
     Row("0.3 points more failures", Release(failed=0.003), TEN_MINUTES, 0.3),
-    Row("**5 points more failures**", Release(failed=0.05), CANARY, 2, 30),
+    Row("**5 points more failures**", Release(failed=0.05), CANARY, 2, 30,
+        "5 points more failures"),
     Row("1 point more failures", Release(failed=0.01),
-        Shape(hold=600, watch=0, even=True), 0.3, 300),
-    Row("**p99 doubled** by its slow requests alone", Release(tail=2), CANARY, 1, 120),
-    Row("all requests twice as slow", Release(slower=2), CANARY, 1, 120),
+        Shape(hold=600, watch=0, even=True), 0.3, 300, "1 point more failures"),
+    Row("**p99 doubled** by its slow requests alone", Release(tail=2), CANARY, 1.5, 120,
+        "p99 doubled"),
+    Row("all requests twice as slow", Release(slower=2), CANARY, 1, 120,
+        "all requests twice as slow"),
     Row("leaks 100 KiB a request, at 10 requests/s", Release(leak=102400),
-        Shape(hold=240, watch=0, even=True, rate=10), 0.5, 120),
-    Row("needs 1.6 times the CPU", Release(cpu=1.6), CANARY, 0.5, 120),
+        Shape(hold=300, watch=0, even=True, rate=10), 0.5, 120, "leaks 100 KiB a request"),
+    Row("needs 1.6 times the CPU", Release(cpu=1.6), CANARY, 0.5, 120, "needs 1.6 times the CPU"),
     Row("5 points more failures, canary gets 10 requests/s of 50", Release(failed=0.05),
         ONE_OF_FIVE, 1, 120),
     Row("p99 doubled, canary gets 10 requests/s of 50", Release(tail=2), ONE_OF_FIVE, 0.5, 300),
@@ -278,11 +290,17 @@ ROWS = (
 )
 
 
-def judged(row: Row, rollouts: int, seed: int) -> list[Outcome]:
-    """The outcomes of a row."""
-    every = 1 if row.within else 3
-    return [rollout(row.release, row.shape, f"{seed} {row.name} {number}", every)
+MARKS = (Mark(30, "5 points: 99 % by 30 s"), Mark(120, "p99: 99 % by 120 s"))
+
+
+def judged(row: Row, rollouts: int, seed: int, processes: int = 1) -> list[Outcome]:
+    """The outcomes of a row; the same ones in however many processes."""
+    jobs = [(row.release, row.shape, f"{seed} {row.name} {number}")
             for number in range(max(1, round(rollouts * row.times)))]
+    if processes < 2:
+        return [rollout(*job) for job in jobs]
+    with multiprocessing.get_context("fork").Pool(processes) as pool:
+        return pool.starmap(rollout, jobs, chunksize=max(1, min(20, len(jobs) // processes)))
 
 
 def times(outcomes: list[Outcome]) -> list[int]:
@@ -311,16 +329,27 @@ HEAD = ("| release | rollouts | refused | of them | half of them after | 99 % af
         "| requests that saw it (median) | well beyond doubt |\n" + "| --- |" + " ---: |" * 7)
 
 
+def drawn(found: dict[Row, list[Outcome]]) -> str:
+    """The rows that are in it as a picture."""
+    curves = [Curve(row.drawn, times(outcomes), len(outcomes))
+              for row, outcomes in found.items() if row.drawn]
+    return picture(curves, MARKS, CANARY.hold)
+
+
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("--rollouts", type=int, default=1000)
     asked.add_argument("--seed", type=int, default=1)
+    asked.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    asked.add_argument("--picture", type=Path, help="where to draw it as SVG")
     options = asked.parse_args()
     print(f"Seed {options.seed}.\n\n{HEAD}", flush=True)
     found = {}
     for row in ROWS:
-        found[row] = judged(row, options.rollouts, options.seed)
+        found[row] = judged(row, options.rollouts, options.seed, options.processes)
         print(line(row, found[row]), flush=True)
+    if options.picture:
+        options.picture.write_text(drawn(found))
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 are only cold, under load, rolled out with the judge and without.
 
 A Django app under gthread and a FastAPI app under uvicorn's worker, four workers each, a catalogue
-in SQLite, 100 requests a second. What a request saw stands in its answer. Both ways are watched for
-the same time from when the upgrade was asked for: without a judge the bad code stays until somebody
-notices.
+in SQLite, 100 requests a second. What a request saw stands in its answer. Both ways run at the same
+time, and are watched equally long from when the upgrade was asked for: without a judge the bad code
+stays until somebody notices.
 
-    python -m bench.releases [--seconds 120] [--app django] [--release fine]
+    python -m bench.releases [--hold 240] [--app django] [--release fine]
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from subprocess import STDOUT, Popen
 
@@ -34,7 +36,7 @@ RELEASES = {
     "leaking": "100 KiB a request", "cold": "slow for 50 requests a worker", "fine": "fine"}
 APPS = {"django": ["-k", "gthread", "--threads", "4", "release_apps.django_app:app"],
         "fastapi": ["-k", "uvicorn_worker.UvicornWorker", "release_apps.fastapi_app:app"]}
-JUDGED = ["--canary", "1", "--hold", "90", "--hold-at-least", "45", "--judge", "--watch", "10min"]
+JUDGED = ["--canary", "1", "--hold-at-least", "45", "--judge", "--watch", "10min", "--hold"]
 WARM = 30.0
 
 
@@ -83,8 +85,8 @@ def serving(app: str, old: str) -> Iterator[Server]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def rolled_out(app: str, like: str, judged: bool, seconds: float) -> Row:
-    """One release under load, watched for so many seconds."""
+def rolled_out(app: str, like: str, judged: bool, hold: float) -> Row:
+    """One release under load, watched until half a minute after a judged canary's hold."""
     # What makes a worker cold is nothing new: the code before was as cold when it was started.
     with serving(app, "cold" if like == "cold" else "fine") as server:
         with Load(server.address, 100, slow=0.0) as load:
@@ -93,11 +95,11 @@ def rolled_out(app: str, like: str, judged: bool, seconds: float) -> Row:
             (server.directory / "next").rename(server.directory / "current")
             began = time.monotonic()
             ended = server.einhornpy("upgrade", "--release", like,
-                                     *(JUDGED if judged else ["--no-judge"]))
+                                     *([*JUDGED, str(hold)] if judged else ["--no-judge"]))
             if ended.returncode not in (0, 5):
                 raise RuntimeError(ended.stderr)
             took = time.monotonic() - began
-            time.sleep(max(0.0, seconds - took))
+            time.sleep(max(0.0, hold + 30.0 - took))
             upgrade = json.loads(server.einhornpy("status", "--json").stdout)["upgrade"]
         return row(app, like, judged, upgrade, took, load.report)
 
@@ -121,7 +123,7 @@ def line(one: Row) -> str:
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--seconds", type=float, default=120.0)
+    asked.add_argument("--hold", type=float, default=240.0)
     asked.add_argument("--app", choices=APPS, action="append")
     asked.add_argument("--release", choices=RELEASES, action="append")
     options = asked.parse_args()
@@ -129,8 +131,10 @@ def main() -> None:
           "| of them failed |\n| --- | --- | --- | --- | ---: | ---: | ---: |", flush=True)
     for app in options.app or APPS:
         for like in options.release or RELEASES:
-            for judged in (True, False):
-                print(line(rolled_out(app, like, judged, options.seconds)), flush=True)
+            with ThreadPoolExecutor() as both:
+                roll_out = partial(rolled_out, app, like, hold=options.hold)
+                for one in both.map(roll_out, (True, False)):
+                    print(line(one), flush=True)
 
 
 if __name__ == "__main__":

@@ -39,12 +39,18 @@ class Server:
         if not self.ours:
             self.process.send_signal(signal.SIGHUP)
             return None
-        return subprocess.Popen([BIN / "einhornpy", "upgrade"], env=self.environment, text=True,
+        return subprocess.Popen([BIN / "einhornpy", "upgrade", "-d", self.socket],
+                                env=self.environment, text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     def einhornpy(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([BIN / "einhornpy", *arguments], env=self.environment, text=True,
-                              capture_output=True, check=False)
+        return subprocess.run([BIN / "einhornpy", *arguments, "-d", self.socket],
+                              env=self.environment, text=True, capture_output=True, check=False)
+
+    @property
+    def socket(self) -> str:
+        """Where our master listens; others may run on this host."""
+        return f"{self.directory}/einhornpy/gunicorn.sock"
 
 
 def free_port() -> int:

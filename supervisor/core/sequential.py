@@ -90,8 +90,11 @@ def e_value(new: Sample, old: Sample, guess_new: float, guess_old: float, margin
     a margin Turner and Grünwald, "Exact anytime-valid confidence intervals for contingency tables
     and beyond", Statistics and Probability Letters 198 (2023). It is linear in each case, so that
     its mean is at most 1 whatever the shares are, may they change from one look to the next, and
-    for cases worth a part as well. The cases must be independent of each other.
+    for cases worth a part as well. The cases must be independent of each other. No case at all
+    tells nothing.
     """
+    if not new.cases and not old.cases:
+        return 0.0
     null = projection(new.cases, old.cases, guess_new, guess_old, margin)
     return likelihood(new, guess_new, null + margin) + likelihood(old, guess_old, null)
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import accumulate
+from operator import add
 
 # Upper ends of the latencies' buckets in seconds: twelve a decade from 1 ms on, the preferred
 # numbers E12 of IEC 60063, each about 1.21 times the one before; the last bucket has no end.
@@ -41,7 +43,11 @@ class Traffic:
     latencies: tuple[int, ...] = NO_LATENCIES
 
     def __add__(self, other: Traffic) -> Traffic:
-        return total((self, other))
+        return Traffic(
+            self.requests + other.requests, tuple(map(add, self.responses, other.responses)),
+            self.failed + other.failed, self.exceptions + other.exceptions,
+            self.aborted + other.aborted, self.bytes_out + other.bytes_out,
+            self.seconds + other.seconds, tuple(map(add, self.latencies, other.latencies)))
 
     def since(self, earlier: Traffic) -> Traffic:
         """What has come since the same counts were `earlier`; none of it is negative."""
@@ -94,15 +100,4 @@ def _interpolated(upto: list[int], wanted: float) -> float:
 
 def total(parts: Iterable[Traffic]) -> Traffic:
     """The sum of them."""
-    found = list(parts)
-    if len(found) < 2:
-        return found[0] if found else Traffic()
-
-    def rows(each: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
-        return tuple(map(sum, zip(*each, strict=True)))
-
-    return Traffic(
-        sum(each.requests for each in found), rows(each.responses for each in found),
-        sum(each.failed for each in found), sum(each.exceptions for each in found),
-        sum(each.aborted for each in found), sum(each.bytes_out for each in found),
-        sum(each.seconds for each in found), rows(each.latencies for each in found))
+    return reduce(add, parts, Traffic())

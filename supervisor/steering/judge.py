@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core import facts
-from ..core.evidence import Evidence, Group, Pair, Slice, look
+from ..core.comparison import Work, sliced
+from ..core.evidence import ROUND, Evidence, Group, Pair, Slice, Tolerance, look
 from ..core.pool import Pool, State, Worker
-from ..core.traffic import Traffic, total
+from ..core.traffic import NO_LATENCIES, Traffic
 from ..core.upgrade import Judging, Upgrade
 from ..core.verdict import Verdict, Word, verdict
 from ..launch.traffic_pages import TrafficPages
@@ -25,14 +26,8 @@ from ..system.plain_data import to_plain
 LOOK_SECONDS = 1.0
 # Figures that say the same as before are told so often.
 TELL_SECONDS = 10.0
-# A worker that has been ready for so long is warm: young ones are compared with young ones.
-WARM_SECONDS = 60.0
 BLIND = Verdict(Word.UNSURE,
                 "nothing is known of what the workers answer: none counts its requests")
-
-
-# What workers did in a slice.
-Parts = list[tuple[Worker, Group]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +68,7 @@ class Judge(Part):
 
     def take_over(self, state: KeptState) -> None:
         kept: KeptEvidence | None = state["judgement"]
-        if kept is not None:
+        if kept is not None and _goes_on(kept.evidence):
             self._generation, self._evidence = kept.generation, kept.evidence
 
     def _judged(self) -> Upgrade | None:
@@ -107,11 +102,11 @@ class Judge(Part):
                     if (traffic := self._pages.of(worker.id)) is not None}
         before, self._seen = self._seen, _seen(workers, answered, judging)
         if first and not self._evidence.slices:
-            parts, seconds = self._lately(upgrade, workers, now), LOOK_SECONDS
+            done, seconds = self._lately(upgrade, workers, now), LOOK_SECONDS
         else:
-            parts = self._since(workers, before)
+            done = self._since(workers, before)
         self._evidence = look(
-            self._evidence, sliced(self._ledger.pool, upgrade, parts, now, seconds),
+            self._evidence, sliced(self._ledger.pool, upgrade, done, now, seconds),
             judging.tolerance)
         self._tell(verdict(self._evidence, judging.tolerance) if answered else BLIND, now)
 
@@ -120,26 +115,26 @@ class Judge(Part):
             self._generation, self._evidence, self._seen = 0, Evidence(), {}
             self._looked_at, self._told = None, (None, 0.0)
 
-    def _since(self, workers: list[Worker], before: dict[int, Seen]) -> Parts:
+    def _since(self, workers: list[Worker], before: dict[int, Seen]) -> list[Work]:
         """What has come since the last look, of whoever was there then and is still."""
-        parts = []
+        done = []
         for worker in workers:
             then, seen = before.get(worker.id), self._seen.get(worker.id)
             if then is not None and seen is not None:
-                parts.append((worker, Group(
+                done.append(Work(worker, Group(
                     seen.traffic.since(then.traffic), max(0.0, seen.cpu - then.cpu),
-                    float(seen.memory - then.memory), 1)))
-        return parts
+                    float(seen.memory - then.memory), 1), seen.traffic.requests))
+        return done
 
-    def _lately(self, upgrade: Upgrade, workers: list[Worker], now: float) -> Parts:
+    def _lately(self, upgrade: Upgrade, workers: list[Worker], now: float) -> list[Work]:
         """What old workers have answered in the last seconds before anybody is compared: where no
         canary is held, there is little time to see how they do."""
-        parts = []
+        done = []
         for worker in workers:
             recent = self._pages.recent(worker.id, now)
             if recent is not None and worker.generation == upgrade.from_generation:
-                parts.append((worker, Group(recent[0], workers=1)))
-        return parts
+                done.append(Work(worker, Group(recent[0], workers=1), recent[0].requests))
+        return done
 
     def _tell(self, found: Verdict, now: float) -> None:
         told, at = self._told
@@ -150,23 +145,19 @@ class Judge(Part):
         self._ledger.observe(facts.Judged(found))
 
 
-def sliced(pool: Pool, upgrade: Upgrade, parts: Parts, now: float, seconds: float) -> Slice:
-    """The parts together: of new and of old workers, young and warm ones apart. An answer that took
-    longer than the youngest has been ready isn't held against anybody: a long stream has ended
-    first on whichever side was ready first."""
-    groups: dict[tuple[bool, bool], list[Group]] = {}
-    youngest = WARM_SECONDS
-    for worker, group in parts:
-        new = worker.generation == upgrade.to_generation
-        age = now - pool.since(worker.ready_at or now)
-        youngest = min(youngest, max(0.0, age))
-        groups.setdefault((new, age >= WARM_SECONDS), []).append(group)
-
-    def pair(warm: bool) -> Pair:
-        return Pair(_sum(groups.get((True, warm), [])),
-                    _sum(groups[False, warm]) if (False, warm) in groups else None)
-
-    return Slice(seconds, young=pair(False).within(youngest), warm=pair(True))
+def _goes_on(evidence: Evidence) -> bool:
+    """Whether what an earlier version knew can be added to, as a few slices of one request each
+    show; it may have had other buckets. Else the comparison begins anew."""
+    one = Group(Traffic(1, latencies=(1, *NO_LATENCIES[1:])), workers=1)
+    tolerance = Tolerance()
+    try:
+        for old in (one, None) * ROUND:
+            pair = Pair(one, old)
+            evidence = look(evidence, Slice(LOOK_SECONDS, pair, pair), tolerance)
+        verdict(evidence, tolerance)
+    except (ArithmeticError, LookupError, ValueError):
+        return False
+    return True
 
 
 def _compared(pool: Pool, upgrade: Upgrade) -> list[Worker]:
@@ -182,9 +173,3 @@ def _seen(workers: list[Worker], answered: Mapping[int, Traffic],
                             anonymous_memory(worker.pid))
             for worker in workers
             if worker.id in answered and answered[worker.id].requests >= judging.after}
-
-
-def _sum(groups: list[Group]) -> Group:
-    return Group(total(each.traffic for each in groups), sum(each.cpu_seconds for each in groups),
-                 sum(each.memory_growth for each in groups), len(groups))
-

@@ -4,17 +4,11 @@ beats the judge. How sure a verdict is: tests/core/test_evidence.py."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from einhornpy.supervisor.core import judge_rules
-from einhornpy.supervisor.core.evidence import Group
-from einhornpy.supervisor.core.traffic import BOUNDS, Traffic
-from einhornpy.supervisor.steering.judge import sliced
 
-from ..core.test_judge_rules import held
 from ..harness import Master, wait_until
 from ..load import Load
 
@@ -177,30 +171,6 @@ def test_a_reload_keeps_what_is_known(start: Start, shop: Callable[[str], None])
             lambda each: each["upgrade"]["verdict"]["requests"]
             > before["upgrade"]["verdict"]["requests"], "it goes on")
     assert after["upgrade"]["phase"] == "held"
-
-
-def test_what_only_the_older_of_two_can_have_answered_counts_for_neither() -> None:
-    """A canary that was ready 30 s before its baseline, and a long answer on either; the other old
-    workers are warm."""
-    pool = held(surge=2).pool
-    upgrade = pool.upgrade
-    assert upgrade is not None
-    baseline, now = judge_rules.baseline(pool, upgrade), 1000.0
-    long, short = BOUNDS.index(18.0), BOUNDS.index(0.01)
-    latencies = tuple(index in (long, short) for index in range(len(BOUNDS) + 1))
-    answered = Group(Traffic(2, latencies=tuple(map(int, latencies))), workers=1)
-    parts = []
-    for worker in pool.workers.values():
-        new = worker.generation == upgrade.to_generation
-        age = 40.0 if new else 10.0 if worker.id == baseline else 500.0
-        parts.append((replace(worker, ready_at=now - age), answered))
-    seen = sliced(pool, upgrade, parts, now, 1.0)
-    assert seen.young.old is not None
-    assert seen.warm.old is not None
-    for group in (seen.young.new, seen.young.old):
-        assert (group.traffic.requests, sum(group.traffic.latencies)) == (2, 1)
-        assert group.traffic.latencies[short] == 1
-    assert (seen.warm.old.workers, seen.warm.old.traffic.latencies[long]) == (4, 4)
 
 
 @pytest.mark.parametrize(("flags", "line"), [

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import fcntl
 import json
 import os
 import random
@@ -20,6 +21,7 @@ from einhornpy.supervisor import reload_check
 from einhornpy.supervisor.__main__ import load, understand
 from einhornpy.supervisor.core import planner
 from einhornpy.supervisor.launch.lookups import look_up
+from einhornpy.supervisor.launch.traffic_pages import OWN_SIZE
 from einhornpy.supervisor.master import Master
 from einhornpy.supervisor.settings import sources
 from einhornpy.supervisor.settings.sources import BadSetting
@@ -98,12 +100,24 @@ def stand_ins(found: dict[str, Any], opened: list[int]) -> None:
                  *(each for each in (found["web"], found["keeper"]) if each)):
         each["fd"] = pair()
     found["notify"] = pair()
+    if found.get("notify_way"):
+        found["notify_way"] |= {"ours": pair(), "theirs": pair()}
     found["place"] |= {
         "listener": pair(), "lock": pipe(), "path": "/nowhere/x.sock",
         "notify_path": "/nowhere/x.notify"}
-    found["page"]["fd"] = os.memfd_create("page")
-    opened.append(found["page"]["fd"])
-    os.ftruncate(found["page"]["fd"], min(found["page"]["size"], 1 << 20))
+    def page(size: int) -> int:
+        opened.append(os.memfd_create("page", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
+        os.ftruncate(opened[-1], min(size, 1 << 20))
+        fcntl.fcntl(opened[-1], fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        return opened[-1]
+
+    if found["place"].get("for_good") is not None:
+        found["place"]["for_good"] = pair()
+    found["page"]["fd"] = page(found["page"]["size"])
+    if traffic := found.get("traffic"):
+        traffic["fd"] = page(traffic["size"])
+        for each in traffic["slots"].values():
+            each["fd"] = None if each["fd"] is None else page(OWN_SIZE)
     found["processes"]["errors"] = [pipe(), pipe()]
     for each in found["output"]:
         each["fd"] = pipe() if each["fd"] >= 0 else -1
@@ -126,6 +140,7 @@ def taken_over(document: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Non
         json.dumps(parts.answers.tally())
         planner.plan(parts.ledger.pool, time.monotonic())
         parts.systemd.on_time(time.monotonic())
+        parts.judge.on_time(time.monotonic())
     finally:
         master._clean_up()
         for fd in opened:

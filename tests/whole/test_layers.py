@@ -80,7 +80,7 @@ THIRD_PARTY: dict[str, set[str]] = {
 }
 # What pure modules may use of the standard library (math: the statistics of a verdict).
 PURE = {"__future__", "bisect", "collections", "dataclasses", "enum", "functools", "itertools",
-        "json", "math", "re", "typing", "urllib"}
+        "json", "math", "operator", "re", "typing", "urllib"}
 # A date is a sum: of the time it is given, not of the clock.
 CALENDAR = {"supervisor/reporting/report.py", "supervisor/logs/formats.py"}
 PURE_ROOMS = {"supervisor/core", "supervisor/reporting"}
