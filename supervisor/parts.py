@@ -164,7 +164,7 @@ class Parts:
         self.upgrades = Upgrades(
             self.ledger, self.generations, self.processes, self.loop, self.errands, self.hooks,
             settings, environ, looked_up.attributes, self.templates, self.answers.status)
-        self.judge = Judge(self.ledger, self.traffic)
+        self.judge = Judge(self.ledger, self.traffic, self.page)
         self.orders = Orders(self.ledger, self.arbiter_hooks, self.processes, self.measures,
                              self.upgrades)
         self.signals = Signals(self.loop, self.guard, self.ledger, self.orders, self.upgrades,

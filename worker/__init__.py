@@ -135,6 +135,7 @@ def answered(status: int, seconds: float, bytes_out: int = 0, exception: bool = 
     global _traffic
     if not (status == 0 or 100 <= status <= 599):
         raise ValueError("status: expected 100 to 599, or 0 for no answer, not %r" % (status,))
+    status, seconds, bytes_out = int(status), float(seconds), int(bytes_out)
     if not (0 <= seconds < 1e6 and 0 <= bytes_out < 1e12):
         raise ValueError("seconds and bytes_out: expected 0 or more, below 1e6 and 1e12, not %r "
                          "and %r" % (seconds, bytes_out))

@@ -83,8 +83,9 @@ class Answer:
             traffic.note(now, self.status, self.ended - begun, self.sent, self.failed)
         elif self.left:
             traffic.note(now, self.status, 0.0, self.sent, aborted=True)
-        else:  # a server sends this where the app has said nothing
-            traffic.note(now, self.status or 500, now - begun, self.sent, self.failed)
+        else:  # a server sends 500 where the app has said nothing, and breaks off what it began
+            traffic.note(now, self.status or 500, now - begun, self.sent,
+                         self.failed or self.status != 0)
 
 
 class Handshake:

@@ -58,7 +58,7 @@ class TrafficSlot:
         """
         words = self.words
         with self.lock:
-            sequence = words[1] + 1.0
+            sequence = words[1] // 2.0 * 2.0 + 1.0  # also after an exception in the middle
             words[1] = sequence
             if now >= self.next_second:
                 self.begin_second(int(now))

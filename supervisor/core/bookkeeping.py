@@ -47,11 +47,14 @@ def progress(pool: Pool, now: float) -> Pool:
 
 def prove(pool: Pool, number: int) -> Pool:
     """Note what has now been reached: enough ready workers, and enough of this generation to have
-    proven it."""
+    proven it. Canaries prove nothing before their hold is over, may they take every seat: a newer
+    upgrade would take them for the way back."""
     ready = [worker for worker in pool.workers.values() if worker.convincing]
     generation = pool.generations[number]
     of_it = sum(worker.generation == number for worker in ready)
-    if not generation.proven and of_it >= pool.target:
+    upgrade = pool.running_upgrade
+    held = upgrade is not None and upgrade.on_canary and upgrade.to_generation == number
+    if not generation.proven and of_it >= pool.target and not held:
         pool = with_generation(pool, replace(generation, proven=True))
     return replace(pool, ever_ready=pool.ever_ready or bool(ready),
                    complete=pool.complete or len(ready) >= pool.target)

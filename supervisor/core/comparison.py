@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .evidence import Group, Pair, Slice
+from .judge_rules import baseline
 from .pool import Pool, Worker
 from .traffic import NO_LATENCIES, total
 from .upgrade import Upgrade
@@ -35,11 +36,13 @@ def sliced(pool: Pool, upgrade: Upgrade, done: Sequence[Work], now: float,
     """All the work of a slice: of new and of old workers, young and warm ones apart.
 
     An answer that took longer than the youngest has been ready isn't held against anybody: a long
-    stream has ended first on whichever side was ready first.
+    stream has ended first on whichever side was ready first. Where there is a baseline, the
+    latencies of other young ones of the old code don't count: they may have kept connections, and
+    with these other requests.
     """
     after = upgrade.terms.judging.after if upgrade.terms.judging is not None else 0
     fresh = [work for work in done if work.answered < FRESH * after]
-    alike = _alike(fresh)
+    alike, alone = _alike(fresh), baseline(pool, upgrade)
     groups: dict[tuple[bool, bool], list[Group]] = {}
     youngest = WARM_SECONDS
     for work in done:
@@ -47,7 +50,8 @@ def sliced(pool: Pool, upgrade: Upgrade, done: Sequence[Work], now: float,
         age = now - pool.since(work.worker.ready_at or now)
         youngest = min(youngest, max(0.0, age))
         group = work.group
-        if work in fresh and not alike:
+        other = alone is not None and not new and age < WARM_SECONDS and work.worker.id != alone
+        if (work in fresh and not alike) or other:
             group = replace(group, traffic=replace(group.traffic, latencies=NO_LATENCIES))
         groups.setdefault((new, age >= WARM_SECONDS), []).append(group)
 
@@ -68,4 +72,5 @@ def _alike(fresh: Sequence[Work]) -> bool:
 
 def _sum(groups: list[Group]) -> Group:
     return Group(total(each.traffic for each in groups), sum(each.cpu_seconds for each in groups),
-                 sum(each.memory_growth for each in groups), len(groups))
+                 sum(each.memory_growth for each in groups), len(groups),
+                 sum(each.begun for each in groups), sum(each.hung for each in groups))

@@ -25,6 +25,7 @@ class Measure(enum.StrEnum):
     P99 = "p99"
     CPU = "cpu"
     MEMORY = "memory"
+    HUNG = "hung"
 
 
 # The most that one slice may say, as a logarithm: "worse" takes five of them at least, so that what
@@ -42,6 +43,10 @@ NEAR = 2 / 3
 # Where the slowest answers are looked at. Whether they are well is seen at the first; the others
 # show sooner that they are not, where many are slower, or few are slow at all.
 TAIL = (0.99, 0.98, 0.995)
+# By how much more of the requests must hang: what is in flight at the moment comes and goes.
+HUNG_MARGIN = 0.02
+# Of old code nearly all of whose requests fail, nothing worse can be thought of.
+MOST_FAILED = 0.9
 # How slow is slow is known from so many old answers on; it is looked up again after so many slices.
 # What is recent: the last three rounds at least, six at most.
 KNOWN, ROUND, ROUNDS = 200, 10, 3
@@ -68,12 +73,15 @@ class Tolerance:
 @dataclass(frozen=True, slots=True)
 class Group:
     """What some workers did in a slice: `memory_growth` in bytes, negative if it shrank; `workers`,
-    how many they are."""
+    how many they are; `begun`, how many requests began, and `hung`, by how many more of theirs than
+    ever before have had no answer for some seconds."""
 
     traffic: Traffic = NOTHING
     cpu_seconds: float = 0.0
     memory_growth: float = 0.0
     workers: int = 0
+    begun: int = 0
+    hung: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +213,17 @@ class Used:
 
 
 @dataclass(frozen=True, slots=True)
+class Hung:
+    """Requests of new and of old workers that began in the same time, and those of them that got no
+    answer for some seconds."""
+
+    new_begun: int = 0
+    new: int = 0
+    old_begun: int = 0
+    old: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """The bets against "no worse than tolerated", and those against "worse than tolerated"."""
 
@@ -225,16 +244,19 @@ class Evidence:
     p99: Case = Case()
     cpu: Case = Case()
     memory: Case = Case()
+    hung: Case = Case()
     block: Block = Block()
     used: Used = Used()
+    unfinished: Hung = Hung()
 
 
 def look(evidence: Evidence, slice: Slice, tolerance: Tolerance) -> Evidence:
     """What is known after one more slice of about a second, with or without traffic in it.
 
     Failures are compared over all workers, since being cold excuses none; latencies, CPU and memory
-    only among workers of one kind. Where no old worker is there any more, failures and latencies
-    are compared with what the old ones did before.
+    only among workers of one kind; what hangs only among young ones, since what stays open (a
+    websocket) gathers on them. Where no old worker is there any more, failures and latencies are
+    compared with what the old ones did before.
     """
     alone = slice.young.old is None and slice.warm.old is None
     kinds = ((evidence.young, slice.young), (evidence.warm, slice.warm))
@@ -243,7 +265,7 @@ def look(evidence: Evidence, slice: Slice, tolerance: Tolerance) -> Evidence:
         failed=_failed(evidence, slice, tolerance, alone),
         p50=_slow(evidence.p50, [(kind.p50, kind, pair) for kind, pair in kinds], alone),
         p99=_slow(evidence.p99, [(kind.p99, kind, pair) for kind, pair in kinds], alone))
-    grown = _use(grown, slice, tolerance)
+    grown = _hung(_use(grown, slice, tolerance), slice.young)
     return grown if grown.slices % ROUND else _round(grown, tolerance)
 
 
@@ -261,7 +283,7 @@ def _round(evidence: Evidence, tolerance: Tolerance) -> Evidence:
     turn = evidence.slices % (ROUND * ROUNDS) == 0
     young, warm = _closed(evidence.young, turn, tolerance), _closed(evidence.warm, turn, tolerance)
     requests = young.total.old.requests + warm.total.old.requests
-    failed = young.total.old.failed + warm.total.old.failed
+    failed = young.total.old.unanswered + warm.total.old.unanswered
     return replace(evidence, young=young, warm=warm, failed_share=(failed + 0.2) / (requests + 100))
 
 
@@ -298,6 +320,8 @@ def _failed(evidence: Evidence, slice: Slice, tolerance: Tolerance, alone: bool)
     new, old = _failures(slice.young.new, slice.warm.new), _failures(slice.young.old,
                                                                      slice.warm.old)
     share, margin = evidence.failed_share, tolerance.failed
+    if share + margin >= MOST_FAILED:
+        return evidence.failed
     if alone:
         young, warm = evidence.young.all().old, evidence.warm.all().old
         record = _failures(Group(young), Group(warm))
@@ -311,8 +335,25 @@ def _failed(evidence: Evidence, slice: Slice, tolerance: Tolerance, alone: bool)
 
 def _failures(*groups: Group | None) -> Sample:
     there = [group.traffic for group in groups if group]
-    requests = sum(traffic.requests for traffic in there)
-    return Sample(requests, min(requests, sum(traffic.failed for traffic in there)))
+    return Sample(sum(traffic.requests for traffic in there),
+                  sum(traffic.unanswered for traffic in there))
+
+
+def _hung(evidence: Evidence, young: Pair) -> Evidence:
+    if young.old is None or not (young.new.begun and young.old.begun):
+        return evidence
+    new, old = (Sample(group.begun, min(group.begun, group.hung))
+                for group in (young.new, young.old))
+    before = evidence.unfinished
+    share = (before.old + 0.2) / (before.old_begun + 100)
+    unfinished = Hung(before.new_begun + new.cases, before.new + new.hits,
+                      before.old_begun + old.cases, before.old + old.hits)
+    if share + HUNG_MARGIN >= MOST_FAILED:
+        return replace(evidence, unfinished=unfinished)
+    worse = [e_value(new, old, _odds(share + HUNG_MARGIN, times), share, HUNG_MARGIN)
+             for times in GUESSES]
+    return replace(evidence, unfinished=unfinished,
+                   hung=replace(evidence.hung, worse=bet(evidence.hung.worse, tuple(worse), MOST)))
 
 
 def _slow(case: Case, kinds: list[tuple[tuple[Yard, ...], Kind, Pair]], alone: bool) -> Case:
@@ -325,7 +366,8 @@ def _slow(case: Case, kinds: list[tuple[tuple[Yard, ...], Kind, Pair]], alone: b
         if alone:
             yard, old = yards[0], kind.total.old
             record = Sample(sum(old.latencies), old.slower_than(yard.index))
-            case = _alone(case, yard.far.beyond(new), record, upper_limit(record), yard.tolerated)
+            case = _alone(case, yard.far.beyond(new), record, upper_limit(record), yard.tolerated,
+                          len(yards))
         elif pair.old and pair.old.traffic.requests:
             old = pair.old.traffic
             made = [_slower(yard, new, old, times) for yard in yards for times in GUESSES]
@@ -346,13 +388,13 @@ def _not_slower(yard: Yard, new: Traffic, old: Traffic) -> float:
     return e_value(yard.far.beyond(new), sample, yard.tolerated, yard.old, 0.0)
 
 
-def _alone(case: Case, new: Sample, record: Sample, limit: float, share: float) -> Case:
+def _alone(case: Case, new: Sample, record: Sample, limit: float, share: float,
+           yards: int = 1) -> Case:
     """One more look at new workers without old ones beside them: held against the most that can be
-    believed of the old ones before."""
-    if not new.cases or record.cases < KNOWN or limit >= 0.9:
+    believed of the old ones before. `yards`: by how many they are compared where there are some."""
+    if not new.cases or record.cases < KNOWN or limit >= MOST_FAILED:
         return case
-    factors = [likelihood(new, _odds(limit, times), limit) for times in GUESSES]
-    factors *= max(1, len(case.worse.wealth) // len(GUESSES))  # as many as there were before
+    factors = [likelihood(new, _odds(limit, times), limit) for times in GUESSES] * yards
     return _both(case, factors, likelihood(new, share, limit), MOST_ALONE)
 
 

@@ -55,6 +55,8 @@ def misses_baseline(pool: Pool) -> bool:
                 for number in (upgrade.from_generation, upgrade.to_generation))
     if old is None or new is None or not old.proven or not _still_there(pool, old, new):
         return False
+    if old.failures_in_a_row and old.failed_at >= upgrade.started_at:
+        return False  # it can't be started: canaries don't wait for whom they are held against
     return baseline(pool, upgrade) is None
 
 
@@ -82,12 +84,16 @@ def but_baseline(pool: Pool, upgrade: Upgrade, candidates: list[Worker]) -> list
 
 
 def watch(pool: Pool, view: View, now: float) -> list[Action]:
-    """An upgrade that has ended well goes back if its release does badly after all, or if somebody
-    says abort."""
+    """An upgrade that has ended well goes back if its release does badly after all (its workers die
+    again and again, or do worse than the old ones), or if somebody says abort."""
     upgrade = pool.upgrade
     if upgrade is None or upgrade.watched_since is None or upgrade.terms.judging is None:
         return []
     if upgrade.refusal is not None and upgrade.cause is not None:
         return [RollBack(upgrade.refusal, None, upgrade.cause)]
+    generation, most = pool.generations[upgrade.to_generation], upgrade.terms.max_failures
+    if generation.faults >= max(1, pool.policy.max_failures if most is None else most):
+        return [RollBack(generation.fault or "its workers keep failing", generation.error,
+                         Refusal.FAILED_STARTS)]
     over = view.past(pool.since(upgrade.watched_since) + upgrade.terms.judging.watch, now)
     return refusal(upgrade) or ([EndWatch()] if over else [])

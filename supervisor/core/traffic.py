@@ -62,6 +62,11 @@ class Traffic:
                   for now, before in zip(self.latencies, earlier.latencies, strict=True)))
 
     @property
+    def unanswered(self) -> int:
+        """How many failed, or their clients left: none of them was answered well."""
+        return min(self.requests, self.failed + self.aborted)
+
+    @property
     def failed_share(self) -> float | None:
         """The part of the requests that failed, 0 to 1; None where there were none."""
         return self.failed / self.requests if self.requests else None

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from . import facts, templating
-from .bookkeeping import MEMORY, delay_after, scaled, tidy, with_generation
+from .bookkeeping import MEMORY, delay_after, prove, scaled, tidy, with_generation
 from .causes import Recycling, Refusal
 from .generation import Generation
 from .pool import Pool, State, Worker
@@ -105,7 +105,9 @@ def advanced(pool: Pool, event: facts.UpgradePrepared | facts.UpgradeRefused | f
             after = _steered(replace(upgrade, phase=allowed[type(event)] or upgrade.phase), event,
                              now)
             if upgrade.running:
-                return replace(pool, upgrade=after)
+                pool = replace(pool, upgrade=after)
+                over = upgrade.on_canary and not after.on_canary
+                return prove(pool, pool.current) if over else pool
             return tidy(_watched(pool, after))
 
 

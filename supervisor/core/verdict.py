@@ -7,7 +7,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from .evidence import Case, Evidence, Kind, Measure, Sums, Tolerance, Used
+from .evidence import HUNG_MARGIN, Case, Evidence, Kind, Measure, Sums, Tolerance
 
 
 class Word(enum.StrEnum):
@@ -20,8 +20,8 @@ class Word(enum.StrEnum):
 
 
 # By how much each measure may be wrong in saying "worse": 1 % in all. And in saying "well".
-ALPHA = {Measure.FAILED: 0.003, Measure.P99: 0.004, Measure.P50: 0.001, Measure.CPU: 0.001,
-         Measure.MEMORY: 0.001}
+ALPHA = {Measure.FAILED: 0.002, Measure.P99: 0.004, Measure.P50: 0.001, Measure.CPU: 0.001,
+         Measure.MEMORY: 0.001, Measure.HUNG: 0.001}
 ALPHA_WELL = 0.01
 # Below so many requests on either side, a release with 5 % more failures could go unseen.
 ENOUGH = 500
@@ -79,15 +79,16 @@ def verdict(evidence: Evidence, tolerance: Tolerance) -> Verdict:
                  if doubtless[place] and _effect(each, evidence, tolerance) >= 1]
     if worse:
         word, reason = Word.WORSE, "; ".join(
-            f"{_against(each)}, {_p(each.p_worse)}" for each in worse)
+            f"{_against(each, whole)}, {_p(each.p_worse)}" for each in worse)
     elif min(requests, old_requests) < ENOUGH:
         word, reason = Word.UNSURE, (f"too little traffic to tell: {requests:,} requests on new "
                                      f"workers, {old_requests:,} on old ones")
     else:
         well = all(each.p_well <= ALPHA_WELL for each in measures[:3])
         word = Word.WELL if well else Word.NO_WORSE
-        reason = "as good as before beyond doubt: " if well else "nothing is worse beyond doubt: "
-        reason += ", ".join(_against(each) for each in (measures[0], measures[2])
+        reason = ("within the tolerance beyond doubt: " if well else
+                  "nothing is worse beyond doubt: ")
+        reason += ", ".join(_against(each, whole) for each in (measures[0], measures[2])
                             if each.new is not None)
     return Verdict(word, reason, requests, old_requests, tuple(measures))
 
@@ -102,24 +103,30 @@ def _effect(compared: Compared, evidence: Evidence, tolerance: Tolerance) -> flo
             return (new - old) / tolerance.failed if tolerance.failed else float(new > old)
         case Measure.MEMORY:
             return evidence.used.leaked / LEAK
+        case Measure.HUNG:
+            return (new - old) / HUNG_MARGIN
         case _:
             return new / (old * tolerance.ratio) if old else 0.0
 
 
 def _compared(evidence: Evidence, measure: Measure, kinds: list[Sums]) -> Compared:
     case: Case = getattr(evidence, measure)
-    return Compared(measure, *_figures(evidence.used, measure, kinds), case.worse.ever,
-                    case.well.now, sum(sums.new.requests for sums in kinds))
+    hung = measure is Measure.HUNG
+    return Compared(
+        measure, *_figures(evidence, measure, kinds), case.worse.ever, case.well.now,
+        evidence.unfinished.new_begun if hung else sum(sums.new.requests for sums in kinds))
 
 
-def _figures(used: Used, measure: Measure, kinds: list[Sums]) -> tuple[float | None, float | None]:
+def _figures(evidence: Evidence, measure: Measure,
+             kinds: list[Sums]) -> tuple[float | None, float | None]:
     """Of new and of old workers. Latencies are of the kind of workers that has more to show."""
+    used, unfinished = evidence.used, evidence.unfinished
     most = max(kinds, key=lambda sums: min(sums.new.requests, sums.old.requests))
     match measure:
         case Measure.FAILED:
-            return (_share(sum(sums.new.failed for sums in kinds),
+            return (_share(sum(sums.new.unanswered for sums in kinds),
                            sum(sums.new.requests for sums in kinds)),
-                    _share(sum(sums.old.failed for sums in kinds),
+                    _share(sum(sums.old.unanswered for sums in kinds),
                            sum(sums.old.requests for sums in kinds)))
         case Measure.P50:
             return most.new.quantile(0.5), most.old.quantile(0.5)
@@ -129,18 +136,27 @@ def _figures(used: Used, measure: Measure, kinds: list[Sums]) -> tuple[float | N
             return _share(used.new_cpu, used.requests), _share(used.old_cpu, used.requests)
         case Measure.MEMORY:
             return _share(used.new_growth, used.requests), _share(used.old_growth, used.requests)
+        case Measure.HUNG:
+            return (_share(unfinished.new, unfinished.new_begun),
+                    _share(unfinished.old, unfinished.old_begun))
 
 
 def _share(part: float, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _against(compared: Compared) -> str:
+def _against(compared: Compared, kinds: list[Sums]) -> str:
     new, old = compared.new or 0.0, compared.old or 0.0
     match compared.measure:
         case Measure.FAILED:
-            return (f"failed requests {new * 100:.1f} % against {old * 100:.1f} % of "
-                    f"{compared.requests:,} requests")
+            aborted = any(sums.new.aborted or sums.old.aborted for sums in kinds)
+            lately = compared.requests < sum(sums.new.requests for sums in kinds)
+            return (f"failed {'or aborted ' if aborted else ''}requests {new * 100:.1f} % against "
+                    f"{old * 100:.1f} % of {'the last ' if lately else ''}{compared.requests:,} "
+                    "requests")
+        case Measure.HUNG:
+            return (f"requests without an answer {new * 100:.1f} % against {old * 100:.1f} % of "
+                    f"{compared.requests:,} that began")
         case Measure.P50 | Measure.P99:
             return f"{compared.measure} {_time(new)} against {_time(old)}"
         case Measure.CPU:

@@ -119,6 +119,11 @@ class SharedPage(Part):
         words = self._words(worker)
         return None if words is None or words[24] or not _sensible(words) else int(words[3])
 
+    def in_flight(self, worker: int) -> int:
+        """How many requests `worker` has in its hands; 0 where it doesn't count them here."""
+        words = self._words(worker)
+        return 0 if words is None or words[24] or not _sensible(words) else int(words[4])
+
     def _words(self, worker: int) -> tuple[float, ...] | None:
         offset, fd = self._slots.get(worker), self.fd
         if offset is None:

@@ -5,7 +5,6 @@ in core/evidence.py, what a verdict does in core/judge_rules.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +13,9 @@ from ..core.comparison import Work, sliced
 from ..core.evidence import ROUND, Evidence, Group, Pair, Slice, Tolerance, look
 from ..core.pool import Pool, State, Worker
 from ..core.traffic import NO_LATENCIES, Traffic
-from ..core.upgrade import Judging, Upgrade
+from ..core.upgrade import Upgrade
 from ..core.verdict import Verdict, Word, verdict
+from ..launch.shared_page import SharedPage
 from ..launch.traffic_pages import TrafficPages
 from ..launch.usage import anonymous_memory, cpu_seconds
 from ..system.ledger import Ledger
@@ -24,6 +24,8 @@ from ..system.part import State as KeptState
 from ..system.plain_data import to_plain
 
 LOOK_SECONDS = 1.0
+# What is in flight at so many looks in a row hangs; who answers nobody at so many is stalled.
+WAITED, STALLED = 5, 10
 # Figures that say the same as before are told so often.
 TELL_SECONDS = 10.0
 BLIND = Verdict(Word.UNSURE,
@@ -40,11 +42,35 @@ class KeptEvidence(Kept):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a worker had done at some moment. `cpu`: seconds; `memory`: bytes."""
+    """What a worker had done at some moment. `cpu`: seconds; `memory`: bytes; `in_flight`: how many
+    requests it had in its hands, at the last looks; `waited`: the most that it ever had all through
+    so many looks (as many had no answer for so long, whichever they were); `idle`: for how many
+    looks it has answered nobody."""
 
     traffic: Traffic
     cpu: float
     memory: int
+    in_flight: tuple[int, ...]
+    waited: int
+    idle: int
+
+    @property
+    def begun(self) -> int:
+        return self.traffic.requests + self.in_flight[-1]
+
+    @property
+    def stalled(self) -> bool:
+        """Whether it has several requests in its hands, and has answered nobody for long: a worker
+        of a few threads begins no more when they all hang."""
+        return self.idle >= STALLED and min(self.in_flight) > 1
+
+    def work(self, then: Seen) -> Group:
+        """What it has done since. Each second in which it is stalled counts as one more request
+        that hangs."""
+        return Group(
+            self.traffic.since(then.traffic), max(0.0, self.cpu - then.cpu),
+            float(self.memory - then.memory), 1, max(0, self.begun - then.begun) + self.stalled,
+            self.waited - then.waited + self.stalled)
 
 
 class Judge(Part):
@@ -53,9 +79,10 @@ class Judge(Part):
     name = "judge"
     keeps = {"judgement": Keep(KeptEvidence | None)}
 
-    def __init__(self, ledger: Ledger, pages: TrafficPages) -> None:
+    def __init__(self, ledger: Ledger, pages: TrafficPages, page: SharedPage) -> None:
         self._ledger = ledger
         self._pages = pages
+        self._page = page
         self._generation = 0
         self._evidence = Evidence()
         self._seen: dict[int, Seen] = {}
@@ -100,11 +127,13 @@ class Judge(Part):
         judging, workers = upgrade.terms.judging, _compared(self._ledger.pool, upgrade)
         answered = {worker.id: traffic for worker in workers
                     if (traffic := self._pages.of(worker.id)) is not None}
-        before, self._seen = self._seen, _seen(workers, answered, judging)
+        before = self._seen
+        self._seen = {worker.id: self._look_at(worker, answered[worker.id])
+                      for worker in workers if worker.id in answered}
         if first and not self._evidence.slices:
             done, seconds = self._lately(upgrade, workers, now), LOOK_SECONDS
         else:
-            done = self._since(workers, before)
+            done = self._since(workers, before, judging.after)
         self._evidence = look(
             self._evidence, sliced(self._ledger.pool, upgrade, done, now, seconds),
             judging.tolerance)
@@ -115,15 +144,26 @@ class Judge(Part):
             self._generation, self._evidence, self._seen = 0, Evidence(), {}
             self._looked_at, self._told = None, (None, 0.0)
 
-    def _since(self, workers: list[Worker], before: dict[int, Seen]) -> list[Work]:
-        """What has come since the last look, of whoever was there then and is still."""
+    def _look_at(self, worker: Worker, answered: Traffic) -> Seen:
+        """What a worker has done by now."""
+        then, now = self._seen.get(worker.id), self._page.in_flight(worker.id)
+        in_flight: tuple[int, ...] = (now,)
+        waited = idle = 0
+        if then is not None:
+            in_flight = (*then.in_flight, now)[-WAITED:]
+            waited = max(then.waited, min(in_flight) if len(in_flight) == WAITED else 0)
+            idle = then.idle + 1 if answered.requests == then.traffic.requests and now else 0
+        return Seen(answered, cpu_seconds(worker.pid), anonymous_memory(worker.pid), in_flight,
+                    waited, idle)
+
+    def _since(self, workers: list[Worker], before: dict[int, Seen], after: int) -> list[Work]:
+        """What has come since the last look, of whoever was there then and is still, and had so
+        many requests behind it."""
         done = []
         for worker in workers:
             then, seen = before.get(worker.id), self._seen.get(worker.id)
-            if then is not None and seen is not None:
-                done.append(Work(worker, Group(
-                    seen.traffic.since(then.traffic), max(0.0, seen.cpu - then.cpu),
-                    float(seen.memory - then.memory), 1), seen.traffic.requests))
+            if then is not None and seen is not None and (then.begun >= after or seen.stalled):
+                done.append(Work(worker, seen.work(then), seen.traffic.requests))
         return done
 
     def _lately(self, upgrade: Upgrade, workers: list[Worker], now: float) -> list[Work]:
@@ -164,12 +204,3 @@ def _compared(pool: Pool, upgrade: Upgrade) -> list[Worker]:
     return [worker for worker in pool.workers.values()
             if worker.state is State.READY and worker.pid
             and worker.generation in (upgrade.from_generation, upgrade.to_generation)]
-
-
-def _seen(workers: list[Worker], answered: Mapping[int, Traffic],
-          judging: Judging) -> dict[int, Seen]:
-    """What those have done by now who have answered their first requests."""
-    return {worker.id: Seen(answered[worker.id], cpu_seconds(worker.pid),
-                            anonymous_memory(worker.pid))
-            for worker in workers
-            if worker.id in answered and answered[worker.id].requests >= judging.after}

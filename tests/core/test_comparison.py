@@ -67,6 +67,16 @@ def test_a_fresh_worker_is_held_against_one_as_fresh(
     assert (seen.young.new.traffic.failed, seen.young.old.traffic.failed) == (1, 1)
 
 
+def test_beside_a_baseline_other_young_old_workers_do_not_count() -> None:
+    """They may have kept connections from before, and with these other requests."""
+    seen = compared((500, 500, 500), (CANARY, CANARY, CANARY))
+    assert counted(seen.young) == (2, 2)
+    seen = compared((500, 500, 500), (CANARY, CANARY, CANARY - 1))
+    assert counted(seen.young) == (2, 2)
+    assert seen.young.old is not None
+    assert seen.young.old.traffic.failed == 5, "failures count all the same"
+
+
 def test_to_be_warm_takes_requests_too() -> None:
     ages = (OTHERS, BASELINE, OTHERS)
     assert counted(compared((99, 5000, 5000), ages).warm) == (0, 8)

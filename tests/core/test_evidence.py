@@ -124,6 +124,64 @@ def test_a_second_without_any_latency_tells_nothing() -> None:
         assert verdict(seen, tolerance).word is not Word.WORSE
 
 
+def test_what_has_gone_bad_later_is_told_of_the_last_requests() -> None:
+    evidence, tolerance = after(120, traffic(50), traffic(50))[0], Tolerance()
+    for _ in range(30):
+        pair = Pair(Group(traffic(50, failed=3), workers=1), Group(traffic(50), workers=1))
+        evidence = look(evidence, Slice(1.0, young=pair), tolerance)
+    found = verdict(evidence, tolerance)
+    assert (found.word, found.requests) == (Word.WORSE, 7500)
+    assert found.reason == (
+        "failed requests 6.0 % against 0.0 % of the last 1,500 requests, p < 0.001")
+
+
+def test_clients_that_leave_count_as_failures_do() -> None:
+    seen = after(30, Traffic(50, aborted=4, latencies=traffic(46).latencies), traffic(50))[1]
+    assert (seen.word, seen.reason) == (
+        Word.WORSE, "failed or aborted requests 8.0 % against 0.0 % of 1,500 requests, p < 0.001")
+
+
+def hanging(new: tuple[int, int], old: tuple[int, int], seconds: int = 20) -> Verdict:
+    """After so many seconds in each of which so many requests began, and so many more hang."""
+    evidence, tolerance = Evidence(), Tolerance()
+    for _ in range(seconds):
+        pair = Pair(*(Group(traffic(begun - hung), workers=1, begun=begun, hung=hung)
+                      for begun, hung in (new, old)))
+        evidence = look(evidence, Slice(1.0, young=pair), tolerance)
+    return verdict(evidence, tolerance)
+
+
+def test_requests_that_get_no_answer() -> None:
+    found = hanging((25, 8), (25, 0))
+    assert (found.word, found.reason) == (
+        Word.WORSE, "requests without an answer 32.0 % against 0.0 % of 500 that began, p < 0.001")
+    assert hanging((1, 1), (25, 0)).word is Word.WORSE, "nobody is answered any more"
+    assert hanging((1, 1), (25, 0), 5).word is Word.UNSURE
+    # Websockets stay open on either side.
+    assert hanging((25, 8), (5, 2)).word is not Word.WORSE
+    assert hanging((25, 8), (25, 25)).word is not Word.WORSE
+
+
+def test_nothing_is_worse_than_old_code_that_always_fails() -> None:
+    """The hotfix for it is not refused, neither at once nor once all is well."""
+    evidence, tolerance = Evidence(), Tolerance()
+    for _ in range(300):
+        pair = Pair(Group(traffic(50), workers=1), Group(traffic(200, failed=200), workers=4))
+        evidence = look(evidence, Slice(1.0, warm=pair), tolerance)
+        assert verdict(evidence, tolerance).word is not Word.WORSE
+    assert evidence.failed.worse.ever == 1.0
+
+
+@pytest.mark.parametrize("first", [60, 0])
+def test_old_workers_may_go_and_come_back(first: int) -> None:
+    evidence, tolerance = Evidence(), Tolerance()
+    both = Pair(Group(traffic(50), workers=1), Group(traffic(50), workers=1))
+    for pair in (*[Pair(Group(), both.old)] * 60, *[both] * first, Pair(both.new, None), both,
+                 Pair(both.new, None), both):
+        evidence = look(evidence, Slice(1.0, warm=pair), tolerance)
+    assert verdict(evidence, tolerance).word is not Word.WORSE
+
+
 def test_cpu_and_leaks() -> None:
     busy = after(120, traffic(50), traffic(50), cpu=0.2)[1]
     assert (busy.word, busy.reason.startswith("CPU a request")) == (Word.WORSE, True)

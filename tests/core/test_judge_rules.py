@@ -215,6 +215,54 @@ def test_a_release_that_goes_bad_later_goes_back_by_itself() -> None:
     assert seats(world, 1) == [0, 1]
 
 
+def test_a_release_whose_workers_die_again_and_again_goes_back_while_it_is_watched() -> None:
+    world = watched()
+    for death in range(world.pool.policy.max_failures):
+        assert the(world).phase is Phase.WATCHED
+        world.pass_time(20.0)
+        dying = next(worker.id for worker in world.pool.workers.values()
+                     if worker.state is State.READY)
+        world.fact(facts.Exited(dying, -11))
+        if death < world.pool.policy.max_failures - 1:
+            world.pass_time(5.0)
+            everybody_does(world)
+    assert (the(world).phase, the(world).cause) == (Phase.GOING_BACK, Refusal.FAILED_STARTS)
+    assert "signal 11" in (the(world).reason or "")
+    everybody_does(world)
+    assert (the(world).outcome, seats(world, 1)) == ("rolled-back", [0, 1])
+
+
+def test_a_canary_does_not_wait_for_a_baseline_that_can_not_start() -> None:
+    """The directory of the old code is gone."""
+    world, tried = begun(ready_pool(2)), 0
+    for _ in range(5):
+        for worker in [*world.pool.workers.values()]:
+            if worker.state is State.STARTING and worker.generation == 1:
+                world.fact(facts.Exited(worker.id, 1))
+                tried += 1
+            elif worker.state is State.STARTING:
+                world.fact(facts.SaidReady(worker.id))
+        world.pass_time(10.0)
+    assert tried == 1, "the baseline comes first"
+    assert the(world).phase is Phase.HELD
+    assert seats(world, 2) == [0]
+
+
+@pytest.mark.parametrize("target", [1, 2])
+def test_canaries_in_every_seat_are_no_way_back_before_their_hold_is_over(target: int) -> None:
+    world = begun(ready_pool(target), canary=target)
+    everybody_does(world)
+    assert the(world).phase is Phase.HELD
+    assert len(seats(world, 2)) == target
+    superseded = world.copy()
+    begun(superseded)
+    assert the(superseded).from_generation == 1
+    world.pass_time(60.0)
+    assert world.pool.generations[2].proven
+    begun(world)
+    assert the(world).from_generation == 2
+
+
 def test_a_watch_ends_by_itself_and_what_it_went_back_to_is_let_go() -> None:
     world = watched(Judging(watch=100.0))
     assert 1 in world.pool.generations

@@ -23,6 +23,8 @@ count = itertools.count(1)
 def wsgi(environ, start_response):
     if LIKE == "failing" and next(count) % 3 == 0:
         raise RuntimeError("a request fails")
+    if LIKE == "hanging" and next(count) % 3 == 0:
+        time.sleep(1000)
     if LIKE == "slow":
         time.sleep(0.05)
     if os.path.exists("../outage") and LIKE == "fragile":
@@ -101,6 +103,21 @@ def test_a_release_that_does_worse_is_refused_by_its_figures(
     assert load.report.sent > 0
     assert sorted(each["index"] for each in document["workers"]
                   if each["state"] == "ready" and each["recycling"] is None) == [0, 1]
+
+
+def test_a_release_that_answers_ever_fewer_is_refused(
+        start: Start, shop: Callable[[str], None]) -> None:
+    """One request in three never ends, so that soon no thread is left: none of them ever counts as
+    answered."""
+    master = started(start, "--graceful-timeout", "1")
+    with loaded(master):
+        shop("hanging")
+        result = master.cli("upgrade", "--judge", *CANARY)
+        assert result.returncode == 5, result.stdout + result.stderr + master.log()
+    upgrade = master.wait_status(lambda each: each["gate"] == "rolled-back", "back")["upgrade"]
+    assert upgrade["cause"] == "worse"
+    assert upgrade["reason"].startswith("requests without an answer "), upgrade["reason"]
+    assert upgrade["verdict"]["requests"] < 100
 
 
 def test_a_release_that_goes_bad_after_its_upgrade_goes_back_by_itself(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import os
 import select
@@ -10,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from array import array
 from bisect import bisect_left
 from collections import Counter
@@ -21,7 +23,10 @@ import pytest
 from einhornpy.supervisor.core.traffic import BOUNDS, Traffic
 from einhornpy.supervisor.launch import traffic_pages
 from einhornpy.supervisor.launch.shared_page import SharedPage
-from einhornpy.worker.traffic_slot import SLOT_SIZE
+from einhornpy.supervisor.launch.traffic_pages import TrafficPages
+from einhornpy.worker import asgi_counting
+from einhornpy.worker.busy_slot import Slot
+from einhornpy.worker.traffic_slot import SLOT_SIZE, TrafficSlot
 
 from ..harness import APPS, DEADLINE, ROOT, Master, open_files, wait_gone, wait_until
 
@@ -159,6 +164,7 @@ def test_it_is_what_the_client_has_seen(start: Start, words: list[str]) -> None:
 
 SPEAKER = """
 import array, fcntl, os, signal, socket, sys
+from decimal import Decimal
 from einhornpy import worker
 
 def say(text, *descriptors):
@@ -176,7 +182,7 @@ def page(seals):
 store = b"FDSTORE=1\\nFDNAME=einhornpy-traffic"
 seat = os.environ["EINHORN_CHILD_INDEX"]
 if seat == "0":  # by the function
-    assert worker.answered(200, 0.5, 5120) and worker.answered(500, 2, exception=True)
+    assert worker.answered(200.0, Decimal("0.5"), Decimal(5120)) and worker.answered(500, 2, exception=True)
     if os.fork() == 0:
         assert not worker.answered(200, 0.5)
         os._exit(0)
@@ -250,6 +256,31 @@ def test_other_programs_say_it(start: Start, place: Path) -> None:
     assert master.ask("tally")["result"]["requests"] == 12
     wait_until(lambda: [name for name in held(master) if "mine" in name or "worker" in name]
                == pages, "the same pages, of the new workers", master.log)
+
+
+def test_an_answer_that_breaks_off_has_failed() -> None:
+    """The app has begun it, and returns: the server can only close the connection."""
+    page = SharedPage()
+    pages = TrafficPages(page)
+    slot = Slot(page.fd, page.take(1), 0, lambda reason: True)
+    traffic = TrafficSlot((pages.fd, pages.take(1, 1, time.monotonic())))
+
+    async def breaks_off(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+
+    async def send(message: Any) -> None:
+        pass
+
+    try:
+        app = asgi_counting.counted(breaks_off, slot, traffic)
+        asyncio.run(app({"type": "http", "method": "GET"}, send, send))
+        found = pages.of(1)
+    finally:
+        page.close()
+        pages.close()
+    assert found is not None
+    assert (found.requests, found.responses[1], found.failed) == (1, 1, 1)
 
 
 def latencies(*bounds: float) -> tuple[int, ...]:
