@@ -149,7 +149,7 @@ def service(words: tuple[str, ...], of_user: bool) -> unit.Service:
     return unit.Service(
         executable=os.path.abspath(sys.argv[0]), name=wanted.command_name,
         words=[*rest, "--", _program(wanted.command[0]), *wanted.command[1:]],
-        directory=wanted.chdir, listeners=max(len(wanted.bind), 1),
+        directory=wanted.releases_root or wanted.chdir, listeners=max(len(wanted.bind), 1),
         ready_timeout=wanted.ready_timeout, graceful_timeout=wanted.graceful_timeout,
         low_port=any(map(_is_low, wanted.bind)),
         polite=wanted.stop_signal == "SIGTERM",

@@ -22,7 +22,7 @@ from ..sockets.addresses import escaped
 from ..system.attributes import Attributes
 from ..system.loop import Loop
 from ..system.processes import Exit, Processes
-from . import freezing, programs
+from . import freezing, programs, release_directories
 from .asking import Answer, Asking, Question, no_answer
 from .freezing import Frozen
 from .recognition import Gunicorn, Refused, not_reached, recognise
@@ -101,6 +101,10 @@ class Preparation:
     def begin(self, now: float) -> None:
         """Start; `done` may be called at once."""
         try:
+            if self._remembered is None and self._settings.releases_root is not None:
+                self._command, self._named_directory, self._release = release_directories.placed(
+                    self._settings.releases_root, self._command, self._named_directory,
+                    self._release)
             self._directory = _resolve(self._named_directory)
             self._environment["PWD"] = self._directory
             self._freeze()

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .parsers import AckMode, LogTo
-from .table import GUESSED_ACK_SECONDS, Settings
+from .table import GUESSED_ACK_SECONDS, RELEASE, Settings
 
 
 def contradictions(settings: Settings) -> Iterator[str]:
@@ -27,6 +27,9 @@ def contradictions(settings: Settings) -> Iterator[str]:
     if settings.log_file is not None and settings.log_to is not LogTo.STDERR:
         yield (f"{places['log_file']}: the log goes to {settings.log_to} ({places['log_to']}): "
                "expected one of them")
+    if settings.releases_root is None and RELEASE in settings.chdir:
+        yield (f"{places['chdir']}: {settings.chdir} has {RELEASE} in it: expected "
+               "--releases-root, where the releases are, too")
     if 0 < settings.max_memory_hard <= settings.max_memory:
         yield (f"{places['max_memory_hard']}: {settings.max_memory_hard} bytes are not more than "
                f"max memory, {settings.max_memory} bytes: expected more, or a worker is killed "

@@ -8,16 +8,18 @@ import contextlib
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..core.worker_environment import FOR_WORKERS
 from . import parsers
 from .contradictions import contradictions
 from .declaring import ENVIRONMENT_PREFIX, Setting
-from .table import SETTINGS, Settings
+from .table import ROOT, SETTINGS, Settings
 
 LARGEST_FILE = 1 << 20
+# Tables of a file that hold settings of one kind: `root` in [releases] is releases-root.
+TABLES = ("releases",)
 # Of a wrong value, in a message.
 LONGEST_SHOWN = 200
 # Given to workers by a master; a master started by a worker must not take them for settings.
@@ -63,6 +65,8 @@ def load(flags: Mapping[str, Any], command: Sequence[str], environ: Mapping[str,
     values = {name: value for name, (value, _) in given.items()}
     for name, setting in SETTINGS.items():
         value = values[name] if name in values else setting.default_after(values)
+        if name == "chdir" and values["releases_root"] is not None:
+            value = value.replace(ROOT, values["releases_root"])
         if setting.parse is parsers.path and value is not None:
             value = os.path.join(directory, value) if value else directory
         values[name] = value
@@ -124,8 +128,8 @@ def _from_file(config: str | None, text: str | None) -> _Source:
     if config is None or text is None:
         return {}
     found: _Source = {}
-    for key, value in _document(config, text).items():
-        place, name = f"{config}: {_named(key)}", key.replace("-", "_")
+    for key, value in _flat(_document(config, text)):
+        place, name = f"{config}: {_named(key)}", key.replace("-", "_").replace(".", "_")
         if name == "command":
             found[name] = (_command(value, place), place)
         elif name in SETTINGS:
@@ -135,6 +139,15 @@ def _from_file(config: str | None, text: str | None) -> _Source:
         else:
             raise BadSetting(f"{place}: no such setting{_near(name)}")
     return found
+
+
+def _flat(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Its keys and values; a table that holds settings of one kind (`[releases]`) as these."""
+    for key, value in document.items():
+        if key in TABLES and isinstance(value, dict):
+            yield from ((f"{key}.{inner}", each) for inner, each in value.items())
+        else:
+            yield key, value
 
 
 def _read(config: str, directory: str) -> str:

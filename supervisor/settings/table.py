@@ -22,6 +22,8 @@ from .parsers import AckMode, LogFormat, LogTo, Unsure, WorkerOutput
 # Where nothing is known about how a worker says that it is ready, it counts as ready after so many
 # seconds, and an old one goes for it when that guess has stood for so many.
 GUESSED_ACK_SECONDS, GUESSED_MIN_READY_SECONDS = 1.0, 5.0
+# What stands for the root of the releases, and for the name of a generation's.
+ROOT, RELEASE = "{root}", "{release}"
 
 
 def _number(values: Mapping[str, Any]) -> int:
@@ -36,6 +38,10 @@ def _stop_signal(values: Mapping[str, Any]) -> str:
 def _command_name(values: Mapping[str, Any]) -> str:
     basename = os.path.basename(values["command"][0])
     return re.sub(r"[^A-Za-z0-9_.@-]", "_", basename).lstrip(".@-")[:64] or "worker"
+
+
+def _chdir(values: Mapping[str, Any]) -> str:
+    return "" if values["releases_root"] is None else f"{ROOT}/releases/{RELEASE}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,10 +212,14 @@ class Settings:
     kill_children_on_exit: bool = switch(
         True, "-k", "--kill-children-on-exit", off="--keep-children-on-exit",
         help="If the master dies, its workers leave gracefully (the default).")
+    releases_root: str | None = setting(
+        None, "--releases-root", parse=parsers.path, metavar="DIR", reload=Reload.NEXT_GENERATION,
+        help="Releases are directories in DIR/releases, and DIR/current is a link to the one that "
+             "a start runs. {root} and {release} stand for both in the command and in --chdir.")
     chdir: str = setting(
-        "", "--chdir", parse=parsers.path, metavar="DIR", reload=Reload.NEXT_GENERATION,
+        _chdir, "--chdir", parse=parsers.path, metavar="DIR", reload=Reload.NEXT_GENERATION,
         help="Start workers here. A symbolic link on the way is followed again at every upgrade. "
-             "Default: the current directory.")
+             "Default: the current directory; with --releases-root, that of the release.")
     env: tuple[tuple[str, str], ...] = several(
         "--env", parse=parsers.pair, metavar="K=V", secret=True, reload=Reload.NEXT_GENERATION,
         help="Add K=V to the workers' environment. May be given several times.")

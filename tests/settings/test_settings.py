@@ -4,6 +4,7 @@ whatever is wrong."""
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ SAMPLES: dict[str, tuple[str, Any, str]] = {
     "einhorn": ("1", True, "maybe"), "max_failures": ("0", 0, "-1"), "stop_signal": ("int", "SIGINT", "SIGNOTHING"),
     "command_name": ("web", "web", "a/b"), "socket_path": ("s", "/dir/s", ""),
     "pidfile": ("/p", "/p", ""), "kill_children_on_exit": ("false", False, "maybe"),
-    "chdir": ("sub", "/dir/sub", ""), "env": ("A=b=c", (("A", "b=c"),),
+    "releases_root": ("shop", "/dir/shop", ""), "chdir": ("sub", "/dir/sub", ""), "env": ("A=b=c", (("A", "b=c"),),
                                               "A"), "warm_up": ("/x?y=1", ("/x?y=1",), "x"),
     "release": ("r1", "r1", ""), "progress_timeout": ("10min", 600.0,
                                                       "10x"), "max_requests": ("500", 500, "-1"),
@@ -111,6 +112,23 @@ def test_every_wrong_value_is_one_line_that_names_the_place(option: Setting,
         variable = f"EINHORNPY_{option.name.upper()}"
         with pytest.raises(BadSetting, match=f"^{variable}: got {got}, expected "):
             load({}, ["app"], {variable: bad}, "/dir")
+
+
+def test_the_table_of_releases(tmp_path: Path) -> None:
+    file = tmp_path / "f.toml"
+
+    def loaded(text: str) -> Settings:
+        file.write_text(text)
+        return load({"config": str(file)}, ["app"], {}, "/dir")
+
+    assert loaded("[releases]\nroot = 'shop'\n").releases_root == "/dir/shop"
+    assert loaded("[releases]\nroot = 'shop'\n").chdir == "/dir/shop/releases/{release}"
+    assert loaded("chdir = '{root}/app'\n[releases]\nroot = '/srv'\n").chdir == "/srv/app"
+    for text, line in (("[releases]\nroot = 5\n", "f.toml: releases.root: got 5, expected "),
+                       ("[releases]\nrot = 'x'\n", "f.toml: releases.rot: no such setting, did you "
+                        "mean releases-root?"), ("releases = 5\n", "f.toml: releases: no such ")):
+        with pytest.raises(BadSetting, match=re.escape(line)):
+            loaded(text)
 
 
 def test_command_line_then_environment_then_file(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from einhornpy.control.cli.main import cli
 from einhornpy.supervisor.core import worker_environment
 from einhornpy.supervisor.core.generation import Generation, Recipe
 from einhornpy.supervisor.settings import table
+from einhornpy.supervisor.settings.sources import TABLES
 from einhornpy.worker.gunicorn_settings import ARBITER_HOOKS
 
 from ..harness import BIN, DEADLINE, ROOT, Master
@@ -143,6 +144,9 @@ def test_fenced_blocks_parse() -> None:
                 json.loads(block)
             case "toml":
                 given = tomllib.loads(block)
+                for name in TABLES:
+                    inner = given.pop(name, {})
+                    given |= {f"{name}_{key}": value for key, value in inner.items()}
                 assert {key.replace("-", "_") for key in given} <= {*table.SETTINGS, "command"}
             case _:
                 compile(block, "docs", "exec")
