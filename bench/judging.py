@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 
-from einhornpy.supervisor.core.evidence import Evidence, Group, Pair, Slice, Tolerance, look
+from einhornpy.supervisor.core.evidence import Evidence, look
+from einhornpy.supervisor.core.slices import Group, Pair, Slice, Tolerance
 from einhornpy.supervisor.core.traffic import BOUNDS, Traffic
 from einhornpy.supervisor.core.verdict import Word, verdict
 

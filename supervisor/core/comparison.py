@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .evidence import Group, Pair, Slice
 from .judge_rules import baseline
 from .pool import Pool, Worker
+from .slices import Group, Pair, Slice
 from .traffic import NO_LATENCIES, total
 from .upgrade import Upgrade
 

@@ -15,7 +15,7 @@ import enum
 from dataclasses import dataclass, field
 
 from .causes import Refusal
-from .evidence import Tolerance
+from .slices import Tolerance
 from .verdict import Verdict, Word
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from .evidence import HUNG_MARGIN, Case, Evidence, Kind, Measure, Sums, Tolerance
+from .evidence import HUNG_MARGIN, Case, Evidence, Kind, Measure, Sums
+from .slices import Tolerance
 
 
 class Word(enum.StrEnum):

@@ -10,8 +10,9 @@ from typing import Any
 
 from ..core import facts
 from ..core.comparison import Work, sliced
-from ..core.evidence import ROUND, Evidence, Group, Pair, Slice, Tolerance, look
+from ..core.evidence import ROUND, Evidence, look
 from ..core.pool import Pool, State, Worker
+from ..core.slices import Group, Pair, Slice, Tolerance
 from ..core.traffic import NO_LATENCIES, Traffic
 from ..core.upgrade import Upgrade
 from ..core.verdict import Verdict, Word, verdict

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...shared import commands
-from ..core.evidence import Tolerance
+from ..core.slices import Tolerance
 from ..core.upgrade import Judging, Kind, Terms
 from ..settings import parsers
 from ..settings.parsers import Unsure

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from einhornpy.supervisor.core import judge_rules
 from einhornpy.supervisor.core.comparison import Work, sliced
-from einhornpy.supervisor.core.evidence import Group, Pair, Slice
+from einhornpy.supervisor.core.slices import Group, Pair, Slice
 from einhornpy.supervisor.core.traffic import BOUNDS, NO_LATENCIES, Traffic
 
 from .test_judge_rules import held

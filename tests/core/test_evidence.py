@@ -13,8 +13,9 @@ from itertools import product
 from xml.etree import ElementTree
 
 import pytest
-from einhornpy.supervisor.core.evidence import Evidence, Group, Pair, Slice, Tolerance, look
+from einhornpy.supervisor.core.evidence import Evidence, look
 from einhornpy.supervisor.core.sequential import Bets, Sample, bet, e_value
+from einhornpy.supervisor.core.slices import Group, Pair, Slice, Tolerance
 from einhornpy.supervisor.core.traffic import BOUNDS, NO_LATENCIES, Traffic
 from einhornpy.supervisor.core.verdict import Verdict, Word, verdict
 from einhornpy.supervisor.system.plain_data import from_plain, to_plain

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from einhornpy.shared import commands
-from einhornpy.supervisor.core.evidence import Tolerance
+from einhornpy.supervisor.core.slices import Tolerance
 from einhornpy.supervisor.core.upgrade import Judging, Kind
 from einhornpy.supervisor.settings.parsers import Unsure
 from einhornpy.supervisor.settings.table import Settings
