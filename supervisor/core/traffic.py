@@ -43,6 +43,10 @@ class Traffic:
     latencies: tuple[int, ...] = NO_LATENCIES
 
     def __add__(self, other: Traffic) -> Traffic:
+        """Raises ValueError: they don't have the same classes and buckets."""
+        if len(self.responses) != len(other.responses) or (
+                len(self.latencies) != len(other.latencies)):
+            raise ValueError("traffic of other classes or buckets")
         return Traffic(
             self.requests + other.requests, tuple(map(add, self.responses, other.responses)),
             self.failed + other.failed, self.exceptions + other.exceptions,

@@ -16,6 +16,12 @@ def of_latencies(seconds: list[float]) -> Traffic:
     return Traffic(len(seconds), seconds=sum(seconds), latencies=tuple(counts))
 
 
+def test_traffic_of_other_buckets_is_not_added() -> None:
+    for other in (Traffic(1, latencies=(1,)), Traffic(1, responses=(1,))):
+        with pytest.raises(ValueError, match="other classes or buckets"):
+            Traffic() + other
+
+
 def test_bounds_rise_from_1_ms_to_60_s_in_even_steps() -> None:
     assert (BOUNDS[0], BOUNDS[-1], len(BOUNDS)) == (0.001, 60.0, 59)
     steps = [later / earlier for earlier, later in pairwise(BOUNDS[:-1])]
