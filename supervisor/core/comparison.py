@@ -40,9 +40,10 @@ def sliced(pool: Pool, upgrade: Upgrade, done: Sequence[Work], now: float,
     latencies of other young ones of the old code don't count: they may have kept connections, and
     with these other requests.
     """
-    after = upgrade.terms.judging.after if upgrade.terms.judging is not None else 0
-    fresh = [work for work in done if work.answered < FRESH * after]
-    alike, alone = _alike(fresh), baseline(pool, upgrade)
+    judging = upgrade.terms.judging
+    fresh = 0 if judging is None else FRESH * judging.after
+    alike = _alike([work for work in done if work.answered < fresh])
+    alone = baseline(pool, upgrade)
     groups: dict[tuple[bool, bool], list[Group]] = {}
     youngest = WARM_SECONDS
     for work in done:
@@ -51,7 +52,7 @@ def sliced(pool: Pool, upgrade: Upgrade, done: Sequence[Work], now: float,
         youngest = min(youngest, max(0.0, age))
         group = work.group
         other = alone is not None and not new and age < WARM_SECONDS and work.worker.id != alone
-        if (work in fresh and not alike) or other:
+        if (work.answered < fresh and not alike) or other:
             group = replace(group, traffic=replace(group.traffic, latencies=NO_LATENCIES))
         groups.setdefault((new, age >= WARM_SECONDS), []).append(group)
 
