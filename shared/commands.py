@@ -15,6 +15,25 @@ from . import printable
 
 UNTIL_RESUME = "until-resume"
 DEFAULT_HOLD = 60.0
+
+
+def check_least_hold(least: float | None, canary: object, hold: float | None) -> None:
+    """See that a hold may end early after `least` seconds (None: it may not end early).
+
+    Args:
+        canary: whether there is one, which is held.
+        hold: for how many seconds; None: until somebody says resume.
+
+    Raises:
+        ValueError: it makes no sense with this hold, said by the names of the flags.
+    """
+    if least is None:
+        return
+    if not canary:
+        raise ValueError("--hold-at-least goes with --canary")
+    if hold is not None and least > hold:
+        raise ValueError(f"--hold-at-least is longer than the hold: {least:g} s of {hold:g} s")
+
 MOST_WORKERS = 10000
 LARGEST_NUMBER = 10**9
 

@@ -114,16 +114,13 @@ def check_judging(judging: dict[str, Any], canary: int | None, hold: str | None)
             (SETTINGS[name].parse if name in SETTINGS else seconds)(value)
         except ValueError as error:
             raise click.UsageError(f"{flag}: got {value!r}, expected {error}") from None
-    if judging["hold_at_least"] is None:
-        return
-    if canary is None:
-        raise click.UsageError("--hold-at-least goes with --canary")
-    if hold != commands.UNTIL_RESUME:
-        least = seconds(judging["hold_at_least"])
-        most = seconds(commands.DEFAULT_HOLD if hold is None else hold)
-        if least > most:
-            raise click.UsageError(
-                f"--hold-at-least is longer than the hold: {least:g} s of {most:g} s")
+    least = judging["hold_at_least"]
+    held = (None if hold == commands.UNTIL_RESUME else
+            seconds(commands.DEFAULT_HOLD if hold is None else hold))
+    try:
+        commands.check_least_hold(None if least is None else seconds(least), canary, held)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 @click.command()

@@ -51,13 +51,22 @@ def misses_baseline(pool: Pool) -> bool:
     if (upgrade is None or not upgrade.wants_baseline or upgrade.phase is not Phase.CANARY
             or upgrade.paused_by is not None or upgrade.suspicious):
         return False
+    return why_no_baseline(pool, upgrade) is None and baseline(pool, upgrade) is None
+
+
+def why_no_baseline(pool: Pool, upgrade: Upgrade) -> str | None:
+    """Why no worker of the old code can be started for canaries to be held against; None where one
+    can."""
     old, new = (pool.generations.get(number)
                 for number in (upgrade.from_generation, upgrade.to_generation))
-    if old is None or new is None or not old.proven or not _still_there(pool, old, new):
-        return False
-    if old.failures_in_a_row and old.failed_at >= upgrade.started_at:
-        return False  # it can't be started: canaries don't wait for whom they are held against
-    return baseline(pool, upgrade) is None
+    if old is None or new is None or not old.proven:
+        return f"generation {upgrade.from_generation} has never had all its workers ready"
+    if not _still_there(pool, old, new):
+        return ("the old code has neither a directory of its own nor a template that has imported "
+                "it, so its workers can't be started any more")
+    if old.failures_in_a_row and old.failed_at >= upgrade.started_at:  # canaries don't wait for it
+        return f"a worker of the old code could not be started: {old.error or 'it failed'}"
+    return None
 
 
 def _still_there(pool: Pool, old: Generation, new: Generation) -> bool:
@@ -91,8 +100,8 @@ def watch(pool: Pool, view: View, now: float) -> list[Action]:
         return []
     if upgrade.refusal is not None and upgrade.cause is not None:
         return [RollBack(upgrade.refusal, None, upgrade.cause)]
-    generation, most = pool.generations[upgrade.to_generation], upgrade.terms.max_failures
-    if generation.faults >= max(1, pool.policy.max_failures if most is None else most):
+    generation = pool.generations[upgrade.to_generation]
+    if generation.faults >= pool.failures_allowed_by(upgrade):
         return [RollBack(generation.fault or "its workers keep failing", generation.error,
                          Refusal.FAILED_STARTS)]
     over = view.past(pool.since(upgrade.watched_since) + upgrade.terms.judging.watch, now)

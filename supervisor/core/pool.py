@@ -230,7 +230,11 @@ class Pool:
     @property
     def failures_allowed(self) -> int:
         """With how many failed starts an upgrade, or a first start, is given up."""
-        own = self.running_upgrade.terms.max_failures if self.running_upgrade is not None else None
+        return self.failures_allowed_by(self.running_upgrade)
+
+    def failures_allowed_by(self, upgrade: Upgrade | None) -> int:
+        """The same by the terms of an upgrade; None: by the policy alone."""
+        own = None if upgrade is None else upgrade.terms.max_failures
         return max(1, self.policy.max_failures if own is None else own)
 
     @property

@@ -116,13 +116,15 @@ class SharedPage(Part):
 
     def requests(self, worker: int) -> int | None:
         """How many requests `worker` has served; None where it doesn't count them here."""
-        words = self._words(worker)
-        return None if words is None or words[24] or not _sensible(words) else int(words[3])
+        return self._count(worker, 3)
 
     def in_flight(self, worker: int) -> int:
         """How many requests `worker` has in its hands; 0 where it doesn't count them here."""
+        return self._count(worker, 4) or 0
+
+    def _count(self, worker: int, at: int) -> int | None:
         words = self._words(worker)
-        return 0 if words is None or words[24] or not _sensible(words) else int(words[4])
+        return None if words is None or words[24] or not _sensible(words) else int(words[at])
 
     def _words(self, worker: int) -> tuple[float, ...] | None:
         offset, fd = self._slots.get(worker), self.fd

@@ -260,17 +260,10 @@ def _hold_begun(after: Pool) -> Entry:
 def _no_baseline(pool: Pool, upgrade: Upgrade) -> str | None:
     """Why canaries are judged without a baseline, and will be: not, where it has yet to start, or
     nobody wants it now."""
-    old = pool.generations.get(upgrade.from_generation)
     if (not upgrade.wants_baseline or upgrade.paused_by is not None or upgrade.suspicious
-            or judge_rules.misses_baseline(pool)
             or judge_rules.baseline(pool, upgrade) is not None):
         return None
-    if old is None or not old.proven:
-        return f"generation {upgrade.from_generation} has never had all its workers ready"
-    if old.failures_in_a_row and old.failed_at >= upgrade.started_at:
-        return f"a worker of the old code could not be started: {old.error or 'it failed'}"
-    return ("the old code has neither a directory of its own nor a template that has imported it, "
-            "so its workers can't be started any more")
+    return judge_rules.why_no_baseline(pool, upgrade)
 
 
 def _hold_ended(before: Pool, after: Pool, now: float) -> Entry:

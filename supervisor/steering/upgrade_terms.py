@@ -32,17 +32,11 @@ def read(args: Mapping[str, Any], settings: Settings) -> Terms:
     Raises:
         ValueError: one of them is wrong, or makes no sense without another one.
     """
-    hold = args["hold"]
-    if hold != commands.UNTIL_RESUME:
-        hold = _read("hold", hold, parsers.seconds, f", or {commands.UNTIL_RESUME}")
+    hold = None if args["hold"] == commands.UNTIL_RESUME else _read(
+        "hold", args["hold"], parsers.seconds, f", or {commands.UNTIL_RESUME}")
     judging, canary = _judging(args, settings), args["canary"]
-    least = None if judging is None else judging.least_hold
-    if least is not None and not canary:
-        raise ValueError("--hold-at-least goes with --canary")
-    if least is not None and hold != commands.UNTIL_RESUME and least > hold:
-        raise ValueError(f"--hold-at-least is longer than the hold: {least:g} s of {hold:g} s")
-    return Terms(Kind(args["kind"]), args["release"], canary,
-                 (None if hold == commands.UNTIL_RESUME else hold) if canary else 0.0,
+    commands.check_least_hold(None if judging is None else judging.least_hold, canary, hold)
+    return Terms(Kind(args["kind"]), args["release"], canary, hold if canary else 0.0,
                  args["check"], args["max_failures"], judging=judging)
 
 
