@@ -72,7 +72,7 @@ def held() -> dict[str, Any]:
 def watched() -> dict[str, Any]:
     course = upgrade(Phase.WATCHED, Outcome.DONE, TERMS, ended_at=NOW - 60, ended_wall=1.8e9,
                      watched_since=NOW - 60, replaced=3,
-                     verdict=verdict(Word.WELL, f"as good as before beyond doubt: {WHY}"))
+                     verdict=verdict(Word.WELL, f"within the tolerance beyond doubt: {WHY}"))
     new = [worker(number, generation=2) for number in (1, 2, 3)]
     return _status(pool(3, new, course))
 

@@ -229,7 +229,7 @@ def test_the_status_tells_of_a_judgement_and_its_baseline() -> None:
     lines = show.status(documents.watched()).splitlines()
     assert lines[0] == "shop: ready: 3 of 3 workers ready on generation 2; watched for 600 s"
     assert "  watch       can go back for another 9 min 0 s" in lines
-    assert f"  verdict     well: as good as before beyond doubt: {documents.WHY}" in lines
+    assert f"  verdict     well: within the tolerance beyond doubt: {documents.WHY}" in lines
     lines = show.status(documents.refused()).splitlines()
     assert lines[0].endswith(f"generation 2 was refused: {documents.WHY}")
     assert "  verdict     worse" in lines, "the figures are told once"

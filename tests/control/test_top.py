@@ -510,7 +510,7 @@ def test_a_judged_upgrade_is_seen_with_its_baseline() -> None:
         assert row[:4] == ["3", "4004", "1", "baseline"]
         eyes.app._news.append(watch.Status(documents.watched()))
         await eyes.sees("can go back for another 9 min 0 s")
-        await eyes.sees(f"verdict well: as good as before beyond doubt: {documents.WHY}")
+        await eyes.sees(f"verdict well: within the tolerance beyond doubt: {documents.WHY}")
         assert "baseline" not in eyes.screen()
         eyes.app._news.append(watch.Status(documents.refused()))
         await eyes.sees(f"was refused: {documents.WHY}")
