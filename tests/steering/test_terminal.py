@@ -160,6 +160,7 @@ def test_another_of_the_job_that_is_stopped_for_printing_scales_nothing(
     assert "from=2 to=1" not in there.log()
     there.stop()
     os.kill(cat, signal.SIGKILL)
+    wait_gone(cat, there.log)
 
 
 @pytest.mark.parametrize(("shell", "how"), [
