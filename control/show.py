@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
@@ -18,7 +19,8 @@ from . import terminal, traffic
 _COLOURS = {
     "ready": "32", "starting": "33", "upgrading": "33", "paused": "33", "degraded": "31",
     "rolled-back": "31", "stopping": "33", "retiring": "33", "done": "32", "superseded": "33",
-    "aborted": "31", "well": "32", "no-worse": "32", "unsure": "33", "worse": "31"}
+    "aborted": "31", "well": "32", "no-worse": "32", "proven": "32", "fetched": "33",
+    "unprepared": "33", "refused": "31", "unsure": "33", "worse": "31"}
 
 
 def coloured(word: str, width: int = 0) -> str:
@@ -267,6 +269,23 @@ def history(upgrades: list[dict[str, Any]]) -> str:
             passed = word == "unsure" and each["outcome"] == "done"
             lines += wrapped(f"verdict {coloured(word)}{', passed' if passed else ''}{more}", 4)
     return "\n".join(lines) if upgrades else "no upgrade so far"
+
+
+def releases(rows: list[dict[str, Any]]) -> str:
+    """The releases of a host as a table; why one was refused, on a line of its own."""
+    width = max((len(each["release"]) for each in rows), default=0)
+    lines = [f"{'RELEASE':<{max(width, 7)}}  STATE       SINCE                SIZE      BY"]
+    for each in rows:
+        since = "-" if not each["at"] else time.strftime("%Y-%m-%d %H:%M:%S",
+                                                         time.localtime(each["at"]))
+        marks = [word for word in ("serves", "current") if each[word]]
+        lines.append(
+            f"{each['release']:<{max(width, 7)}}  {coloured(each['state'] or '-', 11)} "
+            f"{since:<20} {size(each['size']):<9} {each['by'] or '-'}"
+            f"{f' ({chr(44).join(marks)})' if marks else ''}".replace(",", ", "))
+        if each["reason"] and each["state"] == "refused":
+            lines += wrapped(each["reason"], 4)
+    return "\n".join(lines) if rows else "no release so far"
 
 
 def generation(document: Mapping[str, Any]) -> str:

@@ -27,6 +27,8 @@ EXIT_CODES = {
     gate.ROLLED_BACK: "the release was refused, aborted or rolled back",
     gate.STOPPING: "the master stops, or stopped meanwhile",
     gate.SUPERSEDED: "the upgrade was superseded by a newer one",
+    gate.BAD_RELEASE: "deploy: the release could not be fetched or prepared, or is not here",
+    gate.BUSY: "deploy --no-queue: another deploy is under way",
     gate.NO_MASTER: "no master there, or several and none chosen",
     gate.TIMED_OUT: "no answer in time", gate.INTERRUPTED: "interrupted; an upgrade goes on",}
 

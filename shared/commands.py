@@ -204,6 +204,8 @@ OURS = (
     Command("show", "what a generation was made of", "its recipe, and what differs from the one "
             "before", Who.OBSERVERS, (Argument("generation", "its number", is_whole,
                                                required=True),), by_result=True),
+    Command("releases", "where releases are, and how they get there",
+            "what [releases] says, and which of them are in use", by_result=True),
     Command("scale", "change how many workers are kept ready", "the number before and after",
             arguments=(Argument("to", "a whole number", is_whole),
                        Argument("by", "a whole number", is_whole)), one_of=True),

@@ -50,9 +50,11 @@ from .sockets.systemd import Notifier
 from .steering.answers import Answers
 from .steering.audience import Audience
 from .steering.commands import Commands
+from .steering.fetching import Fetching
 from .steering.hooks import Hooks
 from .steering.judge import Judge
 from .steering.orders import Orders
+from .steering.releases import Releases
 from .steering.reloads import Reloads
 from .steering.signals import SIGNALS, Signals
 from .steering.state import Schema
@@ -110,7 +112,7 @@ class Parts:
         self.upgrades.replace_master = self.reloads.request
         self.commands = Commands(
             self.ledger, self.answers, self.orders, self.notices, self.upgrades, self.reloads,
-            self.audience, self.strangers, self.log, settings, self.guard)
+            self.audience, self.strangers, self.log, settings, self.guard, self.releases)
         self.exits, self.plan = Exits(self), Plan(self)
         self._follow()
         self._all = sorted((each for each in vars(self).values() if isinstance(each, Part)),
@@ -161,9 +163,12 @@ class Parts:
         self.answers = Answers(self.ledger, self.place, self.listening, self.page, self.traffic,
                                self.output, self.log, self.templates.own_pids,
                                self.audience.status_changed)
+        self.releases = Releases(self.ledger, settings, looked_up.attributes)
+        fetching = Fetching(self.ledger, self.errands, settings, environ, self.releases, own_code)
         self.upgrades = Upgrades(
             self.ledger, self.generations, self.processes, self.loop, self.errands, self.hooks,
-            settings, environ, looked_up.attributes, self.templates, self.answers.status)
+            settings, environ, looked_up.attributes, self.templates, fetching,
+            self.answers.status)
         self.judge = Judge(self.ledger, self.traffic, self.page)
         self.orders = Orders(self.ledger, self.arbiter_hooks, self.processes, self.measures,
                              self.upgrades)
@@ -190,6 +195,8 @@ class Parts:
         """Who is told of facts, entries and events, in this order."""
         self.ledger.follow("web", fact=self.web.observe)
         self.ledger.follow("arbiter's hooks", fact=self._tell_arbiter)
+        # before those who wait for an upgrade hear that it is done
+        self.ledger.follow("releases", fact=self.releases.observe)
         self.ledger.follow("log", entry=self.log.tell)
         self.ledger.follow("audience", fact=self.audience.look, event=self.audience.tell)
         self.ledger.follow("hooks", event=self.hooks.of_event)

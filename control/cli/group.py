@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 # The modules that hold commands. They are looked through in this order, and no further than needed.
-MODULES = ("status", "upgrade", "steering", "looking", "shell", "completion", "run")
+MODULES = ("status", "upgrade", "deploy", "steering", "looking", "shell", "completion", "run")
 
 HELP = ["-h", "--help"]
 

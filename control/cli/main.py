@@ -23,8 +23,8 @@ from .options import Exit, in_utf8, where
 
 # Commands that do something: how it ended is what their exit code says, whatever becomes of the
 # words, and nobody who doesn't read them keeps it back for longer than `PATIENCE` seconds.
-ACTING = {"upgrade", "rollback", "pause", "resume", "abort", "scale", "recycle", "signal", "stop",
-          "reload"}
+ACTING = {"upgrade", "deploy", "rollback", "pause", "resume", "abort", "scale", "recycle", "signal",
+          "stop", "reload"}
 ANSWERED_BY_CODE = ACTING | {"status", "shell"}
 PATIENCE = 5.0
 

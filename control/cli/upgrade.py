@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -18,54 +20,76 @@ from .options import Connect, Exit, Whole, check_label, which_master
 HOLD = f"a number of seconds such as 90 or 5min, or {commands.UNTIL_RESUME}"
 
 
+# How an upgrade is to go, for every command that asks for one.
+_TERMS = (
+    click.option("--fleet", is_flag=True,
+                 help="Start all new workers first, then let all old ones go."),
+    click.option("--canary", type=Whole(1), metavar="N",
+                 help="Let N new workers serve first, beside the old ones."),
+    click.option("--hold", metavar="SECONDS|until-resume",
+                 help="How long the canaries are watched.  Default: 60.",
+                 shell_complete=suggest("hold")),
+    click.option("--check", metavar="COMMAND",
+                 help="Run during the hold; if it fails, the release is refused."),
+    click.option("--max-failures", type=Whole(0), metavar="N",
+                 help="Go back at so many failures, this time."),
+    click.option("--judge/--no-judge", default=None,
+                 help="Compare new workers with old ones; go back if they do worse beyond doubt."),
+    click.option("--hold-at-least", metavar="SECONDS",
+                 help="The hold may end after this, if they do well beyond doubt."),
+    click.option("--judge-tolerance", metavar="POINTS,FACTOR",
+                 help="How much worse they may do: percentage points of failed requests, and how "
+                 "many times slower.  Default: 0.5,1.3."),
+    click.option("--judge-after", type=Whole(0), metavar="N",
+                 help="Leave out so many requests of each worker.  Default: 20."),
+    click.option("--judge-unsure", type=click.Choice(["pass", "refuse"]),
+                 help="What becomes of a canary of which too little was seen to tell.  "
+                 "Default: pass."),
+    click.option("--watch", metavar="SECONDS",
+                 help="For how long it can still go back after its end.  Default: 10min."))
+
+
+def with_terms(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say how an upgrade is to go; the command gets `terms`, arguments of the
+    master's command `upgrade`, as far as somebody has given them."""
+    @functools.wraps(function)
+    def asking(connect: Connect, *, fleet: bool, canary: int | None, hold: str | None,
+               check: str | None, max_failures: int | None, judge: bool | None,
+               hold_at_least: str | None, judge_tolerance: str | None, judge_after: int | None,
+               judge_unsure: str | None, watch: str | None, **given: Any) -> None:
+        check_canary(canary, hold, check)
+        judging = {
+            "judge": judge, "hold_at_least": hold_at_least, "judge_tolerance": judge_tolerance,
+            "judge_after": judge_after, "judge_unsure": judge_unsure, "watch": watch}
+        check_judging(judging, canary, hold)
+        terms = {"kind": "fleet" if fleet else "rolling", "canary": canary, "hold": hold,
+                 "check": check, "max_failures": max_failures, **judging}
+        function(connect, terms={key: value for key, value in terms.items() if value is not None},
+                 **given)
+
+    for option in reversed(_TERMS):
+        asking = option(asking)
+    return asking
+
+
 @click.command()
 @which_master
 @click.option("--release", metavar="NAME", help="Label the new generation.")
-@click.option("--fleet", is_flag=True,
-              help="Start all new workers first, then let all old ones go.")
-@click.option("--canary", type=Whole(1), metavar="N",
-              help="Let N new workers serve first, beside the old ones.")
-@click.option("--hold", metavar="SECONDS|until-resume",
-              help="How long the canaries are watched.  Default: 60.",
-              shell_complete=suggest("hold"))
-@click.option("--check", metavar="COMMAND",
-              help="Run during the hold; if it fails, the release is refused.")
-@click.option("--max-failures", type=Whole(0), metavar="N",
-              help="Go back at so many failures, this time.")
-@click.option("--judge/--no-judge", default=None,
-              help="Compare new workers with old ones; go back if they do worse beyond doubt.")
-@click.option("--hold-at-least", metavar="SECONDS",
-              help="The hold may end after this, if they do well beyond doubt.")
-@click.option("--judge-tolerance", metavar="POINTS,FACTOR",
-              help="How much worse they may do: percentage points of failed requests, and how "
-              "many times slower.  Default: 0.5,1.3.")
-@click.option("--judge-after", type=Whole(0), metavar="N",
-              help="Leave out so many requests of each worker.  Default: 20.")
-@click.option("--judge-unsure", type=click.Choice(["pass", "refuse"]),
-              help="What becomes of a canary of which too little was seen to tell.  "
-              "Default: pass.")
-@click.option("--watch", metavar="SECONDS",
-              help="For how long it can still go back after its end.  Default: 10min.")
+@with_terms
 @click.option("--reload", "reload_first", is_flag=True,
               help="Replace the master first, as reload does.")
 @click.option("--no-wait", is_flag=True, help="Return as soon as the upgrade is accepted.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON instead of lines.")
-def upgrade(connect: Connect, release: str | None, fleet: bool, canary: int | None,
-            hold: str | None, check: str | None, max_failures: int | None, reload_first: bool,
-            no_wait: bool, as_json: bool, **judging: Any) -> None:
+def upgrade(connect: Connect, release: str | None, terms: dict[str, Any], reload_first: bool,
+            no_wait: bool, as_json: bool) -> None:
     """Replace every worker by one of the new code, and say how it ended.
 
     Exit codes: 0 done, 3 the master is still preparing its first generation, 5 refused, aborted or
     rolled back, 7 superseded by a newer upgrade, 6 the master stopped, 69 no master there, 2 wrong
     usage. ^C leaves the upgrade running.
     """
-    check_canary(canary, hold, check)
-    check_judging(judging, canary, hold)
     check_label("--release", release)
-    given = {
-        "kind": "fleet" if fleet else "rolling", "release": release, "canary": canary,
-        "hold": hold, "check": check, "max_failures": max_failures, **judging}
-    arguments = {key: value for key, value in given.items() if value is not None}
+    arguments = terms | ({} if release is None else {"release": release})
     with connect(60.0 if reload_first else 10.0, verbatim=as_json) as master:
         if reload_first:
             message = master.ask("reload")["message"]
@@ -194,25 +218,34 @@ def begin(master: client.Client, command: str, arguments: dict[str, Any], no_wai
             say(reply["message"])
         return
     result = follow(master, command, arguments, as_json)["result"]
-    from .. import show, traffic
-
-    ended, code = result["upgrade"], gate.OUTCOMES.get(result["outcome"], gate.ROLLED_BACK)
+    code = gate.OUTCOMES.get(result["outcome"], gate.ROLLED_BACK)
     if as_json:
         say_json(result)
         raise Exit(code)
-    if code == gate.READY:
+    why = how_it_ended(result)
+    if code != gate.READY:
+        raise Exit(code, why)
+    say(why)
+
+
+def how_it_ended(result: dict[str, Any]) -> str:
+    """The last reply about an upgrade as one line; the last lines of a start that failed go to
+    standard error."""
+    from .. import show, traffic
+
+    ended = result["upgrade"]
+    if result["outcome"] == "done":
         left = traffic.watched(ended)
         watch = "" if left is None else f", watched for another {show.duration(left)}"
-        say(f"upgrade done: generation {ended['to']} is ready after "
-            f"{show.duration(ended['took_seconds'])}{watch}")
-        return
+        return (f"upgrade done: generation {ended['to']} is ready after "
+                f"{show.duration(ended['took_seconds'])}{watch}")
     if result["outcome"] == "superseded":
-        raise Exit(code, f"upgrade superseded by generation {result['by']}")
+        return f"upgrade superseded by generation {result['by']}"
     if ended.get("last_lines"):
         say_block("\n".join(show.last_lines(ended["last_lines"], ended["to"], sys.stderr)),
                   sys.stderr)
     why = ": ".join(text for text in (result["reason"], result["error"]) if text)
-    raise Exit(code, f"upgrade {result['outcome'].replace('-', ' ')}{f': {why}' if why else ''}")
+    return f"upgrade {result['outcome'].replace('-', ' ')}{f': {why}' if why else ''}"
 
 
 def follow(master: client.Client, command: str, arguments: dict[str, Any],

@@ -1,16 +1,13 @@
-"""Where a release lies on this host: in `ROOT/releases/NAME`, and `ROOT/current` is a link to the
-one that a start would run (the layout of Capistrano, ansistrano and Ansible's deploy_helper). It
-only looks.
-"""
+"""Which directory a release is, and which release a generation is of. It only looks."""
 
 from __future__ import annotations
 
 import os
 
-from ..settings.table import RELEASE, ROOT
+from ...shared import releases
+from ..core.generation import Recipe
+from ..settings.table import RELEASE, ROOT, Settings
 from .recognition import Refused
-
-RELEASES, CURRENT = "releases", "current"
 
 
 def placed(root: str, command: tuple[str, ...], directory: str,
@@ -21,7 +18,7 @@ def placed(root: str, command: tuple[str, ...], directory: str,
     Raises:
         Refused: there is no such release.
     """
-    if any(RELEASE in text for text in (*command, directory)):
+    if names_release(command, directory):
         release = _there(root, release) if release is not None else current(root)
 
     def filled(text: str) -> str:
@@ -30,29 +27,51 @@ def placed(root: str, command: tuple[str, ...], directory: str,
     return tuple(map(filled, command)), filled(directory), release
 
 
+def names_release(command: tuple[str, ...], directory: str) -> bool:
+    """Whether what is run is that of a release."""
+    return any(RELEASE in text for text in (*command, directory))
+
+
+def release_of(recipe: Recipe, settings: Settings) -> str | None:
+    """The release in whose directory, below the root, a generation runs; None where it is none."""
+    root, release = settings.releases_root, recipe.release
+    if (root is None or release is None or not releases.is_there(root, release)
+            or not names_release(settings.command, settings.chdir)):
+        return None
+    place = os.path.realpath(releases.directory(root, release))
+    ways = (recipe.directory, recipe.program, *recipe.words, *recipe.command)
+    found = any(os.path.realpath(way).startswith(f"{place}/") or os.path.realpath(way) == place
+                for way in ways if way.startswith("/"))
+    return release if found else None
+
+
 def current(root: str) -> str:
     """The release that `current` leads to.
 
     Raises:
         Refused: it leads to none.
     """
-    link, releases = f"{root}/{CURRENT}", f"{root}/{RELEASES}"
+    link = f"{root}/{releases.CURRENT}"
     try:
-        found = os.path.realpath(link, strict=True)
-        inside, name = os.path.split(found)
-        if os.path.samefile(inside, releases):
-            return _there(root, name)
+        name = releases.linked(root)
     except OSError as error:
         raise Refused(f"cannot start the release that {link} leads to: {error.strerror}") from None
-    raise Refused(f"cannot start the release that {link} leads to: got {found}, expected a "
-                  f"directory in {releases}")
+    if name is None:
+        raise Refused(f"cannot start the release that {link} leads to: got "
+                      f"{os.path.realpath(link)}, expected a directory in "
+                      f"{releases.directory(root)}")
+    return _there(root, name)
 
 
 def _there(root: str, release: str) -> str:
-    directory = f"{root}/{RELEASES}"
-    if "/" in release or release.startswith("."):
+    directory = releases.directory(root)
+    if not releases.is_name(release):
         raise Refused(f"no release {release!r}: expected the name of a directory in {directory}",
                       bad_input=True)
-    if not os.path.isdir(f"{directory}/{release}"):
+    if not releases.is_there(root, release):
         raise Refused(f"no release {release!r} in {directory}")
+    record = releases.read(root, release)
+    if record is not None and record.state is releases.State.UNPREPARED:
+        raise Refused(f"release {release!r} in {directory} is not prepared, or not yet: "
+                      f"einhornpy deploy {release} makes it anew")
     return release

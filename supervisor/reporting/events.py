@@ -177,6 +177,16 @@ class Event(enum.StrEnum):
     GUNICORN_SETTING_CANNOT_CHANGE = (
         "gunicorn-setting-cannot-change", ATTENTION,
         "gunicorn's {setting} stays {kept} and does not become {wanted}: {reason}")
+    RELEASE_FETCHING = "release-fetching", NORMAL, "release {release} is being fetched"
+    RELEASE_FETCH_SAYS = "release-fetch-says", NORMAL, "{line}"
+    CURRENT_MOVED = (
+        "current-moved", NORMAL, "{link} leads to release {release}[ instead of {before}]")
+    CURRENT_NOT_MOVED = (
+        "current-not-moved", ATTENTION,
+        "{link} leads to release {before} still, and not to {release}: {reason}")
+    RELEASE_NOT_RECORDED = (
+        "release-not-recorded", ATTENTION, "release {release} is {state}, which cannot be "
+        "recorded: {reason}")
     HOOK_FAILED = "hook-failed", ATTENTION, "hook {hook} failed: {reason}[: {last_line}]"
 
     # --- the host ---

@@ -216,6 +216,21 @@ class Settings:
         None, "--releases-root", parse=parsers.path, metavar="DIR", reload=Reload.NEXT_GENERATION,
         help="Releases are directories in DIR/releases, and DIR/current is a link to the one that "
              "a start runs. {root} and {release} stand for both in the command and in --chdir.")
+    releases_fetch: str | None = setting(
+        None, "--releases-fetch", parse=parsers.text, metavar="COMMAND",
+        help="This shell command puts the release $1 into the empty directory $2.")
+    releases_prepare: str | None = setting(
+        None, "--releases-prepare", parse=parsers.text, metavar="COMMAND",
+        help="This shell command then prepares it there: environments, static files, migrations.")
+    releases_resolve: str | None = setting(
+        None, "--releases-resolve", parse=parsers.text, metavar="COMMAND",
+        help="This shell command prints the release that $1 means now: a branch's revision.")
+    releases_timeout: float = setting(
+        600.0, "--releases-timeout", parse=parsers.some_seconds,
+        help="Each of them is killed if it takes longer.")
+    releases_keep: int = setting(
+        5, "--releases-keep", parse=parsers.whole(1),
+        help="So many proven releases are kept; what is in use always is.")
     chdir: str = setting(
         _chdir, "--chdir", parse=parsers.path, metavar="DIR", reload=Reload.NEXT_GENERATION,
         help="Start workers here. A symbolic link on the way is followed again at every upgrade. "

@@ -29,6 +29,7 @@ from . import einhorn, upgrade_terms
 from .answers import Answers
 from .audience import Audience
 from .orders import Orders
+from .releases import Releases
 from .reloads import Reloads
 from .upgrades import Upgrades
 
@@ -38,7 +39,7 @@ class Commands:
 
     def __init__(self, ledger: Ledger, answers: Answers, orders: Orders, notices: Notices,
                  upgrades: Upgrades, reloads: Reloads, audience: Audience, strangers: Strangers,
-                 log: Log, settings: Settings, guard: Guard) -> None:
+                 log: Log, settings: Settings, guard: Guard, releases: Releases) -> None:
         self._ledger = ledger
         self._answers = answers
         self._orders = orders
@@ -49,6 +50,7 @@ class Commands:
         self._reloads = reloads
         self._audience = audience
         self._settings = settings
+        self._releases = releases
         self._einhorn = einhorn.EinhornCommands(ledger, answers, orders, log, settings)
 
     def handle(self, session: Session, request: Request) -> None:
@@ -175,6 +177,9 @@ class Commands:
 
     def do_history(self, session: Session, request: Request) -> None:
         session.send(protocol.reply(request.id, "history", {"upgrades": self._upgrades.history()}))
+
+    def do_releases(self, session: Session, request: Request) -> None:
+        session.send(protocol.reply(request.id, "releases", self._releases.document()))
 
     def do_show(self, session: Session, request: Request) -> None:
         number = request.args["generation"]

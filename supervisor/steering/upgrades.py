@@ -30,6 +30,7 @@ from ..system.loop import Loop
 from ..system.part import Keep, Part, State
 from ..system.processes import Exit, Processes
 from . import upgrade_terms
+from .fetching import FETCH, Fetching
 from .hold_check import HoldCheck
 from .hooks import CHECK, START_HOOK, Hooks
 
@@ -47,7 +48,7 @@ class Upgrades(Part):
 
     def __init__(self, ledger: Ledger, prepared: Generations, processes: Processes, loop: Loop,
                  errands: Errands, hooks: Hooks, settings: Settings, environ: Mapping[str, str],
-                 attributes: Attributes, templates: Templates,
+                 attributes: Attributes, templates: Templates, fetching: Fetching,
                  status: Callable[[], dict[str, Any]]) -> None:
         self._ledger = ledger
         self._prepared = prepared
@@ -60,9 +61,11 @@ class Upgrades(Part):
         self._environ = environ
         self._attributes = attributes
         self._templates = templates
+        self._fetching = fetching
         self._dropped: tuple[str, ...] = ()
         self.check = HoldCheck(ledger, errands, hooks, status)
-        self._start_hook: Errand | None = None
+        # What it waits for before its generation is made: the start hook, then the fetch.
+        self._asked: Errand | None = None
         self._after_replacement = 0
         self._renewed: list[str | None] = []
         self.replace_master: Callable[[str], None] = lambda by: None
@@ -122,8 +125,8 @@ class Upgrades(Part):
         self._after_replacement = number if replaces else 0
         upgrade = self._running(number)
         assert upgrade is not None
-        self._start_hook = self._hooks.before_upgrade(upgrade, self._start_hook_ended)
-        if self._start_hook is None:
+        self._asked = self._hooks.before_upgrade(upgrade, self._start_hook_ended)
+        if self._asked is None:
             self._begin(upgrade)
         return number
 
@@ -132,7 +135,24 @@ class Upgrades(Part):
         if self._after_replacement == upgrade.to_generation:
             self.replace_master(upgrade.requested_by)
         else:
+            self._fetch(upgrade)
+
+    def _fetch(self, upgrade: Upgrade) -> None:
+        """Get the code that it wants, where that isn't here."""
+        self._asked = self._fetching.begin(upgrade, self._fetched)
+        if self._asked is None:
             self._prepare()
+
+    def _fetched(self, ended: Ended) -> None:
+        self._asked = None
+        if self._running(self.preparing) is None:
+            return
+        if ended.reason is None:
+            self._prepare()
+        else:
+            why = ended.last_line or ended.reason
+            self._ledger.observe(facts.UpgradeRefused(
+                self.preparing, "the release could not be fetched", why, time.time()))
 
     def renewed(self, refused: str | None) -> None:
         """The master has been replaced, or why it couldn't be: an upgrade that has waited for that
@@ -143,12 +163,12 @@ class Upgrades(Part):
         # The next master knows by this that it has waited: it is being prepared, and nobody is at
         # it.
         upgrade, self._after_replacement = self._ledger.pool.running_upgrade, 0
-        if (upgrade is None or not upgrade.preparing or self._start_hook is not None
+        if (upgrade is None or not upgrade.preparing or self._asked is not None
                 or self.preparation is not None):
             return
         self.preparing = upgrade.to_generation
         if refused is None:
-            self._prepare()
+            self._fetch(upgrade)
         else:
             self._ledger.observe(
                 facts.UpgradeRefused(self.preparing, "the master could not be replaced", refused,
@@ -164,7 +184,7 @@ class Upgrades(Part):
     def _start_hook_ended(self, ended: Ended) -> None:
         """A hook that hangs refuses too: nobody knows what it would have said, and the old code
         serves."""
-        self._start_hook = None
+        self._asked = None
         upgrade = self._running(self.preparing)
         if ended.reason is None and upgrade is not None:
             self._begin(upgrade)
@@ -258,22 +278,25 @@ class Upgrades(Part):
         return self.preparation is not None or self._templates.busy
 
     def _resume_errand(self, errand: Errand) -> Callable[[Ended], None] | None:
-        """Take over a start hook or a check."""
+        """Take over a start hook, a fetch or a check."""
         upgrade = self._ledger.pool.running_upgrade
         if upgrade is None or errand.cancelled:
             return None
         self.preparing = upgrade.to_generation
         if errand.name == START_HOOK:
-            self._start_hook = errand
+            self._asked = errand
             return self._start_hook_ended
+        if errand.name == FETCH:
+            self._asked, errand.heard = errand, self._fetching.heard
+            return self._fetched
         if errand.name == CHECK:
             return self.check.resume(errand)
         return None
 
     def stop_preparing(self) -> None:
-        if self._start_hook is not None:
-            self._errands.cancel(self._start_hook)
-            self._start_hook = None
+        if self._asked is not None:
+            self._errands.cancel(self._asked)
+            self._asked = None
         if self.preparation is not None:
             self.preparation.cancel()
             self.preparation = None

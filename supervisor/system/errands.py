@@ -46,7 +46,7 @@ class Ended:
 class Errand:
     """One command. `limit`: seconds. `grace`: for so many seconds the master's end waits for it.
     `urgent`: it doesn't wait in line, and takes no place that the others wait for. `most`: so many
-    bytes of what it prints are kept."""
+    bytes of what it prints are kept. `heard`: told each line of it."""
 
     name: str
     launch: Launch
@@ -56,6 +56,7 @@ class Errand:
     grace: float = 30.0
     urgent: bool = False
     most: int = _TAIL
+    heard: Callable[[str], None] | None = None
     deadline: float = 0.0
     timed_out: bool = False
     output: int | None = None
@@ -215,11 +216,21 @@ class Errands(Part):
                 data = os.read(errand.output, 65536)
             except BlockingIOError:
                 return
+            if errand.heard is not None:
+                self._tell(errand, data)
             errand.tail = (errand.tail + data)[-errand.most:]
             if not data:
                 self._close(errand)
             if not everything:
                 return
+
+    def _tell(self, errand: Errand, data: bytes) -> None:
+        """Tell the lines that end in `data`; what the tail ends with is the beginning of one."""
+        assert errand.heard is not None
+        for line in (errand.tail.rpartition(b"\n")[2] + data).split(b"\n")[:-1]:
+            text = line.decode(errors="replace").strip()
+            if text:
+                self._guard.run("errand's output", errand.heard, text[:2000])
 
     def _close(self, errand: Errand) -> None:
         if errand.output is not None:

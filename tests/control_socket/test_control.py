@@ -273,7 +273,7 @@ def test_every_command_is_listed(master: Master) -> None:
     listing = told["commands"]
     assert set(listing) == {
         "ping", "help", "status", "upgrade", "rollback", "pause", "resume", "abort", "history",
-        "show", "scale", "signal", "recycle", "tally", "stop", "events", "reload", "upgrade_fleet",
+        "show", "releases", "scale", "signal", "recycle", "tally", "stop", "events", "reload", "upgrade_fleet",
         "ehlo", "state", "inc", "dec", "set_workers", "die", "config", "quieter", "louder"}
     pong = master.ask("ping")
     assert (pong["request_id"], pong["ok"], pong["message"], "wait"

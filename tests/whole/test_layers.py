@@ -53,8 +53,10 @@ ARROWS: dict[str, set[str]] = {
     "control": {"shared"},
     "control/web": {"shared", "control"},
     "control/top": {"shared", "control"},
+    "control/deploy": {"shared", "control"},
     # The command line is made from the table of settings: the one arrow between those two.
-    "control/cli": {"shared", "control", "control/top", "supervisor/settings"},}
+    "control/cli": {
+        "shared", "control", "control/top", "control/deploy", "supervisor/settings"},}
 # A room that may import one file of another one.
 ONE_FILE = {("supervisor/launch", "worker/template_messages.py"),
             ("supervisor/launch", "worker/traffic_slot.py")}

@@ -1,0 +1,378 @@
+"""A release on this host: `deploy` fetches it, has it proven by an upgrade, and tidies up;
+`releases` shows which there are. What happens on the disk stands in control/deploy/.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from ...shared import reach, releases
+from ...shared.releases import State
+from .. import client, gate
+from ..deploy import fetching, plan, tidying, turns
+from ..deploy.commands import CommandFailed
+from ..deploy.plan import NoPlan, Plan
+from ..finding import Trouble
+from ..terminal import say, say_json
+from .flags import suggest
+from .options import Connect, Exit, check_label, tell, which_master
+from .upgrade import follow, how_it_ended, with_terms
+
+_config = click.option("--config", metavar="FILE",
+                       help="Where no master runs: the TOML file with [releases].",
+                       shell_complete=suggest("file"))
+
+
+class Course:
+    """One deploy, as it is told: lines for people, and `document` for scripts. `step` begins the
+    next step, which ends the one before."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.document: dict[str, Any] = {
+            "version": 1, "release": None, "outcome": "failed", "steps": [], "removed": [],
+            "current": None, "upgrade": None, "reason": None, "error": None, "last_lines": []}
+        self._began = time.monotonic()
+
+    def step(self, name: str) -> None:
+        """The next step begins."""
+        now = time.monotonic()
+        if steps := self.document["steps"]:
+            steps[-1]["seconds"] = round(now - self._began, 3)
+        if name:
+            self._began = now
+            self.document["steps"].append({"step": name, "seconds": None})
+            if name in ("fetch", "prepare"):
+                self.say(f"{name} {self.document['release']}")
+
+    def say(self, line: str) -> None:
+        """A line for people: where there is a document, on standard error."""
+        say(line, sys.stderr if self.as_json else None)
+
+    def heard(self, line: str) -> None:
+        """A line that one of the operator's commands has printed."""
+        self.say(f"  {line}")
+
+    def took(self) -> str:
+        """How long the steps took that may take long."""
+        from .. import show
+
+        return ", ".join(f"{each['step']} {show.duration(each['seconds'])}"
+                         for each in self.document["steps"]
+                         if each["step"] in ("turn", "fetch", "prepare", "upgrade")
+                         and (each["seconds"] or 0) >= 0.1)
+
+    def end(self, outcome: str, code: int, line: str) -> None:
+        """It is over; leave with this code.
+
+        Raises:
+            Exit: always but where all is well.
+        """
+        self.step("")
+        self.document["outcome"] = outcome
+        if code != gate.READY:
+            self.document["reason"] = self.document["reason"] or line
+        if self.as_json:
+            say_json(self.document)
+        if code != gate.READY:
+            raise Exit(code, line)
+        self.say(line)
+
+
+@click.command()
+@which_master
+@click.argument("release", required=False, metavar="RELEASE")
+@click.option("--rollback", "back", is_flag=True,
+              help="Go back to the release that was proven before this one.")
+@click.option("--to", metavar="RELEASE", help="With --rollback: to this one.")
+@click.option("--fetch-only", is_flag=True, help="Bring it here, and touch nothing else.")
+@click.option("--activate-only", is_flag=True, help="It has to be here already.")
+@click.option("--first", is_flag=True,
+              help="Where no master runs yet: let a start run this release.")
+@click.option("--no-queue", is_flag=True, help="Leave with 75 if another deploy is under way.")
+@_config
+@with_terms
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON instead of lines.")
+def deploy(connect: Connect, release: str | None, back: bool, to: str | None, fetch_only: bool,
+           activate_only: bool, first: bool, no_queue: bool, config: str | None,
+           terms: dict[str, Any], as_json: bool) -> None:
+    """Bring a release to this host and let it serve; what a start runs changes only when all
+    workers were ready with it.
+
+    It takes its turn, resolves the name, fetches and prepares the release where it isn't here, has
+    the master upgrade to it, and removes old ones. One that serves already is left alone.
+
+    Exit codes: those of upgrade; 65 the release could not be fetched or prepared, or isn't here, 75
+    with --no-queue another deploy is under way, 69 no master there, 1 it serves, but a start would
+    run another one.
+    """
+    _check(release, back, to, fetch_only, activate_only, first)
+    course = Course(as_json)
+    try:
+        with _told_to_end():
+            _deploy(course, connect, release, back, to, fetch_only, activate_only, first,
+                    not no_queue, config, terms)
+    except turns.Taken as error:
+        course.end("busy", gate.BUSY, f"another deploy is under way: {error}")
+    except CommandFailed as error:
+        course.document |= {"last_lines": [*error.lines], "reason": str(error)}
+        said = f": {error.lines[-1]}" if error.lines else ""
+        course.end("failed", gate.BAD_RELEASE, f"{error}{said}")
+    except NoPlan as error:
+        course.end("failed", gate.USAGE, str(error))
+    except OSError as error:
+        course.end("failed", 1, f"cannot deploy: {error.filename or 'here'}: {reach.why(error)}")
+    except Trouble as error:
+        from .main import ended
+
+        code, line = ended(error)
+        course.end("failed", code, line or "")
+
+
+def _check(release: str | None, back: bool, to: str | None, fetch_only: bool, activate_only: bool,
+           first: bool) -> None:
+    """Raises click.UsageError: they can't be meant together."""
+    if to is not None and not back:
+        raise click.UsageError("--to goes with --rollback")
+    if back and release is not None:
+        raise click.UsageError("--rollback takes no RELEASE: expected --to RELEASE")
+    if not back and release is None:
+        raise click.UsageError("expected a RELEASE, or --rollback")
+    check_label("RELEASE", release)
+    check_label("--to", to)
+    given = [flag for flag, on in (("--rollback", back), ("--fetch-only", fetch_only),
+                                   ("--activate-only", activate_only), ("--first", first)) if on]
+    if len(given) > 1 and given != ["--activate-only", "--first"]:
+        raise click.UsageError(f"{given[0]} doesn't go with {given[1]}")
+
+
+@contextlib.contextmanager
+def _told_to_end() -> Iterator[None]:
+    """Whoever ends us by TERM or HUP is to find nothing half fetched, as after ^C."""
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
+    for each, old in before.items():
+        if old is not signal.SIG_IGN:
+            signal.signal(each, interrupt)
+    try:
+        yield
+    finally:
+        for each, old in before.items():
+            signal.signal(each, old)
+
+
+def _deploy(course: Course, connect: Connect, release: str | None, back: bool, to: str | None,
+            fetch_only: bool, activate_only: bool, first: bool, queue: bool, config: str | None,
+            terms: dict[str, Any]) -> None:
+    by = _who()
+    known = _plan(connect, config)
+    holder = turns.Holder(by, os.getpid(), time.time(), release or to or "the release before")
+    course.step("turn")
+    with turns.turn(fetching.inside(known[0]), holder, queue,
+                    lambda whom: course.say(f"waiting for {whom}")):
+        course.step("resolve")
+        here, master_runs = _plan(connect, config)  # as it is after those before us
+        name = _back_to(here, to) if back else fetching.resolve(here, str(release), course.heard)
+        course.document["release"] = name
+        if back:
+            course.say(f"back to release {name}")
+        elif name != release:
+            course.say(f"{release} is release {name}")
+        if here.ready and here.serving == name and _is_proven(here.root, name):
+            _end_here(course, here, "already", f"release {name} serves already")
+            return
+        course.step("sweep")
+        tidying.sweep(here.root)
+        if not fetching.is_complete(here, name):
+            if back or activate_only:
+                raise CommandFailed(f"no release {name!r} in {releases.directory(here.root)}")
+            if first and not master_runs:
+                _check_first(here, name)
+            fetching.fetch(here, name, by, course.step, course.heard)
+        if fetch_only:
+            _end_here(course, here, "fetched", f"release {name} is here{_after(course)}")
+        elif not master_runs:
+            _without_master(course, here, name, first, connect, config)
+        else:
+            _upgrade(course, connect, here, name, terms)
+
+
+def _plan(connect: Connect, config: str | None) -> tuple[Plan, bool]:
+    """The plan, and whether a master runs.
+
+    Raises:
+        NoPlan: there is nothing to deploy.
+    """
+    try:
+        with connect(verbatim=True) as master:
+            return plan.of_master(master.ask("releases")["result"]), True
+    except client.NoMaster:
+        if config is None and "EINHORNPY_CONFIG" not in os.environ:
+            raise
+    from ...supervisor.settings.sources import BadSetting, load
+
+    flags = {} if config is None else {"config": config}
+    try:
+        try:
+            settings = load(flags, (), os.environ, os.getcwd())
+        except BadSetting as error:
+            if not str(error).startswith("no command"):
+                raise
+            settings = load(flags, ("unknown",), os.environ, os.getcwd())
+    except BadSetting as error:
+        raise NoPlan(str(error)) from None
+    return plan.of_settings(settings), False
+
+
+def _back_to(here: Plan, to: str | None) -> str:
+    """The release that a rollback means.
+
+    Raises:
+        CommandFailed: there is none.
+    """
+    records = releases.known(here.root)
+    if to is None:
+        found = releases.before(records, {releases.current(here.root), here.serving})
+        if found is None:
+            raise CommandFailed("no release was proven here before this one")
+        return found
+    if to not in records or records[to].proven_at is None:
+        raise CommandFailed(f"release {to} was never proven here: einhornpy deploy {to} would "
+                            "try it")
+    return to
+
+
+def _is_proven(root: str, name: str) -> bool:
+    record = releases.read(root, name)
+    return (record is not None and record.state is State.PROVEN
+            and releases.current(root) == name)
+
+
+def _check_first(here: Plan, name: str) -> None:
+    """A start that would run a proven release is left alone.
+
+    Raises:
+        CommandFailed: it would.
+    """
+    current = releases.current(here.root)
+    record = None if current is None else releases.read(here.root, current)
+    if current != name and record is not None and record.proven_at is not None:
+        raise CommandFailed(f"--first: a start would run release {current}, which was proven here: "
+                            "start it, then deploy")
+
+
+def _without_master(course: Course, here: Plan, name: str, first: bool, connect: Connect,
+                    config: str | None) -> None:
+    if not first:
+        course.document["current"] = releases.current(here.root)
+        course.end("fetched", gate.NO_MASTER,
+                   f"no master runs: release {name} is here, and a start would run "
+                   f"{releases.current(here.root) or 'none'} still; --first changes that")
+    _check_first(here, name)
+    course.step("first")
+    releases.link(here.root, name)
+    _make_durable(here.root, name)
+    start = f"einhornpy --config {config}" if config else "its unit, or einhornpy"
+    _end_here(course, here, "first", f"a start runs release {name} now: {start}")
+
+
+def _upgrade(course: Course, connect: Connect, here: Plan, name: str,
+             terms: dict[str, Any]) -> None:
+    course.step("upgrade")
+    with connect(verbatim=course.as_json) as master:
+        result = follow(master, "upgrade", terms | {"release": name}, course.as_json)["result"]
+    course.document["upgrade"] = result["upgrade"]
+    code = gate.OUTCOMES.get(result["outcome"], gate.ROLLED_BACK)
+    line = how_it_ended(result)
+    course.step("verify")
+    current = course.document["current"] = releases.current(here.root)
+    if code != gate.READY:
+        course.document |= {key: result.get(key) for key in ("reason", "error")}
+        course.document["last_lines"] = result["upgrade"].get("last_lines") or []
+        course.end(result["outcome"], code, line)
+    course.say(line)
+    if current != name:
+        course.end("done", 1, f"release {name} serves, but a start would run {current or 'none'}: "
+                   "the master's log says why")
+    _make_durable(here.root, name)
+    course.step("prune")
+    with connect(verbatim=True) as master:
+        live = plan.of_master(master.ask("releases")["result"]).live
+    removed = course.document["removed"] = tidying.prune(here, live)
+    if removed:
+        course.say(f"removed {', '.join(removed)}")
+    _end_here(course, here, "done", f"release {name} serves{_after(course)}")
+
+
+def _end_here(course: Course, here: Plan, outcome: str, line: str) -> None:
+    course.document["current"] = releases.current(here.root)
+    course.end(outcome, gate.READY, line)
+
+
+def _after(course: Course) -> str:
+    course.step("end")
+    took = course.took()
+    return f": {took}" if took else ""
+
+
+def _make_durable(root: str, name: str) -> None:
+    """What is known of a release, and `current`, outlive the loss of power from now on; on a disk
+    that is full or failing they may not."""
+    for path in (f"{releases.directory(root)}/.{name}.json", releases.directory(root), root):
+        with contextlib.suppress(OSError):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+
+def _who() -> str:
+    """Who deploys, for those who wait for him."""
+    try:
+        return os.environ.get("SUDO_USER") or pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+@click.command("releases")
+@which_master
+@_config
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def list_releases(connect: Connect, config: str | None, as_json: bool) -> None:
+    """List the releases of this host, the newest first: which were proven, by whom, which one a
+    start would run, and which one serves."""
+    from .. import show
+
+    try:
+        here, _ = _plan(connect, config)
+        records = releases.known(here.root)
+        names = [entry for entry in os.listdir(releases.directory(here.root))
+                 if releases.is_there(here.root, entry)]
+    except NoPlan as error:
+        raise Exit(gate.USAGE, str(error)) from None
+    current = releases.current(here.root)
+    rows = []
+    for name in sorted(names, key=lambda name: (-records[name].order if name in records else 1,
+                                                name)):
+        record = records.get(name)
+        known = {} if record is None else json.loads(json.dumps(asdict(record)))
+        rows.append({"release": name, "state": None, "at": None, "by": None, "reason": None,
+                     "proven_at": None, "size": None} | known | {
+                         "current": name == current, "serves": name == here.serving})
+    for row in rows:
+        row.pop("order", None)
+    tell(rows, as_json, show.releases)

@@ -1,0 +1,183 @@
+"""The operator's own commands (fetch, prepare, resolve): each run by a shell, with a time limit;
+what it prints is told line by line, and its last lines are kept for the error.
+
+Whatever a command has started is known by the directory in its environment, so that nothing of it
+writes there any more once it is over, or whoever ran it was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from ...shared import kernel
+
+DIRECTORY = "EINHORNPY_RELEASE_DIRECTORY"
+LAST_LINES = 20
+LONGEST_LINE = 2000
+# So often it is looked for processes that one of those killed has started meanwhile.
+ATTEMPTS = 3
+
+
+class CommandFailed(RuntimeError):
+    """A command didn't do what it is for. `lines`: its last ones."""
+
+    def __init__(self, message: str, lines: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.lines = lines
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who a command is run as, where that is somebody else than us."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+
+def run(what: str, command: str, words: tuple[str, ...], directory: str,
+        environment: Mapping[str, str], limit: float, user: User | None,
+        heard: Callable[[str], None]) -> str | None:
+    """Run a command to its end; return the last line that it printed on standard output.
+
+    Args:
+        what: what it is for, in errors.
+        words: become $1, $2 …
+        directory: where it runs.
+        environment: beside ours.
+        limit: seconds.
+        heard: told each line that it prints, of both its outputs.
+
+    Raises:
+        CommandFailed: it has failed, or took too long.
+    """
+    kernel.load()
+    place = environment.get(DIRECTORY)
+    try:
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", command, "sh", *words], cwd=directory, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **environment},
+            user=None if user is None else user.uid, group=None if user is None else user.gid,
+            extra_groups=None if user is None else user.groups, preexec_fn=_die_with_us)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise CommandFailed(f"{what} cannot be started: {error}") from None
+    last: deque[str] = deque(maxlen=LAST_LINES)
+    printed: deque[str] = deque(maxlen=1)
+    try:
+        in_time = _hear(process, time.monotonic() + limit, last, printed, heard)
+    finally:
+        # It is over: what it has left behind in the background would write on in the release.
+        process.kill()
+        process.wait()
+        if place is not None:
+            end_all(place)
+        for stream in (process.stdout, process.stderr):
+            assert stream is not None
+            stream.close()
+    lines = tuple(last)
+    if not in_time:
+        raise CommandFailed(f"{what} took longer than {limit:g} s", lines)
+    if process.returncode < 0:
+        raise CommandFailed(f"{what} was killed by {_name(-process.returncode)}", lines)
+    if process.returncode:
+        raise CommandFailed(f"{what} exited with code {process.returncode}", lines)
+    return printed[0] if printed else None
+
+
+def _hear(process: subprocess.Popen[bytes], deadline: float, last: deque[str],
+          printed: deque[str], heard: Callable[[str], None]) -> bool:
+    """Tell what it prints until it has exited; return whether that was in time. Others that hold
+    its outputs open are not waited for."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    kept = {process.stdout.fileno(): b"", process.stderr.fileno(): b""}
+    ended = os.pidfd_open(process.pid)
+    poller = select.poll()
+    for fd in (*kept, ended):
+        poller.register(fd, select.POLLIN)
+
+    def tell(fd: int, line: bytes) -> None:
+        text = line.decode(errors="replace").rstrip()[:LONGEST_LINE]
+        if text:
+            last.append(text)
+            heard(text)
+            if process.stdout is not None and fd == process.stdout.fileno():
+                printed.append(text)
+
+    def read(fd: int) -> bool:
+        data = os.read(fd, 65536)
+        *lines, rest = (kept[fd] + data).replace(b"\r", b"\n").split(b"\n")
+        for line in lines:
+            tell(fd, line)
+        kept[fd] = rest if len(rest) < 65536 else b""
+        return bool(data)
+
+    try:
+        exited = False
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0 and not exited:
+                return False
+            found = {fd for fd, _ in poller.poll(0 if exited else left * 1000)}
+            for fd in found & kept.keys():
+                if not read(fd):
+                    poller.unregister(fd)
+            if exited and not found & kept.keys():
+                break
+            if ended in found and not exited:
+                exited = True
+                poller.unregister(ended)
+                process.wait()
+        for fd, rest in kept.items():
+            tell(fd, rest)
+        return True
+    finally:
+        os.close(ended)
+
+
+def _die_with_us() -> None:
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def end_all(place: str) -> None:
+    """Kill every process that a command for this directory has started, and see it gone."""
+    for _ in range(ATTEMPTS):
+        for pid in list(_started_for(place)):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                fd = os.pidfd_open(pid)
+                try:
+                    if _is_for(pid, place):
+                        signal.pidfd_send_signal(fd, signal.SIGKILL)
+                        select.select([fd], [], [], 5.0)
+                finally:
+                    os.close(fd)
+
+
+def _started_for(place: str) -> Iterator[int]:
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) != os.getpid() and _is_for(int(entry), place):
+            yield int(entry)
+
+
+def _is_for(pid: int, place: str) -> bool:
+    """Whether a living process has this in its environment, and we may end it."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return f"{DIRECTORY}={place}".encode() in file.read().split(b"\0")
+    except OSError:
+        return False
