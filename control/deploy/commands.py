@@ -1,8 +1,8 @@
 """The operator's own commands (fetch, prepare, resolve): each run by a shell, with a time limit;
 what it prints is told line by line, and its last lines are kept for the error.
 
-Whatever a command has started is known by the directory in its environment, so that nothing of it
-writes there any more once it is over, or whoever ran it was killed.
+Whatever a command has started is known by a mark in its environment, the directory that it works
+on, so that nothing writes there any more once it is over, or whoever ran it was killed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from ...shared import kernel
 
-DIRECTORY = "EINHORNPY_RELEASE_DIRECTORY"
+MARK = "EINHORNPY_WORKS_ON"
 LAST_LINES = 20
 LONGEST_LINE = 2000
 # So often it is looked for processes that one of those killed has started meanwhile.
@@ -51,7 +51,7 @@ def run(what: str, command: str, words: tuple[str, ...], directory: str,
     Args:
         what: what it is for, in errors.
         words: become $1, $2 …
-        directory: where it runs.
+        directory: where it runs, and what it works on.
         environment: beside ours.
         limit: seconds.
         heard: told each line that it prints, of both its outputs.
@@ -60,11 +60,11 @@ def run(what: str, command: str, words: tuple[str, ...], directory: str,
         CommandFailed: it has failed, or took too long.
     """
     kernel.load()
-    place = environment.get(DIRECTORY)
     try:
         process = subprocess.Popen(
             ["/bin/sh", "-c", command, "sh", *words], cwd=directory, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **environment},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, **environment, MARK: directory},
             user=None if user is None else user.uid, group=None if user is None else user.gid,
             extra_groups=None if user is None else user.groups, preexec_fn=_die_with_us)
     except (OSError, subprocess.SubprocessError) as error:
@@ -77,8 +77,7 @@ def run(what: str, command: str, words: tuple[str, ...], directory: str,
         # It is over: what it has left behind in the background would write on in the release.
         process.kill()
         process.wait()
-        if place is not None:
-            end_all(place)
+        end_all(directory)
         for stream in (process.stdout, process.stderr):
             assert stream is not None
             stream.close()
@@ -155,7 +154,8 @@ def _name(number: int) -> str:
 
 
 def end_all(place: str) -> None:
-    """Kill every process that a command for this directory has started, and see it gone."""
+    """Kill every process that a command for this directory has started, and see it gone. For
+    whoever has the turn."""
     for _ in range(ATTEMPTS):
         for pid in list(_started_for(place)):
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -178,6 +178,6 @@ def _is_for(pid: int, place: str) -> bool:
     """Whether a living process has this in its environment, and we may end it."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
-            return f"{DIRECTORY}={place}".encode() in file.read().split(b"\0")
+            return f"{MARK}={place}".encode() in file.read().split(b"\0")
     except OSError:
         return False

@@ -100,7 +100,7 @@ def fetch(plan: Plan, name: str, by: str, step: Step, heard: Heard) -> None:
 def _run(what: str, command: str, plan: Plan, name: str, place: str, heard: Heard) -> None:
     serving = releases.current(plan.root)
     environment = {
-        "EINHORNPY_RELEASE": name, commands.DIRECTORY: place,
+        "EINHORNPY_RELEASE": name, "EINHORNPY_RELEASE_DIRECTORY": place,
         "EINHORNPY_RELEASES_ROOT": plan.root,
         "EINHORNPY_CURRENT_DIRECTORY": "" if serving is None else releases.directory(
             plan.root, serving), "PWD": place}

@@ -25,7 +25,8 @@ LONGEST_SHOWN = 200
 # Given to workers by a master; a master started by a worker must not take them for settings.
 NOT_SETTINGS = {
     "EINHORNPY_GENERATION", "EINHORNPY_WORKER", "EINHORNPY_ADAPTER", "EINHORNPY_RETIRE_SIGNAL",
-    "EINHORNPY_STATUS", *FOR_WORKERS}
+    "EINHORNPY_STATUS", "EINHORNPY_RELEASE_DIRECTORY", "EINHORNPY_CURRENT_DIRECTORY",
+    "EINHORNPY_WORKS_ON", *FOR_WORKERS}
 # What Kubernetes gives every pod of each Service (Service, "Environment variables"); no setting may
 # have such a name.
 OF_KUBERNETES = re.compile(

@@ -7,6 +7,7 @@ import json
 import signal
 from collections.abc import Callable, Mapping
 
+from ..core import worker_environment
 from ..core.upgrade import Upgrade
 from ..reporting.events import Entry, Event
 from ..settings.table import Settings
@@ -29,7 +30,7 @@ class Fetching:
         self._ledger = ledger
         self._errands = errands
         self._settings = settings
-        self._environ = environ
+        self._environ = worker_environment.inherited(environ)
         self._releases = releases
         self._own_code = own_code
         self._lines = 0
