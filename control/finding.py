@@ -14,10 +14,10 @@ import socket
 import stat
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ..shared import peer, printable, protocol
+from ..shared.frozen import dataclass
 
 # Whoever is silent for so many seconds is listed without an answer; they are all asked at once.
 PATIENCE = 2.0

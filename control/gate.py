@@ -7,9 +7,9 @@ Pure; the table of exit codes stands here and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from ..shared.frozen import dataclass
 from ..shared.gate import Gate
 
 READY, USAGE, NOT_YET, DEGRADED, ROLLED_BACK, STOPPING, SUPERSEDED = 0, 2, 3, 4, 5, 6, 7

@@ -21,7 +21,8 @@ OF_UPGRADES = {
     "upgrade-judged", "hold-begun", "hold-ended", "check-passed", "check-failed", "start-failed",
     "worker-starting", "worker-ready", "worker-retiring", "worker-gone", "worker-failed",
     "worker-died", "worker-killed", "worker-hung", "template-died", "template-killed",
-    "not-safe-to-fork"}
+    "not-safe-to-fork", "release-fetching", "release-fetch-says", "current-moved",
+    "current-not-moved"}
 # What means something if it has this key: who waits, waits for an import.
 OF_IMPORTS = {"generation-prepared": "so", "template-ready": "imported"}
 

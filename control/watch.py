@@ -10,10 +10,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from ..shared import backoff, protocol
+from ..shared.frozen import dataclass
 from . import client
 
 # Seconds. How long a connection may take; between two looks at what no event tells of (requests,

@@ -7,11 +7,11 @@ What a command does stands in supervisor/steering/commands.py and einhorn.py, by
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from . import printable
+from .frozen import dataclass
 
 UNTIL_RESUME = "until-resume"
 DEFAULT_HOLD = 60.0

@@ -15,11 +15,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Any
 
 from . import einhorn, printable
+from .frozen import dataclass
 
 LONGEST_LINE = 1 << 20
 LARGEST_ID = 1 << 63

@@ -13,7 +13,9 @@ import enum
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+
+from .frozen import dataclass
 
 RELEASES, CURRENT = "releases", "current"
 LARGEST_RECORD = 1 << 16

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..shared.frozen import dataclass
 from .core import facts, observe
 from .core.pool import Worker
 from .logs.output import LAST_LINES, LINES_SEARCHED

@@ -13,14 +13,19 @@ import click
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-# The modules that hold commands. They are looked through in this order, and no further than needed.
-MODULES = ("status", "upgrade", "deploy", "steering", "looking", "shell", "completion", "run")
+# The module that holds a command is imported when that is called for, and no other.
+MODULES = {
+    "status": ("status",), "upgrade": ("upgrade", "rollback", "pause", "resume", "abort"),
+    "deploy": ("deploy", "releases"), "steering": ("scale", "recycle", "signal", "stop", "reload"),
+    "looking": ("list", "history", "show", "events", "top", "version"), "shell": ("shell",),
+    "completion": ("completion",), "run": ("run", "unit")}
 
 HELP = ["-h", "--help"]
 
 
 @functools.cache
 def commands_of(module: str) -> dict[str | None, click.Command]:
+    """The commands that a module declares."""
     held = vars(importlib.import_module(f".{module}", __package__)).values()
     return {each.name: each for each in held
             if isinstance(each, click.Command) and not isinstance(each, click.Group)}
@@ -28,12 +33,13 @@ def commands_of(module: str) -> dict[str | None, click.Command]:
 
 def command_of(name: str) -> click.Command | None:
     """The command of this name, if there is one."""
-    return next((found[name] for found in map(commands_of, MODULES) if name in found), None)
+    found = (module for module, held in MODULES.items() if name in held)
+    return next((commands_of(module)[name] for module in found), None)
 
 
 def names() -> list[str]:
     """All commands, `run` first."""
-    found = (name for module in MODULES for name in commands_of(module) if name is not None)
+    found = (name for held in MODULES.values() for name in held)
     return sorted(found, key=lambda name: (name != "run", name))
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from ...shared.frozen import dataclass
 
 # A little more than einhornpy itself allows, so that systemd's patience never ends first.
 MARGIN = 15

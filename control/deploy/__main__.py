@@ -1,5 +1,5 @@
 """Fetches one release for a master whose app has asked for it: told what on standard input, as one
-line of JSON; its last line says what was wrong, where something was."""
+line of JSON. Its last line is the release that was meant, or what was wrong."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def main() -> int:
         holder = turns.Holder(by, os.getpid(), time.time(), release)
         with turns.turn(fetching.inside(known), holder, True,
                         lambda whom: say(f"waiting for {whom}")):
+            release = fetching.resolve(known, release, say)
             tidying.sweep(known.root)
             if not fetching.is_complete(known, release):
                 fetching.fetch(known, release, by, lambda step: None, say)
@@ -33,6 +34,7 @@ def main() -> int:
     except (plan.NoPlan, OSError) as error:
         say(str(error))
         return BAD_RELEASE
+    say(release)
     return 0
 
 

@@ -15,9 +15,9 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 from ...shared import kernel
+from ...shared.frozen import dataclass
 
 MARK = "EINHORNPY_WORKS_ON"
 LAST_LINES = 20
@@ -45,8 +45,8 @@ class User:
 
 def run(what: str, command: str, words: tuple[str, ...], directory: str,
         environment: Mapping[str, str], limit: float, user: User | None,
-        heard: Callable[[str], None]) -> str | None:
-    """Run a command to its end; return the last line that it printed on standard output.
+        heard: Callable[[str], None], *, answers: bool = False) -> str | None:
+    """Run a command to its end; return the last line that it printed.
 
     Args:
         what: what it is for, in errors.
@@ -55,6 +55,7 @@ def run(what: str, command: str, words: tuple[str, ...], directory: str,
         environment: beside ours.
         limit: seconds.
         heard: told each line that it prints, of both its outputs.
+        answers: what it prints on standard output is an answer; lines of the other one are none.
 
     Raises:
         CommandFailed: it has failed, or took too long.
@@ -63,7 +64,8 @@ def run(what: str, command: str, words: tuple[str, ...], directory: str,
     try:
         process = subprocess.Popen(
             ["/bin/sh", "-c", command, "sh", *words], cwd=directory, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            # one pipe, where the order of what comes by both matters more
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE if answers else subprocess.STDOUT,
             env={**os.environ, **environment, MARK: directory},
             user=None if user is None else user.uid, group=None if user is None else user.gid,
             extra_groups=None if user is None else user.groups, preexec_fn=_die_with_us)
@@ -79,8 +81,8 @@ def run(what: str, command: str, words: tuple[str, ...], directory: str,
         process.wait()
         end_all(directory)
         for stream in (process.stdout, process.stderr):
-            assert stream is not None
-            stream.close()
+            if stream is not None:
+                stream.close()
     lines = tuple(last)
     if not in_time:
         raise CommandFailed(f"{what} took longer than {limit:g} s", lines)
@@ -95,9 +97,8 @@ def _hear(process: subprocess.Popen[bytes], deadline: float, last: deque[str],
           printed: deque[str], heard: Callable[[str], None]) -> bool:
     """Tell what it prints until it has exited; return whether that was in time. Others that hold
     its outputs open are not waited for."""
-    assert process.stdout is not None
-    assert process.stderr is not None
-    kept = {process.stdout.fileno(): b"", process.stderr.fileno(): b""}
+    kept = {stream.fileno(): b"" for stream in (process.stdout, process.stderr)
+            if stream is not None}
     ended = os.pidfd_open(process.pid)
     poller = select.poll()
     for fd in (*kept, ended):

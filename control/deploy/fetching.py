@@ -35,7 +35,8 @@ def resolve(plan: Plan, name: str, heard: Heard) -> str:
     """
     if plan.resolve is not None:
         found = commands.run("resolve", plan.resolve, (name,), plan.root,
-                             {"EINHORNPY_RELEASE": name}, plan.timeout, plan.user, heard)
+                             {"EINHORNPY_RELEASE": name}, plan.timeout, plan.user, heard,
+                             answers=True)
         if found is None:
             raise CommandFailed(f"resolve has printed nothing for {name!r}: expected a release")
         name = found

@@ -6,9 +6,9 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from ...shared.frozen import dataclass
 from .commands import User
 
 

@@ -14,7 +14,9 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+
+from ...shared.frozen import dataclass
 
 _FILE = re.compile(r"\.turn-([0-9]{1,9})")
 LARGEST = 4096

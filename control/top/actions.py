@@ -5,9 +5,9 @@ is asked when is decided here, from the status; the screen (app.py) only shows i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from ...shared.frozen import dataclass
 from .. import client
 from .words import running_upgrade
 

@@ -5,7 +5,6 @@ is drawn in place, cell by cell: a thousand workers are work.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from rich.text import Text
@@ -13,6 +12,7 @@ from textual.coordinate import Coordinate
 from textual.events import Resize
 from textual.widgets import DataTable
 
+from ...shared.frozen import dataclass
 from .. import show, traffic
 from .words import STYLES
 

@@ -17,9 +17,10 @@ import socket
 import traceback
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from email.utils import formatdate
 from typing import cast
+
+from ...shared.frozen import dataclass
 
 # Bytes, and lines of a head.
 LONGEST_HEAD, MOST_LINES, PIECE = 16 << 10, 100, 64 << 10

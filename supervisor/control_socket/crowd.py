@@ -8,9 +8,10 @@ comes, speaks and goes; here is only said who is one too many.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, Protocol, TypeVar
+
+from ...shared.frozen import dataclass
 
 MOST_OF_A_WORKER, MOST_OF_A_USER, MOST_GUESTS = 8, 64, 1024
 

@@ -14,12 +14,12 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 from ...shared import commands, peer, protocol
 from ...shared.commands import Who
+from ...shared.frozen import dataclass
 from ..system.part import Keep, Part, State
 from .crowd import Crowd, Kind, Party
 from .reserve import Reserve

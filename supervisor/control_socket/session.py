@@ -8,10 +8,10 @@ import select
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...shared import peer, protocol
+from ...shared.frozen import dataclass
 from ..system.part import Kept
 from ..system.plain_data import Unreadable, from_plain
 

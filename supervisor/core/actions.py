@@ -3,8 +3,7 @@ comes back as a fact."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from ...shared.frozen import dataclass
 from .causes import Force, Leaving, Recycling, Refusal
 
 

@@ -5,8 +5,9 @@ prove is the business of `evidence.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from ...shared.frozen import dataclass
 from .judge_rules import baseline
 from .pool import Pool, Worker
 from .slices import Group, Pair, Slice

@@ -11,8 +11,9 @@ from __future__ import annotations
 import enum
 import math
 from bisect import bisect_left
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from ...shared.frozen import dataclass
 from .sequential import Bets, Sample, bet, e_value, likelihood, upper_limit
 from .slices import NOTHING, Group, Pair, Slice, Tolerance
 from .traffic import BOUNDS, Traffic

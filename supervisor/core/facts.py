@@ -4,8 +4,8 @@ says what it saw, never what follows from it. What happens to templates: templat
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from ...shared.frozen import dataclass
 from .causes import Force, Leaving, Recycling, Refusal
 from .generation import Recipe
 from .pool import Stopping

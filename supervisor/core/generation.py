@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from ...shared.frozen import dataclass
 
 
 class Preload(enum.StrEnum):

@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from ...shared.frozen import dataclass
 from .causes import Recycling
 from .generation import Generation
 from .template import Template

@@ -11,7 +11,8 @@ anytime-valid inference", Statistical Science 38 (2023).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+from ...shared.frozen import dataclass
 
 # The first bet gets half of the stake, those that start later share the other half: the one that
 # starts at look t (from 1 on) gets 300 / ((t + 299) (t + 300)) of it, all together no more than 1.

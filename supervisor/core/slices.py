@@ -4,8 +4,9 @@ proves is the business of `evidence.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from ...shared.frozen import dataclass
 from .traffic import Traffic
 
 NOTHING = Traffic()

@@ -13,7 +13,8 @@ behaviour.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from ...shared.frozen import dataclass
 
 # How long one has to read its settings; to leave, with its last hook; to fork a worker.
 START_SECONDS, LEAVE_SECONDS, FORK_SECONDS = 30.0, 30.0, 10.0

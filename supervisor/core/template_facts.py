@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from ...shared.frozen import dataclass
 from .generation import Finding
 
 

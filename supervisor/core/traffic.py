@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
 from itertools import accumulate
 from operator import add
+
+from ...shared.frozen import dataclass
 
 # Upper ends of the latencies' buckets in seconds: twelve a decade from 1 ms on, the preferred
 # numbers E12 of IEC 60063, each about 1.21 times the one before; the last bucket has no end.

@@ -12,8 +12,9 @@ is asked for ends it whatever its phase (superseded).
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from ...shared.frozen import dataclass
 from .causes import Refusal
 from .slices import Tolerance
 from .verdict import Verdict, Word

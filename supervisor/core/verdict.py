@@ -5,8 +5,8 @@ evidence is gathered is the business of `evidence.py`, what is done about it tha
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 
+from ...shared.frozen import dataclass
 from .evidence import HUNG_MARGIN, Case, Evidence, Kind, Measure, Sums
 from .slices import Tolerance
 

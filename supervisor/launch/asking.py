@@ -8,9 +8,9 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from ...shared.frozen import dataclass
 from ...worker import template_messages
 from ..core import worker_environment
 from ..core.facts import how_it_ended

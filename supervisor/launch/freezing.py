@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from ...shared.frozen import dataclass
 from ..core.generation import Recipe
 from ..system.becoming import find_program
 from .recognition import Gunicorn, Refused, in_python, interpreter_of, is_python

@@ -3,8 +3,7 @@ one line and an exit code."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from ...shared.frozen import dataclass
 from ..places.runtime_directory import Rights
 from ..settings.table import Settings
 from ..system import attributes

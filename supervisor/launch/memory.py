@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from ...shared.frozen import dataclass
 
 # Control group v1 says "no limit" as the largest multiple of a page; nobody has so much.
 NO_LIMIT = 1 << 62

@@ -4,9 +4,9 @@ it is gunicorn's."""
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from ...shared.frozen import dataclass
 from ..system.ledger import Ledger
 from ..system.part import Keep, Kept, Part, State
 from ..system.plain_data import to_plain

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from ...shared.frozen import dataclass
 from ..core.generation import Preload, Recipe
 from ..settings.table import Settings
 from .recognition import Refused, first_lines, interpreter_of, is_python

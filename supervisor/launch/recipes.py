@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from ...shared.frozen import dataclass
 from ..core import worker_environment
 from ..core.generation import Preload, Recipe
 from ..settings.contradictions import without_gunicorn

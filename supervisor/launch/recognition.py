@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from ...shared.frozen import dataclass
 from ..settings.parsers import AckMode
 from ..system.becoming import find_program
 from .wrapped import starts_gunicorn

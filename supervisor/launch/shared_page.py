@@ -26,9 +26,9 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from ...shared.frozen import dataclass
 from ..system.part import Keep, Kept, Part, State
 from .slot_file import LARGEST, SlotFile, doubts, settled
 

@@ -9,9 +9,9 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from ...shared.frozen import dataclass
 from ...worker import template_messages
 from ..core import template_rules, worker_environment
 from ..core.actions import Spawn

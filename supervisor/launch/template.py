@@ -7,9 +7,10 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from ...shared.frozen import dataclass
 from ...worker import template_messages
 from ..core.generation import Finding
 from ..system import plain_data

@@ -37,10 +37,11 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from operator import sub
 from typing import Any
 
+from ...shared.frozen import dataclass
 from ...worker.traffic_slot import (
     HEAD,
     LATENCIES,

@@ -9,7 +9,8 @@ from the request's beginning to the answer's end, BYTES of the body. Pure.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from ...shared.frozen import dataclass
 
 _WORD = re.compile(rb"(000|[1-5][0-9]{2}):([0-9]{1,6}(?:\.[0-9]{1,9})?)(?::([0-9]{1,12}))?(!)?")
 

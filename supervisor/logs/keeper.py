@@ -10,9 +10,9 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from ...shared.frozen import dataclass
 from ..programs import keeper_process
 from ..reporting.events import Entry, Event, Seconds
 from ..system.own_code import OwnCode, path

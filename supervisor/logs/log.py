@@ -7,9 +7,10 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
+from ...shared.frozen import dataclass
 from ..outside import labels
 from ..reporting.events import Entry, Event, Weight
 from ..settings.parsers import LogFormat, LogTo, WorkerOutput

@@ -16,10 +16,11 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from functools import partial
 from typing import Any
 
+from ...shared.frozen import dataclass
 from ..settings.parsers import WorkerOutput
 from ..system.guard import Guard
 from ..system.loop import READ, Loop

@@ -15,9 +15,9 @@ import stat
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ...shared.frozen import dataclass
 from ..system import files
 from ..system.loop import WRITE
 

@@ -8,9 +8,9 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from ...shared.frozen import dataclass
 from ..core import facts, worker_environment
 from ..core.pool import Pool
 from ..places.runtime_directory import RuntimeDirectory

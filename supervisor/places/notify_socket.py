@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 from ...shared import peer
+from ...shared.frozen import dataclass
 from ..sockets import binding
 from ..sockets.listeners import CannotListen
 from ..system.loop import READ, Loop

@@ -11,9 +11,9 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from ...shared.frozen import dataclass
 from ...shared.protocol import SYSTEM_DIRECTORY, places_for_sockets
 from ..sockets import binding
 from ..system import files

@@ -10,10 +10,11 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from ...shared.durations import duration
+from ...shared.frozen import dataclass
 from ..core.upgrade import Outcome
 
 

@@ -4,8 +4,8 @@ server that does by itself what is the master's to do, and of settings without e
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
+from ...shared.frozen import dataclass
 from .events import Entry, Event
 
 # What an app is made with → what it has not done yet when its worker serves, and what shows whether

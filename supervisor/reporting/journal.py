@@ -13,7 +13,7 @@ from ..core.pool import Pool, State, Worker
 from ..core.template import DEATHS_BEFORE_SILENCE
 from ..core.upgrade import Upgrade
 from .events import Bytes, Entry, Event, Seconds, Weight, message
-from .report import gate, keeps_failing, replaced, timestamp
+from .report import gate, keeps_failing, release_of, replaced, timestamp
 
 # So many faults of a release in a row are told one by one.
 TOLD_FAULTS = 20
@@ -357,7 +357,7 @@ def _upgrade(before: Pool, after: Pool, now: float) -> Iterator[Entry]:
         judging, verdict = ended.terms.judging, ended.verdict
         superseded = new is not None and new.to_generation != ended.to_generation
         yield Entry(Event.UPGRADE_ENDED, {
-            "generation": ended.to_generation, "release": ended.terms.release,
+            "generation": ended.to_generation, "release": release_of(after, ended),
             "outcome": ended.outcome,
             "by": new.to_generation if superseded and new is not None else None,
             "took": Seconds(now - ended.started_at), "reason": ended.reason, "error": ended.error,

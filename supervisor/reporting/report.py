@@ -164,6 +164,15 @@ def replaced(pool: Pool, upgrade: Upgrade) -> int:
     return min(on_it, pool.target)
 
 
+def release_of(pool: Pool, upgrade: Upgrade) -> str | None:
+    """The release of an upgrade: as its generation has it, for a branch means a revision; before
+    that is made, as it was asked for."""
+    number = upgrade.to_generation
+    generation = pool.generations.get(number) or pool.remembered.get(number)
+    made = None if generation is None else generation.recipe.release
+    return upgrade.terms.release if made is None else made
+
+
 def upgrade_document(pool: Pool, upgrade: Upgrade, now: float) -> dict[str, Any]:
     """The `upgrade` part of the status document."""
     ended_at = now if upgrade.ended_at is None else upgrade.ended_at
@@ -173,7 +182,7 @@ def upgrade_document(pool: Pool, upgrade: Upgrade, now: float) -> dict[str, Any]
         "to": upgrade.to_generation,
         "kind": upgrade.terms.kind,
         "phase": upgrade.phase,
-        "release": upgrade.terms.release,
+        "release": release_of(pool, upgrade),
         "outcome": upgrade.outcome,
         "replaced": replaced(pool, upgrade),
         "failures": upgrade.failures,

@@ -5,7 +5,9 @@ launch/readings.py.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from ...shared.frozen import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ over the last seconds and since the start. Pure: who has counted it is launch/tr
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from ...shared.frozen import dataclass
 from ..core.pool import Worker
 from ..core.traffic import BOUNDS, CLASSES, Traffic, total
 

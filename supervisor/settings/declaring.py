@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, TypeVar
 
+from ...shared.frozen import dataclass
 from . import parsers
 from .parsers import Word
 

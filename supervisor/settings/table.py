@@ -11,9 +11,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from typing import Any
 
+from ...shared.frozen import dataclass
 from ..core.generation import Preload
 from . import parsers
 from .declaring import Counts, Reload, Setting, choice, setting, several, switch

@@ -6,8 +6,10 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
+
+from ...shared.frozen import dataclass
 
 DEFAULT_BACKLOG = 2048
 

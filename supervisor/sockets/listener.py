@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import select
 import socket
-from dataclasses import dataclass
 from typing import Any
 
+from ...shared.frozen import dataclass
 from .addresses import Address
 
 

@@ -11,9 +11,9 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
+from ...shared.frozen import dataclass
 from ..core import facts
 from ..system.ledger import Ledger
 from ..system.loop import WRITE, Loop

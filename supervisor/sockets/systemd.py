@@ -13,10 +13,11 @@ import re
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ...shared import printable
+from ...shared.frozen import dataclass
 from ..core.pool import Pool
 from ..core.worker_environment import FIRST_FD
 from ..reporting.report import gate

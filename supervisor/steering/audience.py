@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from ...shared import printable, protocol
+from ...shared.frozen import dataclass
 from ..control_socket.session import Session
 from ..core import facts
 from ..core.pool import Pool

@@ -5,9 +5,9 @@ in core/evidence.py, what a verdict does in core/judge_rules.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+from ...shared.frozen import dataclass
 from ..core import facts
 from ..core.comparison import Work, sliced
 from ..core.evidence import ROUND, Evidence, look

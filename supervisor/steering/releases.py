@@ -99,12 +99,15 @@ class Releases:
                 "release": name, "state": state, "reason": reach.why(error)}))
 
     def is_missing(self, release: str | None) -> bool:
-        """Whether a release has to be fetched before there can be a generation of it."""
+        """Whether a release has to be fetched before there can be a generation of it, or its name
+        to be resolved."""
         root = self._settings.releases_root
         if root is None or release is None or self._settings.releases_fetch is None:
             return False
-        if not self._run or not releases.is_name(release):
+        if not self._run:
             return False
+        if not releases.is_name(release):
+            return self._settings.releases_resolve is not None
         record = releases.read(root, release)
         return not releases.is_there(root, release) or (
             record is not None and record.state is State.UNPREPARED)

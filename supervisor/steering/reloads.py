@@ -23,9 +23,9 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from ...shared.frozen import dataclass
 from ...shared.protocol import BadRequest, Code
 from ..core import worker_environment
 from ..reporting.events import Entry, Event

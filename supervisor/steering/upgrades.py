@@ -66,6 +66,8 @@ class Upgrades(Part):
         self.check = HoldCheck(ledger, errands, hooks, status)
         # What it waits for before its generation is made: the start hook, then the fetch.
         self._asked: Errand | None = None
+        # The release that was fetched for it, by the name that it has for good.
+        self._resolved: str | None = None
         self._after_replacement = 0
         self._renewed: list[str | None] = []
         self.replace_master: Callable[[str], None] = lambda by: None
@@ -139,6 +141,7 @@ class Upgrades(Part):
 
     def _fetch(self, upgrade: Upgrade) -> None:
         """Get the code that it wants, where that isn't here."""
+        self._resolved = None
         self._asked = self._fetching.begin(upgrade, self._fetched)
         if self._asked is None:
             self._prepare()
@@ -148,6 +151,7 @@ class Upgrades(Part):
         if self._running(self.preparing) is None:
             return
         if ended.reason is None:
+            self._resolved = ended.last_line
             self._prepare()
         else:
             why = ended.last_line or ended.reason
@@ -197,7 +201,8 @@ class Upgrades(Part):
         if terms.recipe_of is not None:
             known = generations.known(self._ledger.pool)
             return recipes.blueprint_of(known[terms.recipe_of].recipe)
-        return recipes.blueprint(self._settings, self.restored, terms.release)
+        return recipes.blueprint(self._settings, self.restored,
+                                 self._resolved or terms.release)
 
     def _prepare(self) -> None:
         """Make the generation that was asked for. Whatever goes wrong with that refuses the

@@ -13,9 +13,10 @@ import pwd
 import re
 import resource
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from ...shared import kernel
+from ...shared.frozen import dataclass
 
 # What the kernel itself calls the user that owns nothing, where no such name is known.
 NOBODY = 65534

@@ -12,10 +12,10 @@ import select
 import signal
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NoReturn
 
 from ...shared import kernel, reach
+from ...shared.frozen import dataclass
 from ..core.worker_environment import FIRST_FD
 from . import attributes, descriptors
 from .attributes import Attributes

@@ -13,10 +13,11 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from ...shared.frozen import dataclass
 from ..core.facts import how_it_ended
 from .attributes import Attributes
 from .guard import Guard

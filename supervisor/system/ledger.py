@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
+from ...shared.frozen import dataclass
 from ..core import facts, observe
 from ..core.pool import Pool
 from ..reporting import generations, journal, report

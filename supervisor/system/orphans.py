@@ -15,8 +15,9 @@ import math
 import os
 import re
 from collections.abc import Collection, Container, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from ...shared.frozen import dataclass
 from ..core.worker_environment import GENERATION, MASTER, PLACEHOLDER, SEAT, WORKER
 from . import descriptors
 from .processes import children, started

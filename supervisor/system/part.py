@@ -8,8 +8,9 @@ and end in reverse. This is the base, which has nothing to do.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from ...shared.frozen import dataclass
 
 if TYPE_CHECKING:
     from .processes import Exit

@@ -16,9 +16,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Set
-from dataclasses import dataclass
 from typing import Any
 
+from ...shared.frozen import dataclass
 from .becoming import Launch as Launch
 from .becoming import become
 from .part import Keep, Kept, Part, State

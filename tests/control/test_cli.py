@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 from einhornpy.control import gate
-from einhornpy.control.cli.group import names
+from einhornpy.control.cli.group import MODULES, commands_of, names
 from einhornpy.control.cli.main import ended
 from einhornpy.control.client import Client, MasterGone
 
@@ -431,6 +431,13 @@ def test_bad_values_that_only_the_master_knows_are_2(start: Start) -> None:
                                                "NOPE"], ["upgrade", "--release", "x" * 300]):
         result = master.cli(*arguments)
         assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
+
+
+def test_each_command_is_found_where_it_is_declared() -> None:
+    assert {module: {*held} for module, held in MODULES.items()} == {
+        module: commands_of(module).keys() for module in MODULES}
+    assert {*MODULES} == {path.stem for path in (ROOT / "control" / "cli").glob("*.py")
+                          if "@click.command" in path.read_text() or path.stem == "run"}
 
 
 @pytest.mark.parametrize("command", ["", *names()])

@@ -4,6 +4,7 @@ its fields; whoever shows one by name names one that there is."""
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Collection
 from typing import Any
@@ -36,10 +37,15 @@ def check(event: Event, given: Collection[str], known: Collection[str]) -> None:
     assert {name for name, (_, missing) in fields.items() if not missing} <= {*known}, event
 
 
+@functools.cache
 def in_supervisor() -> list[tuple[str, ast.AST]]:
-    return [(f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}", node)
+    """Where entries and events are named."""
+    return [(f"{path.relative_to(ROOT)}:{node.lineno}", node)
             for path in (ROOT / "supervisor").rglob("*.py") for node in ast.walk(
-                ast.parse(path.read_text())) if path.name != "events.py"]
+                ast.parse(path.read_text())) if path.name != "events.py"
+            and isinstance(node, ast.Attribute | ast.Call)
+            and re.search(r"\bE(?:vent|ntry)$", ast.unparse(
+                node.value if isinstance(node, ast.Attribute) else node.func))]
 
 
 @each_event

@@ -158,7 +158,7 @@ REQUESTS = [
           ("signal", {"signal": "USR2"}),
           ("rollback", {"to": 1}), ("rollback", {"to": "x", "wait": True}),
           ("show", {"generation": 1}), ("recycle", {"index": 0}), ("stop", {"how": "now"}),
-          ("events", {}), ("tally", {}), ("reload", {}), ("abort", {"wait": False}), (
+          ("events", {}), ("tally", {}), ("releases", {}), ("reload", {}), ("abort", {"wait": False}), (
               "pause", {}), ("resume", {}), ("history", {}), ("ehlo", []), ("die", ["TERM"]),
           ("config", ["number: 3"]), ("worker:ack", {"pid": 1}), (
               "worker:ping", {"request_id": "x"}), ("worker:failed", {"error": "x"}),
@@ -223,7 +223,7 @@ class Host:
         self.commands = commands.Commands(
             master, master, master, MagicMock(), upgrades, MagicMock(),
             audience.Audience(self.guard.failed), Strangers(lambda entry: None), master,
-            MagicMock(), self.guard)
+            MagicMock(), self.guard, MagicMock(document=lambda: {}))
         self.commands._einhorn.do_state = lambda request: "state"  # type: ignore[method-assign]
         self.server = Server(self.loop, self.commands.handle, Access(os.geteuid()), lambda pid: 0,
                              lambda worker: False, 16, self.guard.failed)
