@@ -55,7 +55,7 @@ def run(what: str, command: str, words: tuple[str, ...], directory: str,
         environment: beside ours.
         limit: seconds.
         heard: told each line that it prints, of both its outputs.
-        answers: what it prints on standard output is an answer; lines of the other one are none.
+        answers: what it prints on standard output is an answer, and told by us alone.
 
     Raises:
         CommandFailed: it has failed, or took too long.
@@ -108,9 +108,11 @@ def _hear(process: subprocess.Popen[bytes], deadline: float, last: deque[str],
         text = line.decode(errors="replace").rstrip()[:LONGEST_LINE]
         if text:
             last.append(text)
-            heard(text)
-            if process.stdout is not None and fd == process.stdout.fileno():
+            of_answer = process.stdout is not None and fd == process.stdout.fileno()
+            if of_answer:
                 printed.append(text)
+            if not of_answer or process.stderr is None:
+                heard(text)
 
     def read(fd: int) -> bool:
         data = os.read(fd, 65536)

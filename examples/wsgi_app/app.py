@@ -1,6 +1,8 @@
 """The example app: what a newcomer runs first, and what the tests and benchmarks put under load.
 
-Environment: IMPORT_SECONDS (how long importing it takes, as big apps do), RELEASE (what it calls itself), BROKEN
+POST /deploy/RELEASE lets einhornpy upgrade to a release, for whoever has the token.
+
+Environment: DEPLOY_TOKEN (nobody has it if there is none), IMPORT_SECONDS (how long importing it takes, as big apps do), RELEASE (what it calls itself), BROKEN
 (`import`: raise at import; `hang`: never finish importing; `unhealthy`: answer /health with 500).
 """
 
@@ -13,6 +15,7 @@ if os.environ.get("BROKEN") == "import":
 if os.environ.get("BROKEN") == "hang":
     time.sleep(86400)
 
+TOKEN = os.environ.get("DEPLOY_TOKEN", "")
 RELEASE = os.environ.get("EINHORNPY_RELEASE", os.environ.get("RELEASE", "unnamed"))
 
 
@@ -20,6 +23,8 @@ def wsgi(environ, start_response):
     path = environ["PATH_INFO"]
     if path.startswith("/slow/"):  # /slow/0.2 takes 0.2 s
         time.sleep(float(path.removeprefix("/slow/")))
+    if path.startswith("/deploy/") and environ["REQUEST_METHOD"] == "POST":
+        return deploy(environ, start_response, path.removeprefix("/deploy/"))
     unhealthy = path == "/health" and os.environ.get("BROKEN") == "unhealthy"
     body = f"{RELEASE} {os.getpid()}\n".encode()
     start_response(
@@ -27,3 +32,21 @@ def wsgi(environ, start_response):
         [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))],
     )
     return [body]
+
+
+def deploy(environ, start_response, release):
+    """Ask for an upgrade to a release. einhornpy must be installed in the app's own environment."""
+    import hmac
+
+    from einhornpy import worker
+
+    given = environ.get("HTTP_AUTHORIZATION", "")
+    if not TOKEN or not hmac.compare_digest(given.encode(), f"Bearer {TOKEN}".encode()):
+        status, text = "403 Forbidden", "who are you?"
+    else:
+        try:
+            status, text = "202 Accepted", f"generation {worker.request_upgrade(release)}"
+        except worker.UpgradeRefused as refused:
+            status, text = "409 Conflict", str(refused)
+    start_response(status, [("Content-Type", "text/plain")])
+    return [f"{text}\n".encode()]

@@ -438,7 +438,7 @@ def test_the_lines_of_a_command(tmp_path: Path) -> None:
                             heard.append, answers=True)
 
     assert run('echo "$1/$2/$X/$PWD"; echo no >&2; printf end') == "end"
-    assert {*heard} == {f"a/b c/1/{tmp_path}", "no", "end"}
+    assert heard == ["no"]
     assert run("printf 'half\\rwhole\\n'; exit 0") == "whole"
     assert run("true") is None
     left = run("sleep 1000 & echo $!")  # its outputs are open still
