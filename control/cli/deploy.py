@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import pwd
@@ -19,7 +20,7 @@ import click
 
 from ...shared import reach, releases
 from ...shared.releases import State
-from .. import client, gate
+from .. import client, finding, gate
 from ..deploy import fetching, plan, tidying, turns
 from ..deploy.commands import CommandFailed
 from ..deploy.plan import NoPlan, Plan
@@ -30,7 +31,7 @@ from .options import Connect, Exit, check_label, tell, which_master
 from .upgrade import follow, how_it_ended, with_terms
 
 _config = click.option("--config", metavar="FILE",
-                       help="Where no master runs: the TOML file with [releases].",
+                       help="The TOML file with [releases]: where no master runs, or several do.",
                        shell_complete=suggest("file"))
 
 
@@ -123,6 +124,8 @@ def deploy(connect: Connect, release: str | None, back: bool, to: str | None, fe
         with _told_to_end():
             _deploy(course, connect, release, back, to, fetch_only, activate_only, first,
                     not no_queue, config, terms)
+    except KeyboardInterrupt:
+        course.end("interrupted", gate.INTERRUPTED, "interrupted: nothing of it is left")
     except turns.Taken as error:
         course.end("busy", gate.BUSY, f"another deploy is under way: {error}")
     except CommandFailed as error:
@@ -178,13 +181,13 @@ def _deploy(course: Course, connect: Connect, release: str | None, back: bool, t
             fetch_only: bool, activate_only: bool, first: bool, queue: bool, config: str | None,
             terms: dict[str, Any]) -> None:
     by = _who()
-    known = _plan(connect, config)
+    known, _ = _host(connect, config)
     holder = turns.Holder(by, os.getpid(), time.time(), release or to or "the release before")
     course.step("turn")
-    with turns.turn(fetching.inside(known[0]), holder, queue,
+    with turns.turn(fetching.inside(known), holder, queue,
                     lambda whom: course.say(f"waiting for {whom}")):
         course.step("resolve")
-        here, master_runs = _plan(connect, config)  # as it is after those before us
+        here, reach_master = _host(connect, config)  # as it is after those before us
         name = _back_to(here, to) if back else fetching.resolve(here, str(release), course.heard)
         course.document["release"] = name
         if back:
@@ -199,42 +202,76 @@ def _deploy(course: Course, connect: Connect, release: str | None, back: bool, t
         if not fetching.is_complete(here, name):
             if back or activate_only:
                 raise CommandFailed(f"no release {name!r} in {releases.directory(here.root)}")
-            if first and not master_runs:
+            if first and reach_master is None:
                 _check_first(here, name)
             fetching.fetch(here, name, by, course.step, course.heard)
         if fetch_only:
             _end_here(course, here, "fetched", f"release {name} is here{_after(course)}")
-        elif not master_runs:
-            _without_master(course, here, name, first, connect, config)
+        elif reach_master is None:
+            _without_master(course, here, name, first, config)
         else:
-            _upgrade(course, connect, here, name, terms)
+            _upgrade(course, reach_master, here, name, terms)
 
 
-def _plan(connect: Connect, config: str | None) -> tuple[Plan, bool]:
-    """The plan, and whether a master runs.
+def _host(connect: Connect, config: str | None) -> tuple[Plan, Connect | None]:
+    """The plan of this host, and how to reach its master; None where none runs.
+
+    A configuration says which master is meant: the one that has its releases in the same root.
 
     Raises:
-        NoPlan: there is nothing to deploy.
+        NoPlan: there is nothing to deploy. Trouble: it can't be told which master is meant.
     """
-    try:
-        with connect(verbatim=True) as master:
-            return plan.of_master(master.ask("releases")["result"]), True
-    except client.NoMaster:
-        if config is None and "EINHORNPY_CONFIG" not in os.environ:
-            raise
+    config = config or os.environ.get("EINHORNPY_CONFIG")
+    if config is None:
+        return _ask(connect), connect
+    wanted = plan.of_settings(_settings(config))
+    chosen = {"EINHORNPY_COMMAND_NAME", "EINHORNPY_SOCKET_PATH"} & os.environ.keys()
+    if chosen or any(getattr(connect, "args", ())):
+        try:
+            found = _ask(connect)
+        except client.NoMaster:
+            return wanted, None
+        if not _same(found.root, wanted.root):
+            raise NoPlan(f"the master has its releases in {found.root}, and {config} says "
+                         f"{wanted.root}")
+        return found, connect
+    for each in finding.running():
+        reach_it: Connect = functools.partial(client.connect, None, each.path)
+        try:
+            found = _ask(reach_it)
+        except (NoPlan, client.Failed, client.NoMaster, client.MasterGone):
+            continue  # it deploys nothing, or is none of ours
+        if _same(found.root, wanted.root):
+            return found, reach_it
+    return wanted, None
+
+
+def _ask(connect: Connect) -> Plan:
+    with connect(verbatim=True) as master:
+        return plan.of_master(master.ask("releases")["result"])
+
+
+def _same(one: str, other: str) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _settings(config: str) -> Any:
+    """The settings of a file, whatever command it is for.
+
+    Raises:
+        NoPlan: one is wrong.
+    """
     from ...supervisor.settings.sources import BadSetting, load
 
-    flags = {} if config is None else {"config": config}
     try:
         try:
-            settings = load(flags, (), os.environ, os.getcwd())
+            return load({"config": config}, (), os.environ, os.getcwd())
         except BadSetting as error:
             if not str(error).startswith("no command"):
                 raise
-            settings = load(flags, ("unknown",), os.environ, os.getcwd())
+            return load({"config": config}, ("unknown",), os.environ, os.getcwd())
     except BadSetting as error:
         raise NoPlan(str(error)) from None
-    return plan.of_settings(settings), False
 
 
 def _back_to(here: Plan, to: str | None) -> str:
@@ -274,7 +311,7 @@ def _check_first(here: Plan, name: str) -> None:
                             "start it, then deploy")
 
 
-def _without_master(course: Course, here: Plan, name: str, first: bool, connect: Connect,
+def _without_master(course: Course, here: Plan, name: str, first: bool,
                     config: str | None) -> None:
     if not first:
         course.document["current"] = releases.current(here.root)
@@ -293,7 +330,11 @@ def _upgrade(course: Course, connect: Connect, here: Plan, name: str,
              terms: dict[str, Any]) -> None:
     course.step("upgrade")
     with connect(verbatim=course.as_json) as master:
-        result = follow(master, "upgrade", terms | {"release": name}, course.as_json)["result"]
+        try:
+            result = follow(master, "upgrade", terms | {"release": name}, course.as_json)["result"]
+        except Exit as interrupted:
+            course.end("interrupted", interrupted.code, str(interrupted))
+            raise
     course.document["upgrade"] = result["upgrade"]
     code = gate.OUTCOMES.get(result["outcome"], gate.ROLLED_BACK)
     line = how_it_ended(result)
@@ -309,9 +350,7 @@ def _upgrade(course: Course, connect: Connect, here: Plan, name: str,
                    "the master's log says why")
     _make_durable(here.root, name)
     course.step("prune")
-    with connect(verbatim=True) as master:
-        live = plan.of_master(master.ask("releases")["result"]).live
-    removed = course.document["removed"] = tidying.prune(here, live)
+    removed = course.document["removed"] = tidying.prune(here, _ask(connect).live)
     if removed:
         course.say(f"removed {', '.join(removed)}")
     _end_here(course, here, "done", f"release {name} serves{_after(course)}")
@@ -358,7 +397,7 @@ def list_releases(connect: Connect, config: str | None, as_json: bool) -> None:
     from .. import show
 
     try:
-        here, _ = _plan(connect, config)
+        here, _ = _host(connect, config)
         records = releases.known(here.root)
         names = [entry for entry in os.listdir(releases.directory(here.root))
                  if releases.is_there(here.root, entry)]

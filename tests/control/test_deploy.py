@@ -377,6 +377,8 @@ def test_told_to_end_in_mid_fetch_it_leaves_nothing(shop: Shop, master: Master,
         assert ".r2.partial" in shop.names()
         deploy.send_signal(number)
         assert deploy.wait(DEADLINE) == 130
+        assert deploy.stderr is not None
+        assert deploy.stderr.read() == "einhornpy: interrupted: nothing of it is left\n"
     wait_gone(pid)
     assert shop.names() == ["r1"]
 
@@ -483,3 +485,27 @@ def test_commands_are_run_by_the_workers_user(shop: Shop, start: Start) -> None:
     for name in ("r1", "r2"):
         assert (shop.root / "releases" / name / "prepared").owner() == "nobody"
         assert (shop.root / "releases" / f".{name}.json").owner() == "root"
+
+
+def test_a_configuration_says_which_master_is_meant(shop: Shop, place: Path, start: Start) -> None:
+    """With one app's file never another app's master, may it be the only one that runs."""
+    config = ("--config", str(shop.config))
+    (place / "other").mkdir()
+    other = Shop(place / "other")
+    other.publish("r1", "r2")
+    other.place = place  # where its master is found
+    other.first("r1")
+    theirs = start("--config", str(other.config), "-c", "other")
+    theirs.wait_ready()
+    nobody = shop.deploy("r1", *config)
+    assert (nobody.returncode, "no master runs" in nobody.stderr) == (69, True)
+    shop.first("r1")
+    ours = start("--config", str(shop.config), "-c", "ours")
+    ours.wait_ready()
+    well(shop.deploy("r2", *config))
+    assert (serving(ours), serving(theirs)) == ("r2", "r1")
+    several = shop.deploy("r1")
+    assert (several.returncode, "several masters run here" in several.stderr) == (69, True)
+    wrong = shop.deploy("r1", *config, "-c", "other")
+    assert wrong.returncode == 2
+    assert f"the master has its releases in {other.root}, and {shop.config} says" in wrong.stderr
