@@ -95,7 +95,8 @@ class Plan(Part):
                 return self._upgrade(action)
             case actions.GiveUp():
                 parts.ledger.log(
-                    Entry(Event.GIVING_UP, {"reason": action.reason, "error": action.error}))
+                    Entry(Event.GIVING_UP, {"reason": action.reason, "error": action.error,
+                                            "better": parts.releases.way_out()}))
                 self.exit_code = 3
             case actions.Leave():
                 self.exit_code = 0

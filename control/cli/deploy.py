@@ -208,7 +208,7 @@ def _deploy(course: Course, connect: Connect, release: str | None, back: bool, t
         if fetch_only:
             _end_here(course, here, "fetched", f"release {name} is here{_after(course)}")
         elif reach_master is None:
-            _without_master(course, here, name, first, config)
+            _without_master(course, here, name, first, back, config)
         else:
             _upgrade(course, reach_master, here, name, terms)
 
@@ -311,19 +311,20 @@ def _check_first(here: Plan, name: str) -> None:
                             "start it, then deploy")
 
 
-def _without_master(course: Course, here: Plan, name: str, first: bool,
+def _without_master(course: Course, here: Plan, name: str, first: bool, back: bool,
                     config: str | None) -> None:
-    if not first:
+    if not (first or back):
         course.document["current"] = releases.current(here.root)
         course.end("fetched", gate.NO_MASTER,
                    f"no master runs: release {name} is here, and a start would run "
                    f"{releases.current(here.root) or 'none'} still; --first changes that")
-    _check_first(here, name)
-    course.step("first")
+    if first:
+        _check_first(here, name)
+    course.step("link")
     releases.link(here.root, name)
     _make_durable(here.root, name)
     start = f"einhornpy --config {config}" if config else "its unit, or einhornpy"
-    _end_here(course, here, "first", f"a start runs release {name} now: {start}")
+    _end_here(course, here, "linked", f"a start runs release {name} now: {start}")
 
 
 def _upgrade(course: Course, connect: Connect, here: Plan, name: str,

@@ -217,7 +217,7 @@ class Event(enum.StrEnum):
         "master-suspended", NORMAL, "master was suspended[ for {lost:seconds}]: {so}")
     MASTER_STOPPED = "master-stopped", NORMAL, "master stopped", "pid"
     STOPPING = "stopping", NORMAL, "stopping ({how}), {workers:worker} still there"
-    GIVING_UP = "giving-up", ATTENTION, "giving up: {because}"
+    GIVING_UP = "giving-up", ATTENTION, "giving up: {because}[; {better}]"
     RELOAD_REQUESTED = "reload-requested", NORMAL, "reload requested by {by}"
     RELOAD_REFUSED = "reload-refused", ATTENTION, "reload refused: {reason}; {so}"
     SETTINGS_THAT_STAY = (

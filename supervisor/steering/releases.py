@@ -98,6 +98,15 @@ class Releases:
             self._ledger.log(Entry(Event.RELEASE_NOT_RECORDED, {
                 "release": name, "state": state, "reason": reach.why(error)}))
 
+    def way_out(self) -> str | None:
+        """What to do where the release that a start runs can't be started any more."""
+        root = self._settings.releases_root
+        if root is None or not self._run or self._barred() is not None:
+            return None
+        found = releases.before(releases.known(root), {releases.current(root)})
+        return None if found is None else (
+            f"einhornpy deploy --rollback goes back to release {found}, which was proven here")
+
     def is_missing(self, release: str | None) -> bool:
         """Whether a release has to be fetched before there can be a generation of it, or its name
         to be resolved."""

@@ -509,3 +509,20 @@ def test_a_configuration_says_which_master_is_meant(shop: Shop, place: Path, sta
     wrong = shop.deploy("r1", *config, "-c", "other")
     assert wrong.returncode == 2
     assert f"the master has its releases in {other.root}, and {shop.config} says" in wrong.stderr
+
+
+def test_a_proven_release_that_cannot_be_started_any_more(shop: Shop, master: Master,
+                                                          start: Start) -> None:
+    """The host is down, and what is known of its releases shows the way out."""
+    well(shop.deploy("r2"))
+    master.stop()
+    (shop.root / "releases/r2/web").write_text(BAD)
+    broken = start("--config", str(shop.config))
+    assert broken.wait_exit() == 3
+    assert ('better="einhornpy deploy --rollback goes back to release r1, which was proven here"'
+            in broken.log())
+    out = well(shop.deploy("--rollback", "--config", str(shop.config)))
+    assert "a start runs release r1 now" in out
+    again = start("--config", str(shop.config))
+    again.wait_ready()
+    assert serving(again) == "r1"
