@@ -5,27 +5,28 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import pwd
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 import click
 
 from ...shared import reach, releases
+from ...shared.frozen import dataclass
 from ...shared.releases import State
-from .. import client, finding, gate
-from ..deploy import fetching, plan, tidying, turns
+from .. import gate
+from ..deploy import fetching, tidying, turns
 from ..deploy.commands import CommandFailed
 from ..deploy.plan import NoPlan, Plan
 from ..finding import Trouble
 from ..terminal import say, say_json
+from . import host
 from .flags import suggest
 from .options import Connect, Exit, check_label, tell, which_master
 from .upgrade import follow, how_it_ended, with_terms
@@ -33,6 +34,37 @@ from .upgrade import follow, how_it_ended, with_terms
 _config = click.option("--config", metavar="FILE",
                        help="The TOML file with [releases]: where no master runs, or several do.",
                        shell_complete=suggest("file"))
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What somebody has typed. `back`: to the release before, or `to`. `terms`: of the upgrade."""
+
+    release: str | None
+    back: bool
+    to: str | None
+    fetch_only: bool
+    activate_only: bool
+    first: bool
+    queue: bool
+    config: str | None
+    terms: Mapping[str, Any]
+
+    def check(self) -> None:
+        """Raises click.UsageError: it can't be meant."""
+        if self.to is not None and not self.back:
+            raise click.UsageError("--to goes with --rollback")
+        if self.back and self.release is not None:
+            raise click.UsageError("--rollback takes no RELEASE: expected --to RELEASE")
+        if not self.back and self.release is None:
+            raise click.UsageError("expected a RELEASE, or --rollback")
+        check_label("RELEASE", self.release)
+        check_label("--to", self.to)
+        given = [flag for flag, on in (
+            ("--rollback", self.back), ("--fetch-only", self.fetch_only),
+            ("--activate-only", self.activate_only), ("--first", self.first)) if on]
+        if len(given) > 1 and given != ["--activate-only", "--first"]:
+            raise click.UsageError(f"{given[0]} doesn't go with {given[1]}")
 
 
 class Course:
@@ -118,12 +150,13 @@ def deploy(connect: Connect, release: str | None, back: bool, to: str | None, fe
     with --no-queue another deploy is under way, 69 no master there, 1 it serves, but a start would
     run another one.
     """
-    _check(release, back, to, fetch_only, activate_only, first)
+    wanted = Wanted(release, back, to, fetch_only, activate_only, first, not no_queue, config,
+                    terms)
+    wanted.check()
     course = Course(as_json)
     try:
         with _told_to_end():
-            _deploy(course, connect, release, back, to, fetch_only, activate_only, first,
-                    not no_queue, config, terms)
+            _deploy(course, connect, wanted)
     except KeyboardInterrupt:
         course.end("interrupted", gate.INTERRUPTED, "interrupted: nothing of it is left")
     except turns.Taken as error:
@@ -143,23 +176,6 @@ def deploy(connect: Connect, release: str | None, back: bool, to: str | None, fe
         course.end("failed", code, line or "")
 
 
-def _check(release: str | None, back: bool, to: str | None, fetch_only: bool, activate_only: bool,
-           first: bool) -> None:
-    """Raises click.UsageError: they can't be meant together."""
-    if to is not None and not back:
-        raise click.UsageError("--to goes with --rollback")
-    if back and release is not None:
-        raise click.UsageError("--rollback takes no RELEASE: expected --to RELEASE")
-    if not back and release is None:
-        raise click.UsageError("expected a RELEASE, or --rollback")
-    check_label("RELEASE", release)
-    check_label("--to", to)
-    given = [flag for flag, on in (("--rollback", back), ("--fetch-only", fetch_only),
-                                   ("--activate-only", activate_only), ("--first", first)) if on]
-    if len(given) > 1 and given != ["--activate-only", "--first"]:
-        raise click.UsageError(f"{given[0]} doesn't go with {given[1]}")
-
-
 @contextlib.contextmanager
 def _told_to_end() -> Iterator[None]:
     """Whoever ends us by TERM or HUP is to find nothing half fetched, as after ^C."""
@@ -177,101 +193,47 @@ def _told_to_end() -> Iterator[None]:
             signal.signal(each, old)
 
 
-def _deploy(course: Course, connect: Connect, release: str | None, back: bool, to: str | None,
-            fetch_only: bool, activate_only: bool, first: bool, queue: bool, config: str | None,
-            terms: dict[str, Any]) -> None:
+def _deploy(course: Course, connect: Connect, wanted: Wanted) -> None:
     by = _who()
-    known, _ = _host(connect, config)
-    holder = turns.Holder(by, os.getpid(), time.time(), release or to or "the release before")
+    known, _ = host.of_root(connect, wanted.config)
+    holder = turns.Holder(by, os.getpid(), time.time(),
+                          wanted.release or wanted.to or "the release before")
     course.step("turn")
-    with turns.turn(fetching.inside(known), holder, queue,
+    with turns.turn(fetching.inside(known), holder, wanted.queue,
                     lambda whom: course.say(f"waiting for {whom}")):
         course.step("resolve")
-        here, reach_master = _host(connect, config)  # as it is after those before us
-        name = _back_to(here, to) if back else fetching.resolve(here, str(release), course.heard)
-        course.document["release"] = name
-        if back:
-            course.say(f"back to release {name}")
-        elif name != release:
-            course.say(f"{release} is release {name}")
+        here, reach_master = host.of_root(connect, wanted.config)  # as it is after those before us
+        name = _meant(course, here, wanted)
         if here.ready and here.serving == name and _is_proven(here.root, name):
             _end_here(course, here, "already", f"release {name} serves already")
             return
         course.step("sweep")
         tidying.sweep(here.root)
         if not fetching.is_complete(here, name):
-            if back or activate_only:
+            if wanted.back or wanted.activate_only:
                 raise CommandFailed(f"no release {name!r} in {releases.directory(here.root)}")
-            if first and reach_master is None:
+            if wanted.first and reach_master is None:
                 _check_first(here, name)
             fetching.fetch(here, name, by, course.step, course.heard)
-        if fetch_only:
+        if wanted.fetch_only:
             _end_here(course, here, "fetched", f"release {name} is here{_after(course)}")
         elif reach_master is None:
-            _without_master(course, here, name, first, back, config)
+            _without_master(course, here, name, wanted)
         else:
-            _upgrade(course, reach_master, here, name, terms)
+            _upgrade(course, reach_master, here, name, wanted.terms)
 
 
-def _host(connect: Connect, config: str | None) -> tuple[Plan, Connect | None]:
-    """The plan of this host, and how to reach its master; None where none runs.
-
-    A configuration says which master is meant: the one that has its releases in the same root.
-
-    Raises:
-        NoPlan: there is nothing to deploy. Trouble: it can't be told which master is meant.
-    """
-    config = config or os.environ.get("EINHORNPY_CONFIG")
-    if config is None:
-        return _ask(connect), connect
-    wanted = plan.of_settings(_settings(config))
-    chosen = {"EINHORNPY_COMMAND_NAME", "EINHORNPY_SOCKET_PATH"} & os.environ.keys()
-    if chosen or any(getattr(connect, "args", ())):
-        try:
-            found = _ask(connect)
-        except client.NoMaster:
-            return wanted, None
-        if not _same(found.root, wanted.root):
-            raise NoPlan(f"the master has its releases in {found.root}, and {config} says "
-                         f"{wanted.root}")
-        return found, connect
-    for each in finding.running():
-        reach_it: Connect = functools.partial(client.connect, None, each.path)
-        try:
-            found = _ask(reach_it)
-        except (NoPlan, client.Failed, client.NoMaster, client.MasterGone):
-            continue  # it deploys nothing, or is none of ours
-        if _same(found.root, wanted.root):
-            return found, reach_it
-    return wanted, None
-
-
-def _ask(connect: Connect) -> Plan:
-    with connect(verbatim=True) as master:
-        return plan.of_master(master.ask("releases")["result"])
-
-
-def _same(one: str, other: str) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
-
-
-def _settings(config: str) -> Any:
-    """The settings of a file, whatever command it is for.
-
-    Raises:
-        NoPlan: one is wrong.
-    """
-    from ...supervisor.settings.sources import BadSetting, load
-
-    try:
-        try:
-            return load({"config": config}, (), os.environ, os.getcwd())
-        except BadSetting as error:
-            if not str(error).startswith("no command"):
-                raise
-            return load({"config": config}, ("unknown",), os.environ, os.getcwd())
-    except BadSetting as error:
-        raise NoPlan(str(error)) from None
+def _meant(course: Course, here: Plan, wanted: Wanted) -> str:
+    """The release that is meant, by the name of its directory."""
+    if wanted.back:
+        name = _back_to(here, wanted.to)
+        course.say(f"back to release {name}")
+    else:
+        name = fetching.resolve(here, str(wanted.release), course.heard)
+        if name != wanted.release:
+            course.say(f"{wanted.release} is release {name}")
+    course.document["release"] = name
+    return name
 
 
 def _back_to(here: Plan, to: str | None) -> str:
@@ -311,28 +273,29 @@ def _check_first(here: Plan, name: str) -> None:
                             "start it, then deploy")
 
 
-def _without_master(course: Course, here: Plan, name: str, first: bool, back: bool,
-                    config: str | None) -> None:
-    if not (first or back):
+def _without_master(course: Course, here: Plan, name: str, wanted: Wanted) -> None:
+    if not (wanted.first or wanted.back):
         course.document["current"] = releases.current(here.root)
         course.end("fetched", gate.NO_MASTER,
                    f"no master runs: release {name} is here, and a start would run "
                    f"{releases.current(here.root) or 'none'} still; --first changes that")
-    if first:
+    if wanted.first:
         _check_first(here, name)
     course.step("link")
     releases.link(here.root, name)
     _make_durable(here.root, name)
-    start = f"einhornpy --config {config}" if config else "its unit, or einhornpy"
+    start = (f"einhornpy --config {wanted.config}" if wanted.config else
+             "its unit, or einhornpy")
     _end_here(course, here, "linked", f"a start runs release {name} now: {start}")
 
 
 def _upgrade(course: Course, connect: Connect, here: Plan, name: str,
-             terms: dict[str, Any]) -> None:
+             terms: Mapping[str, Any]) -> None:
     course.step("upgrade")
     with connect(verbatim=course.as_json) as master:
         try:
-            result = follow(master, "upgrade", terms | {"release": name}, course.as_json)["result"]
+            result = follow(master, "upgrade", {**terms, "release": name},
+                            course.as_json)["result"]
         except Exit as interrupted:
             course.end("interrupted", interrupted.code, str(interrupted))
             raise
@@ -351,7 +314,7 @@ def _upgrade(course: Course, connect: Connect, here: Plan, name: str,
                    "the master's log says why")
     _make_durable(here.root, name)
     course.step("prune")
-    removed = course.document["removed"] = tidying.prune(here, _ask(connect).live)
+    removed = course.document["removed"] = tidying.prune(here, host.ask(connect).live)
     if removed:
         course.say(f"removed {', '.join(removed)}")
     _end_here(course, here, "done", f"release {name} serves{_after(course)}")
@@ -398,7 +361,7 @@ def list_releases(connect: Connect, config: str | None, as_json: bool) -> None:
     from .. import show
 
     try:
-        here, _ = _host(connect, config)
+        here, _ = host.of_root(connect, config)
         records = releases.known(here.root)
         names = [entry for entry in os.listdir(releases.directory(here.root))
                  if releases.is_there(here.root, entry)]
