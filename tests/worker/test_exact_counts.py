@@ -99,11 +99,16 @@ class Totals:
         self._master = master
         self.less: list[str] = []
         self._over = threading.Event()
+        self._asking = threading.Lock()  # or an older answer would be held against a newer one
         self._thread = threading.Thread(target=self._look, daemon=True)
         self.now: dict[int, dict[str, Any]] = {}
         self.again()
 
     def again(self) -> dict[int, dict[str, Any]]:
+        with self._asking:
+            return self._again()
+
+    def _again(self) -> dict[int, dict[str, Any]]:
         generations = self._master.ask("tally")["result"]["traffic"]["generations"]
         found = {each["generation"]: each for each in generations}
         for number, before in self.now.items():
