@@ -95,7 +95,7 @@ chaos: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -c 'import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"]))' > $(VENV)/requirements-bench.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r $(VENV)/requirements-bench.txt
-	for name in status readings scale idle templates preload sharing throughput page logs keep_alive limit reload; do $(BIN)/python -m bench.$$name || exit 1; done
+	for name in status readings scale idle templates preload deploy sharing throughput page logs keep_alive limit reload; do $(BIN)/python -m bench.$$name || exit 1; done
 
 # Debian's chromium draws them, and its pngquant makes them small.
 pictures: $(VENV)/.installed
