@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import json
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 
@@ -58,8 +60,10 @@ def directory(root: str, name: str = "") -> str:
 
 
 def is_there(root: str, name: str) -> bool:
-    """Whether there is a directory of this release."""
-    return is_name(name) and os.path.isdir(directory(root, name))
+    """Whether there is a directory of this release: a link to one elsewhere is none, since nobody
+    could tell from `current` which release it is."""
+    place = directory(root, name)
+    return is_name(name) and os.path.isdir(place) and not os.path.islink(place)
 
 
 def linked(root: str) -> str | None:
@@ -119,8 +123,7 @@ def known(root: str) -> dict[str, Record]:
 def read(root: str, name: str) -> Record | None:
     """What is known of one release; None where nothing is."""
     try:
-        with open(_file(root, name), "rb") as file:
-            told = json.loads(file.read(LARGEST_RECORD))
+        told = json.loads(read_file(_file(root, name), LARGEST_RECORD))
         record = Record(**told)
         record = replace(record, state=State(record.state))
         numbers = (record.order, record.at, record.proven_at or 0, record.size or 0)
@@ -131,15 +134,30 @@ def read(root: str, name: str) -> Record | None:
     return None
 
 
+def read_file(path: str, most: int) -> bytes:
+    """What a file holds, up to so many bytes. It doesn't wait, whatever has been put there.
+
+    Raises:
+        OSError: it can't be read, or is no regular file.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", path)
+        return os.read(fd, most)
+    finally:
+        os.close(fd)
+
+
 def note(root: str, name: str, state: State, by: str, at: float, *, reason: str | None = None,
-         size: int | None = None) -> None:
-    """Record what has become of a release.
+         size: int | None = None, new: bool = False) -> None:
+    """Record what has become of a release. `new`: what was known of one of that name is over.
 
     Raises:
         OSError: it can't; what was known before is known still.
     """
     others = known(root)
-    before = others.get(name)
+    before = None if new else others.get(name)
     proven = at if state is State.PROVEN else None if before is None else before.proven_at
     if size is None and before is not None:
         size = before.size

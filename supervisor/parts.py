@@ -42,6 +42,7 @@ from .places.pidfile import Pidfile
 from .places.restoring import Places
 from .places.runtime_directory import RuntimeDirectory
 from .places.watched import STIRRED
+from .settings import sources
 from .settings.parsers import WorkerOutput
 from .settings.policy import policy_of
 from .settings.table import Settings
@@ -104,7 +105,8 @@ class Parts:
         self.errands = Errands(self.processes, self.loop, self.guard)
         self.log = log.opened(settings, self.loop, environ)
         self._of_workers(settings, environ, looked_up, own_code)
-        self._of_clients(settings, environ, looked_up, own_code)
+        self._of_clients(settings, environ, looked_up, own_code,
+                         sources.named_file(given["flags"], environ, given["directory"]))
         self.reloads = Reloads(
             self.ledger, self.upgrades, self.errands, self.signals, self._tell_of_reload,
             self.state, SCHEMA.whole, environ, settings, given, own_code)
@@ -156,15 +158,16 @@ class Parts:
             self.templates)
 
     def _of_clients(self, settings: Settings, environ: Mapping[str, str], looked_up: LookedUp,
-                    own_code: OwnCode) -> None:
-        """Who asks us, and who is told."""
+                    own_code: OwnCode, config: str) -> None:
+        """Who asks us, and who is told. `config`: the file of settings."""
         self.strangers = Strangers(self.ledger.log)
         self.audience = Audience(self.guard.failed)
         self.answers = Answers(self.ledger, self.place, self.listening, self.page, self.traffic,
                                self.output, self.log, self.templates.own_pids,
                                self.audience.status_changed)
-        self.releases = Releases(self.ledger, settings, looked_up.attributes)
-        fetching = Fetching(self.ledger, self.errands, settings, environ, self.releases, own_code)
+        self.releases = Releases(self.ledger, settings, looked_up.attributes, config)
+        fetching = Fetching(self.ledger, self.errands, settings, environ, self.releases, self.place,
+                            own_code)
         self.upgrades = Upgrades(
             self.ledger, self.generations, self.processes, self.loop, self.errands, self.hooks,
             settings, environ, looked_up.attributes, self.templates, fetching,

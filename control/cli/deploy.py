@@ -1,18 +1,17 @@
-"""A release on this host: `deploy` fetches it, has it proven by an upgrade, and tidies up;
-`releases` shows which there are. What happens on the disk stands in control/deploy/.
+"""A release on this host: `deploy` fetches it, has it proven by an upgrade, and tidies up. What
+happens on the disk stands in control/deploy/.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pwd
 import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -20,20 +19,15 @@ import click
 from ...shared import reach, releases
 from ...shared.frozen import dataclass
 from ...shared.releases import State
-from .. import gate
-from ..deploy import fetching, tidying, turns
+from .. import client, gate
+from ..deploy import commands, fetching, tidying, turns
 from ..deploy.commands import CommandFailed
 from ..deploy.plan import NoPlan, Plan
 from ..finding import Trouble
 from ..terminal import say, say_json
 from . import host
-from .flags import suggest
-from .options import Connect, Exit, check_label, tell, which_master
+from .options import Connect, Exit, check_label, which_master
 from .upgrade import follow, how_it_ended, with_terms
-
-_config = click.option("--config", metavar="FILE",
-                       help="The TOML file with [releases]: where no master runs, or several do.",
-                       shell_complete=suggest("file"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +71,8 @@ class Course:
             "version": 1, "release": None, "outcome": "failed", "steps": [], "removed": [],
             "current": None, "upgrade": None, "reason": None, "error": None, "last_lines": []}
         self._began = time.monotonic()
+        # The host, as soon as it is known.
+        self.here: Plan | None = None
 
     def step(self, name: str) -> None:
         """The next step begins."""
@@ -106,6 +102,14 @@ class Course:
                          if each["step"] in ("turn", "fetch", "prepare", "upgrade")
                          and (each["seconds"] or 0) >= 0.1)
 
+    def interrupted(self) -> str:
+        """What is true where somebody has told us to end in this step."""
+        step = self.document["steps"][-1]["step"] if self.document["steps"] else ""
+        if step in ("verify", "prune", "end") and self.document["upgrade"] is not None:
+            return (f"interrupted while tidying up: the upgrade to {self.document['release']} is "
+                    f"{self.document['upgrade']['outcome']}")
+        return "interrupted: what was half here is taken away by the next deploy at the latest"
+
     def end(self, outcome: str, code: int, line: str) -> None:
         """It is over; leave with this code.
 
@@ -114,6 +118,10 @@ class Course:
         """
         self.step("")
         self.document["outcome"] = outcome
+        if self.here is not None:
+            self.document["current"] = releases.current(self.here.root)
+            if code != gate.READY and self.here.serving is not None:
+                self.say(f"release {self.here.serving} serves as before")
         if code != gate.READY:
             self.document["reason"] = self.document["reason"] or line
         if self.as_json:
@@ -134,7 +142,7 @@ class Course:
 @click.option("--first", is_flag=True,
               help="Where no master runs yet: let a start run this release.")
 @click.option("--no-queue", is_flag=True, help="Leave with 75 if another deploy is under way.")
-@_config
+@host.config_option
 @with_terms
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON instead of lines.")
 def deploy(connect: Connect, release: str | None, back: bool, to: str | None, fetch_only: bool,
@@ -147,18 +155,20 @@ def deploy(connect: Connect, release: str | None, back: bool, to: str | None, fe
     the master upgrade to it, and removes old ones. One that serves already is left alone.
 
     Exit codes: those of upgrade; 65 the release could not be fetched or prepared, or isn't here, 75
-    with --no-queue another deploy is under way, 69 no master there, 1 it serves, but a start would
-    run another one.
+    with --no-queue another deploy is under way, 69 no master there, 1 it could not be done, or a
+    start would run another release than the one that serves.
     """
     wanted = Wanted(release, back, to, fetch_only, activate_only, first, not no_queue, config,
                     terms)
     wanted.check()
+    if commands.MARK in os.environ:
+        raise click.UsageError("this is run by a deploy, which has the turn until it ends")
     course = Course(as_json)
     try:
         with _told_to_end():
             _deploy(course, connect, wanted)
     except KeyboardInterrupt:
-        course.end("interrupted", gate.INTERRUPTED, "interrupted: nothing of it is left")
+        course.end("interrupted", gate.INTERRUPTED, course.interrupted())
     except turns.Taken as error:
         course.end("busy", gate.BUSY, f"another deploy is under way: {error}")
     except CommandFailed as error:
@@ -168,12 +178,11 @@ def deploy(connect: Connect, release: str | None, back: bool, to: str | None, fe
     except NoPlan as error:
         course.end("failed", gate.USAGE, str(error))
     except OSError as error:
-        course.end("failed", 1, f"cannot deploy: {error.filename or 'here'}: {reach.why(error)}")
+        where = error.filename2 or error.filename or "here"
+        course.end("failed", 1, f"cannot deploy: {where}: {reach.why(error)}")
     except Trouble as error:
-        from .main import ended
-
-        code, line = ended(error)
-        course.end("failed", code, line or "")
+        code, line = _ended(error)
+        course.end("failed", code, line)
 
 
 @contextlib.contextmanager
@@ -203,12 +212,15 @@ def _deploy(course: Course, connect: Connect, wanted: Wanted) -> None:
                     lambda whom: course.say(f"waiting for {whom}")):
         course.step("resolve")
         here, reach_master = host.of_root(connect, wanted.config)  # as it is after those before us
+        course.here = here
+        _check_host(course, here, wanted)
         name = _meant(course, here, wanted)
         if here.ready and here.serving == name and _is_proven(here.root, name):
-            _end_here(course, here, "already", f"release {name} serves already")
+            course.end("already", gate.READY, f"release {name} serves already")
             return
         course.step("sweep")
-        tidying.sweep(here.root)
+        for path in tidying.sweep(here):
+            course.say(f"cannot remove {path}")
         if not fetching.is_complete(here, name):
             if wanted.back or wanted.activate_only:
                 raise CommandFailed(f"no release {name!r} in {releases.directory(here.root)}")
@@ -216,18 +228,29 @@ def _deploy(course: Course, connect: Connect, wanted: Wanted) -> None:
                 _check_first(here, name)
             fetching.fetch(here, name, by, course.step, course.heard)
         if wanted.fetch_only:
-            _end_here(course, here, "fetched", f"release {name} is here{_after(course)}")
+            _prune(course, here, name, reach_master)
+            course.end("fetched", gate.READY, f"release {name} is here{_after(course)}")
         elif reach_master is None:
             _without_master(course, here, name, wanted)
         else:
-            _upgrade(course, reach_master, here, name, wanted.terms)
+            _upgrade(course, reach_master, here, name, wanted)
+
+
+def _check_host(course: Course, here: Plan, wanted: Wanted) -> None:
+    if here.barred is not None:
+        course.end("failed", 1, f"the master could not let {here.root}/current lead to a release: "
+                   f"{here.barred}")
+    if differs := host.what_differs(here, wanted.config):
+        course.say(f"einhornpy: {wanted.config} has another {', '.join(differs)} than the master: "
+                   "einhornpy reload lets it count")
 
 
 def _meant(course: Course, here: Plan, wanted: Wanted) -> str:
     """The release that is meant, by the name of its directory."""
     if wanted.back:
-        name = _back_to(here, wanted.to)
-        course.say(f"back to release {name}")
+        name = _back_to(course, here, wanted.to)
+        course.say(f"from release {here.serving or releases.current(here.root) or 'none'} back to "
+                   f"{name}")
     else:
         name = fetching.resolve(here, str(wanted.release), course.heard)
         if name != wanted.release:
@@ -236,7 +259,7 @@ def _meant(course: Course, here: Plan, wanted: Wanted) -> str:
     return name
 
 
-def _back_to(here: Plan, to: str | None) -> str:
+def _back_to(course: Course, here: Plan, to: str | None) -> str:
     """The release that a rollback means.
 
     Raises:
@@ -248,10 +271,11 @@ def _back_to(here: Plan, to: str | None) -> str:
         if found is None:
             raise CommandFailed("no release was proven here before this one")
         return found
-    if to not in records or records[to].proven_at is None:
-        raise CommandFailed(f"release {to} was never proven here: einhornpy deploy {to} would "
-                            "try it")
-    return to
+    name = to if to in records else fetching.resolve(here, to, course.heard)
+    if name not in records or records[name].proven_at is None:
+        raise CommandFailed(f"release {name} was never proven here: einhornpy releases lists those "
+                            "that were")
+    return name
 
 
 def _is_proven(root: str, name: str) -> bool:
@@ -274,11 +298,11 @@ def _check_first(here: Plan, name: str) -> None:
 
 
 def _without_master(course: Course, here: Plan, name: str, wanted: Wanted) -> None:
+    current = releases.current(here.root)
     if not (wanted.first or wanted.back):
-        course.document["current"] = releases.current(here.root)
-        course.end("fetched", gate.NO_MASTER,
-                   f"no master runs: release {name} is here, and a start would run "
-                   f"{releases.current(here.root) or 'none'} still; --first changes that")
+        better = "start that, then deploy" if current else "--first changes that"
+        course.end("fetched", gate.NO_MASTER, f"no master runs: release {name} is here, and a "
+                   f"start would run {current or 'none'}: {better}")
     if wanted.first:
         _check_first(here, name)
     course.step("link")
@@ -286,43 +310,82 @@ def _without_master(course: Course, here: Plan, name: str, wanted: Wanted) -> No
     _make_durable(here.root, name)
     start = (f"einhornpy --config {wanted.config}" if wanted.config else
              "its unit, or einhornpy")
-    _end_here(course, here, "linked", f"a start runs release {name} now: {start}")
+    course.end("linked", gate.READY, f"a start runs release {name} now: {start}")
 
 
-def _upgrade(course: Course, connect: Connect, here: Plan, name: str,
-             terms: Mapping[str, Any]) -> None:
+def _upgrade(course: Course, connect: Connect, here: Plan, name: str, wanted: Wanted) -> None:
     course.step("upgrade")
-    with connect(verbatim=course.as_json) as master:
-        try:
+    if here.under_way is not None:
+        course.say(f"this takes the place of the upgrade to {here.under_way}, which is under way")
+    # As the master's own rollback, which nobody judges either.
+    terms = ({"judge": False} if wanted.back else {}) | dict(wanted.terms)
+    try:
+        with connect(verbatim=course.as_json) as master:
             result = follow(master, "upgrade", {**terms, "release": name},
                             course.as_json)["result"]
-        except Exit as interrupted:
-            course.end("interrupted", interrupted.code, str(interrupted))
-            raise
+    except Exit as interrupted:
+        course.here = None  # nobody knows yet what will serve
+        course.end("interrupted", interrupted.code, str(interrupted))
+        raise
+    except (client.NoMaster, client.MasterGone) as gone:
+        course.here = replace(here, serving=None)
+        code, line = _ended(gone)
+        course.end("failed", code, f"{line}; release {name} is here, and a start would run "
+                   f"{releases.current(here.root) or 'none'}")
+        raise
     course.document["upgrade"] = result["upgrade"]
     code = gate.OUTCOMES.get(result["outcome"], gate.ROLLED_BACK)
     line = how_it_ended(result)
     course.step("verify")
-    current = course.document["current"] = releases.current(here.root)
     if code != gate.READY:
+        course.here = replace(here, serving=_serving(connect))
         course.document |= {key: result.get(key) for key in ("reason", "error")}
         course.document["last_lines"] = result["upgrade"].get("last_lines") or []
+        _prune(course, here, name, connect)
         course.end(result["outcome"], code, line)
     course.say(line)
+    course.here = replace(here, serving=name)
+    current = releases.current(here.root)
     if current != name:
         course.end("done", 1, f"release {name} serves, but a start would run {current or 'none'}: "
                    "the master's log says why")
     _make_durable(here.root, name)
+    _prune(course, here, name, connect)
+    now = _serving(connect)
+    if now not in (None, name):
+        course.here = replace(here, serving=now)
+        course.end("superseded", gate.SUPERSEDED, f"release {name} was done, and {now} serves now")
+    course.end("done", gate.READY, f"release {name} serves{_after(course)}")
+
+
+def _prune(course: Course, here: Plan, name: str, connect: Connect | None) -> None:
+    """Remove what is old, but for the release of this deploy. Without a master nobody can tell what
+    is in use."""
+    if connect is None:
+        return
     course.step("prune")
-    removed = course.document["removed"] = tidying.prune(here, host.ask(connect).live)
+    removed: list[str] = []
+    # What isn't removed now, the next deploy removes.
+    with contextlib.suppress(Trouble, NoPlan, OSError):
+        removed = tidying.prune(here, lambda: host.ask(connect).live | {name})
+    course.document["removed"] = removed
     if removed:
         course.say(f"removed {', '.join(removed)}")
-    _end_here(course, here, "done", f"release {name} serves{_after(course)}")
 
 
-def _end_here(course: Course, here: Plan, outcome: str, line: str) -> None:
-    course.document["current"] = releases.current(here.root)
-    course.end(outcome, gate.READY, line)
+def _ended(error: Trouble) -> tuple[int, str]:
+    """The exit code and the line for trouble with a master."""
+    from .main import ended
+
+    code, line = ended(error)
+    return code, line or ""
+
+
+def _serving(connect: Connect) -> str | None:
+    try:
+        return host.ask(connect).serving
+    except Trouble:
+        return None
 
 
 def _after(course: Course) -> str:
@@ -349,33 +412,3 @@ def _who() -> str:
         return os.environ.get("SUDO_USER") or pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return str(os.geteuid())
-
-
-@click.command("releases")
-@which_master
-@_config
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-def list_releases(connect: Connect, config: str | None, as_json: bool) -> None:
-    """List the releases of this host, the newest first: which were proven, by whom, which one a
-    start would run, and which one serves."""
-    from .. import show
-
-    try:
-        here, _ = host.of_root(connect, config)
-        records = releases.known(here.root)
-        names = [entry for entry in os.listdir(releases.directory(here.root))
-                 if releases.is_there(here.root, entry)]
-    except NoPlan as error:
-        raise Exit(gate.USAGE, str(error)) from None
-    current = releases.current(here.root)
-    rows = []
-    for name in sorted(names, key=lambda name: (-records[name].order if name in records else 1,
-                                                name)):
-        record = records.get(name)
-        known = {} if record is None else json.loads(json.dumps(asdict(record)))
-        rows.append({"release": name, "state": None, "at": None, "by": None, "reason": None,
-                     "proven_at": None, "size": None} | known | {
-                         "current": name == current, "serves": name == here.serving})
-    for row in rows:
-        row.pop("order", None)
-    tell(rows, as_json, show.releases)

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 # The module that holds a command is imported when that is called for, and no other.
 MODULES = {
     "status": ("status",), "upgrade": ("upgrade", "rollback", "pause", "resume", "abort"),
-    "deploy": ("deploy", "releases"), "steering": ("scale", "recycle", "signal", "stop", "reload"),
-    "looking": ("list", "history", "show", "events", "top", "version"), "shell": ("shell",),
-    "completion": ("completion",), "run": ("run", "unit")}
+    "deploy": ("deploy",), "steering": ("scale", "recycle", "signal", "stop", "reload"),
+    "looking": ("list", "history", "show", "events", "top", "version"), "releases": ("releases",),
+    "shell": ("shell",), "completion": ("completion",), "run": ("run", "unit")}
 
 HELP = ["-h", "--help"]
 

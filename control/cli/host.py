@@ -6,11 +6,19 @@ import functools
 import os
 from typing import Any
 
+import click
+
 from ...shared.protocol import Code
 from .. import client, finding
 from ..deploy import plan
 from ..deploy.plan import NoPlan, Plan
+from .flags import suggest
 from .options import Connect
+
+config_option = click.option(
+    "--config", metavar="FILE",
+    help="The TOML file with [releases]: where no master runs, or several do.",
+    shell_complete=suggest("file"))
 
 
 def of_root(connect: Connect, config: str | None) -> tuple[Plan, Connect | None]:
@@ -23,7 +31,13 @@ def of_root(connect: Connect, config: str | None) -> tuple[Plan, Connect | None]
     """
     config = config or os.environ.get("EINHORNPY_CONFIG")
     if config is None:
-        return ask(connect), connect
+        try:
+            return ask(connect), connect
+        except finding.SeveralMasters:
+            raise
+        except client.NoMaster as error:
+            raise client.NoMaster(f"{error}; where none runs, --config FILE says where the "
+                                  "releases are") from None
     wanted = plan.of_settings(_settings(config))
     chosen = {"EINHORNPY_COMMAND_NAME", "EINHORNPY_SOCKET_PATH"} & os.environ.keys()
     if chosen or any(getattr(connect, "args", ())):
@@ -48,6 +62,11 @@ def of_root(connect: Connect, config: str | None) -> tuple[Plan, Connect | None]
         if _same(told["root"], wanted.root):
             return plan.of_master(told), reach_it
     return wanted, None
+
+
+def what_differs(here: Plan, config: str | None) -> list[str]:
+    """What a configuration says otherwise than the master: a reload lets it count."""
+    return [] if config is None else here.differs(plan.of_settings(_settings(config)))
 
 
 def ask(connect: Connect) -> Plan:

@@ -3,11 +3,14 @@ line of JSON. Its last line is the release that was meant, or what was wrong."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import time
 
+from ..client import Client
+from ..finding import Trouble
 from ..gate import BAD_RELEASE
 from ..terminal import say
 from . import fetching, plan, tidying, turns
@@ -24,9 +27,11 @@ def main() -> int:
         with turns.turn(fetching.inside(known), holder, True,
                         lambda whom: say(f"waiting for {whom}")):
             release = fetching.resolve(known, release, say)
-            tidying.sweep(known.root)
+            tidying.sweep(known)
             if not fetching.is_complete(known, release):
                 fetching.fetch(known, release, by, lambda step: None, say)
+            with contextlib.suppress(Trouble, plan.NoPlan, OSError):  # the next one may do it
+                tidying.prune(known, lambda: live(told["socket"]) | {release})
     except CommandFailed as error:
         said = f": {error.lines[-1]}" if error.lines else ""
         say(f"{error}{said}")
@@ -36,6 +41,12 @@ def main() -> int:
         return BAD_RELEASE
     say(release)
     return 0
+
+
+def live(path: str) -> frozenset[str]:
+    """The releases that the master uses."""
+    with Client(path, verbatim=True) as master:
+        return plan.of_master(master.ask("releases")["result"]).live
 
 
 if __name__ == "__main__":

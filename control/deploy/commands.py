@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import select
 import signal
 import subprocess
@@ -24,6 +25,8 @@ LAST_LINES = 20
 LONGEST_LINE = 2000
 # So often it is looked for processes that one of those killed has started meanwhile.
 ATTEMPTS = 3
+# In seconds: for so long what a command has printed is read when it is over.
+LAST_WORDS = 1.0
 
 
 class CommandFailed(RuntimeError):
@@ -61,12 +64,14 @@ def run(what: str, command: str, words: tuple[str, ...], directory: str,
         CommandFailed: it has failed, or took too long.
     """
     kernel.load()
+    # Its orphans become our children, whatever they have made of their environment.
+    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
     try:
         process = subprocess.Popen(
             ["/bin/sh", "-c", command, "sh", *words], cwd=directory, stdin=subprocess.DEVNULL,
             # one pipe, where the order of what comes by both matters more
             stdout=subprocess.PIPE, stderr=subprocess.PIPE if answers else subprocess.STDOUT,
-            env={**os.environ, **environment, MARK: directory},
+            env={**os.environ, **_of(user), **environment, MARK: directory},
             user=None if user is None else user.uid, group=None if user is None else user.gid,
             extra_groups=None if user is None else user.groups, preexec_fn=_die_with_us)
     except (OSError, subprocess.SubprocessError) as error:
@@ -74,7 +79,8 @@ def run(what: str, command: str, words: tuple[str, ...], directory: str,
     last: deque[str] = deque(maxlen=LAST_LINES)
     printed: deque[str] = deque(maxlen=1)
     try:
-        in_time = _hear(process, time.monotonic() + limit, last, printed, heard)
+        in_time = _hear(process, time.monotonic() + limit, last, printed, heard,
+                        lambda: end_all(directory))
     finally:
         # It is over: what it has left behind in the background would write on in the release.
         process.kill()
@@ -93,10 +99,21 @@ def run(what: str, command: str, words: tuple[str, ...], directory: str,
     return printed[0] if printed else None
 
 
+def _of(user: User | None) -> dict[str, str]:
+    """What programs expect of whoever they are run by."""
+    if user is None:
+        return {}
+    try:
+        known = pwd.getpwuid(user.uid)
+    except KeyError:
+        return {"HOME": "/"}
+    return {"HOME": known.pw_dir, "USER": known.pw_name, "LOGNAME": known.pw_name}
+
+
 def _hear(process: subprocess.Popen[bytes], deadline: float, last: deque[str],
-          printed: deque[str], heard: Callable[[str], None]) -> bool:
+          printed: deque[str], heard: Callable[[str], None], end: Callable[[], None]) -> bool:
     """Tell what it prints until it has exited; return whether that was in time. Others that hold
-    its outputs open are not waited for."""
+    its outputs open are ended then."""
     kept = {stream.fileno(): b"" for stream in (process.stdout, process.stderr)
             if stream is not None}
     ended = os.pidfd_open(process.pid)
@@ -126,8 +143,8 @@ def _hear(process: subprocess.Popen[bytes], deadline: float, last: deque[str],
         exited = False
         while True:
             left = deadline - time.monotonic()
-            if left <= 0 and not exited:
-                return False
+            if left <= 0:
+                return exited
             found = {fd for fd, _ in poller.poll(0 if exited else left * 1000)}
             for fd in found & kept.keys():
                 if not read(fd):
@@ -138,6 +155,9 @@ def _hear(process: subprocess.Popen[bytes], deadline: float, last: deque[str],
                 exited = True
                 poller.unregister(ended)
                 process.wait()
+                # What it has left behind may print on and on.
+                end()
+                deadline = min(deadline, time.monotonic() + LAST_WORDS)
         for fd, rest in kept.items():
             tell(fd, rest)
         return True
@@ -157,8 +177,8 @@ def _name(number: int) -> str:
 
 
 def end_all(place: str) -> None:
-    """Kill every process that a command for this directory has started, and see it gone. For
-    whoever has the turn."""
+    """Kill every process that a command for this directory has started, and see it gone: what has
+    its mark, or is an orphan of ours. For whoever has the turn."""
     for _ in range(ATTEMPTS):
         for pid in list(_started_for(place)):
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -167,6 +187,7 @@ def end_all(place: str) -> None:
                     if _is_for(pid, place):
                         signal.pidfd_send_signal(fd, signal.SIGKILL)
                         select.select([fd], [], [], 5.0)
+                        _reap(pid)
                 finally:
                     os.close(fd)
 
@@ -178,9 +199,22 @@ def _started_for(place: str) -> Iterator[int]:
 
 
 def _is_for(pid: int, place: str) -> bool:
-    """Whether a living process has this in its environment, and we may end it."""
+    """Whether a living process works on this, and we may end it."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
-            return f"{MARK}={place}".encode() in file.read().split(b"\0")
+            marked = f"{MARK}={place}".encode() in file.read().split(b"\0")
+        return marked or _is_ours(pid)
     except OSError:
         return False
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether it is a child of ours: nobody but a command's orphans is, once that is over."""
+    with open(f"/proc/{pid}/stat") as file:
+        state, parent, *_ = file.read().rpartition(")")[2].split()
+    return int(parent) == os.getpid() and state != "Z"
+
+
+def _reap(pid: int) -> None:
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)

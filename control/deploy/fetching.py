@@ -14,7 +14,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from ...shared import reach, releases
 from ...shared.releases import State
@@ -24,6 +23,9 @@ from .plan import Plan
 
 # Told of each step as it begins, and each line that its command prints.
 Step = Callable[[str], None]
+REMOVED = ".removed"
+# Of 255 bytes that a file system has room for, some are for what is put around a name.
+LONGEST_NAME = 200
 Heard = Callable[[str], None]
 
 
@@ -34,13 +36,14 @@ def resolve(plan: Plan, name: str, heard: Heard) -> str:
         CommandFailed: nobody can tell, or it can't be the name of a directory.
     """
     if plan.resolve is not None:
-        found = commands.run("resolve", plan.resolve, (name,), plan.root,
+        found = commands.run(f"resolve of {name!r}", plan.resolve, (name,), plan.root,
                              {"EINHORNPY_RELEASE": name}, plan.timeout, plan.user, heard,
                              answers=True)
         if found is None:
             raise CommandFailed(f"resolve has printed nothing for {name!r}: expected a release")
         name = found
-    if not releases.is_name(name) or not name.isprintable() or len(name) > 200:
+    if not releases.is_name(name) or not name.isprintable() or (
+            len(os.fsencode(name)) > LONGEST_NAME):
         raise CommandFailed(f"no release {name!r}: expected the name of a directory in "
                             f"{releases.directory(plan.root)}")
     return name
@@ -76,17 +79,20 @@ def fetch(plan: Plan, name: str, by: str, step: Step, heard: Heard) -> None:
                             "fetch in [releases] that would bring it")
     partial = f"{releases.directory(plan.root)}/.{name}.partial"
     place = releases.directory(plan.root, name)
-    with _nothing_left(plan, name, partial):
+    with _nothing_left(plan, name, partial, place) as named:
         step("fetch")
         os.mkdir(partial)
         if plan.user is not None:
             os.chown(partial, plan.user.uid, plan.user.gid)
         _run("fetch", plan.fetch, plan, name, partial, heard)
-        if not os.listdir(partial):
+        if os.path.islink(partial) or not os.path.isdir(partial) or not os.listdir(partial):
             raise CommandFailed(f"fetch has put nothing into {partial}")
         step("sync")
         sync(partial)
-        releases.note(plan.root, name, State.UNPREPARED, by, time.time())
+        if os.path.lexists(place):
+            raise CommandFailed(f"somebody else has put {place} there meanwhile")
+        releases.note(plan.root, name, State.UNPREPARED, by, time.time(), new=True)
+        named.append(place)
         step("rename")
         os.rename(partial, place)
         if plan.prepare is not None:
@@ -109,12 +115,16 @@ def _run(what: str, command: str, plan: Plan, name: str, place: str, heard: Hear
 
 
 @contextlib.contextmanager
-def _nothing_left(plan: Plan, name: str, partial: str) -> Iterator[None]:
+def _nothing_left(plan: Plan, name: str, partial: str, place: str) -> Iterator[list[str]]:
+    """Whatever goes wrong, take away what has come here: the release itself as soon as its place is
+    in the list."""
+    named: list[str] = []
     try:
-        yield
+        yield named
     except BaseException as error:
-        remove(plan.root, partial)
-        take_away(plan.root, name)
+        remove(partial)
+        if place in named:
+            take_away(plan.root, name)
         if isinstance(error, OSError):
             raise CommandFailed(f"cannot keep release {name} in "
                                 f"{releases.directory(plan.root)}: {reach.why(error)}") from None
@@ -146,20 +156,42 @@ def size_of(directory: str) -> int:
 
 
 def take_away(root: str, name: str) -> None:
-    """Remove a release: it has lost its name before anything in it is touched. What can't be
-    removed is left for the next one who tidies up."""
-    gone = f"{releases.directory(root)}/.{name}.removed"
-    with contextlib.suppress(FileNotFoundError):
-        remove(root, gone)
-        with contextlib.suppress(OSError):
-            os.rename(releases.directory(root, name), gone)
-    remove(root, gone)
-    if not releases.is_there(root, name):
+    """Remove a release: it has lost its name before anything in it is touched."""
+    remove(releases.directory(root, name), name)
+    if not os.path.lexists(releases.directory(root, name)):
         releases.forget(root, name)
 
 
-def remove(root: str, path: str) -> None:
-    """Remove a directory that no release is, and end what still writes there."""
-    if Path(path).parent == Path(releases.directory(root)) and os.path.lexists(path):
-        commands.end_all(path)
-        shutil.rmtree(path, ignore_errors=True)
+def remove(path: str, name: str | None = None) -> bool:
+    """Remove what lies in `releases/`, and end what still writes there; return whether it is gone.
+    It loses its name at once, so what can't be removed is in nobody's way; whoever tidies up next
+    tries again."""
+    if not os.path.lexists(path):
+        return True
+    commands.end_all(path)
+    inside, entry = os.path.split(path)
+    gone = path
+    if not entry.endswith(REMOVED):
+        gone = f"{inside}/.{name or entry.strip('.')}.{time.time_ns():x}{REMOVED}"
+        try:
+            os.rename(path, gone)
+        except OSError:
+            return False
+    if os.path.islink(gone) or not os.path.isdir(gone):
+        with contextlib.suppress(OSError):
+            os.unlink(gone)
+    else:
+        _let_go(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+    return not os.path.lexists(gone)
+
+
+def _let_go(directory: str) -> None:
+    """Let what is in directories that nobody may write in be removed: module caches are such."""
+    with contextlib.suppress(OSError):
+        os.chmod(directory, 0o700)
+    for inside, directories, _ in os.walk(directory):
+        for each in directories:
+            if not os.path.islink(f"{inside}/{each}"):
+                with contextlib.suppress(OSError):
+                    os.chmod(f"{inside}/{each}", 0o700)

@@ -20,8 +20,10 @@ class NoPlan(RuntimeError):
 class Plan:
     """`fetch`, `prepare`, `resolve`: the operator's commands, run as `user` (None: as us). `keep`:
     how many proven releases are kept. `timeout`: seconds for each command. `live`: the releases
-    whose code is in memory. `serving`: the one of the current generation. `ready`: whether the gate
-    says so."""
+    whose code is in memory. `serving`: the one of the current generation; `running`: those of
+    which a worker is ready. `ready`: whether the gate says so. `under_way`: the release, or
+    generation, to which an upgrade runs. `barred`: why the master can neither record anything nor
+    move `current`."""
 
     root: str
     fetch: str | None
@@ -32,14 +34,22 @@ class Plan:
     user: User | None
     live: frozenset[str] = frozenset()
     serving: str | None = None
+    running: frozenset[str] = frozenset()
     ready: bool = False
+    under_way: str | None = None
+    barred: str | None = None
+
+    def differs(self, other: Plan) -> list[str]:
+        """The names of the settings that the other one has otherwise."""
+        return [name for name in ("fetch", "prepare", "resolve", "timeout", "keep")
+                if getattr(self, name) != getattr(other, name)]
 
 
 def of_master(told: Mapping[str, Any]) -> Plan:
     """The plan of a running master, by its answer to `releases`.
 
     Raises:
-        NoPlan: it knows of no releases, or may not say which one a start would run.
+        NoPlan: it knows of no releases.
     """
     if told["root"] is None:
         raise NoPlan("the master knows of no releases: expected [releases] root in its "
@@ -47,13 +57,11 @@ def of_master(told: Mapping[str, Any]) -> Plan:
     if not told["run"]:
         raise NoPlan("nothing of a release would run: expected {release} in the master's --chdir "
                      "or command")
-    if told["barred"] is not None:
-        raise NoPlan(f"the master could not let {told['root']}/current lead to a release: "
-                     f"{told['barred']}")
     return Plan(told["root"], told["fetch"], told["prepare"], told["resolve"], told["timeout"],
                 told["keep"], _if_else(User(told["user"]["uid"], told["user"]["gid"],
                                             tuple(told["user"]["groups"]))),
-                frozenset(told["live"]), told["serving"], told["ready"])
+                frozenset(told["live"]), told["serving"], frozenset(told["running"]),
+                told["ready"], told["under_way"], told["barred"])
 
 
 def of_settings(settings: Any) -> Plan:

@@ -5,28 +5,31 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from ...shared import releases
 from ...shared.releases import Record, State
-from . import commands, fetching
+from . import fetching
 from .plan import Plan
 
 # What a killed process leaves: a file that was yet to get its name.
 _UNNAMED = re.compile(r"\.(?:.+\.json|turn|current)\.([0-9]+)")
 
 
-def sweep(root: str) -> None:
-    """Remove what deploys that were killed have left. For whoever has the turn.
+def sweep(plan: Plan) -> list[str]:
+    """Remove what deploys that were killed have left; return what can't be removed. For whoever has
+    the turn.
 
     Raises:
         OSError: nobody may look.
     """
+    root, left = plan.root, []
     inside = releases.directory(root)
     for entry in os.listdir(inside):
-        path = f"{inside}/{entry}"
-        if entry.startswith(".") and entry.endswith((".partial", ".removed")):
-            fetching.remove(root, path)
+        of_a_deploy = entry.startswith(".") and entry.endswith((".partial", fetching.REMOVED))
+        if of_a_deploy and not fetching.remove(f"{inside}/{entry}"):
+            left.append(f"{inside}/{entry}")
     for path in (root, inside):
         for entry in os.listdir(path):
             found = _UNNAMED.fullmatch(entry)
@@ -39,9 +42,11 @@ def sweep(root: str) -> None:
             record = releases.read(root, name)
             if not releases.is_there(root, name):
                 releases.forget(root, name)
-            elif record is not None and record.state is State.UNPREPARED:
-                commands.end_all(releases.directory(root, name))
+            # One that runs all the same was to be removed just as somebody upgraded to it.
+            elif (record is not None and record.state is State.UNPREPARED
+                  and name not in {*plan.live, releases.current(root)}):
                 fetching.take_away(root, name)
+    return left
 
 
 def superfluous(records: Mapping[str, Record], keep: int, needed: frozenset[str]) -> list[str]:
@@ -56,17 +61,32 @@ def superfluous(records: Mapping[str, Record], keep: int, needed: frozenset[str]
     return [each for each in going if each not in needed]
 
 
-def prune(plan: Plan, live: frozenset[str]) -> list[str]:
+def prune(plan: Plan, live: Callable[[], frozenset[str]]) -> list[str]:
     """Remove old releases, never one that a live generation, `current` or the one before uses;
-    return their names.
+    return their names. `live`: asks the master which ones its generations use.
+
+    Each is marked first, so that no upgrade to it begins any more, and then it is asked again
+    whether one has begun before.
 
     Raises:
-        OSError: nobody may look.
+        OSError: nobody may look. Trouble: the master doesn't say.
     """
     records = releases.known(plan.root)
-    current = releases.current(plan.root)
-    needed = {*live, current, releases.before(records, {current})}
-    going = superfluous(records, plan.keep, frozenset(each for each in needed if each is not None))
-    for name in going:
+    gone = []
+    for name in superfluous(records, plan.keep, _needed(plan, live())):
+        before = records[name]
+        with contextlib.suppress(OSError):  # a full disk is where there must be room again
+            releases.write(plan.root, replace(before, state=State.UNPREPARED))
+        if name in _needed(plan, live()):
+            releases.write(plan.root, before)
+            continue
         fetching.take_away(plan.root, name)
-    return [name for name in going if not releases.is_there(plan.root, name)]
+        if not releases.is_there(plan.root, name):
+            gone.append(name)
+    return gone
+
+
+def _needed(plan: Plan, live: frozenset[str]) -> frozenset[str]:
+    current = releases.current(plan.root)
+    found = {*live, current, releases.before(releases.known(plan.root), {current})}
+    return frozenset(each for each in found if each is not None)

@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
+from ...shared import releases
 from ...shared.frozen import dataclass
 
-_FILE = re.compile(r"\.turn-([0-9]{1,9})")
+_FILE = re.compile(r"\.turn-([0-9]+)")
 LARGEST = 4096
 
 
@@ -37,7 +38,8 @@ class Holder:
 
     def __str__(self) -> str:
         clock = time.strftime("%H:%M:%S", time.localtime(self.since))
-        return f"{self.name} (pid {self.pid}), who deploys {self.release} since {clock}"
+        who = self.name if "(pid " in self.name else f"{self.name} (pid {self.pid})"
+        return f"{who}, who deploys {self.release} since {clock}"
 
 
 @contextlib.contextmanager
@@ -59,8 +61,8 @@ def turn(directory: str, holder: Holder, queue: bool,
         told = None
         while (first := _first(directory, number)) is not None:
             found = _holder(directory, first)
-            if found != told and found is not None:
-                if not queue and _is_held(directory, first):
+            if found != told and found is not None and _is_held(directory, first):
+                if not queue:
                     raise Taken(found)
                 told = found
                 waits(found)
@@ -84,18 +86,27 @@ def _join(directory: str, holder: Holder) -> tuple[int, int]:
         # On a full disk a way back must be possible still: then nobody knows who we are.
         with contextlib.suppress(OSError), open(fd, "w", closefd=False) as file:
             json.dump(asdict(holder), file)
-        while True:
-            number = max(_numbers(directory), default=0) + 1
-            try:
-                os.link(name, _path(directory, number), follow_symlinks=False)
-                return fd, number
-            except FileExistsError:
-                continue
+        with _locked(directory):
+            # One at a time: who is slow must not get a number that is lower than another's by then.
+            taken = filter(None, map(_FILE.fullmatch, os.listdir(directory)))
+            number = max((int(each[1]) for each in taken), default=0) + 1
+            os.link(name, _path(directory, number), follow_symlinks=False)
+        return fd, number
     except BaseException:
         os.close(fd)
         raise
     finally:
         os.unlink(name)
+
+
+@contextlib.contextmanager
+def _locked(directory: str) -> Iterator[None]:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _first(directory: str, number: int) -> int | None:
@@ -134,8 +145,7 @@ def _is_held(directory: str, number: int) -> bool:
 
 def _holder(directory: str, number: int) -> str | None:
     try:
-        with open(_path(directory, number), "rb") as file:
-            told = json.loads(file.read(LARGEST))
+        told = json.loads(releases.read_file(_path(directory, number), LARGEST))
         return str(Holder(str(told["name"]), int(told["pid"]), float(told["since"]),
                           str(told["release"])))
     except FileNotFoundError:
@@ -145,8 +155,10 @@ def _holder(directory: str, number: int) -> str | None:
 
 
 def _numbers(directory: str) -> list[int]:
-    found = (_FILE.fullmatch(entry) for entry in os.listdir(directory))
-    return [int(each[1]) for each in found if each is not None]
+    """Those who have a turn or wait; what is no file is nobody."""
+    with os.scandir(directory) as entries:
+        return [int(found[1]) for each in entries if (found := _FILE.fullmatch(each.name))
+                and each.is_file(follow_symlinks=False)]
 
 
 def _path(directory: str, number: int) -> str:

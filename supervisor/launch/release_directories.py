@@ -55,12 +55,22 @@ def current(root: str) -> str:
     try:
         name = releases.linked(root)
     except OSError as error:
-        raise Refused(f"cannot start the release that {link} leads to: {error.strerror}") from None
+        better = ("--rollback goes back to one that was proven" if _has_proven(root) else
+                  "RELEASE --first brings the first one")
+        raise Refused(f"cannot start the release that {link} leads to: {error.strerror}; "
+                      f"einhornpy deploy --config FILE {better}") from None
     if name is None:
         raise Refused(f"cannot start the release that {link} leads to: got "
                       f"{os.path.realpath(link)}, expected a directory in "
                       f"{releases.directory(root)}")
     return _there(root, name)
+
+
+def _has_proven(root: str) -> bool:
+    try:
+        return bool(releases.proven(releases.known(root)))
+    except OSError:
+        return False
 
 
 def _there(root: str, release: str) -> str:

@@ -181,7 +181,7 @@ class Event(enum.StrEnum):
     RELEASE_FETCHING = "release-fetching", NORMAL, "release {release} is being fetched"
     RELEASE_FETCH_SAYS = "release-fetch-says", NORMAL, "{line}"
     CURRENT_MOVED = (
-        "current-moved", NORMAL, "{link} leads to release {release}[ instead of {before}]")
+        "current-moved", NORMAL, "{link} leads to release {release} now[, and no more to {before}]")
     CURRENT_NOT_MOVED = (
         "current-not-moved", ATTENTION,
         "{link} leads to release {before} still, and not to {release}: {reason}")

@@ -78,6 +78,12 @@ def load(flags: Mapping[str, Any], command: Sequence[str], environ: Mapping[str,
     return settings
 
 
+def named_file(flags: Mapping[str, Any], environ: Mapping[str, str], directory: str) -> str:
+    """The path of the TOML file that counts, `FILE` where there is none."""
+    config = flags.get("config") or environ.get(f"{ENVIRONMENT_PREFIX}CONFIG")
+    return os.path.join(directory, os.path.expanduser(config)) if config else "FILE"
+
+
 def _from_flags(flags: Mapping[str, Any]) -> _Source:
     found: _Source = {}
     for key, value in flags.items():
@@ -138,7 +144,7 @@ def _from_file(config: str | None, text: str | None) -> _Source:
             pairs = isinstance(value, dict) and setting.parse in (parsers.pair, parsers.label)
             found[name] = (_parse(setting, _pairs(value) if pairs else value, place), place)
         else:
-            raise BadSetting(f"{place}: no such setting{_near(name)}")
+            raise BadSetting(f"{place}: no such setting{_near(name, key)}")
     return found
 
 
@@ -241,9 +247,12 @@ def _named(key: str) -> str:
     return key if key.isprintable() and len(key) <= LONGEST_SHOWN else _shown(key)
 
 
-def _near(key: str) -> str:
-    """What was meant, or, where nothing is like it, what there is."""
-    near = _nearest(key)
+def _near(name: str, key: str) -> str:
+    """What was meant, or, where nothing is like it, what there is. In a table as it is called
+    there."""
+    near, table = _nearest(name), key.partition(".")[0]
+    if near and "." in key and near.startswith(f"{table}-"):
+        near = near.removeprefix(f"{table}-")
     return f", did you mean {near}?" if near else f"; expected one of {', '.join(_known())}"
 
 

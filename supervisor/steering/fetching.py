@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 from ..core import worker_environment
 from ..core.upgrade import Upgrade
+from ..places.runtime_directory import RuntimeDirectory
 from ..reporting.events import Entry, Event
 from ..settings.table import Settings
 from ..system.errands import Ended, Errand, Errands
@@ -26,12 +27,14 @@ class Fetching:
     """`environ`: ours."""
 
     def __init__(self, ledger: Ledger, errands: Errands, settings: Settings,
-                 environ: Mapping[str, str], releases: Releases, own_code: OwnCode) -> None:
+                 environ: Mapping[str, str], releases: Releases, place: RuntimeDirectory,
+                 own_code: OwnCode) -> None:
         self._ledger = ledger
         self._errands = errands
         self._settings = settings
         self._environ = worker_environment.inherited(environ)
         self._releases = releases
+        self._place = place
         self._own_code = own_code
         self._lines = 0
 
@@ -40,7 +43,8 @@ class Fetching:
         release = upgrade.terms.release
         if upgrade.terms.recipe_of is not None or not self._releases.is_missing(release):
             return None
-        told = self._releases.document() | {"release": release, "by": upgrade.requested_by}
+        told = self._releases.document() | {
+            "release": release, "by": upgrade.requested_by, "socket": self._place.path}
         launch = self._own_code.launch("control.deploy", [], self._environ, (), signal.SIGKILL)
         self._lines = 0
         self._ledger.log(Entry(Event.RELEASE_FETCHING, {"release": release}))

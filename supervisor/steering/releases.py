@@ -7,6 +7,7 @@ that is proven: not while an upgrade to it runs, and back again where it goes ba
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import Any
@@ -30,11 +31,14 @@ LONGEST_REASON = 2000  # of what a record says
 
 
 class Releases:
-    """`attributes`: of the workers, as whose user an operator's commands are run."""
+    """`attributes`: of the workers, as whose user an operator's commands are run. `config`: the
+    file that says where releases are, as one would type it."""
 
-    def __init__(self, ledger: Ledger, settings: Settings, attributes: Attributes) -> None:
+    def __init__(self, ledger: Ledger, settings: Settings, attributes: Attributes,
+                 config: str) -> None:
         self._ledger = ledger
         self._settings = settings
+        self._config = config
         self._attributes = attributes.of_user_alone()
 
     @property
@@ -95,6 +99,9 @@ class Releases:
         try:
             releases.note(root, name, state, by, time.time(), reason=why)
         except OSError as error:
+            if state is State.REFUSED:  # better nothing is known than that it was proven once
+                with contextlib.suppress(OSError):
+                    releases.forget(root, name)
             self._ledger.log(Entry(Event.RELEASE_NOT_RECORDED, {
                 "release": name, "state": state, "reason": reach.why(error)}))
 
@@ -105,7 +112,8 @@ class Releases:
             return None
         found = releases.before(releases.known(root), {releases.current(root)})
         return None if found is None else (
-            f"einhornpy deploy --rollback goes back to release {found}, which was proven here")
+            f"einhornpy deploy --rollback --config {self._config} goes back to release {found}, "
+            "which was proven here")
 
     def is_missing(self, release: str | None) -> bool:
         """Whether a release has to be fetched before there can be a generation of it, or its name
@@ -134,10 +142,19 @@ class Releases:
             "resolve": settings.releases_resolve, "timeout": settings.releases_timeout,
             "keep": settings.releases_keep, "live": sorted(each for each in live if each),
             "serving": release_of(pool.generations[pool.current].recipe, settings),
-            "ready": report.gate(pool)[0] is Gate.READY, "user": {
+            "running": sorted({
+                name for each in pool.workers.values() if each.convincing
+                and (name := self._of(pool, each.generation)) is not None}),
+            "ready": report.gate(pool)[0] is Gate.READY,
+            "under_way": None if upgrade is None else (
+                report.release_of(pool, upgrade) or f"generation {upgrade.to_generation}"),
+            "user": {
                 "uid": os.geteuid() if user.uid is None else user.uid,
                 "gid": os.getegid() if user.gid is None else user.gid,
                 "groups": list(os.getgroups() if user.groups is None else user.groups)}}
+
+    def _of(self, pool: Pool, number: int) -> str | None:
+        return release_of(pool.generations[number].recipe, self._settings)
 
     def _barred(self) -> str | None:
         """Why we could not record anything, nor move `current`."""
@@ -147,4 +164,5 @@ class Releases:
                 return f"there is no directory {each}"
             if not os.access(each, os.W_OK | os.X_OK, effective_ids=True):
                 return f"{reach.we()} may not write in {each}"
-        return None
+        link = f"{root}/{releases.CURRENT}"
+        return f"{link} is no link" if os.path.exists(link) and not os.path.islink(link) else None

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from einhornpy.control.deploy import commands, tidying
+from einhornpy.control.deploy import commands, fetching, tidying
+from einhornpy.control.deploy.plan import Plan
+from einhornpy.shared import releases
 from einhornpy.shared.releases import Record, State
 
 from ..harness import DEADLINE, EINHORNPY, Master, wait_gone
@@ -64,6 +66,7 @@ def test_a_refused_release_moves_nothing(shop: Shop, master: Master) -> None:
     refused = shop.deploy("bad")
     assert refused.returncode == 5
     assert "exited with code 3 before it was ready" in refused.stderr
+    assert refused.stdout.endswith("release r1 serves as before\n")
     assert (serving(master), shop.current, shop.state("bad")) == ("r1", "r1", State.REFUSED)
     record = shop.record("bad")
     assert record is not None
@@ -98,7 +101,7 @@ def test_json_is_one_document_and_nothing_else(shop: Shop, master: Master) -> No
     assert "no such module" in document["last_lines"]
     lost = shop.deploy("none", "--json")
     document = json.loads(lost.stdout)
-    assert (lost.returncode, document["outcome"]) == (65, "failed")
+    assert (lost.returncode, document["outcome"], document["current"]) == (65, "failed", "r2")
     assert document["reason"] == "fetch exited with code 1"
     assert "cannot stat" in document["last_lines"][-1]
 
@@ -133,7 +136,7 @@ def test_the_one_before_is_never_one_that_failed(shop: Shop, master: Master,
     for name in failed:
         assert shop.deploy(name).returncode == 5
         assert shop.current == "r2"
-    assert "back to release r1" in well(shop.deploy("--rollback"))
+    assert "from release r2 back to r1" in well(shop.deploy("--rollback"))
     assert (serving(master), shop.current) == ("r1", "r1")
 
 
@@ -236,8 +239,8 @@ def test_old_releases_go_and_no_other(shop: Shop, master: Master) -> None:
         well(shop.deploy(name))
     for name in ("bad", "worse"):
         assert shop.deploy(name).returncode == 5
-    out = well(shop.deploy("r4"))
-    assert "removed r2, r1, bad" in out or "removed r2, bad" in out, out
+    assert shop.names() == ["by-hand", "r2", "r3", "worse"]  # refused ones don't gather either
+    assert "removed r2\n" in well(shop.deploy("r4"))
     assert shop.names() == ["by-hand", "r3", "r4", "worse"]
     assert shop.deploy("--rollback", "--to", "r1").returncode == 65
     well(shop.deploy("--rollback"))
@@ -274,9 +277,35 @@ def test_a_branch_is_the_revision_that_it_means(shop: Shop, master: Master) -> N
     assert "  looking for main/line\n" in out
     assert "main/line is release r3\n" in out
     assert (serving(master), shop.current) == ("r3", "r3")
+    well(shop.deploy("--rollback"))
+    assert "from release r1 back to r3" in well(shop.deploy("--rollback", "--to", "main/line"))
     lost = shop.deploy("other")
     assert (lost.returncode, lost.stderr) == (
-        65, "einhornpy: resolve exited with code 1: looking for other\n")
+        65, "einhornpy: resolve of 'other' exited with code 1: looking for other\n")
+
+
+def test_what_else_is_under_way_is_said(shop: Shop, master: Master) -> None:
+    """An upgrade whose place a deploy takes, and a file that the master hasn't read yet."""
+    well(shop.deploy("r2", "--fetch-only"))
+    assert master.cli("upgrade", "--release", "r2", "--canary", "1", "--hold", "until-resume",
+                      "--no-wait").returncode == 0
+    master.wait_status(lambda status: (status["upgrade"] or {}).get("phase") == "held")
+    rows = json.loads(well(shop.run("releases", "--json")))
+    assert {each["release"] for each in rows if each["serves"]} == {"r1", "r2"}
+    shop.configure(keep=7, prepare="true")
+    out = well(shop.deploy("r3", "--config", str(shop.config)))
+    assert "this takes the place of the upgrade to r2, which is under way\n" in out
+    assert "has another prepare, keep than the master: einhornpy reload lets it count\n" in out
+    assert (shop.root / "releases/r3/prepared").exists()
+
+
+def test_a_rollback_is_not_judged(shop: Shop, start: Start) -> None:
+    shop.configure(settings={"judge": True, "watch": 0})
+    shop.first("r1")
+    start("--config", str(shop.config)).wait_ready()
+    for words, judged in ((("r2",), True), (("--rollback",), False)):
+        done = shop.deploy(*words, "--json")
+        assert json.loads(well(done))["upgrade"]["judged"] is judged
 
 
 @pytest.mark.parametrize(("resolve", "why"), [
@@ -298,7 +327,7 @@ def test_without_a_master(shop: Shop, start: Start) -> None:
     assert "no master runs here" in nobody.stderr
     fetched = shop.deploy("r1", *config)
     assert fetched.returncode == 69
-    assert "release r1 is here, and a start would run none still; --first changes" in fetched.stderr
+    assert "release r1 is here, and a start would run none: --first changes that" in fetched.stderr
     assert not (shop.root / "current").exists()
     out = well(shop.deploy("r1", "--first", environment={"EINHORNPY_CONFIG": str(shop.config)}))
     assert "a start runs release r1 now" in out
@@ -354,7 +383,7 @@ def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started(
     assert master.cli("reload").returncode == 0
     late = shop.deploy("r2")
     assert (late.returncode, "fetch took longer than 0.5 s" in late.stderr) == (65, True)
-    wait_gone(int(late.stdout.split()[-1]))
+    wait_gone(int(late.stdout.splitlines()[1]))
     assert shop.names() == ["r1"]
 
 
@@ -378,7 +407,9 @@ def test_told_to_end_in_mid_fetch_it_leaves_nothing(shop: Shop, master: Master,
         deploy.send_signal(number)
         assert deploy.wait(DEADLINE) == 130
         assert deploy.stderr is not None
-        assert deploy.stderr.read() == "einhornpy: interrupted: nothing of it is left\n"
+        assert deploy.stderr.read() == (
+            "einhornpy: interrupted: what was half here is taken away by the next deploy at the "
+            "latest\n")
     wait_gone(pid)
     assert shop.names() == ["r1"]
 
@@ -469,7 +500,8 @@ def test_a_master_that_may_not_write_there_is_known_before_anything_happens(
     os.chown(shop.root, 65534, -1)
     start("--config", str(shop.config), program=str(less)).wait_ready()
     refused = shop.deploy("r2")
-    assert refused.returncode == 2
+    assert refused.returncode == 1
+    assert "proven" in well(shop.run("releases"))
     assert re.search(r"the master could not let .*/current lead to a release: user root may not "
                      r"write in", refused.stderr)
     assert shop.names() == ["r1"]
@@ -519,10 +551,94 @@ def test_a_proven_release_that_cannot_be_started_any_more(shop: Shop, master: Ma
     (shop.root / "releases/r2/web").write_text(BAD)
     broken = start("--config", str(shop.config))
     assert broken.wait_exit() == 3
-    assert ('better="einhornpy deploy --rollback goes back to release r1, which was proven here"'
-            in broken.log())
+    better = f"einhornpy deploy --rollback --config {shop.config}"
+    assert f'better="{better} goes back to release r1, which was proven here"' in broken.log()
     out = well(shop.deploy("--rollback", "--config", str(shop.config)))
     assert "a start runs release r1 now" in out
     again = start("--config", str(shop.config))
     again.wait_ready()
     assert serving(again) == "r1"
+
+
+# --- what an attacker has found ---
+
+
+def test_a_release_to_which_somebody_upgrades_just_now_is_not_removed(shop: Shop) -> None:
+    """It was asked once which releases run, and then removed for minutes."""
+    config = ("--config", str(shop.config))
+    for name in ("r1", "r2", "r3", "r4"):
+        assert shop.deploy(name, *config, "--fetch-only").returncode == 0
+    plan = Plan(str(shop.root), None, None, None, 9.0, 1, None)
+    asked: list[State | None] = []
+
+    def live() -> frozenset[str]:
+        asked.append(shop.state("r2"))
+        return frozenset({"r2"} if State.UNPREPARED in asked else ())
+
+    # No upgrade to one that is marked can begin; one that had begun before is seen.
+    assert tidying.prune(plan, live) == ["r3", "r1"]
+    assert (shop.names(), shop.state("r2")) == (["r2", "r4"], State.FETCHED)
+    assert State.UNPREPARED in asked
+    # Whoever is killed in between leaves the mark: what runs stays all the same.
+    releases.note(str(shop.root), "r2", State.UNPREPARED, "x", 1.0)
+    tidying.sweep(Plan(str(shop.root), None, None, None, 9.0, 1, None, frozenset({"r2"})))
+    assert shop.names() == ["r2", "r4"]
+    tidying.sweep(plan)
+    assert shop.names() == ["r4"]
+
+
+def test_what_somebody_else_brings_meanwhile_stays(shop: Shop, master: Master) -> None:
+    for code in (1, 0):
+        shop.configure(fetch=f'cp -R "{shop.origin}/$1/." "$2"; cp -R "{shop.origin}/$1" '
+                             f'"{shop.root}/releases/$1"; exit {code}')
+        assert master.cli("reload").returncode == 0
+        lost = shop.deploy(f"r{2 + code}")
+        assert lost.returncode == 65
+        assert ("somebody else has put" in lost.stderr) == (code == 0)
+    assert shop.names() == ["r1", "r2", "r3"]
+    well(shop.deploy("r2"))
+
+
+def test_a_link_is_no_release(shop: Shop, master: Master) -> None:
+    """`current` would lead past it, and the next start would have nothing to run."""
+    shop.configure(fetch=f'rm -rf "$2"; ln -s "{shop.origin}/$1" "$2"')
+    assert master.cli("reload").returncode == 0
+    for _ in range(2):
+        lost = shop.deploy("r2")
+        assert (lost.returncode, "fetch has put nothing into" in lost.stderr) == (65, True)
+    assert shop.names() == ["r1"]
+    (shop.root / "releases" / "r3").symlink_to(shop.origin / "r3")
+    refused = master.cli("upgrade", "--release", "r3")
+    assert (refused.returncode, shop.current) == (5, "r1")
+
+
+def test_what_prints_on_and_on_or_hides_is_ended(tmp_path: Path) -> None:
+    def run(command: str) -> list[str]:
+        heard: list[str] = []
+        commands.run("it", command, (), str(tmp_path), {}, DEADLINE, None, heard.append)
+        return heard
+
+    assert "y" in run("yes & yes & sleep 0.2; exit 0")
+    (pid,) = run("setsid env -i sleep 1000 > /dev/null 2>&1 & echo $!")
+    wait_gone(int(pid))
+
+
+@pytest.mark.parametrize("what", ["link", "file", "directory", "locked"])
+def test_nothing_is_in_the_way_of_the_next_fetch(tmp_path: Path, what: str) -> None:
+    path = tmp_path / ".r1.partial"
+    if what == "link":
+        path.symlink_to("/")
+    elif what == "file":
+        path.touch()
+    else:
+        (path / "a" / "b").mkdir(parents=True)
+        (path / "a" / "b").chmod(0o755 if what == "directory" else 0o500)
+    assert fetching.remove(str(path))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_deploy_in_a_deploy_would_wait_for_itself(shop: Shop, master: Master) -> None:
+    shop.configure(prepare="einhornpy deploy r3")
+    assert master.cli("reload").returncode == 0
+    refused = shop.deploy("r2")
+    assert (refused.returncode, "which has the turn until it ends" in refused.stderr) == (65, True)

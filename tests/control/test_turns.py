@@ -115,3 +115,47 @@ def test_what_a_holder_says_cannot_break_a_line(tmp_path: Path) -> None:
         wait_until(lambda: len(os.listdir(tmp_path)) == 1, "one turn")
     finally:
         other.end()
+
+
+SLOW = """
+import os, sys, time
+link = os.link
+
+def slowly(*given, **named):
+    print("numbered", flush=True)
+    while not os.path.exists(sys.argv[2] + "/go"):
+        time.sleep(0.01)
+    link(*given, **named)
+
+os.link = slowly
+""" + PROGRAM
+
+
+def test_who_is_slow_to_stand_in_line_gets_nobodys_turn(deploys: list[Deploy], tmp_path: Path,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number was free again by then, and lower than that of whoever had the turn."""
+    for each in deploys:
+        each.end()
+    monkeypatch.setattr(f"{__name__}.PROGRAM", SLOW)
+    slow = Deploy("slow", tmp_path)
+    assert slow.line() == "numbered"
+    monkeypatch.undo()
+    others = [Deploy(name, tmp_path) for name in "xy"]
+    (tmp_path / "go").touch()
+    assert slow.line() == "has it"
+    for each in others:
+        assert each.line().startswith("waits for slow (pid")
+    slow.end()
+    for each in others:
+        each.kill()
+
+
+def test_odd_files_are_nobodys_turn(tmp_path: Path) -> None:
+    (tmp_path / ".turn-1").mkdir()
+    (tmp_path / ".turn-2").symlink_to("nowhere")
+    os.mkfifo(tmp_path / ".turn-3")
+    (tmp_path / ".turn-999999999").touch()
+    for _ in range(2):
+        with turn(str(tmp_path), Holder("me", 1, 0.0, "r"), False, lambda whom: None):
+            mine = {*os.listdir(tmp_path)} - {".turn-1", ".turn-2", ".turn-3", ".turn-999999999"}
+            assert len(mine) == 1

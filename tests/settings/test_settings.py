@@ -128,7 +128,7 @@ def test_the_table_of_releases(tmp_path: Path) -> None:
     assert loaded("chdir = '{root}/app'\n[releases]\nroot = '/srv'\n").chdir == "/srv/app"
     for text, line in (("[releases]\nroot = 5\n", "f.toml: releases.root: got 5, expected "),
                        ("[releases]\nrot = 'x'\n", "f.toml: releases.rot: no such setting, did you "
-                        "mean releases-root?"), ("releases = 5\n", "f.toml: releases: no such ")):
+                        "mean root?"), ("releases = 5\n", "f.toml: releases: no such ")):
         with pytest.raises(BadSetting, match=re.escape(line)):
             loaded(text)
 

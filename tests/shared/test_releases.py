@@ -108,3 +108,10 @@ def test_a_record_that_cannot_be_written_leaves_the_old_one(root: str) -> None:
     with pytest.raises(OSError, match="directory"):
         note(root, ("b", State.PROVEN))
     assert sorted(os.listdir(f"{root}/releases")) == [".a.json", ".b.json", "a", "b", "c", "d"]
+
+
+def test_what_is_no_file_keeps_nobody_waiting(root: str) -> None:
+    """A pipe as a record had stopped the master for good."""
+    os.mkfifo(f"{root}/releases/.a.json")
+    os.symlink("/etc/passwd", f"{root}/releases/.b.json")
+    assert (releases.read(root, "a"), releases.read(root, "b")) == (None, None)

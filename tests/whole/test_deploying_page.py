@@ -54,7 +54,7 @@ def test_from_an_empty_machine_to_the_way_back(place: Path, start: Start) -> Non
                 said = typed(line.removeprefix("$ "))
                 seen.append(said)
     assert re.match(r"main is release [0-9a-f]{12}\nfetch ", seen[0])
-    assert len(re.findall("^[0-9a-f]{12} +proven ", seen[-1], re.MULTILINE)) == 2
+    assert len(re.findall("^[0-9a-f]{12} +proven ", seen[-1], re.MULTILINE)) == 3
     assert typed("readlink /srv/shop/current").startswith("releases/")
 
 
