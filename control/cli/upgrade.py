@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -261,6 +262,7 @@ def follow(master: client.Client, command: str, arguments: dict[str, Any],
                 if "event" in last["result"] and show is not None:
                     show(last["result"]["event"])
     except KeyboardInterrupt:
-        raise Exit(gate.INTERRUPTED,
-                   "the upgrade goes on without you; einhornpy status --wait follows it") from None
+        name = os.path.basename(master.path).removesuffix(".sock")
+        raise Exit(gate.INTERRUPTED, "the upgrade goes on without you; einhornpy status "
+                   f"-c {name} --wait follows it") from None
     return last

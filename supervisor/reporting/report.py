@@ -47,7 +47,7 @@ def gate(pool: Pool) -> tuple[Gate, str]:
         word, course = _of_running(pool, upgrade)
         return word, f"{course}{_short(pool)}"
     if upgrade is not None and upgrade.outcome is not None and upgrade.outcome.refused:
-        return Gate.ROLLED_BACK, (f"generation {upgrade.to_generation} was refused: "
+        return Gate.ROLLED_BACK, (f"{_generation(pool, upgrade)} was refused: "
                                   f"{_why(upgrade)}{_still_serving(pool, upgrade)}{_short(pool)}")
     if pool.unreachable:
         return Gate.DEGRADED, "; ".join(f"nobody can connect to {address}: {why}"
@@ -58,13 +58,20 @@ def gate(pool: Pool) -> tuple[Gate, str]:
     return _of_too_few(pool, have)
 
 
+def _generation(pool: Pool, upgrade: Upgrade) -> str:
+    """The new generation of an upgrade, with the name of its release."""
+    release = release_of(pool, upgrade)
+    named = "" if release is None else f" (release {release})"
+    return f"generation {upgrade.to_generation}{named}"
+
+
 def _of_running(pool: Pool, upgrade: Upgrade) -> tuple[Gate, str]:
     if upgrade.phase is Phase.GOING_BACK:
         back = upgrade.from_generation
         return Gate.UPGRADING, f"going back to generation {back}: {_why(upgrade)}"
     number = upgrade.to_generation
     if upgrade.phase is Phase.PREPARING:
-        course = f"generation {number} is being prepared"
+        course = f"{_generation(pool, upgrade)} is being prepared"
     else:
         course = (f"{_importing(pool, number)}{replaced(pool, upgrade)} of {pool.target} workers "
                   f"on generation {number}{_left_behind(pool, number)}")

@@ -231,7 +231,7 @@ def test_the_status_tells_of_a_judgement_and_its_baseline() -> None:
     assert "  watch       can go back for another 9 min 0 s" in lines
     assert f"  verdict     well: within the tolerance beyond doubt: {documents.WHY}" in lines
     lines = show.status(documents.refused()).splitlines()
-    assert lines[0].endswith(f"generation 2 was refused: {documents.WHY}")
+    assert lines[0].endswith(f"generation 2 (release 3f2c1ab) was refused: {documents.WHY}")
     assert "  verdict     worse" in lines, "the figures are told once"
 
 

@@ -128,7 +128,7 @@ def test_the_loop_waits_for_no_fetch_and_a_newer_upgrade_ends_it(shop: Shop,
     recorder.wait_for("release-fetching", release="r2")
     wait_until(lambda: (shop.place / "pid").exists() and (shop.place / "pid").read_text(),
                "the fetch", master.log)
-    assert master.status()["upgrade"]["phase"] == "preparing"
+    assert master.status()["reason"] == "generation 2 (release r2) is being prepared"
     assert master.cli("reload").returncode == 0  # the next master goes on waiting for it
     assert master.cli("upgrade", "--release", "r3").returncode == 0
     wait_gone(int((shop.place / "pid").read_text()))
@@ -156,6 +156,7 @@ def test_a_release_that_is_refused_was_fetched_all_the_same(shop: Shop, master: 
     ask(shop, master, "bad")
     assert ended(master, 1)["outcome"] == "rolled-back"
     assert (shop.state("bad"), shop.current) == (State.REFUSED, "r1")
+    assert master.status()["reason"].startswith("generation 2 (release bad) was refused: ")
 
 
 def test_a_hook_that_says_no_leaves_what_was_proven(shop: Shop, master: Master) -> None:

@@ -70,7 +70,7 @@ def test_a_broken_release_never_reaches_the_second_host(hosts: list[Master], pla
     assert result.returncode == 5
     assert result.stdout == f"{hosts[0].path}: upgrading to bad\n"
     assert result.stderr.startswith(
-        f"{hosts[0].path}: it refused the release: generation 2 was refused: ")
+        f"{hosts[0].path}: it refused the release: generation 2 (release bad) was refused: ")
     assert "RuntimeError: broken" in result.stderr
     assert result.stderr.endswith(f"; left untouched: {hosts[1].path}\n")
     first, second = (host.status() for host in hosts)
@@ -104,7 +104,7 @@ def test_a_release_that_answers_worse_never_reaches_the_second_host(
                         "--hold", "300", "--judge")
     assert result.returncode == 5, result.stdout + result.stderr
     assert result.stderr.startswith(
-        f"{masters[0].path}: it refused the release: generation 2 was refused: failed requests ")
+        f"{masters[0].path}: it refused the release: generation 2 (release bad) was refused: failed requests ")
     assert " against 0.0 % of " in result.stderr
     assert result.stderr.endswith(f"; left untouched: {masters[1].path}\n")
     first, second = (master.status() for master in masters)
