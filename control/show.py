@@ -273,16 +273,15 @@ def history(upgrades: list[dict[str, Any]]) -> str:
 
 def releases(rows: list[dict[str, Any]]) -> str:
     """The releases of a host as a table; why one was refused, on a line of its own."""
-    width = max((len(each["release"]) for each in rows), default=0)
-    lines = [f"{'RELEASE':<{max(width, 7)}}  STATE       SINCE                SIZE      BY"]
+    width = max([7, *(len(each["release"]) for each in rows)])
+    lines = [f"{'RELEASE':<{width}}  STATE       SINCE                SIZE      BY"]
     for each in rows:
         since = "-" if not each["at"] else time.strftime("%Y-%m-%d %H:%M:%S",
                                                          time.localtime(each["at"]))
-        marks = [word for word in ("serves", "current") if each[word]]
+        marks = ", ".join(word for word in ("serves", "current") if each[word])
         lines.append(
-            f"{each['release']:<{max(width, 7)}}  {coloured(each['state'] or '-', 11)} "
-            f"{since:<20} {size(each['size']):<9} {each['by'] or '-'}"
-            f"{f' ({chr(44).join(marks)})' if marks else ''}".replace(",", ", "))
+            f"{each['release']:<{width}}  {coloured(each['state'] or '-', 11)} {since:<20} "
+            f"{size(each['size']):<9} {each['by'] or '-'}{f' ({marks})' if marks else ''}")
         if each["reason"] and each["state"] == "refused":
             lines += wrapped(each["reason"], 4)
     return "\n".join(lines) if rows else "no release so far"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -262,7 +261,6 @@ def follow(master: client.Client, command: str, arguments: dict[str, Any],
                 if "event" in last["result"] and show is not None:
                     show(last["result"]["event"])
     except KeyboardInterrupt:
-        name = os.path.basename(master.path).removesuffix(".sock")
         raise Exit(gate.INTERRUPTED, "the upgrade goes on without you; einhornpy status "
-                   f"-c {name} --wait follows it") from None
+                   f"-d {master.path} --wait follows it") from None
     return last

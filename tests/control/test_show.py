@@ -336,3 +336,10 @@ def test_commands_on_a_terminal(start: Start, place: Path) -> None:
     ([*range(12)], "2, 3, 4, 5, 6, 7, 8, 9, 10 or 11, or one of 2 older ones"),])
 def test_a_choice_in_words(names: list[Any], listed: str) -> None:
     assert generations._listed(names) == listed
+
+
+def test_a_table_of_releases_changes_no_name() -> None:
+    row = {"release": "a,b", "state": "proven", "at": None, "by": "x,y", "reason": None,
+           "size": None, "serves": True, "current": True}
+    assert show.releases([row]).splitlines()[1].split() == [
+        "a,b", "proven", "-", "-", "x,y", "(serves,", "current)"]
