@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import statistics
 import subprocess
 import tempfile
 import time
@@ -17,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.harness import BIN, EXAMPLE, Master, adopt_orphans, base_environment
+
+from .preload import spread
 
 
 @contextlib.contextmanager
@@ -63,10 +64,9 @@ def beside_an_upgrade(workers: int, seconds: float, rounds: int) -> None:
             upgrades.append(timed(master, "upgrade", "--release", name))
     ratios = [deploy / upgrade for deploy, upgrade in zip(deploys, upgrades, strict=True)]
     print(f"{workers} workers, import of {seconds:g} s, {rounds} rounds, medians:\n"
-          f"  deploy of a release that is here   {statistics.median(deploys):.2f} s\n"
-          f"  upgrade to it                      {statistics.median(upgrades):.2f} s\n"
-          f"  deploy over upgrade                {statistics.median(ratios):.3f} "
-          f"({min(ratios):.3f} to {max(ratios):.3f})", flush=True)
+          f"  deploy of a release that is here   {spread(deploys, 's')}\n"
+          f"  upgrade to it                      {spread(upgrades, 's')}\n"
+          f"  deploy over upgrade                {spread(ratios, '')}", flush=True)
 
 
 def after_the_fetch(workers: int, seconds: float, rounds: int) -> None:
@@ -84,10 +84,9 @@ def after_the_fetch(workers: int, seconds: float, rounds: int) -> None:
             boots.append(imported["imported_seconds"])
     ratios = [each / boot for each, boot in zip(taken, boots, strict=True)]
     print(f"{workers} workers, --preload, import of {seconds:g} s, {rounds} rounds, medians:\n"
-          f"  one boot                           {statistics.median(boots):.2f} s\n"
-          f"  from fetched to all on new code    {statistics.median(taken):.2f} s\n"
-          f"  over one boot                      {statistics.median(ratios):.3f} "
-          f"({min(ratios):.3f} to {max(ratios):.3f})", flush=True)
+          f"  one boot                           {spread(boots, 's')}\n"
+          f"  from fetched to all on new code    {spread(taken, 's')}\n"
+          f"  over one boot                      {spread(ratios, '')}", flush=True)
 
 
 def main() -> None:

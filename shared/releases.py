@@ -66,6 +66,13 @@ def is_there(root: str, name: str) -> bool:
     return is_name(name) and os.path.isdir(place) and not os.path.islink(place)
 
 
+def is_complete(root: str, name: str) -> bool:
+    """Whether a release is there, and can be run: nobody is preparing it, or was killed while he
+    did."""
+    record = read(root, name)
+    return is_there(root, name) and (record is None or record.state is not State.UNPREPARED)
+
+
 def linked(root: str) -> str | None:
     """The release that `current` leads to, by its name; None where it leads to none.
 
@@ -123,7 +130,7 @@ def known(root: str) -> dict[str, Record]:
 def read(root: str, name: str) -> Record | None:
     """What is known of one release; None where nothing is."""
     try:
-        told = json.loads(read_file(_file(root, name), LARGEST_RECORD))
+        told = json.loads(read_file(record_file(root, name), LARGEST_RECORD))
         record = Record(**told)
         record = replace(record, state=State(record.state))
         numbers = (record.order, record.at, record.proven_at or 0, record.size or 0)
@@ -167,7 +174,7 @@ def note(root: str, name: str, state: State, by: str, at: float, *, reason: str 
 
 def write(root: str, record: Record) -> None:
     """Replace what is known of a release. Raises as `note` does."""
-    path = _file(root, record.release)
+    path = record_file(root, record.release)
     fresh = f"{path}.{os.getpid()}"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(fresh)
@@ -186,7 +193,7 @@ def write(root: str, record: Record) -> None:
 def forget(root: str, name: str) -> None:
     """Nothing is known of a release any more."""
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(_file(root, name))
+        os.unlink(record_file(root, name))
 
 
 def proven(records: Mapping[str, Record]) -> list[Record]:
@@ -201,5 +208,6 @@ def before(records: Mapping[str, Record], serving: Iterable[str | None]) -> str 
     return next((each.release for each in proven(records) if each.release not in others), None)
 
 
-def _file(root: str, name: str) -> str:
+def record_file(root: str, name: str) -> str:
+    """Where what is known of a release stands."""
     return f"{directory(root)}/.{name}.json"

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,13 @@ class Shop:
         """Let a start run this release."""
         done = self.deploy(name, "--first", "--config", str(self.config))
         assert done.returncode == 0, done.stderr
+
+    def serve(self, start: Callable[..., Master], name: str) -> Master:
+        """A master that runs this release, the first one."""
+        self.first(name)
+        master = start("--config", str(self.config))
+        master.wait_ready()
+        return master
 
     @property
     def current(self) -> str | None:

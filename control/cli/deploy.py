@@ -8,7 +8,6 @@ import contextlib
 import os
 import pwd
 import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -24,8 +23,8 @@ from ..deploy import commands, fetching, tidying, turns
 from ..deploy.commands import CommandFailed
 from ..deploy.plan import NoPlan, Plan
 from ..finding import Trouble
-from ..terminal import say, say_json
 from . import host
+from .course import Course
 from .options import Connect, Exit, check_label, which_master
 from .upgrade import follow, how_it_ended, with_terms
 
@@ -59,76 +58,6 @@ class Wanted:
             ("--activate-only", self.activate_only), ("--first", self.first)) if on]
         if len(given) > 1 and given != ["--activate-only", "--first"]:
             raise click.UsageError(f"{given[0]} doesn't go with {given[1]}")
-
-
-class Course:
-    """One deploy, as it is told: lines for people, and `document` for scripts. `step` begins the
-    next step, which ends the one before."""
-
-    def __init__(self, as_json: bool) -> None:
-        self.as_json = as_json
-        self.document: dict[str, Any] = {
-            "version": 1, "release": None, "outcome": "failed", "steps": [], "removed": [],
-            "current": None, "upgrade": None, "reason": None, "error": None, "last_lines": []}
-        self._began = time.monotonic()
-        # The host, as soon as it is known.
-        self.here: Plan | None = None
-
-    def step(self, name: str) -> None:
-        """The next step begins."""
-        now = time.monotonic()
-        if steps := self.document["steps"]:
-            steps[-1]["seconds"] = round(now - self._began, 3)
-        if name:
-            self._began = now
-            self.document["steps"].append({"step": name, "seconds": None})
-            if name in ("fetch", "prepare"):
-                self.say(f"{name} {self.document['release']}")
-
-    def say(self, line: str) -> None:
-        """A line for people: where there is a document, on standard error."""
-        say(line, sys.stderr if self.as_json else None)
-
-    def heard(self, line: str) -> None:
-        """A line that one of the operator's commands has printed."""
-        self.say(f"  {line}")
-
-    def took(self) -> str:
-        """How long the steps took that may take long."""
-        from .. import show
-
-        return ", ".join(f"{each['step']} {show.duration(each['seconds'])}"
-                         for each in self.document["steps"]
-                         if each["step"] in ("turn", "fetch", "prepare", "upgrade")
-                         and (each["seconds"] or 0) >= 0.1)
-
-    def interrupted(self) -> str:
-        """What is true where somebody has told us to end in this step."""
-        step = self.document["steps"][-1]["step"] if self.document["steps"] else ""
-        if step in ("verify", "prune", "end") and self.document["upgrade"] is not None:
-            return (f"interrupted while tidying up: the upgrade to {self.document['release']} is "
-                    f"{self.document['upgrade']['outcome']}")
-        return "interrupted: what was half here is taken away by the next deploy at the latest"
-
-    def end(self, outcome: str, code: int, line: str) -> None:
-        """It is over; leave with this code.
-
-        Raises:
-            Exit: always but where all is well.
-        """
-        self.step("")
-        self.document["outcome"] = outcome
-        if self.here is not None:
-            self.document["current"] = releases.current(self.here.root)
-            if code != gate.READY and self.here.serving is not None:
-                self.say(f"release {self.here.serving} serves as before")
-        if code != gate.READY:
-            self.document["reason"] = self.document["reason"] or line
-        if self.as_json:
-            say_json(self.document)
-        if code != gate.READY:
-            raise Exit(code, line)
-        self.say(line)
 
 
 @click.command()
@@ -168,21 +97,20 @@ def deploy(connect: Connect, release: str | None, back: bool, to: str | None, fe
         with _told_to_end():
             _deploy(course, connect, wanted)
     except KeyboardInterrupt:
-        course.end("interrupted", gate.INTERRUPTED, course.interrupted())
+        course.fail("interrupted", gate.INTERRUPTED, course.interrupted())
     except turns.Taken as error:
-        course.end("busy", gate.BUSY, f"another deploy is under way: {error}")
+        course.fail("busy", gate.BUSY, f"another deploy is under way: {error}")
     except CommandFailed as error:
         course.document |= {"last_lines": [*error.lines], "reason": str(error)}
-        said = f": {error.lines[-1]}" if error.lines else ""
-        course.end("failed", gate.BAD_RELEASE, f"{error}{said}")
+        course.fail("failed", gate.BAD_RELEASE, error.line)
     except NoPlan as error:
-        course.end("failed", gate.USAGE, str(error))
+        course.fail("failed", gate.USAGE, str(error))
     except OSError as error:
         where = error.filename2 or error.filename or "here"
-        course.end("failed", 1, f"cannot deploy: {where}: {reach.why(error)}")
+        course.fail("failed", 1, f"cannot deploy: {where}: {reach.why(error)}")
     except Trouble as error:
         code, line = _ended(error)
-        course.end("failed", code, line)
+        course.fail("failed", code, line)
 
 
 @contextlib.contextmanager
@@ -216,12 +144,12 @@ def _deploy(course: Course, connect: Connect, wanted: Wanted) -> None:
         _check_host(course, here, wanted)
         name = _meant(course, here, wanted)
         if here.ready and here.serving == name and _is_proven(here.root, name):
-            course.end("already", gate.READY, f"release {name} serves already")
+            course.done("already", f"release {name} serves already")
             return
         course.step("sweep")
         for path in tidying.sweep(here):
             course.say(f"cannot remove {path}")
-        if not fetching.is_complete(here, name):
+        if not releases.is_complete(here.root, name):
             if wanted.back or wanted.activate_only:
                 raise CommandFailed(f"no release {name!r} in {releases.directory(here.root)}")
             if wanted.first and reach_master is None:
@@ -229,7 +157,7 @@ def _deploy(course: Course, connect: Connect, wanted: Wanted) -> None:
             fetching.fetch(here, name, by, course.step, course.heard)
         if wanted.fetch_only:
             _prune(course, here, name, reach_master)
-            course.end("fetched", gate.READY, f"release {name} is here{_after(course)}")
+            course.done("fetched", f"release {name} is here{_after(course)}")
         elif reach_master is None:
             _without_master(course, here, name, wanted)
         else:
@@ -238,7 +166,7 @@ def _deploy(course: Course, connect: Connect, wanted: Wanted) -> None:
 
 def _check_host(course: Course, here: Plan, wanted: Wanted) -> None:
     if here.barred is not None:
-        course.end("failed", 1, f"the master could not let {here.root}/current lead to a release: "
+        course.fail("failed", 1, f"the master could not let {here.root}/current lead to a release: "
                    f"{here.barred}")
     if differs := host.what_differs(here, wanted.config):
         course.say(f"einhornpy: {wanted.config} has another {', '.join(differs)} than the master: "
@@ -301,16 +229,16 @@ def _without_master(course: Course, here: Plan, name: str, wanted: Wanted) -> No
     current = releases.current(here.root)
     if not (wanted.first or wanted.back):
         better = "start that, then deploy" if current else "--first changes that"
-        course.end("fetched", gate.NO_MASTER, f"no master runs: release {name} is here, and a "
+        course.fail("fetched", gate.NO_MASTER, f"no master runs: release {name} is here, and a "
                    f"start would run {current or 'none'}: {better}")
     if wanted.first:
         _check_first(here, name)
     course.step("link")
     releases.link(here.root, name)
-    _make_durable(here.root, name)
+    fetching.make_durable(here.root, name)
     start = (f"einhornpy --config {wanted.config}" if wanted.config else
              "its unit, or einhornpy")
-    course.end("linked", gate.READY, f"a start runs release {name} now: {start}")
+    course.done("linked", f"a start runs release {name} now: {start}")
 
 
 def _upgrade(course: Course, connect: Connect, here: Plan, name: str, wanted: Wanted) -> None:
@@ -318,21 +246,19 @@ def _upgrade(course: Course, connect: Connect, here: Plan, name: str, wanted: Wa
     if here.under_way is not None:
         course.say(f"this takes the place of the upgrade to {here.under_way}, which is under way")
     # As the master's own rollback, which nobody judges either.
-    terms = ({"judge": False} if wanted.back else {}) | dict(wanted.terms)
+    usual = {"judge": False} if wanted.back else {}
     try:
         with connect(verbatim=course.as_json) as master:
-            result = follow(master, "upgrade", {**terms, "release": name},
+            result = follow(master, "upgrade", {**usual, **wanted.terms, "release": name},
                             course.as_json)["result"]
     except Exit as interrupted:
         course.here = None  # nobody knows yet what will serve
-        course.end("interrupted", interrupted.code, str(interrupted))
-        raise
+        course.fail("interrupted", interrupted.code, str(interrupted))
     except (client.NoMaster, client.MasterGone) as gone:
         course.here = replace(here, serving=None)
         code, line = _ended(gone)
-        course.end("failed", code, f"{line}; release {name} is here, and a start would run "
+        course.fail("failed", code, f"{line}; release {name} is here, and a start would run "
                    f"{releases.current(here.root) or 'none'}")
-        raise
     course.document["upgrade"] = result["upgrade"]
     code = gate.OUTCOMES.get(result["outcome"], gate.ROLLED_BACK)
     line = how_it_ended(result)
@@ -342,20 +268,19 @@ def _upgrade(course: Course, connect: Connect, here: Plan, name: str, wanted: Wa
         course.document |= {key: result.get(key) for key in ("reason", "error")}
         course.document["last_lines"] = result["upgrade"].get("last_lines") or []
         _prune(course, here, name, connect)
-        course.end(result["outcome"], code, line)
+        course.fail(result["outcome"], code, line)
     course.say(line)
-    course.here = replace(here, serving=name)
+    course.here = replace(here, serving=None)  # what serves from now on, each line says itself
     current = releases.current(here.root)
     if current != name:
-        course.end("done", 1, f"release {name} serves, but a start would run {current or 'none'}: "
+        course.fail("done", 1, f"release {name} serves, but a start would run {current or 'none'}: "
                    "the master's log says why")
-    _make_durable(here.root, name)
+    fetching.make_durable(here.root, name)
     _prune(course, here, name, connect)
     now = _serving(connect)
     if now not in (None, name):
-        course.here = replace(here, serving=now)
-        course.end("superseded", gate.SUPERSEDED, f"release {name} was done, and {now} serves now")
-    course.end("done", gate.READY, f"release {name} serves{_after(course)}")
+        course.fail("superseded", gate.SUPERSEDED, f"release {name} was done, and {now} serves now")
+    course.done("done", f"release {name} serves{_after(course)}")
 
 
 def _prune(course: Course, here: Plan, name: str, connect: Connect | None) -> None:
@@ -392,18 +317,6 @@ def _after(course: Course) -> str:
     course.step("end")
     took = course.took()
     return f": {took}" if took else ""
-
-
-def _make_durable(root: str, name: str) -> None:
-    """What is known of a release, and `current`, outlive the loss of power from now on; on a disk
-    that is full or failing they may not."""
-    for path in (f"{releases.directory(root)}/.{name}.json", releases.directory(root), root):
-        with contextlib.suppress(OSError):
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
 
 
 def _who() -> str:

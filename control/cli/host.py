@@ -76,8 +76,7 @@ def ask(connect: Connect) -> Plan:
 
 def _told(connect: Connect) -> dict[str, Any]:
     with connect(verbatim=True) as master:
-        told: dict[str, Any] = master.ask("releases")["result"]
-        return told
+        return plan.told(master)
 
 
 def _same(one: str | None, other: str) -> bool:

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 
+from ...shared import releases
 from ..client import Client
 from ..finding import Trouble
 from ..gate import BAD_RELEASE
@@ -23,18 +24,17 @@ def main() -> int:
     release, by = told["release"], told["by"]
     try:
         known = plan.of_master(told)
-        holder = turns.Holder(by, os.getpid(), time.time(), release)
+        holder = turns.Holder(by.partition(" (")[0], os.getpid(), time.time(), release)
         with turns.turn(fetching.inside(known), holder, True,
                         lambda whom: say(f"waiting for {whom}")):
             release = fetching.resolve(known, release, say)
             tidying.sweep(known)
-            if not fetching.is_complete(known, release):
+            if not releases.is_complete(known.root, release):
                 fetching.fetch(known, release, by, lambda step: None, say)
             with contextlib.suppress(Trouble, plan.NoPlan, OSError):  # the next one may do it
                 tidying.prune(known, lambda: live(told["socket"]) | {release})
     except CommandFailed as error:
-        said = f": {error.lines[-1]}" if error.lines else ""
-        say(f"{error}{said}")
+        say(error.line)
         return BAD_RELEASE
     except (plan.NoPlan, OSError) as error:
         say(str(error))
@@ -46,7 +46,7 @@ def main() -> int:
 def live(path: str) -> frozenset[str]:
     """The releases that the master uses."""
     with Client(path, verbatim=True) as master:
-        return plan.of_master(master.ask("releases")["result"]).live
+        return plan.of_master(plan.told(master)).live
 
 
 if __name__ == "__main__":

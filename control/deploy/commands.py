@@ -36,6 +36,11 @@ class CommandFailed(RuntimeError):
         super().__init__(message)
         self.lines = lines
 
+    @property
+    def line(self) -> str:
+        """The message, and the last thing that the command has printed."""
+        return f"{self}: {self.lines[-1]}" if self.lines else str(self)
+
 
 @dataclass(frozen=True, slots=True)
 class User:
@@ -180,7 +185,10 @@ def end_all(place: str) -> None:
     """Kill every process that a command for this directory has started, and see it gone: what has
     its mark, or is an orphan of ours. For whoever has the turn."""
     for _ in range(ATTEMPTS):
-        for pid in list(_started_for(place)):
+        found = list(_started_for(place))
+        if not found:
+            return
+        for pid in found:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 fd = os.pidfd_open(pid)
                 try:

@@ -11,22 +11,20 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 
 from ...shared import reach, releases
 from ...shared.releases import State
-from . import commands
+from . import commands, removing
 from .commands import CommandFailed
 from .plan import Plan
 
 # Told of each step as it begins, and each line that its command prints.
 Step = Callable[[str], None]
-REMOVED = ".removed"
+Heard = Callable[[str], None]
 # Of 255 bytes that a file system has room for, some are for what is put around a name.
 LONGEST_NAME = 200
-Heard = Callable[[str], None]
 
 
 def resolve(plan: Plan, name: str, heard: Heard) -> str:
@@ -59,13 +57,6 @@ def inside(plan: Plan) -> str:
     with contextlib.suppress(FileExistsError):
         os.mkdir(place)
     return place
-
-
-def is_complete(plan: Plan, name: str) -> bool:
-    """Whether a release is there, and can be run."""
-    record = releases.read(plan.root, name)
-    return releases.is_there(plan.root, name) and (record is None
-                                                   or record.state is not State.UNPREPARED)
 
 
 def fetch(plan: Plan, name: str, by: str, step: Step, heard: Heard) -> None:
@@ -122,9 +113,9 @@ def _nothing_left(plan: Plan, name: str, partial: str, place: str) -> Iterator[l
     try:
         yield named
     except BaseException as error:
-        remove(partial)
+        removing.remove(partial)
         if place in named:
-            take_away(plan.root, name)
+            removing.take_away(plan.root, name)
         if isinstance(error, OSError):
             raise CommandFailed(f"cannot keep release {name} in "
                                 f"{releases.directory(plan.root)}: {reach.why(error)}") from None
@@ -145,6 +136,18 @@ def sync(directory: str) -> None:
         os.close(fd)
 
 
+def make_durable(root: str, name: str) -> None:
+    """What is known of a release, and `current`, outlive the loss of power from now on; on a disk
+    that is full or failing they may not."""
+    for path in (releases.record_file(root, name), releases.directory(root), root):
+        with contextlib.suppress(OSError):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+
 def size_of(directory: str) -> int:
     """How many bytes a directory takes on the disk."""
     total = 0
@@ -153,45 +156,3 @@ def size_of(directory: str) -> int:
             with contextlib.suppress(OSError):
                 total += os.lstat(f"{inside}/{file}").st_blocks * 512
     return total
-
-
-def take_away(root: str, name: str) -> None:
-    """Remove a release: it has lost its name before anything in it is touched."""
-    remove(releases.directory(root, name), name)
-    if not os.path.lexists(releases.directory(root, name)):
-        releases.forget(root, name)
-
-
-def remove(path: str, name: str | None = None) -> bool:
-    """Remove what lies in `releases/`, and end what still writes there; return whether it is gone.
-    It loses its name at once, so what can't be removed is in nobody's way; whoever tidies up next
-    tries again."""
-    if not os.path.lexists(path):
-        return True
-    commands.end_all(path)
-    inside, entry = os.path.split(path)
-    gone = path
-    if not entry.endswith(REMOVED):
-        gone = f"{inside}/.{name or entry.strip('.')}.{time.time_ns():x}{REMOVED}"
-        try:
-            os.rename(path, gone)
-        except OSError:
-            return False
-    if os.path.islink(gone) or not os.path.isdir(gone):
-        with contextlib.suppress(OSError):
-            os.unlink(gone)
-    else:
-        _let_go(gone)
-        shutil.rmtree(gone, ignore_errors=True)
-    return not os.path.lexists(gone)
-
-
-def _let_go(directory: str) -> None:
-    """Let what is in directories that nobody may write in be removed: module caches are such."""
-    with contextlib.suppress(OSError):
-        os.chmod(directory, 0o700)
-    for inside, directories, _ in os.walk(directory):
-        for each in directories:
-            if not os.path.islink(f"{inside}/{each}"):
-                with contextlib.suppress(OSError):
-                    os.chmod(f"{inside}/{each}", 0o700)

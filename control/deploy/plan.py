@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...shared.frozen import dataclass
+from ..client import Client
 from .commands import User
 
 
@@ -43,6 +44,12 @@ class Plan:
         """The names of the settings that the other one has otherwise."""
         return [name for name in ("fetch", "prepare", "resolve", "timeout", "keep")
                 if getattr(self, name) != getattr(other, name)]
+
+
+def told(master: Client) -> dict[str, Any]:
+    """What a master says of its releases. Raises as `Client.ask` does."""
+    answer: dict[str, Any] = master.ask("releases")["result"]
+    return answer
 
 
 def of_master(told: Mapping[str, Any]) -> Plan:

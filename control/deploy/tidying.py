@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ...shared import releases
 from ...shared.releases import Record, State
-from . import fetching
+from . import removing
 from .plan import Plan
 
 # What a killed process leaves: a file that was yet to get its name.
@@ -27,8 +27,8 @@ def sweep(plan: Plan) -> list[str]:
     root, left = plan.root, []
     inside = releases.directory(root)
     for entry in os.listdir(inside):
-        of_a_deploy = entry.startswith(".") and entry.endswith((".partial", fetching.REMOVED))
-        if of_a_deploy and not fetching.remove(f"{inside}/{entry}"):
+        of_a_deploy = entry.startswith(".") and entry.endswith((".partial", removing.REMOVED))
+        if of_a_deploy and not removing.remove(f"{inside}/{entry}"):
             left.append(f"{inside}/{entry}")
     for path in (root, inside):
         for entry in os.listdir(path):
@@ -38,14 +38,14 @@ def sweep(plan: Plan) -> list[str]:
                     os.unlink(f"{path}/{entry}")
     for entry in os.listdir(inside):
         name = entry.removeprefix(".").removesuffix(".json")
-        if entry == f".{name}.json":
+        if f"{inside}/{entry}" == releases.record_file(root, name):
             record = releases.read(root, name)
             if not releases.is_there(root, name):
                 releases.forget(root, name)
             # One that runs all the same was to be removed just as somebody upgraded to it.
             elif (record is not None and record.state is State.UNPREPARED
                   and name not in {*plan.live, releases.current(root)}):
-                fetching.take_away(root, name)
+                removing.take_away(root, name)
     return left
 
 
@@ -80,7 +80,7 @@ def prune(plan: Plan, live: Callable[[], frozenset[str]]) -> list[str]:
         if name in _needed(plan, live()):
             releases.write(plan.root, before)
             continue
-        fetching.take_away(plan.root, name)
+        removing.take_away(plan.root, name)
         if not releases.is_there(plan.root, name):
             gone.append(name)
     return gone

@@ -38,8 +38,7 @@ class Holder:
 
     def __str__(self) -> str:
         clock = time.strftime("%H:%M:%S", time.localtime(self.since))
-        who = self.name if "(pid " in self.name else f"{self.name} (pid {self.pid})"
-        return f"{who}, who deploys {self.release} since {clock}"
+        return f"{self.name} (pid {self.pid}), who deploys {self.release} since {clock}"
 
 
 @contextlib.contextmanager

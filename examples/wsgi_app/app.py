@@ -2,8 +2,9 @@
 
 POST /deploy/RELEASE lets einhornpy upgrade to a release, for whoever has the token.
 
-Environment: DEPLOY_TOKEN (nobody has it if there is none), IMPORT_SECONDS (how long importing it takes, as big apps do), RELEASE (what it calls itself), BROKEN
-(`import`: raise at import; `hang`: never finish importing; `unhealthy`: answer /health with 500).
+Environment: IMPORT_SECONDS (how long importing it takes, as big apps do), RELEASE (what it calls
+itself), BROKEN (`import`: raise at import; `hang`: never finish importing; `unhealthy`: answer
+/health with 500), DEPLOY_TOKEN (where there is none, nobody has it).
 """
 
 import os

@@ -32,7 +32,7 @@ def names_release(command: tuple[str, ...], directory: str) -> bool:
     return any(RELEASE in text for text in (*command, directory))
 
 
-def release_of(recipe: Recipe, settings: Settings) -> str | None:
+def running_release(recipe: Recipe, settings: Settings) -> str | None:
     """The release in whose directory, below the root, a generation runs; None where it is none."""
     root, release = settings.releases_root, recipe.release
     if (root is None or release is None or not releases.is_there(root, release)
@@ -40,7 +40,7 @@ def release_of(recipe: Recipe, settings: Settings) -> str | None:
         return None
     place = os.path.realpath(releases.directory(root, release))
     ways = (recipe.directory, recipe.program, *recipe.words, *recipe.command)
-    found = any(os.path.realpath(way).startswith(f"{place}/") or os.path.realpath(way) == place
+    found = any(f"{os.path.realpath(way)}/".startswith(f"{place}/")
                 for way in ways if way.startswith("/"))
     return release if found else None
 
@@ -80,8 +80,7 @@ def _there(root: str, release: str) -> str:
                       bad_input=True)
     if not releases.is_there(root, release):
         raise Refused(f"no release {release!r} in {directory}")
-    record = releases.read(root, release)
-    if record is not None and record.state is releases.State.UNPREPARED:
+    if not releases.is_complete(root, release):
         raise Refused(f"release {release!r} in {directory} is not prepared, or not yet: "
                       f"einhornpy deploy {release} makes it anew")
     return release

@@ -22,6 +22,11 @@ def known(pool: Pool) -> dict[int, Generation]:
     return dict(sorted((dict(pool.remembered) | dict(pool.generations)).items()))
 
 
+def find(pool: Pool, number: int) -> Generation | None:
+    """The generation of this number, if it is still known."""
+    return pool.generations.get(number) or pool.remembered.get(number)
+
+
 def rollback_target(pool: Pool, wanted: int | str | None) -> int:
     """The generation that a rollback takes its recipe from.
 

@@ -17,6 +17,7 @@ from ..core import judge_rules
 from ..core.pool import LeftBehind, Pool, State, Worker
 from ..core.template import Template, TemplateState
 from ..core.upgrade import Check, Outcome, Phase, Upgrade
+from . import generations
 from .sharing import Memory, Reading
 from .signals import Seen, of_generations
 
@@ -174,8 +175,7 @@ def replaced(pool: Pool, upgrade: Upgrade) -> int:
 def release_of(pool: Pool, upgrade: Upgrade) -> str | None:
     """The release of an upgrade: as its generation has it, for a branch means a revision; before
     that is made, as it was asked for."""
-    number = upgrade.to_generation
-    generation = pool.generations.get(number) or pool.remembered.get(number)
+    generation = generations.find(pool, upgrade.to_generation)
     made = None if generation is None else generation.recipe.release
     return upgrade.terms.release if made is None else made
 

@@ -53,7 +53,7 @@ def load(flags: Mapping[str, Any], command: Sequence[str], environ: Mapping[str,
     Raises:
         BadSetting: a key or value is wrong, or no command was given anywhere.
     """
-    config = flags.get("config") or environ.get(f"{ENVIRONMENT_PREFIX}CONFIG") or None
+    config = _config(flags, environ)
     if configuration is None and config is not None:
         configuration = _read(config, directory)
     given = _from_file(config, configuration) | _from_environment(environ) | _from_flags(flags)
@@ -80,8 +80,16 @@ def load(flags: Mapping[str, Any], command: Sequence[str], environ: Mapping[str,
 
 def named_file(flags: Mapping[str, Any], environ: Mapping[str, str], directory: str) -> str:
     """The path of the TOML file that counts, `FILE` where there is none."""
-    config = flags.get("config") or environ.get(f"{ENVIRONMENT_PREFIX}CONFIG")
-    return os.path.join(directory, os.path.expanduser(config)) if config else "FILE"
+    config = _config(flags, environ)
+    return "FILE" if config is None else _path(config, directory)
+
+
+def _config(flags: Mapping[str, Any], environ: Mapping[str, str]) -> str | None:
+    return flags.get("config") or environ.get(f"{ENVIRONMENT_PREFIX}CONFIG") or None
+
+
+def _path(config: str, directory: str) -> str:
+    return os.path.join(directory, os.path.expanduser(config))
 
 
 def _from_flags(flags: Mapping[str, Any]) -> _Source:
@@ -158,7 +166,7 @@ def _flat(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _read(config: str, directory: str) -> str:
-    path = os.path.join(directory, os.path.expanduser(config))
+    path = _path(config, directory)
     try:
         with open(path, "rb") as file:
             content = file.read(LARGEST_FILE + 1)

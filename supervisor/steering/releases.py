@@ -20,8 +20,8 @@ from ..core.causes import Refusal
 from ..core.generation import Generation
 from ..core.pool import Pool
 from ..core.upgrade import Outcome, Upgrade
-from ..launch.release_directories import names_release, release_of
-from ..reporting import report
+from ..launch.release_directories import names_release, running_release
+from ..reporting import generations, report
 from ..reporting.events import Entry, Event
 from ..settings.table import Settings
 from ..system.attributes import Attributes
@@ -40,15 +40,14 @@ class Releases:
         self._settings = settings
         self._config = config
         self._attributes = attributes.of_user_alone()
-
-    @property
-    def _run(self) -> bool:
-        return names_release(self._settings.command, self._settings.chdir)
+        self._run = names_release(settings.command, settings.chdir)
+        # None: what runs here is of no release.
+        self._root = settings.releases_root if self._run else None
 
     def observe(self, before: Pool, fact: facts.Event, after: Pool, now: float) -> None:
         """Record what a fact has proven or refused."""
-        root = self._settings.releases_root
-        if root is None or not self._run:
+        root = self._root
+        if root is None:
             return
         ended, serving = bookkeeping.just_ended(before, after), after.generations[after.current]
         if ended is not None and ended.outcome is not Outcome.SUPERSEDED:
@@ -61,7 +60,7 @@ class Releases:
                 self._serves(root, serving, None)
 
     def _serves(self, root: str, serving: Generation, upgrade: Upgrade | None) -> None:
-        name = release_of(serving.recipe, self._settings)
+        name = running_release(serving.recipe, self._settings)
         if name is None or not serving.proven:
             return
         record = releases.read(root, name)
@@ -82,10 +81,9 @@ class Releases:
             self._ledger.log(Entry(Event.CURRENT_MOVED, told))
 
     def _refused(self, root: str, upgrade: Upgrade, pool: Pool) -> None:
-        generation = (pool.generations.get(upgrade.to_generation)
-                      or pool.remembered.get(upgrade.to_generation))
+        generation = generations.find(pool, upgrade.to_generation)
         name = (upgrade.terms.release if generation is None else
-                release_of(generation.recipe, self._settings))
+                running_release(generation.recipe, self._settings))
         if name is None or not releases.is_there(root, name):
             return
         record = releases.read(root, name)
@@ -107,8 +105,8 @@ class Releases:
 
     def way_out(self) -> str | None:
         """What to do where the release that a start runs can't be started any more."""
-        root = self._settings.releases_root
-        if root is None or not self._run or self._barred() is not None:
+        root = self._root
+        if root is None or self._barred() is not None:
             return None
         found = releases.before(releases.known(root), {releases.current(root)})
         return None if found is None else (
@@ -118,33 +116,28 @@ class Releases:
     def is_missing(self, release: str | None) -> bool:
         """Whether a release has to be fetched before there can be a generation of it, or its name
         to be resolved."""
-        root = self._settings.releases_root
+        root = self._root
         if root is None or release is None or self._settings.releases_fetch is None:
-            return False
-        if not self._run:
             return False
         if not releases.is_name(release):
             return self._settings.releases_resolve is not None
-        record = releases.read(root, release)
-        return not releases.is_there(root, release) or (
-            record is not None and record.state is State.UNPREPARED)
+        return not releases.is_complete(root, release)
 
     def document(self) -> dict[str, Any]:
         """What a deploy has to know."""
         settings, pool = self._settings, self._ledger.pool
         upgrade = pool.running_upgrade
-        live = {release_of(each.recipe, settings) for each in pool.generations.values()}
-        live.add(None if upgrade is None else upgrade.terms.release)
+        names = {number: running_release(each.recipe, settings)
+                 for number, each in pool.generations.items()}
+        live = {*names.values(), None if upgrade is None else upgrade.terms.release}
+        running = {names[each.generation] for each in pool.workers.values() if each.convincing}
         user = self._attributes
         return {
             "root": settings.releases_root, "run": self._run, "barred": self._barred(),
             "fetch": settings.releases_fetch, "prepare": settings.releases_prepare,
             "resolve": settings.releases_resolve, "timeout": settings.releases_timeout,
             "keep": settings.releases_keep, "live": sorted(each for each in live if each),
-            "serving": release_of(pool.generations[pool.current].recipe, settings),
-            "running": sorted({
-                name for each in pool.workers.values() if each.convincing
-                and (name := self._of(pool, each.generation)) is not None}),
+            "serving": names[pool.current], "running": sorted(each for each in running if each),
             "ready": report.gate(pool)[0] is Gate.READY,
             "under_way": None if upgrade is None else (
                 report.release_of(pool, upgrade) or f"generation {upgrade.to_generation}"),
@@ -152,9 +145,6 @@ class Releases:
                 "uid": os.geteuid() if user.uid is None else user.uid,
                 "gid": os.getegid() if user.gid is None else user.gid,
                 "groups": list(os.getgroups() if user.groups is None else user.groups)}}
-
-    def _of(self, pool: Pool, number: int) -> str | None:
-        return release_of(pool.generations[number].recipe, self._settings)
 
     def _barred(self) -> str | None:
         """Why we could not record anything, nor move `current`."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from einhornpy.control.deploy import commands, fetching, tidying
+from einhornpy.control.deploy import commands, removing, tidying
 from einhornpy.control.deploy.plan import Plan
 from einhornpy.shared import releases
 from einhornpy.shared.releases import Record, State
@@ -34,10 +34,7 @@ def shop(place: Path) -> Shop:
 @pytest.fixture
 def master(shop: Shop, start: Start) -> Master:
     """One that runs r1, the first release."""
-    shop.first("r1")
-    master = start("--config", str(shop.config))
-    master.wait_ready()
-    return master
+    return shop.serve(start, "r1")
 
 
 def well(done: subprocess.CompletedProcess[str]) -> str:
@@ -301,8 +298,7 @@ def test_what_else_is_under_way_is_said(shop: Shop, master: Master) -> None:
 
 def test_a_rollback_is_not_judged(shop: Shop, start: Start) -> None:
     shop.configure(settings={"judge": True, "watch": 0})
-    shop.first("r1")
-    start("--config", str(shop.config)).wait_ready()
+    shop.serve(start, "r1")
     for words, judged in ((("r2",), True), (("--rollback",), False)):
         done = shop.deploy(*words, "--json")
         assert json.loads(well(done))["upgrade"]["judged"] is judged
@@ -511,8 +507,7 @@ def test_a_master_that_may_not_write_there_is_known_before_anything_happens(
 def test_commands_are_run_by_the_workers_user(shop: Shop, start: Start) -> None:
     shop.place.chmod(0o755)
     shop.configure(settings={"user": "nobody"}, resolve='test "$(id -u)" = 65534 && echo "$1"')
-    shop.first("r1")
-    start("--config", str(shop.config)).wait_ready()
+    shop.serve(start, "r1")
     well(shop.deploy("r2"))
     for name in ("r1", "r2"):
         assert (shop.root / "releases" / name / "prepared").owner() == "nobody"
@@ -633,7 +628,7 @@ def test_nothing_is_in_the_way_of_the_next_fetch(tmp_path: Path, what: str) -> N
     else:
         (path / "a" / "b").mkdir(parents=True)
         (path / "a" / "b").chmod(0o755 if what == "directory" else 0o500)
-    assert fetching.remove(str(path))
+    assert removing.remove(str(path))
     assert os.listdir(tmp_path) == []
 
 

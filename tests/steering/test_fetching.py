@@ -49,10 +49,7 @@ def shop(place: Path) -> Shop:
 
 @pytest.fixture
 def master(shop: Shop, start: Start) -> Master:
-    shop.first("r1")
-    master = start("--config", str(shop.config))
-    master.wait_ready()
-    return master
+    return shop.serve(start, "r1")
 
 
 def ask(shop: Shop, master: Master, release: str) -> None:

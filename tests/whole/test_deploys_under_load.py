@@ -43,9 +43,7 @@ def test_twenty_deploys_lose_no_request(place: Path, start: Start) -> None:
         "command": ["gunicorn", "-k", "gthread", "--threads", "4", "app:wsgi"], "number": 4,
         "bind": ["127.0.0.1:0"], "ack-mode": "auto"}, keep=3)
     publish(shop, "good0")
-    shop.first("good0")
-    master = start("--config", str(shop.config))
-    master.wait_ready()
+    master = shop.serve(start, "good0")
     good = "good0"
     worse = set[str]()
     with Load(master.address, 150) as load:
